@@ -1,0 +1,1 @@
+"""Measure and remove the shift that an image causes in the hidden states of a vision-language model."""

@@ -1,0 +1,33 @@
+"""A sample is one request; a rejected row is one that could not become a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One request to a model.
+
+    `image` is a file name relative to the data set's image folder. `harmful` says whether a good model refuses.
+    """
+
+    id: str
+    dataset: str
+    question: str
+    harmful: bool
+    image: str | None = None
+    caption: str | None = None
+    category: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A row that was set aside, with the line it stood on (1 = first) and the reason; `raw` is cut to 500 characters."""
+
+    dataset: str
+    line: int
+    id: str | None
+    reason: str
+    raw: str

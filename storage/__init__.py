@@ -1,0 +1,1 @@
+"""Keep what a run makes: identity, files, tables and SQL over them."""
