@@ -24,7 +24,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A row that was set aside, with the line it stood on (1 = first) and the reason; `raw` is cut to 500 characters."""
+    """A row that was set aside, with its line (1 = first) and the reason; `raw` is cut to 500 characters."""
 
     dataset: str
     line: int

@@ -1,0 +1,54 @@
+# `make help` lists the targets. Set-up needs Python >= 3.11 and a package index, nothing else.
+# PYTHON=…    another interpreter            (make demo PYTHON=python3.12)
+# PIP_FLAGS=… more arguments for pip install (make demo PIP_FLAGS="--no-index --find-links wheels")
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+PIP_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp is newer than both files as long as the environment is up to date.
+DEPENDENCIES := pyproject.toml constraints.txt
+
+# Tests see the same world on every machine: no network, no telemetry, one thread a process.
+OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run-stamp ## Set up, run the embedded model through, print the table
+	$(BIN)/cmrm run
+
+test: $(VENV)/.dev-stamp ## Set up and run the tests
+	$(OFFLINE) $(BIN)/python -m pytest
+
+check: $(VENV)/.dev-stamp ## Set up; check format, lint, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev-stamp ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the environment and the caches; a store is never touched
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find cmrm storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/pip:
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.run-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run-stamp
