@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from cmrm.errors import UserError
+from cmrm.images import MeaninglessImage, blank_image, noise_image, open_image
+
+RED = (255, 0, 0)
+
+
+def save(root, image, name, **options):
+    image.save(root / name, **options)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("RGB", "x.png"),
+        ("RGB", "x.jpg"),
+        ("RGBA", "x.webp"),
+        ("P", "x.gif"),
+        ("P", "x.png"),
+        ("L", "x.png"),
+        ("LA", "x.png"),
+        ("1", "x.bmp"),
+        ("CMYK", "x.jpg"),
+        ("CMYK", "x.tiff"),
+        ("YCbCr", "x.jpg"),
+        ("I;16", "x.png"),
+    ],
+)
+def test_a_photograph_in_any_mode_opens_as_the_same_rgb_picture(tmp_path, mode, name):
+    photograph = Image.fromarray(data.astronaut()).resize((96, 64))
+    if mode == "I;16":
+        stored = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
+    else:
+        stored = photograph.convert(mode)
+    opened = open_image(tmp_path, save(tmp_path, stored, name))
+    assert (opened.mode, opened.size) == ("RGB", (96, 64))
+    colourful = mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr")
+    expected = photograph if colourful else photograph.convert("L").convert("RGB")
+    difference = np.abs(np.asarray(opened, dtype=int) - np.asarray(expected, dtype=int)).mean()
+    assert difference < (90 if mode == "1" else 15)
+
+
+def test_a_picture_taken_sideways_is_turned_upright(tmp_path):
+    picture = Image.new("RGB", (40, 20), "white")
+    picture.paste(RED, (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to view
+    opened = open_image(tmp_path, save(tmp_path, picture, "x.png", exif=exif))
+    assert opened.size == (20, 40)
+    assert opened.getpixel((10, 5)) == RED
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(tmp_path, mode):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    opened = open_image(tmp_path, save(tmp_path, picture.convert(mode), "x.png"))
+    assert opened.getpixel((6, 4)) == (255, 255, 255)
+    assert opened.getpixel((1, 4)) == (0, 0, 0)
+
+
+def test_a_colour_key_is_transparency_too(tmp_path):
+    opened = open_image(tmp_path, save(tmp_path, Image.new("RGB", (4, 4), RED), "x.png", transparency=RED))
+    assert opened.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5, 1.0], [0.0, 127.5, 255.0]])
+def test_float_pixels_are_scaled_to_bytes(tmp_path, values):
+    stored = Image.fromarray(np.asarray([values], dtype=np.float32))
+    opened = open_image(tmp_path, save(tmp_path, stored, "x.tiff"))
+    assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_pixels_that_are_no_numbers_are_refused(tmp_path):
+    stored = Image.fromarray(np.asarray([[np.nan, 1.0]], dtype=np.float32))
+    with pytest.raises(UserError, match="not finite"):
+        open_image(tmp_path, save(tmp_path, stored, "x.tiff"))
+
+
+def test_the_first_frame_of_an_animation_is_shown(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path, "x.gif").getpixel((0, 0)) == pytest.approx(RED, abs=2)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 0.5])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_a_truncated_image_is_refused(tmp_path, name, keep):
+    Image.fromarray(data.astronaut()).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(UserError, match="cannot be read"):
+        open_image(tmp_path, name)
+
+
+def test_a_text_file_is_no_image(tmp_path):
+    (tmp_path / "x.jpg").write_text("<html>404 not found</html>")
+    with pytest.raises(UserError, match=r"x\.jpg"):
+        open_image(tmp_path, "x.jpg")
+
+
+def test_postscript_is_not_run(tmp_path):
+    (tmp_path / "x.eps").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(UserError, match="cannot be read"):
+        open_image(tmp_path, "x.eps")
+
+
+@pytest.mark.parametrize("width", [10_000, 20_000])
+def test_an_image_too_large_for_memory_is_refused_by_its_header(tmp_path, width):
+    Image.new("1", (width, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match=r"too large|more than"):
+        open_image(tmp_path, "bomb.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused_even_when_warnings_are_silent(tmp_path):
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match="more than"):
+        open_image(tmp_path, "bomb.png")
+
+
+def test_a_name_cannot_climb_out_of_the_folder(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    save(tmp_path, blank_image(size=4, color=RED), "secret.png")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "sub/../../secret.png"):
+        with pytest.raises(UserError, match="outside"):
+            open_image(root, name)
+
+
+def test_a_link_cannot_lead_out_of_the_folder(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    save(tmp_path, blank_image(size=4, color=RED), "secret.png")
+    (root / "x.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(UserError, match="outside"):
+        open_image(root, "x.png")
+
+
+def test_a_link_inside_the_folder_and_a_linked_folder_are_fine(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    save(root, blank_image(size=4, color=RED), "x.png")
+    (root / "y.png").symlink_to(root / "x.png")
+    (tmp_path / "link").symlink_to(root)
+    assert open_image(tmp_path / "link", "y.png").size == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "", ".", "a\0b.png", "x" * 5000, "loop.png"])
+def test_a_name_without_a_file_is_refused(tmp_path, name):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    with pytest.raises(UserError, match="image"):
+        open_image(tmp_path, name)
+
+
+def test_noise_is_the_same_for_good():
+    digest = hashlib.sha256(noise_image(size=32, seed=42).tobytes()).hexdigest()
+    assert digest == "acb0a4d936e1b45463f67cd9241ac40ca8784ec5315f899ac44b979d2d5b586c"
+
+
+def test_noise_is_uniform_over_all_byte_values():
+    counts = np.bincount(np.asarray(noise_image(size=128, seed=0)).ravel(), minlength=256)
+    assert counts.min() > 120
+    assert counts.max() < 270
+
+
+def test_each_seed_gives_its_own_noise():
+    assert noise_image(size=8, seed=0).tobytes() != noise_image(size=8, seed=1).tobytes()
+
+
+def test_a_blank_image_has_one_colour():
+    assert blank_image(size=5, color=RED).getcolors() == [(25, RED)]
+
+
+@pytest.mark.parametrize("kind", ["blank", "noise"])
+def test_a_meaningless_image_is_rendered_from_its_recipe(kind):
+    recipe = MeaninglessImage(kind=kind, size=7, color=RED, seed=3)
+    expected = blank_image(size=7, color=RED) if kind == "blank" else noise_image(size=7, seed=3)
+    assert recipe.render().tobytes() == expected.tobytes()
+
+
+def test_a_recipe_names_only_what_determines_the_pixels():
+    assert MeaninglessImage(kind="blank", size=7, seed=3).as_dict() == {
+        "kind": "blank",
+        "size": 7,
+        "color": [255, 255, 255],
+    }
+    assert MeaninglessImage(kind="noise", size=7, seed=3).as_dict() == {"kind": "noise", "size": 7, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"kind": "black", "size": 7},
+        {"kind": "blank", "size": 0},
+        {"kind": "blank", "size": 7, "color": (0, 0, 256)},
+        {"kind": "blank", "size": 7, "color": (0, 0)},
+        {"kind": "noise", "size": 7, "seed": -1},
+    ],
+)
+def test_an_impossible_recipe_is_refused(recipe):
+    with pytest.raises(UserError, match="image"):
+        MeaninglessImage(**recipe)
