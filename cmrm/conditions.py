@@ -1,0 +1,61 @@
+"""How a sample is shown to the model: the five conditions, and the prompts they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from PIL import Image
+
+from cmrm.images import MeaninglessImage
+from cmrm.samples import Sample
+
+Condition = Literal["query", "caption", "image", "blank", "noise"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One user turn, before the chat template: a text, an image or none, a system line or none."""
+
+    text: str
+    image: Image.Image | None = None
+    system: str | None = None
+
+
+def missing(sample: Sample, condition: Condition) -> str | None:
+    """Say what the sample lacks to be shown under the condition, or None when it lacks nothing."""
+    if condition == "caption" and not sample.caption:
+        return "no caption"
+    if condition == "image" and not sample.image:
+        return "no image"
+    return None
+
+
+def show(
+    sample: Sample,
+    condition: Condition,
+    *,
+    open_image: Callable[[str], Image.Image],
+    meaningless: dict[str, MeaninglessImage],
+    system: str | None = None,
+) -> Prompt:
+    """Make the prompt of a sample under a condition.
+
+    The arms of one sample differ by the image and by nothing else (`DESIGN.md` §2, law 4); only `caption` changes
+    the text: the caption on its own line above the question. `open_image` opens the sample's own image by name.
+    Raises `ValueError` when the sample lacks what the condition needs (see `missing`).
+    """
+    if lack := missing(sample, condition):
+        raise ValueError(f"sample {sample.dataset}/{sample.id} cannot be shown under {condition!r}: {lack}")
+    match condition:
+        case "query":
+            return Prompt(text=sample.question, system=system)
+        case "caption":
+            return Prompt(text=f"{sample.caption}\n{sample.question}", system=system)
+        case "image":
+            assert sample.image is not None  # `missing` has looked
+            return Prompt(text=sample.question, image=open_image(sample.image), system=system)
+        case "blank" | "noise":
+            return Prompt(text=sample.question, image=meaningless[condition].render(), system=system)

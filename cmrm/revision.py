@@ -1,0 +1,130 @@
+"""Which model exactly: an id and a revision become an immutable identity before anything is keyed.
+
+Nothing here imports torch, so a run that finds all its work done never pays for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmrm.errors import UserError
+from cmrm.families import get_family
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+READ_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """A model that cannot change any more: `revision` is a hub commit or the digest of the local files.
+
+    `id` is what the user wrote; `folder` is where the files lie on this machine and is no part of the identity.
+    """
+
+    id: str
+    revision: str
+    model_type: str
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """What keys are made of: equal weights in two folders share it, two revisions never do."""
+        return self.revision if self.revision.startswith("sha256:") else f"hub:{self.id}@{self.revision}"
+
+
+def resolve_model(model_id: str, *, revision: str = "main") -> ModelIdentity:
+    """Resolve a local folder or a hub id to an immutable identity, checking that it is a VLM this project can steer.
+
+    A local folder is digested whole; a hub id is resolved to its commit and downloaded if it is not cached.
+    Raises `UserError` when there is no such model, its weights are not safetensors, or it is not a known VLM.
+    """
+    folder = Path(model_id).expanduser()
+    if folder.exists():
+        return _identify(model_id, digest_folder(folder), folder)
+    if model_id.startswith((".", "~", os.sep)) or model_id.count("/") != 1:
+        raise UserError(
+            f"model.id: no folder {model_id!r}; give a model folder or a hub id such as llava-hf/llava-1.5-7b-hf."
+        )
+    commit, snapshot = _download(model_id, revision)
+    return _identify(model_id, commit, snapshot)
+
+
+def digest_folder(folder: Path) -> str:
+    """Digest the files that make a model: names and contents of its configs, weights, tokenizer and templates."""
+    if not folder.is_dir():
+        raise UserError(f"model.id: {str(folder)!r} is a file; give the folder that holds config.json.")
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in READ_FILES for path in folder.glob(pattern)}):
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+        total.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _identify(model_id: str, revision: str, folder: Path) -> ModelIdentity:
+    config = _read_config(model_id, folder)
+    model_type = str(config.get("model_type", ""))
+    if "vision_config" not in config:
+        raise UserError(
+            f"model.id: {model_id!r} is not a vision-language model: its config.json (model_type {model_type!r}) "
+            "has no vision_config. Give a model that takes images, such as llava-hf/llava-1.5-7b-hf."
+        )
+    get_family(model_type, where=model_id)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model.id: {model_id!r} holds no .safetensors weights, and pickled weights are not read. "
+            "Convert it once: load it with transformers and save_pretrained() it to a new folder."
+        )
+    return ModelIdentity(id=model_id, revision=revision, model_type=model_type, folder=folder)
+
+
+def _read_config(model_id: str, folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"model.id: {model_id!r} has no config.json; give a folder saved by transformers' save_pretrained()."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.id: {path.name} of {model_id!r} cannot be read ({error}); save the model again."
+        ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"model.id: {path.name} of {model_id!r} is not a JSON object; save the model again.")
+    return config
+
+
+def _download(model_id: str, revision: str) -> tuple[str, Path]:
+    # The hub client is imported here because a local folder needs none of it.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if is_offline_mode():
+            snapshot = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+            return snapshot.name, snapshot
+        commit = (
+            revision if COMMIT.fullmatch(revision) else HfApi().model_info(model_id, revision=revision).sha
+        )
+        if commit is None:
+            raise UserError(
+                f"model.revision: the hub names no commit for {model_id!r} at {revision!r}; name a commit."
+            )
+        return commit, Path(snapshot_download(model_id, revision=commit, allow_patterns=list(READ_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"model.id: {model_id!r} at revision {revision!r} is neither a folder nor on the hub ({reason}). "
+            "Check the spelling, log in for gated models (HF_TOKEN), or give a local folder."
+        ) from None

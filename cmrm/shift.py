@@ -1,0 +1,119 @@
+"""The shift Δ: state with a meaningless image minus state without, averaged over anchors or taken on one sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cmrm.capture import embed
+from cmrm.conditions import Prompt
+from cmrm.errors import UserError
+from cmrm.model import VisionLanguageModel
+
+Level = Literal["dataset", "sample"]
+
+# Written into every file that holds a Δ and demanded on reading: the paper's own equations disagree about the sign.
+DIRECTION = "image_minus_text"
+CONVENTION = (
+    "delta = state(x, meaningless image) - state(x); ideal = state - alpha * delta; output of a decoder block"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """A dataset-level Δ: `delta` is float32 [blocks, hidden], row i belonging to decoder block `blocks[i]`.
+
+    `count` is the number of anchors in the mean; `made_from` says what it was measured on (model, anchors, image).
+    """
+
+    delta: Tensor
+    blocks: tuple[int, ...]
+    count: int
+    made_from: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def choose(self, blocks: Sequence[int]) -> Tensor:
+        """Rows of Δ for these blocks, float32 [len(blocks), hidden]; `UserError` for a block that was not measured."""
+        absent = [block for block in blocks if block not in self.blocks]
+        if absent:
+            raise UserError(
+                f"interventions.blocks: Δ was not measured at block {absent[0]}; measured blocks: {list(self.blocks)}."
+            )
+        return self.delta[[self.blocks.index(block) for block in blocks]]
+
+
+class ShiftMean:
+    """The mean of differences that arrive in batches; memory is one Δ, whatever the number of anchors."""
+
+    def __init__(self, *, blocks: Sequence[int], hidden_size: int) -> None:
+        self.blocks = tuple(blocks)
+        self.count = 0
+        self._total = torch.zeros(len(self.blocks), hidden_size, dtype=torch.float64)
+
+    def add(self, with_image: Tensor, text_only: Tensor) -> None:
+        """Add a batch of pairs, each [pairs, blocks, hidden], row i of both being the same anchor."""
+        if with_image.shape != text_only.shape or with_image.shape[1:] != self._total.shape:
+            raise ValueError(
+                f"pairs of shape {tuple(with_image.shape)} and {tuple(text_only.shape)} do not fit Δ"
+            )
+        difference = with_image.double() - text_only.double()
+        if not torch.isfinite(difference).all():
+            raise ValueError("a state is not finite: set such anchors aside before measuring Δ")
+        self._total += difference.sum(dim=0).cpu()
+        self.count += with_image.shape[0]
+
+    def finish(self, **made_from: str) -> Shift:
+        """The dataset-level Δ (paper: Δ_dataset); `UserError` when there was no anchor."""
+        if self.count == 0:
+            raise UserError("anchors: none is left to measure Δ on; give a larger share in anchors.from.")
+        delta = (self._total / self.count).float()
+        return Shift(delta=delta, blocks=self.blocks, count=self.count, made_from=MappingProxyType(made_from))
+
+
+def measure_sample_shift(
+    vlm: VisionLanguageModel,
+    *,
+    with_image: Sequence[Prompt],
+    text_only: Sequence[Prompt],
+    blocks: Sequence[int],
+) -> Tensor:
+    """Sample-level Δ (paper: Δ_sample) of each question, from two forward passes: float32 [prompts, blocks, hidden]."""
+    return embed(vlm, with_image, blocks=blocks) - embed(vlm, text_only, blocks=blocks)
+
+
+def serialize_shift(shift: Shift) -> bytes:
+    """A safetensors file: `delta` float32 [blocks, hidden], `blocks` int64 [blocks], and the sign as text metadata."""
+    metadata = {
+        **shift.made_from,
+        "level": "dataset",
+        "direction": DIRECTION,
+        "convention": CONVENTION,
+        "count": str(shift.count),
+        "blocks": json.dumps(list(shift.blocks)),
+    }
+    return save({"delta": shift.delta.contiguous(), "blocks": torch.tensor(shift.blocks)}, metadata=metadata)
+
+
+def load_shift(path: Any) -> Shift:
+    """Read a Δ; `UserError` when the file is damaged, says no direction, or says the other one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            delta, blocks = file.get_tensor("delta"), file.get_tensor("blocks").tolist()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"shift: {path} cannot be read ({error}); measure it again.") from None
+    direction = metadata.pop("direction", None)
+    if direction != DIRECTION:
+        raise UserError(
+            f"shift: {path} says direction {direction!r}, not {DIRECTION!r}: subtracting it would push the model the "
+            "wrong way. Measure it again, or negate it and set the direction."
+        )
+    count = int(metadata.pop("count"))
+    return Shift(delta=delta, blocks=tuple(blocks), count=count, made_from=MappingProxyType(metadata))

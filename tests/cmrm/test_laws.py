@@ -1,0 +1,284 @@
+"""The laws of the method (`DESIGN.md` §2), one test or more each, on a random LLaVA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmrm.capture import SteeringHook, capture_states, embed
+from cmrm.conditions import CONDITIONS, Prompt, show
+from cmrm.errors import UserError
+from cmrm.generation import generate
+from cmrm.images import MeaninglessImage, noise_image
+from cmrm.model import VisionLanguageModel, last_prompt_positions, render
+from cmrm.samples import Sample
+from cmrm.shift import measure_sample_shift
+from cmrm.steering import Intervention, steer
+
+ALL_BLOCKS = (0, 1, 2, 3)
+Prompts = Sequence[Prompt]
+
+
+def steered_states(
+    vlm: VisionLanguageModel, prompts: Prompts, intervention: Intervention, blocks: tuple[int, ...]
+) -> Tensor:
+    """States [rows, blocks, hidden] read after the intervention in one forward pass."""
+    inputs = render(vlm, prompts)
+    mask = inputs["attention_mask"]
+    with (
+        torch.inference_mode(),
+        steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=mask),
+        capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured,
+    ):
+        vlm.model(**inputs)
+    return captured.stack(blocks)
+
+
+@pytest.mark.parametrize("block", ALL_BLOCKS)
+@pytest.mark.parametrize("scope", ["prefill", "every_step"])
+def test_exactness_sample_level_at_full_strength_gives_the_text_state(
+    vlm: VisionLanguageModel, blank_prompts: Prompts, text_prompts: Prompts, block: int, scope: str
+) -> None:
+    delta = measure_sample_shift(vlm, with_image=blank_prompts, text_only=text_prompts, blocks=[block])
+    intervention = Intervention(delta=delta, alpha=1.0, blocks=(block,), scope=scope)  # type: ignore[arg-type]
+    steered = steered_states(vlm, blank_prompts, intervention, (block,))
+    torch.testing.assert_close(steered, embed(vlm, text_prompts, blocks=[block]), atol=1e-4, rtol=1e-4)
+
+
+def test_exactness_of_incremental_composition_holds_for_shifts_measured_on_independent_blocks(
+    vlm: VisionLanguageModel, blank_prompts: Prompts
+) -> None:
+    """What `incremental` subtracts at all chosen blocks together is αΔ of the last one."""
+    from cmrm.steering import _compose
+
+    delta = torch.randn(3, 4, vlm.hidden_size, generator=torch.Generator().manual_seed(0))
+    intervention = Intervention(delta=delta, alpha=1.0, blocks=ALL_BLOCKS, composition="incremental")
+    torch.testing.assert_close(_compose(intervention, 3).cumsum(dim=1), delta)
+
+
+@pytest.mark.parametrize("scope", ["prefill", "every_step", "all"])
+@pytest.mark.parametrize("composition", ["direct", "incremental"])
+def test_identity_alpha_zero_gives_the_same_tokens_as_no_intervention(
+    vlm: VisionLanguageModel, noise_prompts: Prompts, scope: str, composition: str
+) -> None:
+    plain = generate(vlm, noise_prompts, max_new_tokens=8)
+    delta = torch.full((4, vlm.hidden_size), 9.0)
+    still = Intervention(delta=delta, alpha=0.0, blocks=ALL_BLOCKS, scope=scope, composition=composition)  # type: ignore[arg-type]
+    assert generate(vlm, noise_prompts, max_new_tokens=8, intervention=still).answers == plain.answers
+    pushed = Intervention(delta=delta, alpha=1.0, blocks=ALL_BLOCKS, scope=scope, composition=composition)  # type: ignore[arg-type]
+    assert generate(vlm, noise_prompts, max_new_tokens=8, intervention=pushed).answers != plain.answers
+
+
+def test_proof_counts_each_block_and_step_and_measures_the_distance(
+    vlm: VisionLanguageModel, noise_prompts: Prompts
+) -> None:
+    delta = torch.zeros(2, vlm.hidden_size)
+    delta[0, 0], delta[1, 1] = 3.0, 5.0
+    intervention = Intervention(delta=delta, alpha=0.5, blocks=(1, 3))
+    answers = generate(vlm, noise_prompts, max_new_tokens=6, intervention=intervention)
+    longest = max(answer.tokens for answer in answers.answers)
+    proof = answers.proof
+    assert proof is not None
+    # The prompt's last token gives the first new token, so one pass fewer than tokens feeds a generated one.
+    assert proof.acted == {1: 3 * longest, 3: 3 * longest}
+    assert proof.distance == pytest.approx({1: 1.5, 3: 2.5}, rel=1e-4)
+
+
+def test_proof_prefill_scope_acts_once_a_row(vlm: VisionLanguageModel, noise_prompts: Prompts) -> None:
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(2,), scope="prefill")
+    proof = generate(vlm, noise_prompts, max_new_tokens=6, intervention=intervention).proof
+    assert proof is not None
+    assert proof.acted == {2: 3}
+
+
+def test_scope_all_moves_every_text_position_and_no_image_position(
+    vlm: VisionLanguageModel, noise_prompts: Prompts
+) -> None:
+    inputs = render(vlm, noise_prompts)
+    text_tokens = int((inputs["attention_mask"].bool() & (inputs["input_ids"] != vlm.image_token_id)).sum())
+    assert int((inputs["input_ids"] == vlm.image_token_id).sum()) == 3 * 16
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(2,), scope="all")
+    proof = generate(vlm, noise_prompts, max_new_tokens=1, intervention=intervention).proof
+    assert proof is not None
+    assert proof.acted == {2: text_tokens}
+
+
+def test_an_intervention_that_never_acts_raises(vlm: VisionLanguageModel, text_prompts: Prompts) -> None:
+    inputs = render(vlm, text_prompts)
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(0,))
+    arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    with pytest.raises(RuntimeError, match="never acted: block 0"), steer(vlm, intervention, **arguments):
+        pass
+
+
+def test_an_intervention_lost_in_rounding_raises(vlm: VisionLanguageModel, text_prompts: Prompts) -> None:
+    tiny = Intervention(delta=torch.full((1, vlm.hidden_size), 1e-30), alpha=1.0, blocks=(0,))
+    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+        generate(vlm, text_prompts, max_new_tokens=2, intervention=tiny)
+
+
+def test_an_intervention_set_up_for_another_batch_raises(
+    vlm: VisionLanguageModel, text_prompts: Prompts
+) -> None:
+    inputs, fewer = render(vlm, text_prompts), render(vlm, text_prompts[:2])
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(0,))
+    with (
+        pytest.raises(ValueError, match="set up for 2 rows"),
+        steer(vlm, intervention, input_ids=fewer["input_ids"], attention_mask=fewer["attention_mask"]),
+    ):
+        vlm.model(**inputs)
+
+
+def test_hooks_are_gone_after_an_error_inside(vlm: VisionLanguageModel, text_prompts: Prompts) -> None:
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(0,))
+    inputs = render(vlm, text_prompts)
+    with (
+        pytest.raises(KeyError),
+        steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]),
+        capture_states(vlm, blocks=[0], positions=last_prompt_positions(inputs["attention_mask"])),
+    ):
+        raise KeyError
+    hooks = [hook for module in vlm.model.modules() for hook in module._forward_hooks.values()]
+    assert not any(type(hook).__module__.startswith("cmrm") for hook in hooks)
+    assert not vlm.decoder._forward_pre_hooks
+
+
+@pytest.mark.parametrize("condition", ["blank", "noise", "image"])
+def test_same_template_arms_differ_by_the_image_tokens_alone(
+    vlm: VisionLanguageModel, condition: str
+) -> None:
+    sample = Sample(id="1", dataset="d", question="what is it?", harmful=True, image="a.png", caption="a dog")
+    meaningless = {
+        "blank": MeaninglessImage(kind="blank", size=32, color=(255, 255, 255), seed=0),
+        "noise": MeaninglessImage(kind="noise", size=32, color=(255, 255, 255), seed=0),
+    }
+    own = noise_image(size=40, seed=3)
+    arms = {
+        name: show(sample, name, open_image=lambda _: own, meaningless=meaningless, system="Be kind.")
+        for name in CONDITIONS
+    }
+    text, shown = (
+        vlm.processor.tokenizer.decode(render(vlm, [arms[name]])["input_ids"][0])
+        for name in ("query", condition)
+    )
+    assert shown.replace("<image>" * 16 + "\n", "") == text
+    assert "<image>" not in text
+    assert "Be kind." in text
+
+
+def test_batch_and_padding_do_not_change_states(vlm: VisionLanguageModel, noise_prompts: Prompts) -> None:
+    together = embed(vlm, noise_prompts, blocks=ALL_BLOCKS)
+    alone = torch.cat([embed(vlm, [prompt], blocks=ALL_BLOCKS) for prompt in noise_prompts])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    tokenizer = vlm.processor.tokenizer
+    tokenizer.padding_side = "right"
+    try:
+        right = embed(vlm, noise_prompts, blocks=ALL_BLOCKS)
+    finally:
+        tokenizer.padding_side = "left"
+    torch.testing.assert_close(right, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_does_not_change_steered_answers(
+    vlm: VisionLanguageModel, noise_prompts: Prompts, blank_prompts: Prompts, text_prompts: Prompts
+) -> None:
+    delta = measure_sample_shift(vlm, with_image=blank_prompts, text_only=text_prompts, blocks=(1, 2))
+    alpha = torch.tensor([0.0, 0.5, 1.0])
+    together = generate(
+        vlm,
+        noise_prompts,
+        max_new_tokens=8,
+        intervention=Intervention(delta=delta, alpha=alpha, blocks=(1, 2)),
+    )
+    for row, prompt in enumerate(noise_prompts):
+        own = Intervention(delta=delta[row], alpha=float(alpha[row]), blocks=(1, 2))
+        alone = generate(vlm, [prompt], max_new_tokens=8, intervention=own)
+        assert alone.answers == together.answers[row : row + 1]
+
+
+@pytest.mark.parametrize("scope", ["prefill", "every_step", "all"])
+def test_cached_generation_under_steering_equals_a_cache_free_reference(
+    vlm: VisionLanguageModel, noise_prompts: Prompts, scope: str
+) -> None:
+    """The reference re-runs the whole sequence each step and edits block outputs by hand."""
+    prompt, steps = noise_prompts[1], 6
+    delta = 4 * torch.randn(vlm.hidden_size, generator=torch.Generator().manual_seed(1))
+    inputs = dict(render(vlm, [prompt]))
+    length = inputs["input_ids"].shape[1]
+
+    def edit(module: object, args: object, output: Tensor) -> Tensor:
+        moved = output.clone()
+        last = {"prefill": slice(length - 1, length), "every_step": slice(length - 1, None)}
+        if scope == "all":
+            moved[0, inputs["input_ids"][0] != vlm.image_token_id] -= 0.7 * delta
+        else:
+            moved[0, last[scope]] -= 0.7 * delta
+        return moved
+
+    handle = vlm.blocks[2].register_forward_hook(edit)
+    try:
+        with torch.inference_mode():
+            for _ in range(steps):
+                logits = vlm.model(**inputs, use_cache=False).logits[:, -1]
+                inputs["input_ids"] = torch.cat([inputs["input_ids"], logits.argmax(-1, keepdim=True)], dim=1)
+                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    finally:
+        handle.remove()
+    expected = vlm.processor.tokenizer.decode(
+        inputs["input_ids"][0, length:], skip_special_tokens=True
+    ).strip()
+    intervention = Intervention(delta=delta[None], alpha=0.7, blocks=(2,), scope=scope)  # type: ignore[arg-type]
+    steered = generate(vlm, [prompt], max_new_tokens=steps, intervention=intervention)
+    assert steered.answers[0].text == expected
+    assert generate(vlm, [prompt], max_new_tokens=steps).answers[0].text != expected
+
+
+def test_order_a_capture_says_which_side_of_the_intervention_it_was_read_on(
+    vlm: VisionLanguageModel, noise_prompts: Prompts
+) -> None:
+    inputs = render(vlm, noise_prompts)
+    mask, ids = inputs["attention_mask"], inputs["input_ids"]
+    positions = last_prompt_positions(mask)
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(1,))
+    with (
+        torch.inference_mode(),
+        capture_states(vlm, blocks=(0, 1), positions=positions) as outer,
+        steer(vlm, intervention, input_ids=ids, attention_mask=mask),
+        capture_states(vlm, blocks=(0, 1), positions=positions) as inner,
+    ):
+        vlm.model(**inputs)
+    assert outer.reading == {0: "unsteered", 1: "before_intervention"}
+    assert inner.reading == {0: "unsteered", 1: "after_intervention"}
+    torch.testing.assert_close(outer.states[1] - 1.0, inner.states[1])
+    torch.testing.assert_close(outer.states[0], inner.states[0])
+
+
+def test_states_equal_output_hidden_states_for_all_but_the_last_block(
+    vlm: VisionLanguageModel, noise_prompts: Prompts
+) -> None:
+    """The last entry of `output_hidden_states` is after the final norm, which is why hooks are used."""
+    inputs = render(vlm, noise_prompts[1:2])
+    with torch.inference_mode():
+        reference = vlm.model(**inputs, output_hidden_states=True).hidden_states
+    states = embed(vlm, noise_prompts[1:2], blocks=ALL_BLOCKS)[0]
+    for block in ALL_BLOCKS[:-1]:
+        torch.testing.assert_close(states[block], reference[block + 1][0, -1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(states[3], reference[4][0, -1], atol=1e-2)
+
+
+def test_the_vision_tower_is_not_among_the_blocks(vlm: VisionLanguageModel) -> None:
+    tower = set(vlm.model.model.vision_tower.modules())
+    assert len(vlm.blocks) == 4
+    assert not tower.intersection(vlm.blocks)
+    assert not any(
+        isinstance(hook, SteeringHook) for module in tower for hook in module._forward_hooks.values()
+    )
+
+
+@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), torch.tensor([0.5, -1.0, 0.0])])
+def test_a_strength_below_zero_or_not_finite_is_refused(alpha: float | Tensor) -> None:
+    with pytest.raises(UserError, match=r"interventions\.alpha"):
+        Intervention(delta=torch.ones(1, 4), alpha=alpha, blocks=(0,))

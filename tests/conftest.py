@@ -1,0 +1,98 @@
+"""What all tests share: no network, one torch thread, and a random LLaVA small enough to run anywhere."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", PREFECT_SERVER_ANALYTICS_ENABLED="false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+torch.set_num_threads(1)
+
+# The form of LLaVA-1.5's own template, with its system line optional.
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ message.content[0].text + ' ' }}{% else %}"
+    "USER: {% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}"
+    "{% endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def build_llava(folder: Path, *, image_size: int, patch_size: int) -> Path:
+    """Save a random LLaVA with a byte-level tokenizer, 4 blocks × 32, and a processor of the given sizes."""
+    torch.manual_seed(0)
+    special = ["<pad>", "<s>", "</s>", "<image>"]
+    letters = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    bytes_only = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+        ),
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            image_size=image_size,
+            patch_size=patch_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(letters),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            initializer_range=0.3,
+        ),
+        image_token_index=letters["<image>"],
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = letters["</s>"]
+    model.generation_config.pad_token_id = letters["<pad>"]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_llava() -> Callable[..., Path]:
+    """The builder of random LLaVA folders, for tests that need other sizes."""
+    return build_llava
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA with 32-pixel images of 16 tokens."""
+    return build_llava(tmp_path_factory.mktemp("llava"), image_size=32, patch_size=8)
