@@ -13,8 +13,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BatchFeature,
-    PreTrainedModel,
-    ProcessorMixin,
 )
 
 from cmrm.conditions import Prompt
@@ -34,8 +32,9 @@ class VisionLanguageModel:
     blocks in order. The vision tower is in neither, so it is never read or steered.
     """
 
-    model: PreTrainedModel
-    processor: ProcessorMixin
+    # Any: transformers gives generate() and the processors' attributes no types that a checker can follow.
+    model: Any
+    processor: Any
     decoder: nn.Module
     blocks: Sequence[nn.Module]
     image_token_id: int
@@ -49,7 +48,7 @@ class VisionLanguageModel:
     @property
     def device(self) -> torch.device:
         """Where prompts go."""
-        return self.model.device
+        return torch.device(self.model.device)
 
 
 def load_model(
@@ -64,7 +63,7 @@ def load_model(
     Raises `UserError` when transformers cannot read the folder or the device is not there.
     """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             identity.folder,
             dtype=dtype,
             attn_implementation=attn_implementation,
@@ -84,7 +83,7 @@ def load_model(
     return prepare_model(model, processor, where=identity.id)
 
 
-def prepare_model(model: PreTrainedModel, processor: Any, *, where: str) -> VisionLanguageModel:
+def prepare_model(model: Any, processor: Any, *, where: str) -> VisionLanguageModel:
     """Wrap an already loaded model and processor; `where` names the model in errors."""
     if getattr(processor, "chat_template", None) is None:
         raise UserError(
@@ -121,7 +120,7 @@ def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
 
     Prompts with and without an image may share a batch. `input_ids` and `attention_mask` are [rows, tokens].
     """
-    inputs = vlm.processor.apply_chat_template(
+    inputs: BatchFeature = vlm.processor.apply_chat_template(
         [_conversation(prompt) for prompt in prompts],
         add_generation_prompt=True,
         tokenize=True,
