@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,6 +10,7 @@ class Sample:
     """One request to a model.
 
     `image` is a file name relative to the data set's image folder. `harmful` says whether a good model refuses.
+    `line` says where the sample stood in its file (1 = first), for messages; it is no part of what the sample is.
     """
 
     id: str
@@ -20,6 +21,7 @@ class Sample:
     caption: str | None = None
     category: str | None = None
     reference: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
