@@ -20,8 +20,8 @@ def read_forbidden_questions(
 ) -> Iterator[Sample | Rejected]:
     """Read the CSV `content_policy_id,content_policy_name,q_id,question`; id = policy-question.
 
-    `pair_with` is a COCO captions file: each question gets the image whose caption shares most of its weighted
-    words (`pairing.pair`), with that caption; a question that shares none keeps no image. How the paper paired its
+    `pair_with` is a COCO captions file: each question gets an image of its own, whose caption shares most of its
+    weighted words (`pairing.pair`), and that caption. How the paper paired its
     330 questions is not known. Rows of the set's other file, with jailbreak prompts, are rejected: what a model is
     asked is then prompt and question together.
     """

@@ -41,16 +41,16 @@ class _Corpus:
     postings: dict[str, NDArray[np.int64]]
 
     def weigh(self, word: str) -> int:
-        rarity = (1 + len(self.captions)) / (1 + len(self.postings[word]))
-        return round(WEIGHT_SCALE * math.log(rarity))
+        return round(WEIGHT_SCALE * math.log1p(len(self.captions) / len(self.postings[word])))
 
 
 def pair(questions: Sequence[str], captions: Iterable[Caption]) -> list[Caption | None]:
-    """Give each question an image of its own with its best caption, or None where no caption shares a word with it.
+    """Give each question an image of its own with its best caption, or None when the images run out.
 
-    A pair's score is the sum over shared words of log((1 + captions) / (1 + captions with the word)); stop words do
-    not count, singular and plural are one. The best pair of all is taken first, then the best of the rest; ties go to
-    the earlier question, then to the image first by name. Neither the order of the captions nor chance plays a part.
+    A pair's score is the sum over shared words of log(1 + captions / captions with the word); stop words do not
+    count, singular and plural are one. The best pair of all is taken first, then the best of the rest; ties go to
+    the earlier question, then to the image first by name. Questions that share no word with what is left get the
+    remaining images by name. Neither the order of the captions nor chance plays a part.
     """
     vocabulary = {word for question in questions for word in _content_words(question)}
     corpus = _index(captions, vocabulary)
@@ -65,6 +65,10 @@ def pair(questions: Sequence[str], captions: Iterable[Caption]) -> list[Caption 
         if chosen[asked] is None and image not in taken:
             chosen[asked] = corpus.captions[caption]
             taken.add(image)
+    rest = (int(start) for image, start in enumerate(corpus.starts[:-1]) if image not in taken)
+    for asked in range(len(questions)):
+        if chosen[asked] is None and (caption := next(rest, None)) is not None:
+            chosen[asked] = corpus.captions[caption]
     return chosen
 
 
