@@ -67,8 +67,8 @@ def pair(questions: Sequence[str], captions: Iterable[Caption]) -> list[Caption 
             taken.add(image)
     rest = (int(start) for image, start in enumerate(corpus.starts[:-1]) if image not in taken)
     for asked in range(len(questions)):
-        if chosen[asked] is None and (caption := next(rest, None)) is not None:
-            chosen[asked] = corpus.captions[caption]
+        if chosen[asked] is None and (spare := next(rest, None)) is not None:
+            chosen[asked] = corpus.captions[spare]
     return chosen
 
 
