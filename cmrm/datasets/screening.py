@@ -28,7 +28,7 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
         if isinstance(row, Rejected):
             yield row
             continue
-        sample = row if images is None else _find_image(row, images)
+        sample = row if images is None else _name_file(row, images)
         reason = _find_fault(sample, seen) or _find_image_fault(sample, images, opened)
         if reason is None:
             seen.add(sample.id)
@@ -43,18 +43,31 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
             )
 
 
-def _find_image(sample: Sample, images: Path) -> Sample:
+def find_image(images: Path, name: str) -> Path | None:
+    """Find the file of the image `name` in the folder, with or without COCO's split prefix, or None."""
+    found = (locate_image(images, candidate) for candidate in _names(name) if _exists(images, candidate))
+    return next(found, None)
+
+
+def _name_file(sample: Sample, images: Path) -> Sample:
+    """Name the image as its file is named, if it can be found."""
     if sample.image is None:
         return sample
-    folder, slash, name = sample.image.rpartition("/")
-    for prefix in ("", *SPLIT_PREFIXES):
-        candidate = f"{folder}{slash}{prefix}{name}"
-        try:
-            locate_image(images, candidate)
-        except UserError:
-            continue
-        return dataclasses.replace(sample, image=candidate)
-    return sample
+    found = (name for name in _names(sample.image) if _exists(images, name))
+    return dataclasses.replace(sample, image=next(found, sample.image))
+
+
+def _exists(images: Path, name: str) -> bool:
+    try:
+        locate_image(images, name)
+    except UserError:
+        return False
+    return True
+
+
+def _names(name: str) -> tuple[str, ...]:
+    folder, slash, file = name.rpartition("/")
+    return name, *(f"{folder}{slash}{prefix}{file}" for prefix in SPLIT_PREFIXES)
 
 
 def _find_fault(sample: Sample, seen: set[str]) -> str | None:

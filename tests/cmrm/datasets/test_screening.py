@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from cmrm.datasets import screen
+from cmrm.datasets.screening import find_image
 from cmrm.errors import UserError
 from cmrm.samples import Rejected, Sample
 
@@ -54,6 +55,15 @@ def test_a_good_image_or_none_passes(images, name):
 def test_cocos_split_prefix_is_found(images):
     (row,) = screen([sample(image="000000000042.jpg")], images=images)
     assert row.image == "COCO_val2014_000000000042.jpg"
+
+
+def test_the_file_of_an_image_is_found_by_either_name(images):
+    expected = images.resolve() / "COCO_val2014_000000000042.jpg"
+    assert find_image(images, "000000000042.jpg") == expected
+    assert find_image(images, expected.name) == expected
+    assert find_image(images, "../images/good.png") == images.resolve() / "good.png"
+    assert find_image(images, "missing.png") is None
+    assert find_image(images, "a\0b.png") is None
 
 
 @pytest.mark.parametrize(
