@@ -28,7 +28,7 @@ _STOP_WORDS = frozenset(
     so some someone something such take tell than that the their them then there these they thing this those through
     to too two under until up upon use used using very want was way ways we were what when where which while who whom
     whose why will with within without would write you your
-    """.split()  # noqa: SIM905 - a list literal would take forty lines
+    """.split()
 )
 
 
