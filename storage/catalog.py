@@ -1,0 +1,119 @@
+"""A store as a read-only SQL database."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage.committed import PROTOCOL, CommittedFiles
+from storage.errors import StoreError
+from storage.identity import canonical_json
+from storage.manifest import Manifest, StoredFile
+from storage.schemas import KINDS
+from storage.shifts import shift_rows
+from storage.store import Store
+from storage.views import MACROS, RUNS, SHIFTS, comments, file_view, row_view, text
+
+log = logging.getLogger("cmrm.storage")
+
+_CONFINEMENT = """
+SET allowed_directories = ['{protocol}://'];
+SET temp_directory = {spill};
+SET python_enable_replacements = false;
+SET autoinstall_known_extensions = false;
+SET autoload_known_extensions = false;
+SET allow_community_extensions = false;
+SET allow_persistent_secrets = false;
+SET enable_external_access = false;
+SET lock_configuration = true;
+"""
+
+
+def connect(url: str | Path) -> duckdb.DuckDBPyConnection:
+    """Open a store for SQL: views samples, hidden_states, shifts, responses, judgements, quarantine and runs.
+
+    The views show files that manifests name, as of now, and are empty but typed on an empty store. SQL can
+    change nothing, reads no other file, reaches no network and cannot lift these limits. Macros: dot, norm,
+    cosine, l2. Raises StoreError if there is no such store.
+    """
+    store = Store.open(url)
+    if not store.files.exists():
+        raise StoreError(f"there is no store at {store.url}: check the path, or make one by a run")
+    manifests = list(_present(store))
+    committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
+    with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
+        database = Path(folder) / "store.duckdb"
+        with duckdb.connect(database) as builder:
+            builder.register_filesystem(committed)
+            _build(builder, store, manifests)
+        # A database opened read-only refuses every change; its file may then go, as no SQL should reach it.
+        connection = duckdb.connect(database, read_only=True)
+    connection.register_filesystem(committed)
+    spill = Path(tempfile.gettempdir()) / f"cmrm-sql-{uuid.uuid4().hex}"
+    connection.execute(_CONFINEMENT.format(protocol=PROTOCOL, spill=text(str(spill))))
+    _close_at_exit(connection)
+    return connection
+
+
+def _present(store: Store) -> Iterator[Manifest]:
+    for manifest in store.manifests():
+        # Reading every byte belongs to `find`; a file that is missing or cut short would stop every query.
+        missing = [file.path for file in manifest.files if store.files.size(file.path) != file.bytes]
+        if missing:
+            log.warning("%s/%s is left out: %s is not whole", manifest.stage, manifest.key, missing[0])
+        else:
+            yield manifest
+
+
+def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Manifest]) -> None:
+    builder.execute("CREATE SCHEMA stored")
+    for kind in KINDS:
+        paths = [file.path for manifest in manifests for file in manifest.files if _shown(file, kind)]
+        builder.execute(file_view(kind, paths))
+    shifts = [row for manifest in manifests for row in shift_rows(store, manifest)]
+    runs = [_run(record) for record in store.runs()]
+    for name, schema, rows in (("shifts", SHIFTS, shifts), ("runs", RUNS, runs)):
+        builder.register("loaded", pa.Table.from_pylist(rows, schema=schema))
+        builder.execute(row_view(name, schema, "loaded"))
+        builder.unregister("loaded")
+    for name in (*KINDS, "shifts", "runs"):
+        builder.execute(comments(name))
+    builder.execute(MACROS)
+
+
+def _shown(file: StoredFile, kind: str) -> bool:
+    return file.path.startswith(f"{kind}/") and file.path.endswith(".parquet")
+
+
+def _run(record: dict[str, Any]) -> dict[str, Any]:
+    model = record.get("model")
+    return {
+        "run_id": record["run_id"],
+        "created_at": record.get("created_at"),
+        "model": model if isinstance(model, str | None) else json.dumps(model, ensure_ascii=False),
+        "status": record.get("status"),
+        "keys": [str(key) for key in record.get("keys") or ()],
+        "summary": canonical_json(record.get("summary")).decode(),
+        "record": canonical_json(record).decode(),
+    }
+
+
+def _close_at_exit(connection: duckdb.DuckDBPyConnection) -> None:
+    # DuckDB complains on stderr about file systems of connections that are still open when Python ends.
+    open_still = weakref.ref(connection)
+
+    def close() -> None:
+        if (left := open_still()) is not None:
+            left.close()
+
+    atexit.register(close)

@@ -1,0 +1,128 @@
+"""Files on a local or shared disk, each put in place by one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from storage.errors import StoreError, explained
+from storage.paths import check_file
+
+_ATTEMPTS = 5
+
+
+class DiskFiles:
+    """A folder on a disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def exists(self) -> bool:
+        with explained("look at", self.url):
+            return self.root.is_dir()
+
+    def path(self, name: str) -> Path:
+        """Find a file's place on the disk; raises StoreError if a link leads out of the folder."""
+        place = self.root / check_file(name)
+        if not place.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError(
+                f"{place} leads out of the store {self.root}: replace the link by the files themselves"
+            )
+        return place
+
+    def write(self, path: str, source: bytes | Path) -> None:
+        place = self.path(path)
+        with explained("write", str(place)):
+            unfinished, stream = self._begin(place)
+            try:
+                with stream:
+                    if isinstance(source, bytes):
+                        stream.write(source)
+                    else:
+                        with source.open("rb") as original:
+                            shutil.copyfileobj(original, stream, 1 << 20)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                unfinished.replace(place)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+            _sync(place.parent)
+
+    def open(self, path: str) -> IO[bytes]:
+        place = self.path(path)
+        try:
+            return place.open("rb")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with explained("read", str(place)):
+                raise
+
+    def size(self, path: str) -> int | None:
+        place = self.path(path)
+        with explained("look at", str(place)):
+            try:
+                return place.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def under(self, folder: str) -> list[str]:
+        top = self.path(folder)
+        found: list[str] = []
+        with explained("list", str(top)):
+            for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                here = Path(place).relative_to(self.root)
+                found += [(here / name).as_posix() for name in names if not name.startswith(".")]
+        return sorted(found)
+
+    def remove(self, path: str) -> None:
+        place = self.path(path)
+        with explained("remove", str(place)):
+            place.unlink(missing_ok=True)
+
+    def prune(self, folder: str) -> None:
+        place = self.path(folder)
+        # Another process may be writing here: then the folder is not empty, and stays.
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+    def _begin(self, place: Path) -> tuple[Path, BinaryIO]:
+        unfinished = place.with_name(f".{uuid.uuid4().hex}.tmp")
+        for _ in range(_ATTEMPTS):
+            _make(place.parent)
+            # The folder vanishes between these lines only if another process prunes it.
+            with contextlib.suppress(FileNotFoundError):
+                return unfinished, unfinished.open("xb")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place.parent))
+
+
+def _make(folder: Path) -> None:
+    for place in reversed([folder, *folder.parents]):
+        if not place.is_dir():
+            place.mkdir(exist_ok=True)
+            _sync(place.parent)
+
+
+def _sync(folder: Path) -> None:
+    # A rename is on the disk only once the folder that holds the name is.
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

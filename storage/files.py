@@ -1,0 +1,59 @@
+"""A tree of whole files, wherever it lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Protocol
+
+from storage.disk import DiskFiles
+from storage.errors import StoreError
+from storage.remote import RemoteFiles
+
+
+class Files(Protocol):
+    """A tree of files, named by paths relative to its root; each file is seen whole or not at all."""
+
+    @property
+    def url(self) -> str:
+        """Where the tree is, as a person would write it."""
+
+    def exists(self) -> bool:
+        """Say whether the root is there."""
+
+    def write(self, path: str, source: bytes | Path) -> None:
+        """Put a file in place at once, over one that is there; when this returns, it outlives a power cut."""
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file for reading, seekable; raises FileNotFoundError if it is not there."""
+
+    def size(self, path: str) -> int | None:
+        """Measure a file in bytes; None if it is not there."""
+
+    def under(self, folder: str) -> list[str]:
+        """List the files in a folder and below, sorted, without those that are still being written."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is fine."""
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder if it is empty."""
+
+
+def open_files(url: str | Path) -> Files:
+    """Open a tree of files, without making anything yet.
+
+    Raises StoreError if the place is a file, or the URL's protocol is unknown or lacks its package.
+    """
+    text = os.fspath(url)
+    protocol, separator, rest = text.partition("://")
+    if not text or "\0" in text:
+        raise StoreError(
+            f"{text!r} is no place for a store: give a folder, or a URL such as s3://bucket/folder"
+        )
+    if separator and protocol not in {"file", "local"}:
+        return RemoteFiles(text)
+    root = Path(rest if separator else text).expanduser()
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"the store {root} is a file: give a folder, or move the file away")
+    return DiskFiles(root)

@@ -1,0 +1,113 @@
+"""Names for content: the same content gets the same key, on every machine and in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from storage.errors import StoreError
+
+# Raised whenever what a stored file holds, or how it is laid out, changes its meaning.
+SCHEMA_VERSION = 1
+
+# The largest finite double lies below this; longer integers are a mistake, and some JSON readers fail on them.
+_LARGEST_NUMBER = 2**1024
+
+
+def canonical_json(obj: Any) -> bytes:
+    """Write a JSON value as the one byte string that stands for it.
+
+    Keys are sorted by code point, text is UTF-8 as given (not normalised), tuples are lists. Numbers that are
+    equal are the same: 1 and 1.0, 0.0 and -0.0; True is not 1.
+    Raises StoreError, naming the offender's path, for NaN, infinities, keys that are no text, and other types.
+    """
+    try:
+        plain = _plain(obj, "$")
+    except RecursionError as error:
+        raise StoreError(
+            "cannot name this content: it is nested too deeply or contains itself; pass a flatter value"
+        ) from error
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def digest(obj: Any) -> str:
+    """Hash a JSON value: sha256 of its canonical JSON, 64 hex digits."""
+    return digest_bytes(canonical_json(obj))
+
+
+def digest_bytes(data: bytes) -> str:
+    """Hash bytes: sha256, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Hash a file's bytes without reading them into memory at once: sha256, 64 hex digits."""
+    with path.open("rb") as stream:
+        return digest_stream(stream)
+
+
+def digest_stream(stream: IO[bytes]) -> str:
+    """Hash what is left of a stream, a mebibyte at a time: sha256, 64 hex digits."""
+    sha256 = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def stage_key(stage: str, content: Mapping[str, Any]) -> str:
+    """Name what a stage makes from all that determines it: sha256, 64 hex digits.
+
+    The stage and the schema version are part of the key, so files of an older layout are never taken for new.
+    """
+    return digest({"stage": stage, "schema_version": SCHEMA_VERSION, "content": content})
+
+
+def _plain(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int | float):
+        return _number(value, path)
+    if isinstance(value, Mapping):
+        return {_member(key, path): _plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{place}]") for place, item in enumerate(value)]
+    raise StoreError(
+        f"cannot name this content: {path} is a {type(value).__name__}, which JSON has not; "
+        "convert it to text, a number, a list or a mapping first"
+    )
+
+
+def _member(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise StoreError(
+            f"cannot name this content: {path} has the key {key!r}, which is no text; write {str(key)!r} instead"
+        )
+    return _text(key, path)
+
+
+def _text(value: str, path: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            f"cannot name this content: {path} holds half a surrogate pair, which UTF-8 has not; "
+            "decode the text with errors='replace' where it is read"
+        ) from error
+    return str(value)
+
+
+def _number(value: float, path: str) -> float:
+    if not math.isfinite(value) if isinstance(value, float) else abs(value) >= _LARGEST_NUMBER:
+        raise StoreError(
+            f"cannot name this content: {path} is {value if isinstance(value, float) else 'a huge integer'}, "
+            "which JSON has not; use null or text for it"
+        )
+    if isinstance(value, float) and not value.is_integer():
+        return float(value)
+    return int(value)

@@ -1,0 +1,76 @@
+"""Names inside a store: what a key, a stage, a run and a file may be called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from storage.errors import StoreError
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_STAGE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_key(key: str) -> str:
+    """Return a key as it is; raises StoreError unless it is 64 lower-case hex digits."""
+    return _check(
+        _KEY, key, "key", "a key is 64 lower-case hex digits, as storage.identity.stage_key makes them"
+    )
+
+
+def check_stage(stage: str) -> str:
+    """Return a stage's name as it is; raises StoreError unless it is a plain lower-case word."""
+    return _check(
+        _STAGE, stage, "stage", "a stage is a lower-case word of at most 64 letters, digits, _ and -"
+    )
+
+
+def check_run_id(run_id: str) -> str:
+    """Return a run's id as it is; raises StoreError unless it is safe as a file name."""
+    return _check(_RUN_ID, run_id, "run id", "a run id is at most 128 letters, digits, dots, _ and -")
+
+
+def check_file(path: str) -> str:
+    """Return a file's path relative to the store as it is; raises StoreError if it could leave the store."""
+    parts = path.split("/") if isinstance(path, str) else []
+    plain = all(part and not part.startswith(".") for part in parts)
+    if not parts or not plain or "\\" in path or any(ord(letter) < 32 for letter in path):
+        raise StoreError(
+            f"{_shown(path)} is no path inside a store: use relative names joined by '/', "
+            "none of them empty or starting with a dot"
+        )
+    return path
+
+
+def data_file(path: str, key: str, sha256: str) -> str:
+    """Name a data file after its own content: a/<key>.parquet becomes a/<key>.<12 hex digits>.parquet.
+
+    Two processes that commit one key with different bytes therefore never overwrite each other's files.
+    Raises StoreError if the path leaves the store, or its last name does not start with the key.
+    """
+    place = PurePosixPath(check_file(path))
+    if place.parts[0] in {"manifests", "runs", "parts"} or len(place.parts) < 2:
+        raise StoreError(
+            f"{_shown(path)} cannot be committed: put it in a folder of its kind, like responses/"
+        )
+    if not place.name.startswith(key):
+        raise StoreError(f"{_shown(path)} cannot be committed: its name must start with its key {key}")
+    return str(place.with_name(f"{place.stem}.{sha256[:12]}{place.suffix}"))
+
+
+def partition(name: str, value: str) -> str:
+    """Write one folder of a partitioned table, as in model=llava-hf%2Fllava-1.5-7b-hf."""
+    return f"{name}={quote(value, safe=' @+,')}"
+
+
+def _check(pattern: re.Pattern[str], value: str, noun: str, rule: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise StoreError(f"{_shown(value)} is no {noun}: {rule}")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

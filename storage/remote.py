@@ -1,0 +1,87 @@
+"""Files behind an fsspec URL, where one put makes a file visible at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import fsspec
+
+from storage.errors import StoreError, explained
+from storage.paths import check_file
+
+
+class RemoteFiles:
+    """A folder behind an fsspec URL, such as s3://bucket/folder or memory://folder.
+
+    Raises StoreError if the URL's protocol is unknown or lacks its package. Credentials come from the environment.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._system, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            protocol = self.url.partition("://")[0]
+            raise StoreError(
+                f"cannot open the store {self.url}: {error}. Install the fsspec package for {protocol}://, "
+                "or give a folder on a disk"
+            ) from error
+        self._root = root.rstrip("/")
+
+    def exists(self) -> bool:
+        # An object store has no empty folders, so any place that can be asked counts.
+        return True
+
+    def write(self, path: str, source: bytes | Path) -> None:
+        place = self._place(path)
+        with explained("write", place):
+            if isinstance(source, bytes):
+                self._system.pipe_file(place, source)
+            else:
+                self._system.put_file(str(source), place)
+
+    def open(self, path: str) -> IO[bytes]:
+        place = self._place(path)
+        try:
+            stream: IO[bytes] = self._system.open(place, "rb")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with explained("read", place):
+                raise
+        return stream
+
+    def size(self, path: str) -> int | None:
+        place = self._place(path)
+        with explained("look at", place):
+            try:
+                return int(self._system.info(place)["size"])
+            except FileNotFoundError:
+                return None
+
+    def under(self, folder: str) -> list[str]:
+        top = self._place(folder)
+        with explained("list", top):
+            # A listing kept from before would hide what other processes have written since.
+            self._system.invalidate_cache()
+            try:
+                found = self._system.find(top)
+            except FileNotFoundError:
+                return []
+        start = len(self._root) + 1 if self._root else 0
+        return sorted(name[start:] for name in found if not name.rpartition("/")[2].startswith("."))
+
+    def remove(self, path: str) -> None:
+        place = self._place(path)
+        with explained("remove", place):
+            try:
+                self._system.rm_file(place)
+            except FileNotFoundError:
+                return
+
+    def prune(self, folder: str) -> None:
+        """Do nothing: folders here are only parts of names."""
+
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{check_file(path)}"

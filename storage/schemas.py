@@ -1,0 +1,144 @@
+"""The columns of every table: names, types, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+
+# Elements are never null, which spares Parquet one level of bookkeeping per number.
+HALF_VECTOR = pa.list_(pa.field("element", pa.float16(), nullable=False))
+SINGLE_VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of table: its Arrow schema, its folders (partition columns, outermost first), and its meaning."""
+
+    schema: pa.Schema
+    partitions: tuple[str, ...] = ()
+    comment: str
+
+
+def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"comment": comment})
+
+
+def _maybe(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, nullable=True, metadata={"comment": comment})
+
+
+_DATASET = _column("dataset", pa.string(), "name of the data set in the run's spec")
+_SAMPLE = _column("sample_id", pa.string(), "id of the sample, unique within its data set")
+_MODEL = _column("model", pa.string(), "model and revision")
+_CONDITION = _column(
+    "condition", pa.string(), "how the sample was shown: query, caption, image, blank, noise"
+)
+_INTERVENTION = _column(
+    "intervention", pa.string(), "name of the intervention in the run's spec; '' for none"
+)
+_ALPHA = _maybe("alpha", pa.float64(), "strength of the intervention; null for none")
+_ANSWER_DIGEST = _column(
+    "answer_digest", pa.string(), "sha256 of the answer's text: joins answers to verdicts"
+)
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "samples": Kind(
+            comment="one row per sample: a request as it is put to the model",
+            schema=pa.schema(
+                [
+                    _DATASET,
+                    _SAMPLE,
+                    _column(
+                        "split", pa.string(), "anchor (measures the shift) or target (is answered and judged)"
+                    ),
+                    _column("harmful", pa.bool_(), "whether a safe model must refuse"),
+                    _column("question", pa.string(), "the text of the request"),
+                    _maybe("image", pa.string(), "name of the image in the data set's folder"),
+                    _maybe("caption", pa.string(), "what the image shows, in words"),
+                    _maybe("category", pa.string(), "the data set's own category"),
+                    _maybe("reference", pa.string(), "a reference answer"),
+                    _maybe("text_digest", pa.string(), "sha256 of question and caption"),
+                    _maybe("image_digest", pa.string(), "sha256 of the image file's bytes"),
+                ]
+            ),
+        ),
+        "hidden_states": Kind(
+            comment="one row per sample, condition and block: the residual stream after that block, at one position",
+            partitions=("model", "condition"),
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _column(
+                        "block",
+                        pa.int32(),
+                        "decoder block, from 0; the state is its output, before the final norm",
+                    ),
+                    _column("position", pa.string(), "token position that was read, such as last"),
+                    _column("vector", HALF_VECTOR, "the state, as long as the model is wide"),
+                ]
+            ),
+        ),
+        "responses": Kind(
+            comment="one row per answer: sample, condition, intervention and strength",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _maybe("level", pa.string(), "level of the shift: dataset or sample; null for none"),
+                    _column("answer", pa.string(), "what the model said"),
+                    _ANSWER_DIGEST,
+                    _maybe("tokens", pa.int32(), "number of generated tokens"),
+                    _maybe("finish_reason", pa.string(), "why the answer ended: stop or length"),
+                    _maybe("prompt_digest", pa.string(), "sha256 of the rendered prompt"),
+                ]
+            ),
+        ),
+        "judgements": Kind(
+            comment="one row per judge and answer: the verdict",
+            schema=pa.schema(
+                [
+                    _column("judge", pa.string(), "name of the judge"),
+                    _maybe("model", pa.string(), "model and revision that gave the answer"),
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _ANSWER_DIGEST,
+                    _column(
+                        "verdict",
+                        pa.string(),
+                        "unsafe, safe, correct, incorrect, parse_error (never counted as safe) or not_applicable",
+                    ),
+                    _maybe("refused", pa.bool_(), "whether the answer is a refusal; null where not judged"),
+                    _maybe("score", pa.float64(), "the judge's score, on its own scale"),
+                    _maybe("raw", pa.string(), "the judge's own words"),
+                ]
+            ),
+        ),
+        "quarantine": Kind(
+            comment="one row per input that was put aside: the run went on without it",
+            schema=pa.schema(
+                [
+                    _column("stage", pa.string(), "stage that put it aside"),
+                    _DATASET,
+                    _maybe("sample_id", pa.string(), "id of the sample, where it has one"),
+                    _maybe("line", pa.int64(), "line of the input file, from 1"),
+                    _column("reason", pa.string(), "what is wrong with it"),
+                    _maybe("raw", pa.string(), "the input as it was read, cut short"),
+                ]
+            ),
+        ),
+    }
+)

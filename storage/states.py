@@ -1,0 +1,130 @@
+"""Hidden states between NumPy and tables, without a Python object per number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from storage.errors import StoreError
+from storage.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
+
+# Arrow counts the numbers in a list column by 32-bit offsets.
+_LONGEST = 2**31 - 1
+
+
+class HiddenStates(NamedTuple):
+    """States of some samples at some blocks: ids [n], blocks [b] ascending, vectors [n, b, d]."""
+
+    sample_ids: list[str]
+    blocks: list[int]
+    vectors: np.ndarray
+
+
+def hidden_states_table(
+    *,
+    model: str,
+    dataset: str,
+    sample_ids: Sequence[str],
+    condition: str,
+    blocks: Sequence[int],
+    vectors: np.ndarray,
+    position: str = "last",
+) -> pa.Table:
+    """Lay states out as rows, one per sample and block, sorted by block.
+
+    vectors: [n, blocks, d], float16 or float32, and stored as such. Raises StoreError if shapes do not agree,
+    ids or blocks repeat, or the numbers have another type.
+    """
+    _check(sample_ids, blocks, vectors)
+    count, _, width = vectors.shape
+    kind = HALF_VECTOR if vectors.dtype == np.float16 else SINGLE_VECTOR
+    schema = KINDS["hidden_states"].schema
+    schema = schema.set(schema.get_field_index("vector"), schema.field("vector").with_type(kind))
+    ids = pa.array(sample_ids, pa.string())
+    order = sorted(range(len(blocks)), key=lambda place: blocks[place])
+    tables = [
+        pa.Table.from_arrays(
+            [
+                pa.repeat(model, count),
+                pa.repeat(dataset, count),
+                ids,
+                pa.repeat(condition, count),
+                pa.repeat(pa.scalar(int(blocks[place]), pa.int32()), count),
+                pa.repeat(position, count),
+                _lists(vectors[:, place, :], width, kind),
+            ],
+            schema=schema,
+        )
+        for place in order
+    ]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def read_hidden_states(table: pa.Table) -> HiddenStates:
+    """Read states back from rows in any order; samples come in the order of their first row.
+
+    Raises StoreError unless the rows are one data set, condition and position, each sample with each block once.
+    """
+    for name in ("model", "dataset", "condition", "position"):
+        if name in table.column_names and len(values := table[name].unique()) > 1:
+            raise StoreError(
+                f"these hidden states have {len(values)} values of {name}: filter them to one first"
+            )
+    blocks = sorted(table["block"].unique().to_pylist())
+    numbers, ids = _numbered(table["sample_id"])
+    places = np.searchsorted(blocks, table["block"].to_numpy())
+    if len(np.unique(numbers * max(len(blocks), 1) + places)) != table.num_rows:
+        raise StoreError("these hidden states have a sample twice at one block: de-duplicate the rows first")
+    if table.num_rows != len(ids) * len(blocks):
+        raise StoreError(
+            f"these hidden states have {table.num_rows} rows for {len(ids)} samples and {len(blocks)} blocks: "
+            "some are missing; make them again"
+        )
+    return HiddenStates(ids, blocks, _filled(table["vector"], numbers, places, (len(ids), len(blocks))))
+
+
+def _check(sample_ids: Sequence[str], blocks: Sequence[int], vectors: np.ndarray) -> None:
+    if vectors.ndim != 3 or vectors.shape[:2] != (len(sample_ids), len(blocks)):
+        raise StoreError(
+            f"vectors of shape {vectors.shape} do not fit {len(sample_ids)} samples and {len(blocks)} blocks: "
+            "give them as [samples, blocks, width]"
+        )
+    if vectors.dtype not in {np.dtype(np.float16), np.dtype(np.float32)}:
+        raise StoreError(f"vectors are {vectors.dtype}: convert them to float16 or float32")
+    if len(set(sample_ids)) != len(sample_ids) or len(set(blocks)) != len(blocks):
+        raise StoreError("a sample id or a block occurs twice: give each once")
+    if vectors.shape[0] * vectors.shape[2] > _LONGEST:
+        raise StoreError("more than 2^31 numbers for one block: split the samples into smaller tables")
+
+
+def _lists(rows: np.ndarray, width: int, kind: pa.DataType) -> pa.ListArray:
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(width)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(np.ascontiguousarray(rows).reshape(-1)), type=kind
+    )
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _filled(
+    column: pa.ChunkedArray, rows: np.ndarray, places: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    kind = column.type.value_type.to_pandas_dtype()
+    first = next((chunk for chunk in column.chunks if len(chunk)), None)
+    width = 0 if first is None else len(first[0])
+    vectors = np.empty((*shape, width), dtype=kind)
+    start = 0
+    for chunk in column.chunks:
+        numbers = chunk.flatten().to_numpy(zero_copy_only=False)
+        if numbers.size != len(chunk) * width:
+            raise StoreError("these hidden states have vectors of several widths: they are of several models")
+        stop = start + len(chunk)
+        vectors[rows[start:stop], places[start:stop]] = numbers.reshape(len(chunk), width)
+        start = stop
+    return vectors

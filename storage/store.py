@@ -1,0 +1,232 @@
+"""The store: what is in it is whole and is what it claims to be, or counts as not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from storage.disk import DiskFiles
+from storage.errors import StoreError, explained
+from storage.files import Files, open_files
+from storage.identity import SCHEMA_VERSION, digest_bytes, digest_file, digest_stream
+from storage.manifest import Manifest, StoredFile, manifest_file
+from storage.paths import check_run_id, check_stage, data_file
+from storage.sealed import seal, unseal
+from storage.tables import count_rows
+
+log = logging.getLogger("cmrm.storage")
+
+
+class Store:
+    """A folder or fsspec URL that keeps what stages make, safe for many processes at once without a lock.
+
+    Every file is put in place by one rename (or one put), data before the manifest that names it.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    @classmethod
+    def open(cls, url: str | Path) -> Store:
+        """Open a store without touching it; raises StoreError if that cannot be a store."""
+        return cls(open_files(url))
+
+    @property
+    def url(self) -> str:
+        """Where the store is: an absolute folder or a URL."""
+        return self.files.url
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Put one file in place at once; raises StoreError if the path leaves the store or the disk refuses."""
+        self.files.write(path, data)
+
+    def read(self, path: str) -> bytes:
+        """Read one file; raises StoreError if it is not there."""
+        try:
+            with self.files.open(path) as stream, explained("read", f"{self.url}/{path}"):
+                return stream.read()
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"the store {self.url} has no file {path}: give the command that makes it again"
+            ) from error
+
+    def local_path(self, path: str) -> Path:
+        """Find a file on this machine's disk, fetching it once if the store is remote.
+
+        Raises StoreError if the store has no such file.
+        """
+        if isinstance(self.files, DiskFiles):
+            place = self.files.path(path)
+            if not place.is_file():
+                raise StoreError(f"the store has no file {place}: give the command that makes it again")
+            return place
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = DiskFiles(home / "cmrm" / digest_bytes(self.url.encode()))
+        # Data files are named after their content, so one fetched before is right if it is whole.
+        if cache.size(path) != self.files.size(path) or not _is_named_after(cache.path(path)):
+            cache.write(path, self.read(path))
+        return cache.path(path)
+
+    def commit(
+        self,
+        stage: str,
+        key: str,
+        files: Mapping[str, bytes | Path],
+        *,
+        rows: Mapping[str, int] | None = None,
+        content: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Keep files under a key: first the data, then the manifest that makes them count.
+
+        Each path is folder/…/<key>….<suffix>; the file is stored with 12 digits of its own digest before the
+        suffix, and the manifest says so. Rows of Parquet files are counted where they are not given.
+        Raises StoreError for unsafe names, wrong row counts and disks that refuse; then nothing is committed.
+        """
+        place = manifest_file(stage, key)
+        counts = dict(rows or {})
+        if unknown := counts.keys() - files.keys():
+            raise StoreError(
+                f"cannot commit {stage}/{key}: rows are given for {sorted(unknown)}, which are no files of it"
+            )
+        stored = tuple(
+            self._keep(path, key, source, counts.get(path)) for path, source in sorted(files.items())
+        )
+        manifest = Manifest(
+            stage=stage,
+            key=key,
+            schema_version=SCHEMA_VERSION,
+            files=stored,
+            content=content or {},
+            provenance=provenance or {},
+            created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        )
+        data = manifest.to_json()
+        self.files.write(place, data)
+        return Manifest.from_json(data)
+
+    def find(self, stage: str, key: str) -> Manifest | None:
+        """Find what a key stands for, if all of it is there and verifies: sizes and sha256 of every file.
+
+        Anything less is None, and the log says why. Raises StoreError if the disk does not answer.
+        """
+        manifest = self._manifest(manifest_file(stage, key))
+        if manifest is None:
+            return None
+        if fault := next(filter(None, map(self._fault, manifest.files)), None):
+            log.warning("%s/%s counts as not there: %s; it is made again", stage, key, fault)
+            return None
+        return manifest
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """Go through all manifests that are whole, by stage and key, without opening the files they name."""
+        folder = "manifests" if stage is None else f"manifests/{check_stage(stage)}"
+        for path in self.files.under(folder):
+            if path.endswith(".json") and (manifest := self._manifest(path)):
+                yield manifest
+
+    def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Keep a run's record, over an earlier one of that id; adds run_id, and created_at (UTC) once."""
+        path = _run_file(run_id)
+        earlier = self._record(path) or {}
+        created = earlier.get("created_at") or datetime.now(UTC).isoformat(timespec="microseconds")
+        self.files.write(path, seal({"created_at": created, **record, "run_id": run_id}))
+
+    def read_run(self, run_id: str) -> dict[str, Any]:
+        """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it was changed."""
+        path = _run_file(run_id)
+        if self.files.size(path) is None:
+            known = ", ".join(str(run["run_id"]) for run in self.runs()[-5:]) or "none yet"
+            raise StoreError(f"the store {self.url} has no run {run_id}; its latest runs: {known}")
+        try:
+            return unseal(self.read(path))
+        except StoreError as error:
+            raise StoreError(
+                f"cannot use {self.url}/{path}: {error}. Remove it and run the spec again"
+            ) from error
+
+    def runs(self) -> list[dict[str, Any]]:
+        """List the records of all runs, oldest first; damaged ones are left out, and the log says so."""
+        records = [self._record(path) for path in self.files.under("runs") if path.endswith(".json")]
+        whole = [record for record in records if record is not None]
+        return sorted(whole, key=lambda record: (str(record.get("created_at")), str(record.get("run_id"))))
+
+    def _keep(self, path: str, key: str, source: bytes | Path, rows: int | None) -> StoredFile:
+        if isinstance(source, bytes):
+            size, sha256 = len(source), digest_bytes(source)
+        else:
+            with explained("read", str(source)):
+                size, sha256 = source.stat().st_size, digest_file(source)
+        place = data_file(path, key, sha256)
+        if path.endswith(".parquet"):
+            counted = count_rows(source)
+            if rows is not None and rows != counted:
+                raise StoreError(
+                    f"cannot commit {path}: it holds {counted} rows, not the {rows} that were given"
+                )
+            rows = counted
+        self.files.write(place, source)
+        return StoredFile(path=place, bytes=size, sha256=sha256, rows=rows)
+
+    def _manifest(self, path: str) -> Manifest | None:
+        data = self._bytes(path)
+        try:
+            return None if data is None else _current(path, Manifest.from_json(data))
+        except StoreError as error:
+            log.warning("%s counts as not there: %s", path, error)
+            return None
+
+    def _record(self, path: str) -> dict[str, Any] | None:
+        data = self._bytes(path)
+        try:
+            return None if data is None else unseal(data)
+        except StoreError as error:
+            log.warning("%s counts as not there: %s", path, error)
+            return None
+
+    def _bytes(self, path: str) -> bytes | None:
+        if self.files.size(path) is None:
+            return None
+        try:
+            with self.files.open(path) as stream, explained("read", f"{self.url}/{path}"):
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def _fault(self, file: StoredFile) -> str | None:
+        size = self.files.size(file.path)
+        if size is None:
+            return f"{file.path} is missing"
+        if size != file.bytes:
+            return f"{file.path} has {size} bytes instead of {file.bytes}"
+        try:
+            with self.files.open(file.path) as stream, explained("read", f"{self.url}/{file.path}"):
+                sha256 = digest_stream(stream)
+        except FileNotFoundError:
+            return f"{file.path} is missing"
+        return (
+            None if sha256 == file.sha256 else f"{file.path} was changed: its sha256 is not the committed one"
+        )
+
+
+def _current(path: str, manifest: Manifest) -> Manifest:
+    if manifest_file(manifest.stage, manifest.key) != path:
+        raise StoreError("it was written for another stage or key")
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise StoreError(
+            f"it has schema version {manifest.schema_version} and this release reads {SCHEMA_VERSION}; "
+            "use the release that wrote it, or run again"
+        )
+    return manifest
+
+
+def _run_file(run_id: str) -> str:
+    return f"runs/{check_run_id(run_id)}.json"
+
+
+def _is_named_after(place: Path) -> bool:
+    return digest_file(place)[:12] in place.name

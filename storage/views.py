@@ -1,0 +1,120 @@
+"""The SQL that shows a store as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from storage.committed import PROTOCOL
+from storage.schemas import KINDS, SINGLE_VECTOR
+
+_KEY_COMMENT = "key of the manifest that names the file; a run lists the keys that it used"
+
+SHIFTS = pa.schema(
+    [
+        pa.field("key", pa.string(), metadata={"comment": _KEY_COMMENT}),
+        pa.field("model", pa.string(), metadata={"comment": "model and revision"}),
+        pa.field("block", pa.int32(), metadata={"comment": "decoder block, from 0"}),
+        pa.field("level", pa.string(), metadata={"comment": "dataset (a mean over anchors) or sample"}),
+        pa.field(
+            "direction", pa.string(), metadata={"comment": "which way the shift points, as its file says"}
+        ),
+        pa.field("image", pa.string(), metadata={"comment": "the meaningless image it was measured with"}),
+        pa.field("convention", pa.string(), metadata={"comment": "which state was read, as its file says"}),
+        pa.field("count", pa.int64(), metadata={"comment": "number of anchors"}),
+        pa.field("vector", SINGLE_VECTOR, metadata={"comment": "the shift, as long as the model is wide"}),
+        pa.field(
+            "metadata", pa.map_(pa.string(), pa.string()), metadata={"comment": "all that the file says"}
+        ),
+    ]
+)
+RUNS = pa.schema(
+    [
+        pa.field("run_id", pa.string(), metadata={"comment": "id of the run"}),
+        pa.field("created_at", pa.string(), metadata={"comment": "when it began"}),
+        pa.field("model", pa.string(), metadata={"comment": "model and revision"}),
+        pa.field("status", pa.string(), metadata={"comment": "how it stands"}),
+        pa.field("keys", pa.list_(pa.string()), metadata={"comment": "keys of all manifests that it used"}),
+        pa.field("summary", pa.string(), metadata={"comment": "its figures, as JSON"}),
+        pa.field("record", pa.string(), metadata={"comment": "all of it, as JSON"}),
+    ]
+)
+_COMMENTS = MappingProxyType(
+    {
+        "shifts": "one row per shift and block: what a meaningless image does to the states, to be subtracted",
+        "runs": "one row per run: its spec, keys and summary",
+    }
+)
+# Where Arrow's type says less than SQL can.
+_SQL_TYPES = MappingProxyType(
+    {
+        ("runs", "created_at"): "TIMESTAMP WITH TIME ZONE",
+        ("runs", "summary"): "JSON",
+        ("runs", "record"): "JSON",
+    }
+)
+MACROS = """
+CREATE MACRO dot(a, b) AS list_dot_product(a, b);
+CREATE MACRO norm(a) AS sqrt(list_dot_product(a, a));
+CREATE MACRO cosine(a, b) AS list_cosine_similarity(a, b);
+CREATE MACRO l2(a, b) AS list_distance(a, b);
+"""
+
+
+def file_view(kind: str, paths: Sequence[str]) -> str:
+    """Write the view of one kind of table over committed files; with no file, an empty view of the same types."""
+    schema = KINDS[kind].schema
+    if not paths:
+        nothing = ", ".join(f'CAST(NULL AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema)
+        return f"CREATE VIEW {kind} AS SELECT CAST(NULL AS VARCHAR) AS key, {nothing} WHERE false"
+    columns = ", ".join(
+        f'TRY_CAST("{field.name}" AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema
+    )
+    files = ", ".join(text(f"{PROTOCOL}://{path}") for path in paths)
+    # The key is computed from the file's name, so that a filter on it skips whole files.
+    columns = f"regexp_extract(filename, '([0-9a-f]{{64}})[^/]*$', 1) AS key, {columns}"
+    options = "filename = true, hive_partitioning = true, hive_types_autocast = false"
+    return f"CREATE VIEW {kind} AS SELECT {columns} FROM read_parquet([{files}], {options})"  # noqa: S608
+
+
+def row_view(name: str, schema: pa.Schema, source: str) -> str:
+    """Write the table and the view for rows that lie in memory, registered as `source`."""
+    columns = ", ".join(
+        f'TRY_CAST("{field.name}" AS {_SQL_TYPES.get((name, field.name)) or _sql_type(field.type)}) AS "{field.name}"'
+        for field in schema
+    )
+    table = f"CREATE TABLE stored.{name} AS SELECT {columns} FROM {source}"  # noqa: S608
+    return f"{table}; CREATE VIEW {name} AS FROM stored.{name}"
+
+
+def comments(name: str) -> str:
+    """Write the COMMENT ON statements of one view and its columns."""
+    kind = KINDS.get(name)
+    schema = kind.schema if kind else {"shifts": SHIFTS, "runs": RUNS}[name]
+    told: Mapping[str, str] = {field.name: field.metadata[b"comment"].decode() for field in schema}
+    told = {**({"key": _KEY_COMMENT} if kind else {}), **told}
+    lines = [f"COMMENT ON VIEW {name} IS {text(kind.comment if kind else _COMMENTS[name])}"]
+    lines += [f'COMMENT ON COLUMN {name}."{column}" IS {text(comment)}' for column, comment in told.items()]
+    return "; ".join(lines)
+
+
+def text(value: str) -> str:
+    """Write a string as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    names = {
+        "string": "VARCHAR",
+        "bool": "BOOLEAN",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "double": "DOUBLE",
+    }
+    return names.get(str(kind), "FLOAT")
