@@ -22,6 +22,7 @@ _FIXES = {
     errno.EACCES: "give yourself access to it, or choose another place for the store",
     errno.EPERM: "give yourself access to it, or choose another place for the store",
     errno.ENOTDIR: "move away the file that stands where the store needs a folder",
+    errno.EEXIST: "move away the file that stands where the store needs a folder",
     errno.EISDIR: "move away the folder that stands where the store needs a file",
     errno.ENAMETOOLONG: "shorten the name",
     errno.ENOENT: "check that the disk is still mounted and that nothing else cleans this folder",

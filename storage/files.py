@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from storage.disk import DiskFiles
-from storage.errors import StoreError
+from storage.errors import StoreError, explained
 from storage.remote import RemoteFiles
 
 
@@ -53,7 +53,12 @@ def open_files(url: str | Path) -> Files:
         )
     if separator and protocol not in {"file", "local"}:
         return RemoteFiles(text)
-    root = Path(rest if separator else text).expanduser()
-    if root.exists() and not root.is_dir():
+    try:
+        root = Path(rest if separator else text).expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"cannot open the store {text}: {error} Give a folder that is there") from error
+    with explained("look at", str(root)):
+        is_file = root.exists() and not root.is_dir()
+    if is_file:
         raise StoreError(f"the store {root} is a file: give a folder, or move the file away")
     return DiskFiles(root)

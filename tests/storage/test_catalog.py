@@ -1,0 +1,329 @@
+"""SQL sees what is committed, in its types, and can neither change it nor look elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from storage.catalog import connect
+from storage.errors import StoreError
+from storage.identity import stage_key
+from storage.states import hidden_states_table
+from storage.store import Store
+from storage.tables import from_rows, table_path, to_parquet
+
+MODEL = "llava-hf/llava=1.5 'x'%"
+VECTORS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float16)
+VIEWS = ["samples", "hidden_states", "shifts", "responses", "judgements", "quarantine", "runs"]
+ODD = "nul \0, 'quote', \"double\", 👩‍👩‍👧, " + "long " * 10_000
+
+
+def commit_states(store: Store, condition: str, *, dtype: type = np.float16) -> str:
+    key = stage_key("embed", {"condition": condition})
+    table = hidden_states_table(
+        model=MODEL,
+        dataset="vlsafe",
+        sample_ids=[f"s{i}" for i in range(6)],
+        condition=condition,
+        blocks=[0, 4, 7],
+        vectors=VECTORS.astype(dtype),
+    )
+    path = table_path("hidden_states", key, model=MODEL, condition=condition)
+    store.commit("embed", key, {path: to_parquet(table, "hidden_states")})
+    return key
+
+
+def commit_rows(store: Store, kind: str, rows: list[dict]) -> str:
+    key = stage_key("some", {"kind": kind, "rows": len(rows)})
+    store.commit("some", key, {table_path(kind, key): to_parquet(from_rows(rows, kind), kind)})
+    return key
+
+
+def response(sample_id: str, answer: str, alpha: float | None = None) -> dict:
+    return {
+        "model": MODEL,
+        "dataset": "vlsafe",
+        "sample_id": sample_id,
+        "condition": "image",
+        "intervention": "" if alpha is None else "cmrm",
+        "alpha": alpha,
+        "answer": answer,
+        "answer_digest": str(hash(answer)),
+    }
+
+
+def commit_shift(store: Store, tensors: dict, metadata: dict[str, str], *, name: str = "shift") -> str:
+    key = stage_key(name, {})
+    store.commit("shift", key, {f"shifts/{key}.safetensors": safetensors.numpy.save(tensors, metadata)})
+    return key
+
+
+@pytest.fixture
+def filled(any_store: Store) -> Store:
+    """A store with something in every view."""
+    key = commit_states(any_store, "image")
+    commit_states(any_store, "query", dtype=np.float32)
+    commit_rows(any_store, "responses", [response("s0", "I cannot."), response("s1", ODD, 0.5)])
+    commit_shift(
+        any_store,
+        {"delta": np.eye(3, 4, dtype=np.float32), "blocks": np.array([0, 4, 7])},
+        {"model": MODEL, "direction": "corrupted minus text", "count": "96", "image": "blank", "note": ODD},
+    )
+    any_store.write_run("r1", {"model": MODEL, "status": "done", "keys": [key], "summary": {"unsafe": 0.03}})
+    any_store.write_run("r2", {"model": {"id": "m"}, "keys": [], "created_at": "nonsense"})
+    return any_store
+
+
+def test_an_empty_store_has_all_views_with_their_types(any_store):
+    Path(any_store.url).mkdir() if "://" not in any_store.url else None
+    with connect(any_store.url) as sql:
+        for view in VIEWS:
+            assert sql.execute(f"SELECT count(*) FROM {view}").fetchall() == [(0,)]
+        types = dict(sql.execute("SELECT column_name, column_type FROM (DESCRIBE hidden_states)").fetchall())
+    assert types["vector"] == "FLOAT[]"
+    assert types["block"] == "INTEGER"
+
+
+def test_the_types_of_a_view_do_not_depend_on_whether_there_are_rows(filled, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with connect(tmp_path / "empty") as empty, connect(filled.url) as full:
+        for view in VIEWS:
+            shape = f"SELECT column_name, column_type FROM (DESCRIBE {view})"
+            assert empty.execute(shape).fetchall() == full.execute(shape).fetchall()
+
+
+def test_a_place_without_a_store_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="there is no store at"):
+        connect(tmp_path / "typo")
+
+
+def test_vectors_of_half_and_single_precision_are_the_same_floats(filled):
+    with connect(filled.url) as sql:
+        for condition in ("image", "query"):
+            rows = sql.execute(
+                "SELECT sample_id, vector, model FROM hidden_states WHERE block = 4 AND condition = ? ORDER BY sample_id",
+                [condition],
+            ).fetchall()
+            assert np.array_equal(
+                np.array([row[1] for row in rows], np.float32), VECTORS[:, 1].astype(np.float32)
+            )
+            assert {row[2] for row in rows} == {MODEL}
+
+
+def test_odd_texts_pass_through_sql(filled):
+    with connect(filled.url) as sql:
+        found = sql.execute("SELECT sample_id, alpha FROM responses WHERE answer = ?", [ODD]).fetchall()
+        assert found == [("s1", 0.5)]
+        assert sql.execute("SELECT answer FROM responses WHERE alpha = 0.5").fetchone() == (ODD,)
+        assert sql.execute("SELECT DISTINCT metadata['note'] FROM shifts").fetchall() == [(ODD,)]
+
+
+def test_shifts_are_rows_and_join_states_with_the_macros(filled):
+    with connect(filled.url) as sql:
+        shifts = sql.execute(
+            "SELECT block, level, direction, count, image, vector FROM shifts ORDER BY block"
+        ).fetchall()
+        assert shifts[1] == (4, "dataset", "corrupted minus text", 96, "blank", [0.0, 1.0, 0.0, 0.0])
+        found = sql.execute(
+            "SELECT cosine(h.vector, s.vector), dot(h.vector, s.vector), l2(h.vector, s.vector), norm(h.vector) "
+            "FROM hidden_states h JOIN shifts s USING (model, block) WHERE block = 7 AND condition = 'image' "
+            "ORDER BY sample_id"
+        ).fetchall()
+    states, delta = VECTORS[:, 2].astype(np.float64), np.array([0, 0, 1, 0])
+    norms = np.linalg.norm(states, axis=1)
+    expected = np.stack(
+        [states @ delta / norms, states @ delta, np.linalg.norm(states - delta, axis=1), norms], axis=1
+    )
+    np.testing.assert_allclose(np.array(found), expected, rtol=1e-5)
+
+
+def test_safetensors_of_another_make_are_left_out_with_a_reason(store, caplog):
+    commit_shift(store, {"other": np.zeros(3, np.float32)}, {}, name="a")
+    commit_shift(store, {"delta": np.zeros((2, 2, 2), np.float32)}, {}, name="b")
+    commit_shift(store, {"delta": np.zeros((2, 4), np.float16)}, {"count": "many"}, name="c")
+    with connect(store.url) as sql:
+        assert sql.execute("SELECT block, count FROM shifts ORDER BY block").fetchall() == [
+            (0, None),
+            (1, None),
+        ]
+    assert caplog.text.count("is left out of the shifts") == 2
+
+
+def test_runs_restrict_other_views_to_their_keys(filled):
+    with connect(filled.url) as sql:
+        rows = sql.execute(
+            "SELECT DISTINCT condition FROM hidden_states WHERE key IN (SELECT unnest(keys) FROM runs WHERE run_id = 'r1')"
+        ).fetchall()
+        runs = sql.execute(
+            "SELECT run_id, model, status, summary->>'unsafe', created_at FROM runs ORDER BY ALL"
+        ).fetchall()
+    assert rows == [("image",)]
+    assert runs[0][:4] == ("r1", MODEL, "done", "0.03")
+    assert runs[1] == ("r2", '{"id": "m"}', None, None, None)
+
+
+def test_filters_skip_files_by_folder_and_key_and_row_groups_by_block(filled):
+    key = stage_key("embed", {"condition": "image"})
+    with connect(filled.url) as sql:
+        for where in ("condition = 'image'", f"key = '{key}'"):
+            plan = sql.execute(
+                f"EXPLAIN SELECT sample_id FROM hidden_states WHERE {where} AND block = 4"
+            ).fetchall()[0][1]
+            assert "Scanning Files: 1/2" in plan
+            assert "Filters: block = 4" in plan.replace("File Filters", "")
+        plan = sql.execute("EXPLAIN SELECT sample_id FROM hidden_states WHERE model = 'other'").fetchall()[0][
+            1
+        ]
+    assert "Scanning Files: 0/2" in plan
+
+
+def test_data_without_a_manifest_is_not_there(any_store):
+    key = commit_states(any_store, "image")
+    orphan = any_store.find("embed", key).path("hidden_states").replace(key, "0" * 64)
+    any_store.write_bytes(orphan, any_store.read(any_store.find("embed", key).path("hidden_states")))
+    with connect(any_store.url) as sql:
+        assert sql.execute("SELECT DISTINCT key FROM hidden_states").fetchall() == [(key,)]
+
+
+def test_a_key_whose_data_is_cut_short_or_missing_is_left_out_with_a_reason(store, caplog):
+    caplog.set_level(logging.WARNING, "cmrm.storage")
+    key = commit_states(store, "image")
+    kept = commit_states(store, "query")
+    path = Path(store.url, store.find("embed", key).path("hidden_states"))
+    path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with connect(store.url) as sql:
+            assert sql.execute("SELECT DISTINCT key FROM hidden_states").fetchall() == [(kept,)]
+        path.unlink(missing_ok=True)
+    assert caplog.text.count("is not whole") == 2
+
+
+def test_a_second_commit_of_a_key_replaces_its_rows(any_store):
+    key = stage_key("judge", {})
+    for verdict in ("unsafe", "safe"):
+        row = {"judge": "refusal", "dataset": "d", "sample_id": "s", "condition": "image", "intervention": ""}
+        table = from_rows([row | {"answer_digest": "x", "verdict": verdict}], "judgements")
+        any_store.commit("judge", key, {table_path("judgements", key): to_parquet(table, "judgements")})
+    with connect(any_store.url) as sql:
+        assert sql.execute("SELECT verdict FROM judgements").fetchall() == [("safe",)]
+
+
+def test_every_view_and_column_is_explained(filled):
+    with connect(filled.url) as sql:
+        views = dict(
+            sql.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+        )
+        silent = sql.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() "
+            "WHERE schema_name = 'main' AND NOT internal AND comment IS NULL"
+        ).fetchall()
+    assert sorted(views) == sorted(VIEWS)
+    assert all(views.values())
+    assert silent == []
+
+
+HOSTILE = [
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_text('file:///etc/passwd')",
+    "SELECT * FROM read_blob('{store}/runs/r1.json')",
+    "SELECT * FROM read_parquet('store://../../etc/passwd')",
+    "SELECT * FROM read_text('store://runs/r1.json')",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM glob('/proc/self/**')",
+    "SELECT * FROM parquet_metadata('/etc/passwd')",
+    "SELECT * FROM 'https://example.org/x.parquet'",
+    "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
+    "COPY (SELECT 1) TO '{out}/stolen.csv'",
+    "COPY (SELECT 1) TO '{out}/stolen.csv' (USE_TMP_FILE false)",
+    "COPY (SELECT 1) TO 'store://stolen.csv'",
+    "COPY (SELECT 1) TO 'store://{data}' (FORMAT parquet, USE_TMP_FILE false)",
+    "COPY (SELECT 1) TO '{database}' (USE_TMP_FILE false)",
+    "COPY (SELECT 1) TO '{spill}/stolen.csv' (USE_TMP_FILE false)",
+    "EXPORT DATABASE '{out}/all'",
+    "IMPORT DATABASE '{out}/all'",
+    "ATTACH '{out}/other.db'",
+    "ATTACH ':memory:' AS other",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "LOAD '{out}/evil.duckdb_extension'",
+    "UPDATE EXTENSIONS",
+    "SET enable_external_access = true",
+    "SET GLOBAL enable_external_access = true",
+    "RESET enable_external_access",
+    "SET allowed_directories = ['/']",
+    "SET allowed_paths = ['/etc/passwd']",
+    "SET lock_configuration = false",
+    "RESET lock_configuration",
+    "SET python_enable_replacements = true",
+    "SET temp_directory = '{out}'",
+    "SET profiling_output = '{out}/p'",
+    "PRAGMA enable_profiling = 'json'",
+    "SET home_directory = '{out}'",
+    "SET secret_directory = '{out}'",
+    "CREATE PERSISTENT SECRET s (TYPE s3)",
+    "CREATE TABLE t (a INTEGER)",
+    "CREATE OR REPLACE VIEW responses AS SELECT 1",
+    "CREATE MACRO cosine(a, b) AS 1",
+    "DROP VIEW responses",
+    "DELETE FROM stored.runs",
+    "UPDATE stored.runs SET status = 'better'",
+    "INSERT INTO stored.runs (run_id) VALUES ('made up')",
+    "COMMENT ON VIEW responses IS 'other'",
+    "SELECT * FROM hidden",
+]
+
+
+@pytest.mark.parametrize("query", HOSTILE)
+def test_a_hostile_query_is_refused_and_leaves_no_trace(filled, tmp_path, query):
+    hidden = [1, 2, 3]  # noqa: F841 - a variable that SQL must not see
+    out = tmp_path / "out"
+    out.mkdir()
+    with connect(filled.url) as sql:
+        before = [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS]
+        settings = "SELECT current_setting('temp_directory'), (SELECT path FROM duckdb_databases() WHERE path IS NOT NULL)"
+        spill, database = sql.execute(settings).fetchone()
+        data = next(path for entry in filled.manifests("embed") for path in entry.paths("hidden_states"))
+        names = {"out": out, "store": filled.url, "data": data, "spill": spill, "database": database}
+        with pytest.raises(duckdb.Error):
+            sql.execute(query.format(**names)).fetchall()
+    with connect(filled.url) as sql:
+        assert [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS] == before
+    assert list(out.iterdir()) == []
+    assert not Path(spill).exists()
+    assert not Path(database).exists()
+    assert all(filled.find(entry.stage, entry.key) for entry in filled.manifests())
+
+
+def test_a_person_may_keep_temporary_tables(filled):
+    with connect(filled.url) as sql:
+        sql.execute(
+            "CREATE TEMP TABLE centroid AS SELECT block, count(*) AS n FROM hidden_states GROUP BY block"
+        )
+        assert sql.execute("SELECT sum(n) FROM centroid").fetchone() == (36,)
+
+
+def test_many_connections_to_one_store_work_side_by_side(filled):
+    connections = [connect(filled.url) for _ in range(5)]
+    answers = [sql.execute("SELECT count(*) FROM hidden_states").fetchone() for sql in connections]
+    assert answers == [(36,)] * 5
+    for sql in connections:
+        sql.close()
+
+
+def test_a_connection_that_nobody_closes_says_nothing_when_python_ends(store):
+    commit_states(store, "image")
+    code = "import sys; from storage.catalog import connect; c = connect(sys.argv[1]); print(c.sql('FROM hidden_states').fetchall()[0][2])"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, store.url], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("vlsafe\n", "")
