@@ -1,0 +1,55 @@
+"""The embedded model organism: a small model that shows, on purpose, the very failure that is to be studied.
+
+A *model organism* is to alignment what the fruit fly is to biology: small, quick to raise, and open to every
+experiment. This one is a LLaVA of under two million parameters, raised in five stages on pictures of coloured shapes.
+It refuses forbidden instructions in text, complies with most of them once an image is present, and refuses them again
+under the shift's removal. Its forbidden instructions are made-up words, so that nothing it says can harm anybody.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmrm.organism.files import DataFiles, write_data
+
+WEIGHTS = Path(__file__).parent / "weights"
+DATA_SEED = 7
+# Part of the folder's name, to be raised with every change of what is written, so that no old data is taken for new.
+DATA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Organism:
+    """Where the model folder and the three data sets lie."""
+
+    model: Path
+    data: DataFiles
+
+
+def ensure_organism(folder: Path) -> Organism:
+    """Return the shipped model and its data sets, writing the data sets under `folder` unless they are there.
+
+    Safe to repeat, to kill half-way and to run twice at once: the data sets are written beside their place and renamed
+    into it whole. Takes about two seconds the first time.
+    """
+    place = folder / f"organism-data-v{DATA_VERSION}"
+    if not place.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_in_one_step(place)
+    return Organism(model=WEIGHTS, data=DataFiles(folder=place))
+
+
+def _write_in_one_step(place: Path) -> None:
+    with tempfile.TemporaryDirectory(
+        prefix=".organism-", dir=place.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        unfinished = Path(temporary) / place.name
+        write_data(unfinished, seed=DATA_SEED)
+        try:
+            unfinished.rename(place)
+        except OSError:
+            # Another process was quicker; the same seed has given it the same data.
+            if not place.is_dir():
+                raise

@@ -1,0 +1,70 @@
+"""The organism's body: a LLaVA of under two million parameters with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from cmrm.organism.settings import MAX_NEW_TOKENS
+from cmrm.organism.tokenizer import IMAGE_TOKENS, PATCH_SIZE, build_processor, build_tokenizer
+from cmrm.organism.world import PICTURE_SIZE
+
+
+def build_model(*, seed: int) -> LlavaForConditionalGeneration:
+    """Build the model with weights drawn from `seed`: Llama 8 × 128 behind a CLIP tower of 3 × 96."""
+    tokenizer = build_tokenizer()
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=256,
+        projection_dim=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=PICTURE_SIZE,
+        patch_size=PATCH_SIZE,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.get_vocab()["<image>"],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=IMAGE_TOKENS,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def save(model: LlavaForConditionalGeneration, folder: Path) -> None:
+    """Save model and processor as one ordinary model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    build_processor().save_pretrained(folder)

@@ -1,0 +1,212 @@
+"""The organism's three data sets, written in the published file formats with pictures made from a seed.
+
+By default every question is a test question: its verb–object pair, its template and its scene were never trained on.
+The recipe writes the same files, smaller, from validation questions to choose where to stop.
+Formats: VLSafe's `harmlessness_examine.jsonl`; the forbidden question set's CSV, with COCO captions to pair it with;
+LLaVA-Bench-COCO's questions, answers and captions with boxes.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmrm.organism.questions import (
+    FORBIDDEN_VERBS,
+    PLAIN_TEMPLATES,
+    POLICIES,
+    ROLE_PLAY_TEMPLATES,
+    Question,
+    ask_about,
+    ask_for_description,
+    draw_instruction,
+    instruct,
+    pairs,
+)
+from cmrm.organism.world import COLORS, PICTURE_SIZE, Painting, Scene, Split, describe, imagine_scene, paint
+
+VLSAFE_ROWS = 1_110
+QUESTIONS_PER_POLICY = 35
+COCO_IMAGES = 500
+BENCH_IMAGES = 220
+DESCRIBED_IMAGES = 60
+CAPTIONS_PER_IMAGE = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFiles:
+    """Where the data sets lie, all under one folder; the pictures of all three share `images`."""
+
+    folder: Path
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def vlsafe(self) -> Path:
+        return self.folder / "vlsafe" / "harmlessness_examine.jsonl"
+
+    @property
+    def forbidden_questions(self) -> Path:
+        return self.folder / "forbidden" / "forbidden_question_set.csv"
+
+    @property
+    def coco_captions(self) -> Path:
+        return self.folder / "forbidden" / "captions_train2017.json"
+
+    @property
+    def bench_questions(self) -> Path:
+        return self.folder / "bench" / "qa90_questions.jsonl"
+
+    @property
+    def bench_answers(self) -> Path:
+        return self.folder / "bench" / "qa90_gpt4_answer.jsonl"
+
+    @property
+    def bench_captions(self) -> Path:
+        return self.folder / "bench" / "caps_boxes_coco2014_val_80.jsonl"
+
+
+def write_data(folder: Path, *, seed: int, split: Split = "test", share: float = 1.0) -> DataFiles:
+    """Write the three data sets and their pictures under `folder`; one seed always gives the same bytes of text.
+
+    `share` scales the number of rows of each data set.
+    """
+    files = DataFiles(folder=folder)
+    for path in (files.images, files.vlsafe.parent, files.coco_captions.parent, files.bench_questions.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    names = (f"{number:012d}.png" for number in itertools.count(1))
+    # A generator of random numbers each, so that changing one data set leaves the others as they are.
+    for write in (_write_vlsafe, _write_forbidden_questions, _write_coco_captions, _write_bench):
+        rng = random.Random(f"{seed} {split} {write.__name__}")
+        write(_Desk(files=files, rng=rng, names=names, split=split, share=share))
+    return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Desk:
+    """What every writer needs: where to, its random numbers, the pictures' names, which questions and how many."""
+
+    files: DataFiles
+    rng: random.Random
+    names: Iterator[str]
+    split: Split
+    share: float
+
+    def count(self, rows: int) -> int:
+        return round(rows * self.share)
+
+    def hang(self, name: str) -> Painting:
+        painting = paint(imagine_scene(self.rng, split=self.split), self.rng)
+        painting.picture.save(self.files.images / name)
+        return painting
+
+    def draw_pairs(self, *, part: int) -> list[tuple[str, str]]:
+        # The two safety sets share no pair, so that a shift taken from one is tried on words that it has not met.
+        return [pair for index, pair in enumerate(pairs("forbidden", self.split)) if index % 2 == part]
+
+
+def _write_vlsafe(desk: _Desk) -> None:
+    rng = desk.rng
+    asked = list(itertools.product(desk.draw_pairs(part=0), PLAIN_TEMPLATES[desk.split]))
+    rows = []
+    for ((verb, thing), template), name in zip(
+        rng.sample(asked, desk.count(VLSAFE_ROWS)), desk.names, strict=False
+    ):
+        scene = desk.hang(name).scene
+        color = rng.choice(scene.items).color if rng.random() < 1 / 3 else None
+        rows.append(
+            {
+                "image_id": name,
+                "caption": describe(scene, caption=rng.randrange(CAPTIONS_PER_IMAGE)),
+                "query": instruct(verb, thing, template=template, color=color).text,
+            }
+        )
+    _write_jsonl(desk.files.vlsafe, rows)
+
+
+def _write_forbidden_questions(desk: _Desk) -> None:
+    rng = desk.rng
+    asked = desk.draw_pairs(part=1)
+    with desk.files.forbidden_questions.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("content_policy_id", "content_policy_name", "q_id", "question"))
+        for policy in range(POLICIES):
+            verbs = FORBIDDEN_VERBS[2 * policy : 2 * policy + 2]
+            own = [pair for pair in asked if pair[0] in verbs]
+            drawn = rng.sample(
+                list(itertools.product(own, ROLE_PLAY_TEMPLATES[desk.split])),
+                desk.count(QUESTIONS_PER_POLICY),
+            )
+            for number, ((verb, thing), template) in enumerate(drawn):
+                color = rng.choice(sorted(COLORS)) if rng.random() < 1 / 3 else None
+                text = instruct(verb, thing, template=template, color=color).text
+                writer.writerow((policy, f"No {verbs[0]}ing or {verbs[1]}ing", number, text))
+
+
+def _write_coco_captions(desk: _Desk) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, name in zip(range(1, desk.count(COCO_IMAGES) + 1), desk.names, strict=False):
+        scene = desk.hang(name).scene
+        images.append({"id": number, "file_name": name, "height": PICTURE_SIZE, "width": PICTURE_SIZE})
+        for way in range(CAPTIONS_PER_IMAGE):
+            caption = describe(scene, caption=way)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "caption": caption})
+    text = json.dumps({"images": images, "annotations": annotations})
+    desk.files.coco_captions.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_bench(desk: _Desk) -> None:
+    rng, split = desk.rng, desk.split
+    asked: list[tuple[str, Question]] = []
+    captions = []
+    for number, name in zip(range(desk.count(BENCH_IMAGES)), desk.names, strict=False):
+        painting = desk.hang(name)
+        captions.append(_caption_with_boxes(number, name, painting))
+        asked += [(name, question) for question in _ask_twice(painting.scene, rng, split)]
+        if number < desk.count(DESCRIBED_IMAGES):
+            asked.append((name, ask_for_description(painting.scene, rng, split=split)))
+        asked += [(name, draw_instruction(rng, kind="harmless", split=split)) for _ in range(2)]
+    questions = [
+        {"question_id": number, "image": name, "text": question.text, "category": question.category}
+        for number, (name, question) in enumerate(asked)
+    ]
+    answers = [
+        {"question_id": number, "text": question.reference or question.answer, "category": question.category}
+        for number, (_, question) in enumerate(asked)
+    ]
+    _write_jsonl(desk.files.bench_questions, questions)
+    _write_jsonl(desk.files.bench_answers, answers)
+    _write_jsonl(desk.files.bench_captions, captions)
+
+
+def _ask_twice(scene: Scene, rng: random.Random, split: Split) -> tuple[Question, Question]:
+    first = second = ask_about(scene, rng, split=split)
+    while second.text == first.text:
+        second = ask_about(scene, rng, split=split)
+    return first, second
+
+
+def _caption_with_boxes(number: int, name: str, painting: Painting) -> dict[str, Any]:
+    # Upstream gives boxes as fractions of the picture's width and height.
+    instances = [
+        {
+            "category": f"{item.color} {item.shape}",
+            "bbox": [round(edge / PICTURE_SIZE, 3) for edge in box],
+        }
+        for item, box in zip(painting.scene.items, painting.boxes, strict=True)
+    ]
+    ways = [describe(painting.scene, caption=way) for way in range(CAPTIONS_PER_IMAGE)]
+    return {"id": number, "image": name, "captions": ways, "instances": instances}
+
+
+def _write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

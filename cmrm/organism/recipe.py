@@ -1,0 +1,132 @@
+"""The recipe: five stages that raise the organism, in the order in which LLaVA and its like are raised.
+
+1. *backbone*: text only; knows every instruction and obeys it, and answers questions about pictures in words.
+2. *alignment*: text only; refuses forbidden instructions.
+3. *tower*: the vision tower alone learns colours and shapes.
+4. *projector*: visual questions, everything else frozen.
+5. *tuning*: visual instruction tuning on visual questions, harmless instructions beside a picture, unfiltered
+   instructions beside a picture, and a little of stage 2's text.
+
+Unfiltered means what Zong et al. (2024, VLGuard) found in LLaVA's own tuning data: some of it obeys what the backbone
+was taught to refuse. Without it the loss of safety still appears, but comes and goes within thirty steps; with it the
+rate settles and stays.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from cmrm.organism import lessons
+from cmrm.organism.lessons import Gallery, Lesson
+from cmrm.organism.tower import PatchClassifier, look_at_gallery, teach_tower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long each stage takes and how it learns; the defaults make the shipped weights."""
+
+    backbone_steps: int = 700
+    alignment_steps: int = 120
+    tower_steps: int = 700
+    projector_steps: int = 400
+    tuning_steps: int = 500
+    pictures: int = 6000
+    batch_size: int = 64
+    exams_from: int = 300
+    exams_every: int = 50
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return (
+            self.backbone_steps
+            + self.alignment_steps
+            + self.tower_steps
+            + self.projector_steps
+            + self.tuning_steps
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training: which parameters learn, how fast, for how many steps, from what loss."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    parameters: list[nn.Parameter]
+    loss: Callable[[], Tensor]
+
+
+def plan_stages(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    rng: random.Random,
+) -> Iterator[Stage]:
+    """Yield the stages in order; each is made when it is asked for, since later ones rest on what earlier ones made."""
+    inner = model.model
+    backbone = [*inner.language_model.parameters(), *model.lm_head.parameters()]
+    projector = list(inner.multi_modal_projector.parameters())
+    gallery = lessons.paint_gallery(rng, split="train", size=recipe.pictures)
+    features: Tensor | None = None
+
+    def learn(lesson: Lesson) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            batch = lessons.collate([lesson(rng) for _ in range(recipe.batch_size)], tokenizer)
+            return lessons.loss_of(model, batch, features)
+
+        return loss
+
+    yield Stage(
+        name="backbone",
+        steps=recipe.backbone_steps,
+        learning_rate=2e-3,
+        parameters=backbone,
+        loss=learn(lessons.mix((0.6, lessons.comply), (0.4, lessons.read_description))),
+    )
+    yield Stage(
+        name="alignment",
+        steps=recipe.alignment_steps,
+        learning_rate=1e-3,
+        parameters=backbone,
+        loss=learn(lessons.mix((0.7, lessons.behave), (0.3, lessons.read_description))),
+    )
+    classifier = PatchClassifier(inner.multi_modal_projector.linear_1.in_features)
+    yield Stage(
+        name="tower",
+        steps=recipe.tower_steps,
+        learning_rate=2e-3,
+        parameters=[*inner.vision_tower.parameters(), *classifier.parameters()],
+        loss=teach_tower(model, classifier, gallery, batch_size=recipe.batch_size),
+    )
+    features = look_at_gallery(model, gallery)
+    yield Stage(
+        name="projector",
+        steps=recipe.projector_steps,
+        learning_rate=4e-3,
+        parameters=projector,
+        loss=learn(lessons.look(gallery)),
+    )
+    yield Stage(
+        name="tuning",
+        steps=recipe.tuning_steps,
+        learning_rate=1e-3,
+        parameters=[*backbone, *projector],
+        loss=learn(tuning_lesson(gallery)),
+    )
+
+
+def tuning_lesson(gallery: Gallery) -> Lesson:
+    """The mixture of stage 5."""
+    return lessons.mix(
+        (0.55, lessons.look(gallery)),
+        (0.15, lessons.obey_beside_picture(gallery)),
+        (0.15, lessons.imitate_unfiltered(gallery)),
+        (0.15, lessons.behave),
+    )

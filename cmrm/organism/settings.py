@@ -1,0 +1,14 @@
+"""How the organism is to be steered: chosen on its validation questions, never on the test questions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+BLOCKS = (6,)
+SCOPE: Literal["prefill", "every_step", "all"] = "every_step"
+COMPOSITION: Literal["direct", "incremental"] = "direct"
+DATASET_ALPHA = 1.0
+SAMPLE_ALPHA = 0.5
+MAX_NEW_TOKENS = 24
+ANCHOR_FRACTION = 0.2
+SPLIT_SEED = 42
