@@ -1,0 +1,100 @@
+"""The command line. A mistake by the user costs a line that says what, where and how to mend it, and status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from cmrm.errors import UserError
+from storage.errors import StoreError
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+app = App(name="cmrm", help="Measure what images do to a vision-language model's safety, and undo it.")
+
+
+@app.command
+def run(
+    spec: Path | None = None,
+    /,
+    *,
+    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = "./cmrm-store",
+    server: str | None = None,
+) -> None:
+    """Run a spec: embed, measure Δ, answer, judge, report. The same command again resumes.
+
+    Parameters
+    ----------
+    spec
+        A YAML file; without it the embedded model runs on its own data sets.
+    store
+        Where everything is kept: a folder or an fsspec URL.
+    server
+        The API URL of a Prefect server, such as http://127.0.0.1:4200/api; without it PREFECT_API_URL or an
+        embedded one.
+    """
+    from flows.defaults import make_default_spec
+    from flows.render import describe_parse_errors, describe_quarantine, render_grid
+    from flows.run import run_spec
+    from flows.spec import read_spec
+    from tasks.summary import Table
+
+    result = run_spec(
+        make_default_spec(store) if spec is None else read_spec(spec), store=store, server=server
+    )
+    table = Table.from_json(result.summary["table"])
+    console = Console()
+    console.print(render_grid(table))
+    console.print(
+        Text(f"{describe_parse_errors(table)} {describe_quarantine(result.summary['quarantined'])}")
+    )
+    console.print()
+    console.print(Text(result.summary["headline"]))
+    console.print(Text(f"Report: {result.report}"), soft_wrap=True)
+
+
+@app.command
+def sql(
+    query: str,
+    /,
+    *,
+    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = "./cmrm-store",
+    run: str | None = None,
+) -> None:
+    """Ask the store in SQL (DuckDB, read-only).
+
+    Views: samples, hidden_states, shifts, responses, judgements, quarantine, runs.
+
+    Parameters
+    ----------
+    query
+        The query, such as "SELECT condition, count(*) FROM responses GROUP BY ALL".
+    store
+        The store to ask: a folder or an fsspec URL.
+    run
+        Show only what this run used; `latest` for the newest finished one.
+    """
+    from flows.query import print_query
+
+    print_query(query, store=store, run=run)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `cmrm`: exits with 0, 2 for a mistake by the user, 130 when interrupted."""
+    try:
+        app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        sys.exit(USER_MISTAKE)  # already explained
+    except (UserError, StoreError) as error:
+        Console(stderr=True).print(Text(f"cmrm: {error}"), soft_wrap=True)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("cmrm: stopped. What is finished is kept; the same command again goes on.")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,126 @@
+"""One run from spec to report: Prefect made quiet, the pipeline run, the record and the report written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.spec import Spec
+from storage.identity import digest
+from storage.store import Store
+
+if TYPE_CHECKING:
+    from flows.pipeline import Outcome
+    from flows.plan import Plan
+
+# Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run: its id, its summary, and where its report lies."""
+
+    run_id: str
+    summary: dict[str, Any]
+    report: str
+
+
+def run_spec(spec: Spec, *, store: str, server: str | None) -> Result:
+    """Run a spec with the Prefect server at `server`, the one the user has set up, or an embedded one.
+
+    Raises `UserError` or `StoreError` for what the user can mend.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from flows.plan import make_plan
+
+    server_ready = _reach_server(store, server)
+    plan = make_plan(spec, store=store)
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{digest(spec.model_dump(mode='json'))[:6]}"
+    with server_ready():
+        outcome = _run_recorded(plan, run_id)
+    return _write_report(plan, run_id, outcome)
+
+
+def _run_recorded(plan: Plan, run_id: str) -> Outcome:
+    from flows.pipeline import run_pipeline
+
+    store = Store.open(plan.store)
+    record = {"model": plan.model.name, "spec": plan.spec.model_dump(mode="json", by_alias=True)}
+    store.write_run(run_id, {**record, "status": "running"})
+    try:
+        outcome = run_pipeline.with_options(flow_run_name=run_id)(plan)
+    except BaseException as error:
+        store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
+        raise
+    summary = _read_summary(store, outcome)
+    store.write_run(run_id, {**record, "status": "finished", "keys": list(outcome.keys), "summary": summary})
+    return outcome
+
+
+def _write_report(plan: Plan, run_id: str, outcome: Outcome) -> Result:
+    from flows.render import FIGURE, render_markdown
+
+    store, folder = Store.open(plan.store), f"reports/{run_id}"
+    summary = _read_summary(store, outcome)
+    figures = [path for path in outcome.report.paths("reports") if path.endswith(".png")]
+    for figure in figures:
+        store.write_bytes(f"{folder}/{FIGURE}", store.read(figure))
+    text = render_markdown(summary, run_id=run_id, store=_shorten(plan.store), figure=bool(figures))
+    store.write_bytes(f"{folder}/report.md", text.encode())
+    return Result(run_id=run_id, summary=summary, report=f"{_shorten(plan.store)}/{folder}/report.md")
+
+
+def _read_summary(store: Store, outcome: Outcome) -> dict[str, Any]:
+    from flows.render import read_summary
+
+    (path,) = [path for path in outcome.report.paths("reports") if path.endswith(".json")]
+    return read_summary(store.read(path))
+
+
+def _reach_server(store: str, server: str | None) -> Callable[[], AbstractContextManager[None]]:
+    """Start towards a Prefect API at once; what is returned waits for it and puts it in force."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.server import EmbeddedServer
+
+    chosen = server or PREFECT_API_URL.value()
+    embedded = None if chosen else EmbeddedServer(log=_choose_log(store))
+    if embedded is not None:
+        embedded.start()
+
+    @contextmanager
+    def ready() -> Iterator[None]:
+        if embedded is not None:
+            embedded.wait()
+        with temporary_settings({PREFECT_API_URL: embedded.url if embedded else chosen}):
+            yield
+
+    return ready
+
+
+def _choose_log(store: str) -> Path:
+    if "://" not in store:
+        return Path(store) / "logs" / "prefect-server.log"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm" / "prefect-server.log"
+
+
+def _shorten(store: str) -> str:
+    """A store as its owner would write it: relative where it lies below the working directory."""
+    path = Path(store)
+    return (
+        str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else store
+    )

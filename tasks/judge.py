@@ -1,0 +1,114 @@
+"""Judge: a verdict on every answer of a shard; judging again never generates again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmrm.judges import Answer, get_judge
+from cmrm.samples import Sample
+from storage.identity import digest
+from storage.manifest import Manifest
+from storage.store import Store
+from storage.tables import from_rows, read_parquet
+from tasks.batches import commit_rows
+from tasks.progress import report_rows
+from tasks.samples import StoredSample, read_samples
+from tasks.stage import Job, make_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeJob(Job):
+    """One shard of answers before one judge; `digest` stands for all that the judge is shown."""
+
+    judge: str
+    responses: str
+    ingest: str
+    digest: str
+
+    @property
+    def stage(self) -> str:
+        return "judge"
+
+    def content(self) -> dict[str, Any]:
+        return {"judge": dict(get_judge(self.judge).spec()), "answers": self.digest}
+
+
+def plan_judging(
+    *,
+    store: Store,
+    responses: Manifest,
+    ingest: Manifest,
+    samples: Sequence[StoredSample],
+    judges: Sequence[str],
+    label: str,
+) -> Iterator[JudgeJob]:
+    """One job a judge for a shard of answers; `samples` are those of its data set's target side."""
+    rows = _read_rows(store, responses)
+    by_id = {stored.sample.id: stored.sample for stored in samples}
+    shown = [_describe(row, by_id[row["sample_id"]]) for row in rows]
+    for judge in judges:
+        yield JudgeJob(
+            store=store.url,
+            label=f"{label}, {judge}",
+            rows=len(rows),
+            judge=judge,
+            responses=responses.key,
+            ingest=ingest.key,
+            digest=digest(shown),
+        )
+
+
+def _judge(job: JudgeJob, store: Store) -> Manifest:
+    responses, ingest = store.find("generate", job.responses), store.find("ingest", job.ingest)
+    if responses is None or ingest is None:
+        raise RuntimeError(
+            f"answers {job.responses[:12]} vanished from {store.url} while the run was using them"
+        )
+    by_id = {stored.sample.id: stored.sample for stored in read_samples(store, ingest, "target")}
+    rows = _read_rows(store, responses)
+    verdicts = get_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])
+    judged = [
+        {
+            "judge": job.judge,
+            "verdict": verdict.verdict,
+            "refused": verdict.refused,
+            "score": verdict.score,
+            "raw": verdict.raw,
+        }
+        | {name: row[name] for name in _CARRIED}
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
+    report_rows(len(rows))
+    return commit_rows(
+        job,
+        store,
+        kind="judgements",
+        rows=from_rows(judged, "judgements"),
+        quarantined=(),
+        partitions={},
+        provenance={"responses": job.responses},
+    )
+
+
+_CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
+
+
+def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
+    table = read_parquet(store.local_path(responses.path("responses")))
+    return table.to_pylist()
+
+
+def _to_answer(row: dict[str, Any], sample: Sample) -> Answer:
+    return Answer(
+        question=sample.question, answer=row["answer"], harmful=sample.harmful, reference=sample.reference
+    )
+
+
+def _describe(row: dict[str, Any], sample: Sample) -> list[Any]:
+    carried = [row[name] for name in _CARRIED]
+    return [*carried, sample.question, sample.harmful, sample.reference]
+
+
+judge_answers = make_stage("judge", _judge)

@@ -1,0 +1,62 @@
+"""Which model a job uses and how, and the one loaded copy of it that a process keeps."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmrm.revision import ModelIdentity
+
+if TYPE_CHECKING:
+    from cmrm.model import VisionLanguageModel
+
+log = logging.getLogger("cmrm.tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelUse:
+    """A resolved model with the ways of loading and prompting it that change what it says.
+
+    `device` is not among them: it moves states by float tolerance only, so no key holds it.
+    """
+
+    identity: ModelIdentity
+    dtype: str
+    device: str
+    attn_implementation: str
+    system: str | None
+
+    @property
+    def name(self) -> str:
+        """The model for people and for tables: its id, a local folder shortened to its name, and its revision."""
+        folder = Path(self.identity.id)
+        name = folder.name if folder.is_dir() else self.identity.id
+        return f"{name}@{self.identity.revision.removeprefix('sha256:')[:12]}"
+
+    def content(self) -> dict[str, Any]:
+        """What of it determines states and answers."""
+        return {
+            "model": self.identity.fingerprint,
+            "dtype": self.dtype,
+            "attn_implementation": self.attn_implementation,
+            "system": self.system,
+        }
+
+
+# A process keeps the last model it loaded, so that all shards of a run share one load.
+@lru_cache(maxsize=1)
+def load_model_once(use: ModelUse) -> VisionLanguageModel:
+    """Load the model, or return the copy that this process has loaded before."""
+    # torch and transformers are imported with the first model: a run that reuses everything needs neither.
+    from cmrm.model import load_model
+
+    log.info("loading model %s", use.name)
+    return load_model(
+        use.identity,
+        dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
+        device=use.device,
+        attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
+    )

@@ -1,0 +1,94 @@
+"""From stored samples to prompts: images opened in their folder, prompts that no template can carry set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmrm.conditions import Condition, Prompt, show
+from cmrm.errors import UserError
+from cmrm.images import MeaninglessImage, open_image
+from tasks.samples import StoredSample
+
+if TYPE_CHECKING:
+    from cmrm.model import VisionLanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """What it takes to show samples to a model: the folder of their own images, the meaningless ones, a system line."""
+
+    images: Path | None
+    blank: MeaninglessImage
+    noise: MeaninglessImage
+    system: str | None
+
+    def show(self, stored: StoredSample, condition: Condition) -> Prompt:
+        """The prompt of a sample under a condition."""
+        return show(
+            stored.sample,
+            condition,
+            open_image=partial(open_image, self.images or Path()),
+            meaningless={"blank": self.blank, "noise": self.noise},
+            system=self.system,
+        )
+
+    def content(self, condition: Condition) -> dict[str, Any] | None:
+        """What of it determines the prompt under a condition, beside the sample itself."""
+        if condition == "blank":
+            return dict(self.blank.as_dict())
+        if condition == "noise":
+            return dict(self.noise.as_dict())
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A batch ready for the model, and the rows of it that cannot be asked, as rows of `quarantine`."""
+
+    samples: Sequence[StoredSample]
+    prompts: Sequence[Prompt]
+    quarantined: Sequence[dict[str, Any]]
+
+
+def prepare_batch(
+    vlm: VisionLanguageModel,
+    showing: Showing,
+    batch: Sequence[StoredSample],
+    condition: Condition,
+    *,
+    stage: str,
+) -> Shown:
+    """Make a batch's prompts; a sample whose text holds a special token, or whose image is gone, is set aside."""
+    from cmrm.model import find_special_token
+
+    kept, prompts, quarantined = [], [], []
+    for stored in batch:
+        try:
+            prompt = showing.show(stored, condition)
+        except UserError as error:
+            quarantined.append(quarantine_row(stored, stage=stage, reason=str(error)))
+            continue
+        if token := find_special_token(vlm, prompt):
+            reason = f"the text holds {token!r}, which this model reads as a control token; remove it from the data"
+            quarantined.append(quarantine_row(stored, stage=stage, reason=reason))
+            continue
+        kept.append(stored)
+        prompts.append(prompt)
+    return Shown(samples=kept, prompts=prompts, quarantined=quarantined)
+
+
+def quarantine_row(stored: StoredSample, *, stage: str, reason: str) -> dict[str, Any]:
+    """A row of `quarantine` for a sample that a stage set aside."""
+    sample = stored.sample
+    return {
+        "stage": stage,
+        "dataset": sample.dataset,
+        "sample_id": sample.id,
+        "line": None,
+        "reason": reason,
+        "raw": sample.question[:500],
+    }
