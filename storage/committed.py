@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from storage.files import Files
 from storage.manifest import StoredFile
+from storage.reader import SharedReader
 
 PROTOCOL = "store"
 
@@ -30,10 +31,10 @@ class CommittedFiles(AbstractFileSystem):
     def _strip_protocol(cls, path: str) -> str:
         return path.removeprefix(f"{PROTOCOL}://")
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> IO[bytes]:
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> SharedReader:
         if mode != "rb":
             raise PermissionError(f"the store is read-only here: {path} was not written")
-        return self._files.open(self._one(path).path)
+        return SharedReader(self._files.open(self._one(path).path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         file = self._one(path)

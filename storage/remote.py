@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import IO
 
 import fsspec
+from fsspec.implementations.memory import MemoryFile
 
 from storage.errors import StoreError, explained
 from storage.paths import check_file
@@ -50,7 +52,8 @@ class RemoteFiles:
         except OSError:
             with explained("read", place):
                 raise
-        return stream
+        # The memory file system hands one file, with one position, to all its readers.
+        return io.BytesIO(stream.getvalue()) if isinstance(stream, MemoryFile) else stream
 
     def size(self, path: str) -> int | None:
         place = self._place(path)

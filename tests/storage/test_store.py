@@ -271,7 +271,7 @@ def test_a_file_url_is_a_folder_on_the_disk(tmp_path):
 
 
 def test_reading_a_file_that_is_not_there_says_so(any_store):
-    with pytest.raises(StoreError, match="has no file reports/x.md"):
+    with pytest.raises(StoreError, match=r"has no file reports/x\.md"):
         any_store.read("reports/x.md")
 
 
