@@ -33,12 +33,14 @@ class Recipe:
     backbone_steps: int = 700
     alignment_steps: int = 120
     tower_steps: int = 700
-    projector_steps: int = 400
+    projector_steps: int = 250
     tuning_steps: int = 500
     pictures: int = 6000
     batch_size: int = 64
     exams_from: int = 300
     exams_every: int = 50
+    # Of the size of the test files: enough for a comparison, and an exam takes some ten seconds.
+    validation_share: float = 0.15
 
     @property
     def steps(self) -> int:

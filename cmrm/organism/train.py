@@ -27,8 +27,6 @@ from cmrm.organism.tokenizer import build_processor, build_tokenizer
 
 WARMUP_STEPS = 20
 LAST_RATE = 0.05
-# Of the size of the test files: enough for a comparison, and an exam takes some ten seconds.
-VALIDATION_SHARE = 0.15
 
 
 def raise_organism(out: Path, *, seed: int, recipe: Recipe) -> float:
@@ -42,7 +40,7 @@ def raise_organism(out: Path, *, seed: int, recipe: Recipe) -> float:
         tempfile.TemporaryDirectory() as temporary,
         tqdm(total=recipe.steps, unit="step", desc="organism") as bar,
     ):
-        files = write_data(Path(temporary), seed=seed, split="validation", share=VALIDATION_SHARE)
+        files = write_data(Path(temporary), seed=seed, split="validation", share=recipe.validation_share)
         bench = set_up(prepare_model(model, build_processor(), where="organism"), files)
         best = _Best()
         for stage in plan_stages(model, build_tokenizer(), recipe, rng):
