@@ -12,7 +12,7 @@ from typing import Any
 from storage.disk import DiskFiles
 from storage.errors import StoreError, explained
 from storage.files import Files, open_files
-from storage.identity import SCHEMA_VERSION, digest_bytes, digest_file, digest_stream
+from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
 from storage.manifest import Manifest, StoredFile, manifest_file
 from storage.paths import check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
@@ -88,6 +88,8 @@ class Store:
         Raises StoreError for unsafe names, wrong row counts and disks that refuse; then nothing is committed.
         """
         place = manifest_file(stage, key)
+        # What cannot be written into the manifest must be known before the data is on the disk.
+        canonical_json({"content": content or {}, "provenance": provenance or {}})
         counts = dict(rows or {})
         if unknown := counts.keys() - files.keys():
             raise StoreError(

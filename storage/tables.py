@@ -184,11 +184,17 @@ def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray |
 
 
 def _by_block(table: pa.Table) -> Iterator[pa.Table]:
-    for block in sorted(pc.unique(table["block"]).to_pylist()):
+    blocks = table["block"].to_numpy()
+    for block in np.unique(blocks):
         # One block at a time: all blocks at once may hold more numbers than one Arrow list can count.
-        rows = table.filter(pc.equal(table["block"], block))
-        order = pc.sort_indices(rows, [("dataset", "ascending"), ("sample_id", "ascending")])
-        yield rows if np.array_equal(order, np.arange(rows.num_rows)) else rows.take(order)
+        places = np.flatnonzero(blocks == block)
+        together = places[-1] - places[0] + 1 == len(places)
+        rows = table.slice(places[0], len(places)) if together else table.take(pa.array(places))
+        order = pc.sort_indices(
+            rows.select(["dataset", "sample_id"]), [("dataset", "ascending"), ("sample_id", "ascending")]
+        )
+        # Copying the vectors costs more than looking whether they lie right already.
+        yield rows if np.array_equal(order, np.arange(len(places))) else rows.take(order)
 
 
 def _opened(source: bytes | Path) -> Any:

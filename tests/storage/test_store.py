@@ -72,6 +72,12 @@ def test_rows_of_parquet_files_are_counted_and_wrong_counts_refused(store):
         store.commit("ingest", KEY, {f"quarantine/{KEY}.parquet": b"PAR1"})
 
 
+def test_content_that_json_has_not_is_refused_before_anything_is_written(store):
+    with pytest.raises(StoreError, match=r"provenance\.seconds is nan"):
+        store.commit("report", KEY, FILES, provenance={"seconds": float("nan")})
+    assert not Path(store.url).exists()
+
+
 def test_remote_files_are_fetched_once_and_again_when_the_copy_is_damaged(any_store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = committed(any_store).path("figures")
