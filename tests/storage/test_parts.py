@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ def rows(*ids: int) -> list[dict[str, object]]:
     return [{"id": f"s{i}", "n": i} for i in ids]
 
 
-def parts(store: Store) -> list[str]:
-    return store.files.under(f"parts/generate/{KEY}")
+def parts(store: Store, stage: str = "generate") -> list[str]:
+    return store.files.under(f"parts/{stage}/{KEY}")
 
 
 def test_rows_are_flushed_once_enough_of_them_wait(any_store):
@@ -211,10 +212,10 @@ url, key = sys.argv[1:]
 store = Store.open(url)
 schema = pa.schema([("sample_id", pa.string()), ("line", pa.int64())])
 if store.find("ingest", key) is None:
-    with PartWriter(store, "ingest", key, schema, max_rows=5) as parts:
+    with PartWriter(store, "ingest", key, schema, max_rows=20) as parts:
         done = parts.done("line")
         print("ready", flush=True)
-        for line in range(120):
+        for line in range(400):
             if line not in done:
                 time.sleep(0.002)
                 parts.append([{"sample_id": f"s{line}", "line": line}])
@@ -230,11 +231,15 @@ print("finished", flush=True)
 def test_a_worker_killed_at_random_moments_and_started_again_loses_nothing_on_disk(store, start):
     chance = random.Random(0)
     on_disk = 0
-    for _ in range(6):
+    # Six lives of at most 0.12 s are too short for 400 rows that take 2 ms each.
+    for life in range(6):
         process = start(WORKER, store.url, KEY)
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(Exception, match="timed out"):
             process.wait(timeout=chance.uniform(0.0, 0.12))
+        deadline = time.monotonic() + 30
+        while life == 0 and not parts(store, "ingest") and time.monotonic() < deadline:
+            time.sleep(0.001)
         process.kill()
         process.wait()
         kept = PartWriter(store, "ingest", KEY, pa.schema([("line", pa.int64())]), max_rows=1).done("line")
@@ -246,8 +251,8 @@ def test_a_worker_killed_at_random_moments_and_started_again_loses_nothing_on_di
     assert output.endswith("finished\n"), errors
     manifest = store.find("ingest", KEY)
     assert manifest is not None
-    assert manifest.rows == 120
-    assert parts(store) == []
+    assert manifest.rows == 400
+    assert parts(store, "ingest") == []
 
 
 def test_two_workers_on_one_key_end_with_each_row_once(store, start):
@@ -255,4 +260,4 @@ def test_two_workers_on_one_key_end_with_each_row_once(store, start):
     ends = [worker.communicate(timeout=60) for worker in workers]
     # The slower one may find its parts discarded, and is then told that the key is committed.
     assert all(output.endswith("finished\n") or "PartsGoneError" in errors for output, errors in ends), ends
-    assert store.find("ingest", KEY).rows == 120
+    assert store.find("ingest", KEY).rows == 400

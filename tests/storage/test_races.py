@@ -41,7 +41,10 @@ def test_a_process_killed_while_it_commits_leaves_the_last_whole_commit(store, s
     for _ in range(4):
         process = start(COMMITTER, store.url, KEY, "one", "100000")
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.05 + chance.uniform(0, 0.1))
+        deadline = time.monotonic() + 30
+        while store.find("report", KEY) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
         process.kill()
         process.wait()
         manifest = store.find("report", KEY)
