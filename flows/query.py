@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import duckdb
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +18,9 @@ def print_query(query: str, *, store: str, run: str | None) -> None:
     """Run a query and print its rows; `UserError` with DuckDB's own words for a query that it refuses."""
     with connect(store) as connection:
         try:
-            result: Any = connection.sql(query)
-            names = [] if result is None else result.columns
-            rows = [] if result is None else result.fetchmany(MAX_ROWS + 1)
+            cursor = connection.execute(query)
+            names = [column[0] for column in cursor.description or ()]
+            rows = cursor.fetchmany(MAX_ROWS + 1)
         except duckdb.Error as error:
             raise UserError(f"the query was refused: {error}") from None
     grid = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,0 +1,81 @@
+"""A real Prefect server for the session, and a small run: a random LLaVA with data sets in three formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from flows.server import EmbeddedServer
+from flows.spec import Spec, read_spec
+
+HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
+HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a server with a database of its own; runs in this process and in its children use it."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        server = EmbeddedServer(log=home / "server.log")
+        server.start()
+        server.wait()
+        patch.setenv("PREFECT_API_URL", server.url)
+        patch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
+        yield server.url
+
+
+def _write_spec(folder: Path, model: Path, **changes: Any) -> Path:
+    """Write a small spec with its data: 14 harmful questions in VLSafe's form and 10 harmless ones as JSONL."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for number in range(4):
+        Image.new("RGB", (40 + number, 30), (60 * number, 90, 120)).save(images / f"{number}.png")
+    with (folder / "examine.jsonl").open("w") as file:
+        for number, question in enumerate(HARMFUL):
+            row = {"image_id": f"{number % 4}.png", "caption": f"square {number % 4}", "query": question}
+            file.write(json.dumps(row) + "\n")
+    with (folder / "own.jsonl").open("w") as file:
+        for number, question in enumerate(HARMLESS):
+            row = {"id": number, "question": question, "image": f"{number % 4}.png", "reference": "red"}
+            file.write(json.dumps(row) + "\n")
+    spec: dict[str, Any] = {
+        "model": {"id": str(model), "dtype": "float32", "device": "cpu"},
+        "datasets": {
+            "vlsafe": {"format": "vlsafe", "path": "examine.jsonl", "images": "images"},
+            "own": {"format": "jsonl", "path": "own.jsonl", "images": "images", "harmful": False},
+        },
+        "anchors": {"from": {"vlsafe": 0.4, "own": 0.4}, "seed": 1},
+        "images": {"size": 32},
+        "generation": {"max_new_tokens": 4},
+        "batch_size": 2,
+        "shard_size": 5,
+    }
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({**spec, **changes}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_spec() -> Callable[..., Path]:
+    """The writer of small specs: `write_spec(folder, model, **changed fields)`."""
+    return _write_spec
+
+
+@pytest.fixture
+def small_spec(tmp_path: Path, llava_folder: Path) -> Path:
+    """The small spec's file, in a folder of its own."""
+    return _write_spec(tmp_path / "data", llava_folder)
+
+
+@pytest.fixture
+def spec(small_spec: Path) -> Spec:
+    """The small spec, read."""
+    return read_spec(small_spec)

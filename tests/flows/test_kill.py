@@ -1,0 +1,127 @@
+"""A run killed in each stage with SIGKILL, then given again, ends in the same tables as an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.catalog import connect
+
+# The run itself, with a hand on the trigger: before a stage commits its second job, or in the middle of a shard.
+KILLED_RUN = """
+import os, signal, sys
+import storage.parts, storage.store
+
+when, spec, store = sys.argv[1:]
+seen = {"commits": 0, "batches": 0}
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+commit = storage.store.Store.commit
+def commit_or_die(self, stage, *arguments, **more):
+    if stage == when:
+        seen["commits"] += 1
+        if seen["commits"] == 2 or stage in ("shift", "report"):
+            die()
+    return commit(self, stage, *arguments, **more)
+storage.store.Store.commit = commit_or_die
+
+append = storage.parts.PartWriter.append
+def append_or_die(self, rows):
+    append(self, rows)
+    if when == "within " + self.folder.split("/")[1]:
+        seen["batches"] += 1
+        self.flush()
+        if seen["batches"] == 2:
+            die()
+storage.parts.PartWriter.append = append_or_die
+
+from flows.cli import main
+main(["run", spec, "--store", store])
+"""
+MOMENTS = (
+    "ingest",
+    "embed",
+    "within embed",
+    "shift",
+    "generate",
+    "within generate",
+    "judge",
+    "report",
+    "never",
+)
+TABLES = {
+    "samples": "dataset, sample_id",
+    "responses": "dataset, sample_id, condition, intervention",
+    "judgements": "judge, dataset, sample_id, condition, intervention",
+    "quarantine": "stage, dataset, sample_id",
+}
+
+
+def run_until(moment: str, spec: Path, store: Path) -> int:
+    command = [sys.executable, "-c", KILLED_RUN, moment, str(spec), str(store)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode
+
+
+def read(store: Path, query: str) -> list[tuple[Any, ...]]:
+    with connect(store) as connection:
+        return connection.sql(query).fetchall()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    spec = write_spec(tmp_path / "data", llava_folder)
+    for moment in MOMENTS:
+        status = run_until(moment, spec, tmp_path / "killed")
+        assert status == (0 if moment == "never" else -signal.SIGKILL), moment
+    assert run_until("never", spec, tmp_path / "calm") == 0
+
+    for table, order in TABLES.items():
+        rows = [read(tmp_path / store, f"FROM {table} ORDER BY {order}") for store in ("killed", "calm")]
+        assert rows[0] == rows[1]
+        assert rows[0] or table == "quarantine"
+    order = "FROM hidden_states ORDER BY dataset, sample_id, condition, block"
+    names = [read(tmp_path / store, f"SELECT * EXCLUDE vector {order}") for store in ("killed", "calm")]
+    assert names[0] == names[1]
+    vectors = [np.array(read(tmp_path / store, f"SELECT vector {order}")) for store in ("killed", "calm")]
+    # Another batch is another order of summation, so the last bit of a float16 may differ.
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=2e-3, atol=1e-3)
+    assert not [path for path in (tmp_path / "killed" / "parts").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the server among the processes of /proc")
+def test_a_killed_run_leaves_no_server_behind(
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    store = tmp_path / "store"
+    assert run_until("ingest", write_spec(tmp_path / "data", llava_folder), store) == -signal.SIGKILL
+
+    def still_there() -> list[str]:
+        marks = [
+            path.read_bytes() for path in Path("/proc").glob("[0-9]*/environ") if os.access(path, os.R_OK)
+        ]
+        return [mark.decode(errors="replace") for mark in marks if str(tmp_path / "home").encode() in mark]
+
+    end = time.monotonic() + 60
+    while still_there() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not still_there()

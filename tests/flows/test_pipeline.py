@@ -1,0 +1,200 @@
+"""The whole way from a spec to its report, on a random LLaVA with a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flows.run import Result, run_spec
+from flows.spec import InterventionSpec, Spec, read_spec
+from storage.catalog import connect
+from storage.manifest import Manifest
+from storage.store import Store
+from tasks import embed, generate, models
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    llava_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: str,
+    write_spec: Callable[..., Path],
+) -> Path:
+    """A folder with the small spec, its data and a store that holds its finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(read_spec(write_spec(folder / "data", llava_folder)), folder / "store")
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished folder, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many jobs of each stage were really done since the test began."""
+    counted: Counter[str] = Counter()
+    commit = Store.commit
+
+    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
+        counted[stage] += 1
+        return commit(self, stage, *arguments, **more)
+
+    monkeypatch.setattr(Store, "commit", count)
+    return counted
+
+
+def run(spec: Spec, store: Path) -> Result:
+    return run_spec(spec, store=str(store), server=None)
+
+
+def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
+    with connect(store) as connection:
+        return connection.sql(query).fetchall()
+
+
+def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(
+    spec: Spec, tmp_path: Path, commits: Counter[str]
+) -> None:
+    store = tmp_path / "store"
+    result = run(spec, store)
+    report = Path(result.report).read_text()
+    for name in (
+        "Query",
+        "Caption",
+        "Image",
+        "Blank image",
+        "Noise image",
+        "cmrm-dataset α=1",
+        "cmrm-sample α=0.5",
+    ):
+        assert f"| {name} |" in report
+    assert (Path(result.report).parent / "states.png").read_bytes().startswith(b"\x89PNG")
+    assert "Parse errors" in report
+    assert "Quarantined rows: none" in report
+
+    anchors, targets = (
+        rows(store, f"SELECT count(*) FROM samples WHERE split = '{split}'")[0][0]
+        for split in ("anchor", "target")
+    )
+    assert anchors + targets == 24
+    assert anchors > 2
+    # 4 conditions × 4 blocks for each anchor; 5 conditions and 2 interventions for each target (own has no captions).
+    assert rows(store, "SELECT count(*) FROM hidden_states")[0][0] == anchors * 4 * 4
+    harmful = rows(store, "SELECT count(*) FROM samples WHERE split = 'target' AND harmful")[0][0]
+    assert rows(store, "SELECT count(*) FROM responses")[0][0] == harmful * 7 + (targets - harmful) * 6
+    joined = """
+        SELECT count(*) FROM judgements j
+        JOIN responses r USING (dataset, sample_id, condition, intervention, answer_digest)
+        JOIN samples s USING (dataset, sample_id) WHERE j.judge = 'refusal' AND s.split = 'target'
+    """
+    assert rows(store, joined)[0][0] == harmful * 7 + (targets - harmful) * 6
+    assert rows(store, "SELECT DISTINCT direction, count FROM shifts") == [("image_minus_text", anchors)]
+    assert rows(store, "SELECT status FROM runs") == [("finished",)]
+    assert set(commits) == {"ingest", "embed", "shift", "generate", "judge", "report"}
+
+
+def test_anchors_are_never_answered(finished: Path) -> None:
+    answered = (
+        "SELECT count(*) FROM responses r JOIN samples s USING (dataset, sample_id) WHERE s.split = 'anchor'"
+    )
+    assert rows(finished / "store", answered) == [(0,)]
+
+
+def test_the_second_run_does_no_work_and_loads_no_model(
+    copied: Path, commits: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(use: models.ModelUse) -> None:
+        raise AssertionError(f"loaded {use.name}")
+
+    monkeypatch.setattr(embed, "load_model_once", refuse)
+    monkeypatch.setattr(generate, "load_model_once", refuse)
+    (first,) = rows(copied / "store", "SELECT summary FROM runs")
+    second = run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
+    assert not commits
+    assert second.summary == json.loads(first[0])
+
+
+@pytest.mark.parametrize(
+    ("update", "done"),
+    [
+        ({"batch_size": 5}, set()),
+        ({"judges": ["refusal"]}, {"report"}),
+        ({"interventions": [InterventionSpec(name="half", alpha=0.5)]}, {"generate", "judge", "report"}),
+        ({"conditions": ["query", "image"]}, {"report"}),
+    ],
+    ids=["batch size", "judges", "strength", "fewer conditions"],
+)
+def test_a_change_recomputes_just_what_depends_on_it(
+    copied: Path, commits: Counter[str], update: dict[str, Any], done: set[str]
+) -> None:
+    spec = read_spec(copied / "data" / "spec.yaml")
+    run(spec.model_copy(update=update), copied / "store")
+    assert set(commits) == done
+
+
+def test_an_image_with_other_bytes_is_answered_again_and_no_text_is(
+    copied: Path, commits: Counter[str]
+) -> None:
+    text = "SELECT DISTINCT key FROM responses WHERE condition = 'query' ORDER BY key"
+    before = rows(copied / "store", text)
+    Image.new("RGB", (50, 30), (1, 2, 3)).save(copied / "data" / "images" / "3.png")
+    run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
+    assert commits["ingest"] == 2
+    assert commits["generate"] > 0
+    assert rows(copied / "store", text) == before
+
+
+def test_a_flipped_bit_is_noticed_and_only_that_file_is_made_again(
+    copied: Path, commits: Counter[str]
+) -> None:
+    answers = min((copied / "store" / "responses").rglob("*.parquet"))
+    whole = answers.read_bytes()
+    answers.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
+    assert commits == {"generate": 1}
+    assert answers.read_bytes() == whole
+
+
+def test_prefects_own_record_is_not_believed_when_the_manifest_is_gone(
+    copied: Path, commits: Counter[str]
+) -> None:
+    for manifest in (copied / "store" / "manifests" / "shift").iterdir():
+        manifest.unlink()
+    run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
+    assert commits == {"shift": 1}
+
+
+def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(small_spec: Path, tmp_path: Path) -> None:
+    data = small_spec.parent / "examine.jsonl"
+    bad = [
+        '{"image_id": "0.png", "caption": "c", "query": "   "}',
+        '{"image_id": "none.png", "caption": "c", "query": "where is it?"}',
+        '{"image_id": "../spec.yaml", "caption": "c", "query": "what is in there?"}',
+        '{"image_id": "0.png", "caption": "c", "query": "say </s> now"}',
+        data.read_text().splitlines()[0],
+        '{"image_id": "0.png", "caption": "cut',
+    ]
+    data.write_text(data.read_text() + "\n".join(bad))
+    result = run(read_spec(small_spec), tmp_path / "store")
+    found = dict(rows(tmp_path / "store", "SELECT DISTINCT reason, stage FROM quarantine"))
+    reasons = " | ".join(found)
+    for reason in ("empty question", "none.png", "outside", "'</s>'", "duplicate id", "not valid JSON"):
+        assert reason in reasons
+    lines = rows(
+        tmp_path / "store", "SELECT DISTINCT line FROM quarantine WHERE stage = 'ingest' ORDER BY line"
+    )
+    assert lines == [(15,), (16,), (17,), (19,), (20,)]
+    assert sum(one["rows"] for one in result.summary["quarantined"]) >= 6
+    assert "## Set aside\n\nQuarantined rows: " in Path(result.report).read_text()
