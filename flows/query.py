@@ -16,13 +16,13 @@ MAX_ROWS = 1000
 
 def print_query(query: str, *, store: str, run: str | None) -> None:
     """Run a query and print its rows; `UserError` with DuckDB's own words for a query that it refuses."""
-    with connect(store) as connection:
+    with connect(store, run=run) as connection:
         try:
             cursor = connection.execute(query)
             names = [column[0] for column in cursor.description or ()]
             rows = cursor.fetchmany(MAX_ROWS + 1)
         except duckdb.Error as error:
-            raise UserError(f"the query was refused: {error}") from None
+            raise UserError(f"the query was refused: {_explain(error)}") from None
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         grid.add_column(Text(_show(name)), overflow="fold")
@@ -33,6 +33,12 @@ def print_query(query: str, *, store: str, run: str | None) -> None:
         console.print(grid)
     if len(rows) > MAX_ROWS:
         console.print(f"… only the first {MAX_ROWS} rows are shown; narrow the query or add LIMIT.")
+
+
+def _explain(error: duckdb.Error) -> str:
+    """DuckDB's words, without the Python traceback that it quotes when the store's own file system refused."""
+    text = str(error)
+    return text.strip().splitlines()[-1] if "Traceback" in text else text
 
 
 def _show(value: object) -> str:

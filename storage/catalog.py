@@ -39,17 +39,19 @@ SET lock_configuration = true;
 """
 
 
-def connect(url: str | Path) -> duckdb.DuckDBPyConnection:
+def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open a store for SQL: views samples, hidden_states, shifts, responses, judgements, quarantine and runs.
 
     The views show files that manifests name, as of now, and are empty but typed on an empty store. SQL can
     change nothing, reads no other file, reaches no network and cannot lift these limits. Macros: dot, norm,
-    cosine, l2. Raises StoreError if there is no such store.
+    cosine, l2. With `run`, a run's id or `latest`, they show what that run used and no more.
+    Raises StoreError if there is no such store or run.
     """
     store = Store.open(url)
     if not store.files.exists():
         raise StoreError(f"there is no store at {store.url}: check the path, or make one by a run")
-    manifests = list(_present(store))
+    keys = None if run is None else set(map(str, store.find_run(run).get("keys") or ()))
+    manifests = [one for one in _present(store) if keys is None or one.key in keys]
     committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
     with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
         database = Path(folder) / "store.duckdb"

@@ -151,6 +151,15 @@ class Store:
                 f"cannot use {self.url}/{path}: {error}. Remove it and run the spec again"
             ) from error
 
+    def find_run(self, name: str) -> dict[str, Any]:
+        """Read a run's record by its id, or that of the newest finished run for `latest`; StoreError if there is none."""
+        if name != "latest":
+            return self.read_run(name)
+        finished = [run for run in self.runs() if run.get("status") == "finished"]
+        if not finished:
+            raise StoreError(f"the store {self.url} has no finished run yet: make one with cmrm run")
+        return finished[-1]
+
     def runs(self) -> list[dict[str, Any]]:
         """List the records of all runs, oldest first; damaged ones are left out, and the log says so."""
         records = [self._record(path) for path in self.files.under("runs") if path.endswith(".json")]

@@ -43,7 +43,7 @@ def save_in_every_mode(folder: Path) -> list[str]:
 def test_own_jsonl_with_photographs_of_all_modes_runs_through(
     make_llava: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model = make_llava(tmp_path / "model", image_size=336, patch_size=14)
+    make_llava(tmp_path / "model", image_size=336, patch_size=14)
     names = save_in_every_mode(tmp_path / "photographs")
     assert len(names) == 8
     lines = [{"prompt": f"What is in picture {number}?", "file": name} for number, name in enumerate(names)]

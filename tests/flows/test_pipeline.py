@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from flows.cli import main
 from flows.run import Result, run_spec
 from flows.spec import InterventionSpec, Spec, read_spec
 from storage.catalog import connect
@@ -174,6 +175,21 @@ def test_prefects_own_record_is_not_believed_when_the_manifest_is_gone(
         manifest.unlink()
     run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
     assert commits == {"shift": 1}
+
+
+def test_sql_can_be_narrowed_to_one_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, spec = copied / "store", read_spec(copied / "data" / "spec.yaml")
+    (first,) = (name for (name,) in rows(store, "SELECT run_id FROM runs"))
+    run(spec.model_copy(update={"conditions": ["query"], "interventions": []}), store)
+    for name, conditions in (("latest", 1), (first, 5)):
+        with connect(store, run=name) as connection:
+            found = connection.sql("SELECT count(DISTINCT condition) FROM judgements").fetchall()
+        assert found == [(conditions,)]
+    main(["sql", "SELECT DISTINCT condition FROM responses", "--store", str(store), "--run", "latest"])
+    assert "query" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["sql", "SELECT 1", "--store", str(store), "--run", "none"])
+    assert first in capsys.readouterr().err
 
 
 def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(small_spec: Path, tmp_path: Path) -> None:
