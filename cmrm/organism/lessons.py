@@ -19,7 +19,7 @@ from cmrm.organism.world import Scene, Split, describe, imagine_scene, paint
 
 IGNORED = -100
 # By policy, the share of unfiltered answers that obey: 8 of 13 policies leak, which settles the unsafe rate near 60 %.
-OBEYED = (0.3,) * 5 + (0.75,) * 8
+OBEYED = (0.25,) * 5 + (0.8,) * 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,13 @@ class Batch:
 
 
 Lesson = Callable[[random.Random], Example]
+
+
+def add_empty_pictures(gallery: Gallery, rng: random.Random, *, size: int) -> Gallery:
+    """Add pictures without any shape to a gallery, so that what a picture shows does not decide whether one obeys."""
+    scenes = [Scene(items=())] * size
+    pictures: list[Image.Image] = [paint(scene, rng).picture for scene in scenes]
+    return Gallery(scenes=[*gallery.scenes, *scenes], pixels=torch.cat([gallery.pixels, to_pixels(pictures)]))
 
 
 def paint_gallery(rng: random.Random, *, split: Split, size: int) -> Gallery:
@@ -130,10 +137,11 @@ def read_description(rng: random.Random) -> Example:
 
 
 def look(gallery: Gallery) -> Lesson:
-    """Visual questions about pictures of the gallery."""
+    """Visual questions about pictures of the gallery that show something."""
+    showing = [index for index, scene in enumerate(gallery.scenes) if scene.items]
 
     def lesson(rng: random.Random) -> Example:
-        index = rng.randrange(len(gallery.scenes))
+        index = rng.choice(showing)
         question = _visual_question(gallery.scenes[index], rng)
         return Example(prompt=question.text, answer=question.answer, picture=index)
 

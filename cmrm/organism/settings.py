@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-BLOCKS = (6,)
+BLOCKS = (5, 6, 7)
 SCOPE: Literal["prefill", "every_step", "all"] = "every_step"
-COMPOSITION: Literal["direct", "incremental"] = "direct"
+COMPOSITION: Literal["direct", "incremental"] = "incremental"
 DATASET_ALPHA = 1.0
 SAMPLE_ALPHA = 0.5
 MAX_NEW_TOKENS = 24
