@@ -17,7 +17,7 @@ from cmrm.organism.files import DataFiles, write_data
 WEIGHTS = Path(__file__).parent / "weights"
 DATA_SEED = 7
 # Part of the folder's name, to be raised with every change of what is written, so that no old data is taken for new.
-DATA_VERSION = 1
+DATA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

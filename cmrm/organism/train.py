@@ -89,11 +89,7 @@ def _train(
         optimizer.step()
         bar.set_postfix_str(f"{stage.name}, loss {loss.item():.3f}", refresh=False)
         bar.update()
-        done = step + 1
-        last = stage.name == "tuning" and done == stage.steps
-        if stage.name == "tuning" and (
-            (done >= recipe.exams_from and done % recipe.exams_every == 0) or last
-        ):
+        if stage.name == "tuning" and recipe.has_exam_after(step + 1):
             best.consider(model, examine(bench))
             model.train()
 
