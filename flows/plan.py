@@ -61,11 +61,15 @@ class Plan:
         ]
 
     def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
-        """The anchors as text and with each image: what Δ needs, and what the figure shows beside it."""
+        """The anchors as text and with each image, for Δ and the figure; then those targets whose states are wanted."""
         needed: set[Condition] = {"query", *(one.image for one in self._dataset_level())}
         conditions = [
             one for one in ("query", "image", "blank", "noise") if one in needed | set(self.spec.conditions)
         ]
+        anchors = self._slices(samples, self.spec.anchors.from_, split="anchor", conditions=conditions)
+        targets = self._slices(
+            samples, self.spec.judged(), split="target", conditions=self.spec.target_states
+        )
         return [
             EmbedJob(
                 store=self.store,
@@ -76,13 +80,13 @@ class Plan:
                 showing=self._showing(part.shard.dataset),
                 batch_size=self.spec.batch_size,
             )
-            for condition in conditions
-            for part in self._slices(samples, self.spec.anchors.from_, split="anchor", condition=condition)
+            for part in (*anchors, *targets)
         ]
 
     def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
         """One Δ for each meaningless image that a dataset-level intervention uses; `states` are embed keys."""
-        text = {part.shard: key for part, key in states.items() if part.condition == "query"}
+        anchors = {part: key for part, key in states.items() if part.shard.split == "anchor"}
+        text = {part.shard: key for part, key in anchors.items() if part.condition == "query"}
         return [
             ShiftJob(
                 store=self.store,
@@ -123,7 +127,7 @@ class Plan:
                 batch_size=self.spec.batch_size,
             )
             for condition, steering in plain + steered
-            for part in self._slices(samples, self.spec.judged(), split="target", condition=condition)
+            for part in self._slices(samples, self.spec.judged(), split="target", conditions=[condition])
         ]
 
     def judge_jobs(self, samples: Samples, answers: Sequence[tuple[GenerateJob, Manifest]]) -> list[JudgeJob]:
@@ -152,7 +156,7 @@ class Plan:
                 rows=1,
                 model=self.model,
                 ingests=tuple(manifest.key for manifest in used["ingest"]),
-                embeds=tuple(manifest.key for manifest in used["embed"]),
+                states=tuple(manifest.key for manifest in used["embed"]),
                 shifts=tuple(manifest.key for manifest in used["shift"]),
                 responses=tuple(manifest.key for manifest in used["generate"]),
                 judgements=tuple(manifest.key for manifest in used["judge"]),
@@ -163,17 +167,19 @@ class Plan:
         return [one for one in self.spec.interventions if one.level == "dataset"]
 
     def _slices(
-        self, samples: Samples, datasets: Iterable[str], *, split: Split, condition: Condition
+        self, samples: Samples, datasets: Iterable[str], *, split: Split, conditions: Sequence[Condition]
     ) -> Iterator[Slice]:
         store = Store.open(self.store)
-        for name in datasets:
-            yield from slice_samples(
-                read_samples(store, samples[name], split),
-                manifest=samples[name],
-                split=split,
-                condition=condition,
-                shard_size=self.spec.shard_size,
-            )
+        sides = {name: read_samples(store, samples[name], split) for name in datasets}
+        for condition in conditions:
+            for name, side in sides.items():
+                yield from slice_samples(
+                    side,
+                    manifest=samples[name],
+                    split=split,
+                    condition=condition,
+                    shard_size=self.spec.shard_size,
+                )
 
     def _showing(self, dataset: str) -> Showing:
         images = self.spec.images

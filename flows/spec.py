@@ -130,6 +130,7 @@ class Spec(Part):
     targets: list[str] = Field(default_factory=list)
     conditions: list[Condition] = Field(default_factory=lambda: list(CONDITIONS))
     images: ImagesSpec = ImagesSpec()
+    target_states: list[Condition] = ["query", "image"]
     interventions: list[InterventionSpec] = Field(
         default_factory=lambda: [
             InterventionSpec(name="cmrm-dataset", level="dataset", alpha=1.0),

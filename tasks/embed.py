@@ -71,6 +71,7 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
             "batch_size": job.batch_size,
             "device": str(vlm.device),
             "dataset": job.slice.shard.dataset,
+            "split": job.slice.shard.split,
         },
     )
 

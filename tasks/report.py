@@ -32,7 +32,7 @@ class ReportJob(Job):
 
     model: ModelUse
     ingests: tuple[str, ...]
-    embeds: tuple[str, ...]
+    states: tuple[str, ...]
     shifts: tuple[str, ...]
     responses: tuple[str, ...]
     judgements: tuple[str, ...]
@@ -42,7 +42,7 @@ class ReportJob(Job):
         return "report"
 
     def content(self) -> dict[str, Any]:
-        names = ("ingests", "embeds", "shifts", "responses", "judgements")
+        names = ("ingests", "states", "shifts", "responses", "judgements")
         return {"version": VERSION, **{name: list(getattr(self, name)) for name in names}}
 
 
@@ -107,8 +107,10 @@ def _picture(job: ReportJob, store: Store, harmful: Harmful) -> tuple[bytes | No
 def _read_final_states(job: ReportJob, store: Store) -> dict[str, dict[tuple[str, str], np.ndarray]]:
     """The last block's state of each anchor: condition → (dataset, sample id) → vector [hidden]."""
     found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-    for key in job.embeds:
+    for key in job.states:
         manifest = _manifest(store, "embed", key)
+        if manifest.provenance["split"] != "anchor":
+            continue
         dataset, states = str(manifest.provenance["dataset"]), _read_last_block(store, manifest)
         by_sample = found.setdefault(str(manifest.content["condition"]), {})
         for row, sample in enumerate(states.sample_ids):
@@ -126,7 +128,7 @@ def _read_last_block(store: Store, manifest: Manifest) -> HiddenStates:
 
 def _count_quarantined(job: ReportJob, store: Store) -> list[dict[str, Any]]:
     counts: Counter[tuple[str, str, str]] = Counter()
-    for stage, keys in (("ingest", job.ingests), ("embed", job.embeds), ("generate", job.responses)):
+    for stage, keys in (("ingest", job.ingests), ("embed", job.states), ("generate", job.responses)):
         for key in keys:
             for path in _manifest(store, stage, key).paths("quarantine"):
                 rows = read_parquet(store.local_path(path)).select(["stage", "dataset", "reason"]).to_pylist()
