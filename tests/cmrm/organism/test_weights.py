@@ -86,7 +86,7 @@ def test_a_few_steps_of_the_recipe_save_a_folder_that_loads(tmp_path: Path) -> N
         pictures=16,
         batch_size=4,
         exams_from=1,
-        validation_share=0.02,
+        validation_share=0.03,
     )
     raise_organism(tmp_path / "one", seed=1, recipe=short)
     raise_organism(tmp_path / "two", seed=1, recipe=short)
