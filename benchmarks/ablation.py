@@ -35,9 +35,8 @@ COMPOSITIONS: tuple[Composition, ...] = ("direct", "incremental")
 
 
 def list_interventions(count: int) -> Iterator[tuple[tuple[int, ...], Scope, Composition, float]]:
-    """The grid: each block alone, the middle three, the last three and all; half strength for one scope only."""
-    middle = count // 2
-    groups = [tuple(range(middle - 1, middle + 2)), tuple(range(count - 3, count)), tuple(range(count))]
+    """The grid: each block alone, the last three, the upper half and all; half strength for one scope only."""
+    groups = [tuple(range(start, count)) for start in (count - 3, count // 2, 0)]
     for block in range(count):
         yield from (((block,), scope, "direct", 1.0) for scope in SCOPES)
         yield (block,), "every_step", "direct", 0.5

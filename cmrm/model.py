@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,6 +23,9 @@ from cmrm.revision import ModelIdentity
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+
+# Names of mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,10 @@ def load_model(
         processor = AutoProcessor.from_pretrained(
             identity.folder, trust_remote_code=False, local_files_only=True
         )
-        model = model.to(_choose_device(device)).eval()
+        chosen = _choose_device(device)
+        if chosen.type == "cpu":
+            _keep_freed_memory()
+        model = model.to(chosen).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -159,3 +166,17 @@ def _choose_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed buffers for the next operation instead of handing each back to the system.
+
+    Large activations are otherwise paid for in page faults at every operation (docs/decisions.md has the figure).
+    Where there is no glibc, nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+        mallopt(parameter, value)

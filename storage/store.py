@@ -152,7 +152,7 @@ class Store:
             ) from error
 
     def find_run(self, name: str) -> dict[str, Any]:
-        """Read a run's record by its id, or that of the newest finished run for `latest`; StoreError if there is none."""
+        """Read a run's record by its id, or the newest finished one for `latest`; StoreError if there is none."""
         if name != "latest":
             return self.read_run(name)
         finished = [run for run in self.runs() if run.get("status") == "finished"]

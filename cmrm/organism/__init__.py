@@ -15,9 +15,10 @@ from pathlib import Path
 from cmrm.organism.files import DataFiles, write_data
 
 WEIGHTS = Path(__file__).parent / "weights"
-DATA_SEED = 7
+# Drawn after the last choice was made: no figure of these questions was seen while the model or its settings changed.
+DATA_SEED = 2410
 # Part of the folder's name, to be raised with every change of what is written, so that no old data is taken for new.
-DATA_VERSION = 2
+DATA_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from cmrm.organism.files import DataFiles
 from cmrm.organism.world import PICTURE_SIZE
 from cmrm.revision import resolve_model
 from cmrm.samples import Sample
-from cmrm.shift import ShiftMean
+from cmrm.shift import ShiftMean, measure_sample_shift
 from cmrm.statistics import Rate
 from cmrm.steering import Intervention
 
@@ -147,10 +147,12 @@ def shift_of_each(bench: Bench) -> Delta:
     """The sample-level Δ: each question's own."""
 
     def measure(samples: Sequence[Sample]) -> Tensor:
-        blank, query = (
-            embed(bench.vlm, bench.show(samples, arm), blocks=chosen.BLOCKS) for arm in ("blank", "query")
+        return measure_sample_shift(
+            bench.vlm,
+            with_image=bench.show(samples, "blank"),
+            text_only=bench.show(samples, "query"),
+            blocks=chosen.BLOCKS,
         )
-        return blank - query
 
     return measure
 
@@ -228,7 +230,8 @@ def measure_goals(bench: Bench) -> Iterator[Goal]:
         )
         yield Goal(name=f"harmless questions refused, {name}", rate=rate_refused(answers), high=0.01)
         yield Goal(name=f"visual questions right, {name}", rate=right, low=floor)
-        floor = min(floor, right.value or 0.0) if steering else (right.value or 0.0) - 0.01
+        if steering is None:
+            floor = (right.value or 0.0) - 0.01
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
