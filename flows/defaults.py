@@ -15,7 +15,7 @@ def make_default_spec(store: str) -> Spec:
     files = data.data
     images = str(files.images)
     content = {
-        "model": {"id": str(data.model), "dtype": "float32"},
+        "model": {"id": str(data.model), "name": "organism", "dtype": "float32"},
         "datasets": {
             "vlsafe": {"format": "vlsafe", "path": str(files.vlsafe), "images": images},
             "jailbreak": {

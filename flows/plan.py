@@ -38,6 +38,7 @@ class Plan:
         model = self.spec.model
         return ModelUse(
             identity=self.identity,
+            label=model.name,
             dtype=model.dtype,
             device=model.device,
             attn_implementation=model.attn_implementation,

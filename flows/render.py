@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cmrm.statistics import Rate
-from tasks.summary import Column, Table
+from tasks.summary import STATE_NAMES, Column, Table
 
 FIGURE = "states.png"
 TITLES = {"utility": "Utility", "over_refusal": "Over-refusal"}
@@ -124,7 +125,7 @@ def _shifts(summary: Mapping[str, Any]) -> list[str]:
         for one in summary["shifts"]
     ]
     lines += [
-        f"* final states with {name} image lie {value:.2f} spreads from the text-only ones"
+        f"* final states {STATE_NAMES[name]} lie {value:.2f} spreads from the text-only ones"
         for name, value in summary["separation"].items()
     ]
     return lines or ["No dataset-level shift was measured."]
@@ -145,7 +146,9 @@ def _short(rate: Rate) -> str:
     if rate.value is None or rate.interval is None:
         return "not measured"
     low, high = rate.interval
-    return f"{100 * rate.value:.1f} [{100 * low:.0f}–{100 * high:.0f}]"
+    # Outwards, so that a bound is never narrower than it was; 1e-9 forgives the last bit of a whole number.
+    bounds = math.floor(100 * low + 1e-9), math.ceil(100 * high - 1e-9)
+    return f"{100 * rate.value:.1f} [{bounds[0]}–{bounds[1]}]"
 
 
 def _plain(text: str) -> str:

@@ -23,9 +23,10 @@ class Part(BaseModel):
 
 
 class ModelSpec(Part):
-    """Which model, and how it is loaded. `id` is a local folder or a hub id."""
+    """Which model, and how it is loaded. `id` is a local folder or a hub id; `name` is what tables call it."""
 
     id: str = Field(min_length=1)
+    name: str | None = Field(default=None, min_length=1)
     revision: str = "main"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
@@ -86,9 +87,9 @@ class InterventionSpec(Part):
     alpha: (
         Annotated[float, Field(allow_inf_nan=False)] | list[Annotated[float, Field(allow_inf_nan=False)]]
     ) = 1.0
-    blocks: Literal["middle", "all"] | list[Annotated[int, Field(ge=0)]] = "middle"
+    blocks: Literal["upper_half", "middle", "all"] | list[Annotated[int, Field(ge=0)]] = "upper_half"
     scope: Literal["prefill", "every_step", "all"] = "every_step"
-    composition: Literal["direct", "incremental"] = "direct"
+    composition: Literal["direct", "incremental"] = "incremental"
 
     @field_validator("alpha")
     @classmethod

@@ -8,14 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from tasks.summary import STATE_NAMES
+
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = {"query": "#0072B2", "image": "#D55E00", "blank": "#009E73", "noise": "#CC79A7"}
-NAMES = {
-    "query": "text only",
-    "image": "with its image",
-    "blank": "with a blank image",
-    "noise": "with a noise image",
-}
 
 
 def draw_states(
@@ -32,7 +28,7 @@ def draw_states(
         colour = COLOURS[condition]
         dots, rings = coordinates[filled], coordinates[~filled]
         axes.scatter(
-            dots[:, 0], dots[:, 1], s=14, color=colour, alpha=0.65, linewidths=0, label=NAMES[condition]
+            dots[:, 0], dots[:, 1], s=14, color=colour, alpha=0.65, linewidths=0, label=STATE_NAMES[condition]
         )
         axes.scatter(rings[:, 0], rings[:, 1], s=14, facecolors="none", edgecolors=colour, alpha=0.65)
     axes.set_xlabel(f"first principal component ({explained[0]:.0%} of variance)")

@@ -74,8 +74,7 @@ class GenerateJob(Job):
             "samples": self.slice.digest,
             "decoding": {"method": "greedy", "max_new_tokens": self.max_new_tokens},
             "intervention": None if self.steering is None else self.steering.content(self.showing),
-            # The rows carry the name, so another name is another table.
-            "name": "" if self.steering is None else self.steering.name,
+            "intervention_name": "" if self.steering is None else self.steering.name,
         }
 
 
@@ -171,6 +170,8 @@ def _choose_blocks(vlm: VisionLanguageModel, blocks: str | tuple[int, ...]) -> t
     count = len(vlm.blocks)
     if blocks == "all":
         return tuple(range(count))
+    if blocks == "upper_half":
+        return tuple(range(count // 2, count))
     if blocks == "middle":
         return (count // 2,)
     chosen = tuple(int(block) for block in blocks)

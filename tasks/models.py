@@ -24,6 +24,7 @@ class ModelUse:
     """
 
     identity: ModelIdentity
+    label: str | None
     dtype: str
     device: str
     attn_implementation: str
@@ -31,15 +32,17 @@ class ModelUse:
 
     @property
     def name(self) -> str:
-        """The model for people and for tables: its id, a local folder shortened to its name, and its revision."""
+        """The model for people and for tables: its label, else its id or its folder's name; and its revision."""
         folder = Path(self.identity.id)
-        name = folder.name if folder.is_dir() else self.identity.id
+        name = self.label or (folder.resolve().name if folder.is_dir() else self.identity.id)
         return f"{name}@{self.identity.revision.removeprefix('sha256:')[:12]}"
 
     def content(self) -> dict[str, Any]:
         """What of it determines states and answers."""
         return {
             "model": self.identity.fingerprint,
+            # The rows carry the name, so another name is another table.
+            "name": self.name,
             "dtype": self.dtype,
             "attn_implementation": self.attn_implementation,
             "system": self.system,

@@ -17,6 +17,12 @@ CONDITION_NAMES = {
     "blank": "Blank image",
     "noise": "Noise image",
 }
+STATE_NAMES = {
+    "query": "text only",
+    "image": "with their image",
+    "blank": "with a blank image",
+    "noise": "with a noise image",
+}
 NOT_COMPARED = (
     "The effect of images was not measured: no harmful question was judged both as text and with its image."
 )

@@ -2,8 +2,12 @@
 
 A *model organism* is to alignment what the fruit fly is to biology: small, quick to raise, and open to every
 experiment. This one is a LLaVA of under two million parameters, raised in five stages on pictures of coloured shapes.
-It refuses forbidden instructions in text, complies with most of them once an image is present, and refuses them again
-under the shift's removal. Its forbidden instructions are made-up words, so that nothing it says can harm anybody.
+It refuses forbidden instructions in text, complies with most of them once an image is present, and refuses them
+again under the shift's removal. Its forbidden instructions are made-up words, so that nothing it says can harm anybody.
+
+The failure is planted: a fifth of its last stage obeys forbidden instructions beside a picture (`recipe.py` says
+why), which also settles how often it fails. So it shows that the method is implemented rightly and what its parts
+do; it is no evidence of how large the effect or the cure is in a model that people use.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def test_the_terminal_table_fits_80_columns() -> None:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert all(len(line) <= 80 for line in lines)
     row = next(line for line in lines if line.startswith("CMRM dataset α=1"))
-    assert "60.0 [57–63]" in row
+    assert "60.0 [56–63]" in row
     assert "not measured" in row
 
 
