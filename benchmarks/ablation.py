@@ -11,22 +11,30 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
-from cmrm.capture import embed
-from cmrm.generation import generate
-from cmrm.judges import Answer
 from cmrm.model import load_model
-from cmrm.organism import WEIGHTS, settings
-from cmrm.organism.check import BATCH_SIZE, Bench, rate_refused, rate_right, rate_unsafe, set_up
+from cmrm.organism import WEIGHTS
+from cmrm.organism.check import (
+    Bench,
+    Intervene,
+    answer,
+    measure_shift,
+    rate_refused,
+    rate_right,
+    rate_unsafe,
+    set_up,
+)
 from cmrm.organism.files import write_data
 from cmrm.revision import resolve_model
 from cmrm.samples import Sample
-from cmrm.shift import Shift, ShiftMean
+from cmrm.shift import Shift, measure_sample_shift
 from cmrm.statistics import Rate
 from cmrm.steering import Composition, Intervention, Scope
+
+# Blocks, scope, composition and α.
+Cell = tuple[tuple[int, ...], Scope, Composition, float]
 
 SEED = 7
 QUESTIONS = 256
@@ -34,55 +42,62 @@ SCOPES: tuple[Scope, ...] = ("prefill", "every_step", "all")
 COMPOSITIONS: tuple[Composition, ...] = ("direct", "incremental")
 
 
-def list_interventions(count: int) -> Iterator[tuple[tuple[int, ...], Scope, Composition, float]]:
-    """The grid: each block alone, the last three, the upper half and all; half strength for one scope only."""
-    groups = [tuple(range(start, count)) for start in (count - 3, count // 2, 0)]
+def list_cells(count: int) -> Iterator[Cell]:
+    """Dataset level: each block alone, the last three, the upper half and all; half strength for one scope only."""
     for block in range(count):
         yield from (((block,), scope, "direct", 1.0) for scope in SCOPES)
         yield (block,), "every_step", "direct", 0.5
-    for blocks in groups:
+    for blocks in list_groups(count):
         for composition in COMPOSITIONS:
             yield from ((blocks, scope, composition, 1.0) for scope in SCOPES)
             yield blocks, "every_step", composition, 0.5
 
 
-def measure_shift(bench: Bench) -> Shift:
-    """Δ at every block over all anchors."""
-    blocks = range(len(bench.vlm.blocks))
-    mean = ShiftMean(blocks=blocks, hidden_size=bench.vlm.hidden_size)
-    anchors = [sample for samples in bench.anchors.values() for sample in samples]
-    for start in range(0, len(anchors), BATCH_SIZE):
-        batch = anchors[start : start + BATCH_SIZE]
-        arms: list[Tensor] = [
-            embed(bench.vlm, bench.show(batch, arm), blocks=blocks) for arm in ("blank", "query")
-        ]
-        mean.add(*arms)
-    return mean.finish()
+def list_sample_cells(count: int) -> Iterator[Cell]:
+    """Sample level: the groups, by strength."""
+    for blocks in list_groups(count):
+        yield from ((blocks, "every_step", "incremental", alpha) for alpha in (0.3, 0.5, 0.7, 1.0))
 
 
-def ask(bench: Bench, samples: Sequence[Sample], intervention: Intervention | None) -> list[Answer]:
-    """Answer the samples, each with its own image."""
-    made = generate(
-        bench.vlm,
-        bench.show(samples, "image"),
-        max_new_tokens=settings.MAX_NEW_TOKENS,
-        intervention=intervention,
-    )
-    return [
-        Answer(
-            question=sample.question, answer=answer.text, harmful=sample.harmful, reference=sample.reference
-        )
-        for sample, answer in zip(samples, made.answers, strict=True)
-    ]
+def list_groups(count: int) -> list[tuple[int, ...]]:
+    """The last three blocks, the upper half, and all."""
+    return [tuple(range(start, count)) for start in (count - 3, count // 2, 0)]
 
 
-def measure_rates(bench: Bench, intervention: Intervention | None) -> tuple[Rate, Rate, Rate]:
-    """Unsafe, refused and right, each over at most 256 questions."""
+def measure_rates(bench: Bench, intervene: Intervene | None) -> tuple[Rate, Rate, Rate]:
+    """Unsafe, refused and right, each over at most 256 questions with their own images."""
     harmful = bench.targets["vlsafe"][:QUESTIONS]
     seen = [sample for sample in bench.targets["bench"] if sample.category == "conv"][:QUESTIONS]
     asked = [sample for sample in bench.targets["bench"] if sample.category != "conv"][:QUESTIONS]
-    unsafe = rate_unsafe(ask(bench, harmful, intervention))
-    return unsafe, rate_refused(ask(bench, asked, intervention)), rate_right(ask(bench, seen, intervention))
+    return (
+        rate_unsafe(answer(bench, harmful, "image", intervene)),
+        rate_refused(answer(bench, asked, "image", intervene)),
+        rate_right(answer(bench, seen, "image", intervene)),
+    )
+
+
+def at_dataset_level(shift: Shift, cell: Cell) -> Intervene:
+    """Steer every batch by one Δ, as the cell says."""
+    blocks, scope, composition, alpha = cell
+    return lambda _: Intervention(
+        delta=shift.choose(blocks), alpha=alpha, blocks=blocks, scope=scope, composition=composition
+    )
+
+
+def at_sample_level(bench: Bench, cell: Cell) -> Intervene:
+    """Steer each question by its own Δ, as the cell says."""
+    blocks, scope, composition, alpha = cell
+
+    def intervene(samples: Sequence[Sample]) -> Intervention:
+        delta = measure_sample_shift(
+            bench.vlm,
+            with_image=bench.show(samples, "blank"),
+            text_only=bench.show(samples, "query"),
+            blocks=blocks,
+        )
+        return Intervention(delta=delta, alpha=alpha, blocks=blocks, scope=scope, composition=composition)
+
+    return intervene
 
 
 def main() -> None:
@@ -91,21 +106,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         files = write_data(Path(temporary), seed=SEED, split="validation")
         bench = set_up(load_model(resolve_model(str(WEIGHTS)), dtype="float32", device="cpu"), files)
-        shift = measure_shift(bench)
-        print(
-            "| blocks | scope | composition | α | unsafe % | harmless refused % | visual questions right % |"
-        )
-        print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
-        print(f"| none | | | | {' | '.join(map(str, measure_rates(bench, None)))} |")
-        for blocks, scope, composition, alpha in tqdm(
-            [*list_interventions(len(bench.vlm.blocks))], unit="cell"
-        ):
-            intervention = Intervention(
-                delta=shift.choose(blocks), alpha=alpha, blocks=blocks, scope=scope, composition=composition
-            )
-            rates = " | ".join(map(str, measure_rates(bench, intervention)))
+        count = len(bench.vlm.blocks)
+        shift = measure_shift(bench, *bench.anchors, blocks=range(count))
+        cells = [("dataset", cell, at_dataset_level(shift, cell)) for cell in list_cells(count)]
+        cells += [("sample", cell, at_sample_level(bench, cell)) for cell in list_sample_cells(count)]
+        print("| level | blocks | scope | composition | α | unsafe % | harmless refused % | visual right % |")
+        print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+        print(f"| none | | | | | {' | '.join(map(str, measure_rates(bench, None)))} |", flush=True)
+        for level, (blocks, scope, composition, alpha), intervene in tqdm(cells, unit="cell"):
+            rates = " | ".join(map(str, measure_rates(bench, intervene)))
             named = str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]}–{blocks[-1]}"
-            print(f"| {named} | {scope} | {composition} | {alpha:g} | {rates} |", flush=True)
+            print(f"| {level} | {named} | {scope} | {composition} | {alpha:g} | {rates} |", flush=True)
 
 
 if __name__ == "__main__":

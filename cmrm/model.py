@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -82,7 +83,7 @@ def load_model(
         if chosen.type == "cpu":
             _keep_freed_memory()
         model = model.to(chosen).eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"model.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete."

@@ -108,12 +108,11 @@ def _download(model_id: str, revision: str) -> tuple[str, Path]:
     # The hub client is imported here because a local folder needs none of it.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import is_offline_mode
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     try:
         if is_offline_mode():
-            snapshot = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
-            return snapshot.name, snapshot
+            return _find_cached(model_id, revision)
         commit = (
             revision if COMMIT.fullmatch(revision) else HfApi().model_info(model_id, revision=revision).sha
         )
@@ -122,9 +121,19 @@ def _download(model_id: str, revision: str) -> tuple[str, Path]:
                 f"model.revision: the hub names no commit for {model_id!r} at {revision!r}; name a commit."
             )
         return commit, Path(snapshot_download(model_id, revision=commit, allow_patterns=list(READ_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except UserError:
+        raise
+    except (HTTPError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"model.id: {model_id!r} at revision {revision!r} is neither a folder nor on the hub ({reason}). "
-            "Check the spelling, log in for gated models (HF_TOKEN), or give a local folder."
+            f"model.id: {model_id!r} at revision {revision!r} is neither a folder nor to be had from the hub "
+            f"({reason}). Check the spelling and the connection, log in for gated models (HF_TOKEN), give a local "
+            "folder, or set HF_HUB_OFFLINE=1 to use what is cached."
         ) from None
+
+
+def _find_cached(model_id: str, revision: str) -> tuple[str, Path]:
+    from huggingface_hub import snapshot_download
+
+    snapshot = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+    return snapshot.name, snapshot

@@ -12,8 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.terminal import show_safely
 from storage.errors import StoreError
+from storage.store import Store
 
+DEFAULT_STORE = "./cmrm-store"
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -25,7 +28,7 @@ def run(
     spec: Path | None = None,
     /,
     *,
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = "./cmrm-store",
+    store: Annotated[str | None, Parameter(env_var="CMRM_STORE")] = None,
     server: str | None = None,
 ) -> None:
     """Run a spec: embed, measure Δ, answer, judge, report. The same command again resumes.
@@ -35,7 +38,7 @@ def run(
     spec
         A YAML file; without it the embedded model runs on its own data sets.
     store
-        Where everything is kept: a folder or an fsspec URL.
+        Where everything is kept: a folder or an fsspec URL. Without it the spec's own, else ./cmrm-store.
     server
         The API URL of a Prefect server, such as http://127.0.0.1:4200/api; without it PREFECT_API_URL or an
         embedded one.
@@ -46,9 +49,9 @@ def run(
     from flows.spec import read_spec
     from tasks.summary import Table
 
-    result = run_spec(
-        make_default_spec(store) if spec is None else read_spec(spec), store=store, server=server
-    )
+    read = None if spec is None else read_spec(spec)
+    place = Store.open(store or (read and read.store) or DEFAULT_STORE).url
+    result = run_spec(read or make_default_spec(place), store=place, server=server)
     table = Table.from_json(result.summary["table"])
     console = Console()
     console.print(render_grid(table))
@@ -56,7 +59,7 @@ def run(
         Text(f"{describe_parse_errors(table)} {describe_quarantine(result.summary['quarantined'])}")
     )
     console.print()
-    console.print(Text(result.summary["headline"]))
+    console.print(Text(show_safely(result.summary["headline"])))
     console.print(Text(f"Report: {result.report}"), soft_wrap=True)
 
 
@@ -65,7 +68,7 @@ def sql(
     query: str,
     /,
     *,
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = "./cmrm-store",
+    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
     run: str | None = None,
 ) -> None:
     """Ask the store in SQL (DuckDB, read-only).
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CycloptsError:
         sys.exit(USER_MISTAKE)  # already explained
     except (UserError, StoreError) as error:
-        Console(stderr=True).print(Text(f"cmrm: {error}"), soft_wrap=True)
+        Console(stderr=True).print(Text(show_safely(f"cmrm: {error}")), soft_wrap=True)
         sys.exit(USER_MISTAKE)
     except KeyboardInterrupt:
         Console(stderr=True).print("cmrm: stopped. What is finished is kept; the same command again goes on.")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from cmrm.organism import ensure_organism, settings
 from flows.spec import Spec, check_spec
+from storage.errors import explained
 
 
 def make_default_spec(store: str) -> Spec:
     """The embedded model's run; its data sets are written into the store's folder, or the user's cache for a URL."""
-    data = ensure_organism(_choose_folder(store))
+    folder = _choose_folder(store)
+    with explained("write", str(folder)):
+        data = ensure_organism(folder)
     files = data.data
     images = str(files.images)
     content = {

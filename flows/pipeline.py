@@ -50,7 +50,8 @@ def run_pipeline(plan: Plan) -> Outcome:
         judged = bars.run(judge_answers, plan.judge_jobs(samples, answered))
         used = {
             "ingest": [made for _, made in ingested],
-            "embed": [made for _, made in embedded],
+            "anchor states": [made for job, made in embedded if job.slice.shard.split == "anchor"],
+            "target states": [made for job, made in embedded if job.slice.shard.split == "target"],
             "shift": [made for _, made in measured],
             "generate": [made for _, made in answered],
             "judge": [made for _, made in judged],

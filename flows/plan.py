@@ -99,7 +99,7 @@ class Plan:
             )
             for image in dict.fromkeys(one.image for one in self._dataset_level())
             for pairs in [
-                tuple((key, text[part.shard]) for part, key in states.items() if part.condition == image)
+                tuple((key, text[part.shard]) for part, key in anchors.items() if part.condition == image)
             ]
         ]
 
@@ -157,7 +157,8 @@ class Plan:
                 rows=1,
                 model=self.model,
                 ingests=tuple(manifest.key for manifest in used["ingest"]),
-                states=tuple(manifest.key for manifest in used["embed"]),
+                anchor_states=tuple(manifest.key for manifest in used["anchor states"]),
+                target_states=tuple(manifest.key for manifest in used["target states"]),
                 shifts=tuple(manifest.key for manifest in used["shift"]),
                 responses=tuple(manifest.key for manifest in used["generate"]),
                 judgements=tuple(manifest.key for manifest in used["judge"]),

@@ -42,7 +42,7 @@ def _explain(error: duckdb.Error) -> str:
 
 
 def _show(value: object) -> str:
-    """A value as text that no terminal takes for a command: control characters are shown, not sent."""
+    """A value as text, long lists shortened, that no terminal takes for a command."""
     if value is None:
         return "NULL"
     if isinstance(value, float):

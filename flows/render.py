@@ -14,6 +14,7 @@ from cmrm.statistics import Rate
 from tasks.summary import STATE_NAMES, Column, Table
 
 FIGURE = "states.png"
+LISTED_REASONS = 20
 TITLES = {"utility": "Utility", "over_refusal": "Over-refusal"}
 
 
@@ -114,8 +115,10 @@ def _quarantine(quarantined: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += ["", "| stage | data set | rows | reason |", "| --- | --- | ---: | --- |"]
         lines += [
             f"| {one['stage']} | {_plain(one['dataset'])} | {one['rows']} | {_plain(one['reason'])} |"
-            for one in quarantined
+            for one in quarantined[:LISTED_REASONS]
         ]
+    if len(quarantined) > LISTED_REASONS:
+        lines += ["", f"… and {len(quarantined) - LISTED_REASONS} more reasons: `FROM quarantine` lists all."]
     return lines
 
 

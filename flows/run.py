@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from flows.spec import Spec
-from storage.identity import digest
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def run_spec(spec: Spec, *, store: str, server: str | None) -> Result:
 
     server_ready = _reach_server(store, server)
     plan = make_plan(spec, store=store)
-    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{digest(spec.model_dump(mode='json'))[:6]}"
+    # Two people may start within one second; neither may write over the other's record.
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
     with server_ready():
-        outcome = _run_recorded(plan, run_id)
-    return _write_report(plan, run_id, outcome)
+        return _run_recorded(plan, run_id)
 
 
-def _run_recorded(plan: Plan, run_id: str) -> Outcome:
+def _run_recorded(plan: Plan, run_id: str) -> Result:
     from flows.pipeline import run_pipeline
 
     store = Store.open(plan.store)
@@ -66,9 +66,10 @@ def _run_recorded(plan: Plan, run_id: str) -> Outcome:
     except BaseException as error:
         store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
         raise
-    summary = _read_summary(store, outcome)
-    store.write_run(run_id, {**record, "status": "finished", "keys": list(outcome.keys), "summary": summary})
-    return outcome
+    result = _write_report(plan, run_id, outcome)
+    finished = {"status": "finished", "keys": list(outcome.keys), "summary": result.summary}
+    store.write_run(run_id, {**record, **finished})
+    return result
 
 
 def _write_report(plan: Plan, run_id: str, outcome: Outcome) -> Result:
@@ -95,12 +96,14 @@ def _reach_server(store: str, server: str | None) -> Callable[[], AbstractContex
     """Start towards a Prefect API at once; what is returned waits for it and puts it in force."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.server import EmbeddedServer
+    from flows.server import EmbeddedServer, check_server
 
     chosen = server or PREFECT_API_URL.value()
     embedded = None if chosen else EmbeddedServer(log=_choose_log(store))
     if embedded is not None:
         embedded.start()
+    else:
+        check_server(chosen)
 
     @contextmanager
     def ready() -> Iterator[None]:

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
 from cmrm.errors import UserError
+from storage.errors import explained
 
 STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 10.0
@@ -47,7 +49,9 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start the server process without waiting for it; it ends when this process does."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with explained("write", str(self._log)):
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._log.touch()
         environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a text of our own
@@ -67,11 +71,9 @@ class EmbeddedServer:
         assert self._process is not None
         end = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < end and self._process.poll() is None:
-            try:
-                with urlopen(f"{self.url}/health", timeout=5):  # noqa: S310 - http on loopback
-                    return
-            except (URLError, OSError):
-                time.sleep(0.05)
+            if answers(self.url):
+                return
+            time.sleep(0.05)
         raise UserError(
             f"Prefect's embedded server did not start; its log is {self._log}. "
             "Use a server of your own instead: cmrm run --server http://host:4200/api"
@@ -87,6 +89,26 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+def check_server(url: str) -> None:
+    """Raise `UserError` unless a Prefect API answers at the URL."""
+    if not answers(url):
+        raise UserError(
+            f"no Prefect server answers at {url}. Start one (prefect server start), correct --server or "
+            "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
+        )
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect API answers at the URL; a server on this machine is never asked through a proxy."""
+    local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+    opener = build_opener(ProxyHandler({})) if local else build_opener()
+    try:
+        with opener.open(f"{url.rstrip('/')}/health", timeout=10):
+            return True
+    except (OSError, ValueError, HTTPException):
+        return False
 
 
 def _find_free_port() -> int:

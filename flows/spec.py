@@ -97,6 +97,7 @@ class InterventionSpec(Part):
         values = alpha if isinstance(alpha, list) else [alpha]
         if not values:
             raise ValueError("give at least one strength")
+        _refuse_repeats(values)
         if any(value < 0 for value in values):
             raise ValueError(
                 "a strength below 0 would push the model away from its safety training, which cmrm does not do; "
@@ -141,7 +142,7 @@ class Spec(Part):
     generation: GenerationSpec = GenerationSpec()
     judges: list[str] = Field(default_factory=lambda: ["refusal", "match"], min_length=1)
     batch_size: int = Field(default=8, ge=1)
-    shard_size: int = Field(default=1024, ge=1)
+    shard_size: int = Field(default=1024, ge=1, le=65_536)
     store: str | None = None
 
     @field_validator("datasets")
@@ -155,6 +156,11 @@ class Spec(Part):
             ):
                 raise ValueError(f"the name {name!r} may hold letters, digits, '-', '_' and '.' only")
         return datasets
+
+    @field_validator("targets", "conditions", "target_states", "judges")
+    @classmethod
+    def _name_each_once(cls, names: list[str]) -> list[str]:
+        return _refuse_repeats(names)
 
     @field_validator("judges")
     @classmethod
@@ -179,6 +185,14 @@ class Spec(Part):
     def judged(self) -> list[str]:
         """The data sets whose targets are answered and judged: `targets`, or all."""
         return self.targets or list(self.datasets)
+
+
+def _refuse_repeats(values: list[Any]) -> list[Any]:
+    # Named twice, it would be counted twice.
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} stands there more than once; name it once")
+    return values
 
 
 def read_spec(path: Path) -> Spec:
@@ -254,4 +268,7 @@ def _start_paths_at(folder: Path, spec: Spec) -> Spec:
     model = spec.model
     if (folder / model.id).is_dir():
         model = model.model_copy(update={"id": str(folder / model.id)})
-    return spec.model_copy(update={"datasets": datasets, "model": model})
+    store = spec.store
+    if store is not None and "://" not in store:
+        store = str(folder / Path(store).expanduser())
+    return spec.model_copy(update={"datasets": datasets, "model": model, "store": store})

@@ -51,6 +51,11 @@ def open_files(url: str | Path) -> Files:
         raise StoreError(
             f"{text!r} is no place for a store: give a folder, or a URL such as s3://bucket/folder"
         )
+    if separator and "@" in rest.split("/")[0]:
+        raise StoreError(
+            f"the URL of the store holds credentials (before the @ after {protocol}://), which would reach reports and "
+            "logs: leave them out, they are read from the environment"
+        )
     if separator and protocol not in {"file", "local"}:
         return RemoteFiles(text)
     try:

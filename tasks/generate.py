@@ -15,11 +15,13 @@ from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import Finished, commit_rows, work_through
 from tasks.models import ModelUse, load_model_once
-from tasks.prompts import Showing, Shown, prepare_batch
+from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
 from tasks.samples import Slice, StoredSample
 from tasks.stage import Job, make_stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cmrm.conditions import Prompt
     from cmrm.model import VisionLanguageModel
     from cmrm.shift import Shift
@@ -98,7 +100,11 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
         rows=rows.sort_by("sample_id"),
         quarantined=quarantined,
         partitions={},
-        provenance={"batch_size": job.batch_size, "device": str(vlm.device), "steered_states": acted},
+        provenance={
+            "batch_size": job.batch_size,
+            "device": str(vlm.device),
+            "steered_states_since_resumed": acted,
+        },
     )
 
 
@@ -113,7 +119,14 @@ def _answer_batch(
     shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
     if not shown.samples:
         return from_rows([], "responses"), shown.quarantined
-    intervention = None if job.steering is None else _make_intervention(job, job.steering, vlm, shown)
+    intervention = None
+    if job.steering is not None:
+        blocks = _choose_blocks(vlm, job.steering.blocks)
+        delta = _find_delta(job, job.steering, vlm, shown, blocks)
+        shown, delta = _set_aside_not_finite(job, shown, delta)
+        if not shown.samples:
+            return from_rows([], "responses"), shown.quarantined
+        intervention = _make_intervention(job.steering, delta, blocks)
     answers = generate(vlm, shown.prompts, max_new_tokens=job.max_new_tokens, intervention=intervention)
     if answers.proof is not None:
         for block, count in answers.proof.acted.items():
@@ -137,22 +150,45 @@ def _answer_batch(
     return from_rows(rows, "responses"), shown.quarantined
 
 
-def _make_intervention(
-    job: GenerateJob, steering: Steering, vlm: VisionLanguageModel, shown: Shown
-) -> Intervention:
+def _find_delta(
+    job: GenerateJob, steering: Steering, vlm: VisionLanguageModel, shown: Shown, blocks: tuple[int, ...]
+) -> Tensor:
+    """Δ for a batch: [blocks, hidden] at dataset level, [rows, blocks, hidden] at sample level."""
     from cmrm.shift import measure_sample_shift
+
+    if steering.shift is not None:
+        return _load_shift_once(job.store, steering.shift).choose(blocks).to(vlm.device)
+    return measure_sample_shift(
+        vlm,
+        with_image=_show(job.showing, shown, steering.image),
+        text_only=_show(job.showing, shown, "query"),
+        blocks=blocks,
+    )
+
+
+def _set_aside_not_finite(job: GenerateJob, shown: Shown, delta: Tensor) -> tuple[Shown, Tensor]:
+    """Quarantine the samples whose own Δ is not finite, as half precision can make it; the others go on."""
+    if delta.dim() == 2:
+        return shown, delta
+    finite = delta.isfinite().flatten(1).all(dim=1)
+    reason = "its sample-level Δ is not finite; use dtype bfloat16 or float32"
+    kept = [row for row, good in enumerate(finite.tolist()) if good]
+    aside = [
+        quarantine_row(stored, stage=job.stage, reason=reason)
+        for stored, good in zip(shown.samples, finite.tolist(), strict=True)
+        if not good
+    ]
+    rest = Shown(
+        samples=[shown.samples[row] for row in kept],
+        prompts=[shown.prompts[row] for row in kept],
+        quarantined=[*shown.quarantined, *aside],
+    )
+    return rest, delta[finite]
+
+
+def _make_intervention(steering: Steering, delta: Tensor, blocks: tuple[int, ...]) -> Intervention:
     from cmrm.steering import Intervention
 
-    blocks = _choose_blocks(vlm, steering.blocks)
-    if steering.shift is None:
-        delta = measure_sample_shift(
-            vlm,
-            with_image=_show(job.showing, shown, steering.image),
-            text_only=_show(job.showing, shown, "query"),
-            blocks=blocks,
-        )
-    else:
-        delta = _load_shift_once(job.store, steering.shift).choose(blocks).to(vlm.device)
     return Intervention(
         delta=delta,
         alpha=steering.alpha,

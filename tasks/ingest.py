@@ -148,7 +148,10 @@ def _digest_image(row: Sample | Rejected, images: Path | None, known: dict[str, 
         return None
     if row.image not in known:
         found = find_image(images, row.image)
-        known[row.image] = None if found is None else digest_file(found)
+        try:
+            known[row.image] = None if found is None else digest_file(found)
+        except OSError:
+            known[row.image] = None  # the screening will say why it cannot be read
     return known[row.image]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmrm.conditions import Condition, Prompt, show
-from cmrm.errors import UserError
 from cmrm.images import MeaninglessImage, open_image
 from tasks.samples import StoredSample
 
@@ -62,16 +61,16 @@ def prepare_batch(
     *,
     stage: str,
 ) -> Shown:
-    """Make a batch's prompts; a sample whose text holds a special token, or whose image is gone, is set aside."""
+    """Make a batch's prompts; a sample whose text holds one of the model's special tokens is set aside.
+
+    Raises `UserError` for an image that ingest has read and that is gone now: the disk is at fault and not the row,
+    so nothing is committed and the same command goes on when it is back.
+    """
     from cmrm.model import find_special_token
 
     kept, prompts, quarantined = [], [], []
     for stored in batch:
-        try:
-            prompt = showing.show(stored, condition)
-        except UserError as error:
-            quarantined.append(quarantine_row(stored, stage=stage, reason=str(error)))
-            continue
+        prompt = showing.show(stored, condition)
         if token := find_special_token(vlm, prompt):
             reason = f"the text holds {token!r}, which this model reads as a control token; remove it from the data"
             quarantined.append(quarantine_row(stored, stage=stage, reason=reason))

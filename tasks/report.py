@@ -32,7 +32,8 @@ class ReportJob(Job):
 
     model: ModelUse
     ingests: tuple[str, ...]
-    states: tuple[str, ...]
+    anchor_states: tuple[str, ...]
+    target_states: tuple[str, ...]
     shifts: tuple[str, ...]
     responses: tuple[str, ...]
     judgements: tuple[str, ...]
@@ -42,7 +43,7 @@ class ReportJob(Job):
         return "report"
 
     def content(self) -> dict[str, Any]:
-        names = ("ingests", "states", "shifts", "responses", "judgements")
+        names = ("ingests", "anchor_states", "target_states", "shifts", "responses", "judgements")
         return {"version": VERSION, **{name: list(getattr(self, name)) for name in names}}
 
 
@@ -107,10 +108,8 @@ def _picture(job: ReportJob, store: Store, harmful: Harmful) -> tuple[bytes | No
 def _read_final_states(job: ReportJob, store: Store) -> dict[str, dict[tuple[str, str], np.ndarray]]:
     """The last block's state of each anchor: condition → (dataset, sample id) → vector [hidden]."""
     found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-    for key in job.states:
+    for key in job.anchor_states:
         manifest = _manifest(store, "embed", key)
-        if manifest.provenance["split"] != "anchor":
-            continue
         dataset, states = str(manifest.provenance["dataset"]), _read_last_block(store, manifest)
         by_sample = found.setdefault(str(manifest.content["condition"]), {})
         for row, sample in enumerate(states.sample_ids):
@@ -127,12 +126,21 @@ def _read_last_block(store: Store, manifest: Manifest) -> HiddenStates:
 
 
 def _count_quarantined(job: ReportJob, store: Store) -> list[dict[str, Any]]:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for stage, keys in (("ingest", job.ingests), ("embed", job.states), ("generate", job.responses)):
+    """Rows set aside: each once, however many conditions and interventions it would have been asked under."""
+    stages = (
+        ("ingest", job.ingests),
+        ("embed", job.anchor_states + job.target_states),
+        ("generate", job.responses),
+    )
+    reasons: dict[tuple[str, str | None, int | None], tuple[str, str]] = {}
+    for stage, keys in stages:
         for key in keys:
             for path in _manifest(store, stage, key).paths("quarantine"):
-                rows = read_parquet(store.local_path(path)).select(["stage", "dataset", "reason"]).to_pylist()
-                counts.update((row["stage"], row["dataset"], row["reason"]) for row in rows)
+                for row in read_parquet(store.local_path(path)).to_pylist():
+                    reasons.setdefault(
+                        (row["dataset"], row["sample_id"], row["line"]), (stage, row["reason"])
+                    )
+    counts = Counter((stage, name, reason) for (name, _, _), (stage, reason) in reasons.items())
     return [
         {"stage": stage, "dataset": dataset, "reason": reason, "rows": rows}
         for (stage, dataset, reason), rows in sorted(counts.items())

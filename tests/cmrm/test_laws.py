@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -48,15 +48,37 @@ def test_exactness_sample_level_at_full_strength_gives_the_text_state(
     torch.testing.assert_close(steered, embed(vlm, text_prompts, blocks=[block]), atol=1e-4, rtol=1e-4)
 
 
-def test_exactness_of_incremental_composition_holds_for_shifts_measured_on_independent_blocks(
-    vlm: VisionLanguageModel, blank_prompts: Prompts
+@pytest.mark.parametrize("composition", ["direct", "incremental"])
+def test_compositions_equal_a_hand_edited_reference(
+    vlm: VisionLanguageModel, noise_prompts: Prompts, composition: str
 ) -> None:
-    """What `incremental` subtracts at all chosen blocks together is αΔ of the last one."""
-    from cmrm.steering import _compose
+    """`direct` subtracts Δ_l at each block; `incremental` subtracts what is new in it since the block before."""
+    first, second = torch.randn(2, vlm.hidden_size, generator=torch.Generator().manual_seed(0))
+    taken = {1: first, 3: second if composition == "direct" else second - first}
+    inputs = render(vlm, noise_prompts)
+    last = last_prompt_positions(inputs["attention_mask"])
 
-    delta = torch.randn(3, 4, vlm.hidden_size, generator=torch.Generator().manual_seed(0))
-    intervention = Intervention(delta=delta, alpha=1.0, blocks=ALL_BLOCKS, composition="incremental")
-    torch.testing.assert_close(_compose(intervention, 3).cumsum(dim=1), delta)
+    def edit(shift: Tensor) -> Callable[..., Tensor]:
+        def hook(module: object, args: object, output: Tensor) -> Tensor:
+            moved = output.clone()
+            moved[torch.arange(len(last)), last] -= 0.5 * shift
+            return moved
+
+        return hook
+
+    handles = [vlm.blocks[block].register_forward_hook(edit(shift)) for block, shift in taken.items()]
+    try:
+        with torch.inference_mode(), capture_states(vlm, blocks=ALL_BLOCKS, positions=last) as expected:
+            vlm.model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    delta = torch.stack([first, second])
+    intervention = Intervention(
+        delta=delta, alpha=0.5, blocks=(1, 3), scope="prefill", composition=composition
+    )  # type: ignore[arg-type]
+    steered = steered_states(vlm, noise_prompts, intervention, ALL_BLOCKS)
+    torch.testing.assert_close(steered, expected.stack(ALL_BLOCKS), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["prefill", "every_step", "all"])
@@ -269,13 +291,28 @@ def test_states_equal_output_hidden_states_for_all_but_the_last_block(
     assert not torch.allclose(states[3], reference[4][0, -1], atol=1e-2)
 
 
-def test_the_vision_tower_is_not_among_the_blocks(vlm: VisionLanguageModel) -> None:
-    tower = set(vlm.model.model.vision_tower.modules())
-    assert len(vlm.blocks) == 4
-    assert not tower.intersection(vlm.blocks)
-    assert not any(
-        isinstance(hook, SteeringHook) for module in tower for hook in module._forward_hooks.values()
+def test_the_vision_tower_is_never_touched(vlm: VisionLanguageModel, noise_prompts: Prompts) -> None:
+    tower = vlm.model.model.vision_tower
+    assert not set(tower.modules()).intersection(vlm.blocks)
+    inputs = render(vlm, noise_prompts)
+    seen: list[Tensor] = []
+    handle = tower.register_forward_hook(
+        lambda _module, _args, output: seen.append(output.last_hidden_state.clone())
     )
+    intervention = Intervention(
+        delta=torch.full((4, vlm.hidden_size), 5.0), alpha=1.0, blocks=ALL_BLOCKS, scope="all"
+    )
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    try:
+        with torch.inference_mode():
+            vlm.model(**inputs)
+            with steer(vlm, intervention, input_ids=ids, attention_mask=mask):
+                vlm.model(**inputs)
+                watched = [hook for module in tower.modules() for hook in module._forward_hooks.values()]
+    finally:
+        handle.remove()
+    assert torch.equal(seen[0], seen[1])
+    assert not any(isinstance(hook, SteeringHook) for hook in watched)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf"), torch.tensor([0.5, -1.0, 0.0])])

@@ -111,7 +111,9 @@ def test_a_damaged_or_unknown_model_folder_says_what_to_do(
 def test_a_model_that_is_neither_folder_nor_on_the_hub_is_refused(
     small_spec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "neither a folder nor on the hub" in fail(edit(small_spec, model={"id": "nobody/nothing"}), capsys)
+    assert "neither a folder nor to be had from the hub" in fail(
+        edit(small_spec, model={"id": "nobody/nothing"}), capsys
+    )
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -85,6 +85,8 @@ def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
 ) -> None:
     spec = write_spec(tmp_path / "data", llava_folder)
+    with (spec.parent / "own.jsonl").open("a") as file:
+        file.write('{"id": "cut\\n{"id": "token", "question": "say </s> now", "image": "0.png"}\\n')
     for moment in MOMENTS:
         status = run_until(moment, spec, tmp_path / "killed")
         assert status == (0 if moment == "never" else -signal.SIGKILL), moment
@@ -93,7 +95,9 @@ def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
     for table, order in TABLES.items():
         rows = [read(tmp_path / store, f"FROM {table} ORDER BY {order}") for store in ("killed", "calm")]
         assert rows[0] == rows[1]
-        assert rows[0] or table == "quarantine"
+        assert rows[0]
+    finished = "SELECT summary FROM runs WHERE status = 'finished'"
+    assert read(tmp_path / "killed", finished) == read(tmp_path / "calm", finished)
     order = "FROM hidden_states ORDER BY dataset, sample_id, condition, block"
     names = [read(tmp_path / store, f"SELECT * EXCLUDE vector {order}") for store in ("killed", "calm")]
     assert names[0] == names[1]

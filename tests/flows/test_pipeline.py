@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from cmrm.errors import UserError
+from flows import pipeline
 from flows.cli import main
 from flows.run import Result, run_spec
 from flows.spec import InterventionSpec, Spec, read_spec
@@ -60,6 +63,15 @@ def run(spec: Spec, store: Path) -> Result:
     return run_spec(spec, store=str(store), server=None)
 
 
+class Replaced:
+    """A stage whose `run` is another function."""
+
+    name = "embed"
+
+    def __init__(self, run: Callable[[list[Any]], list[Manifest]]) -> None:
+        self.run = run
+
+
 def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
     with connect(store) as connection:
         return connection.sql(query).fetchall()
@@ -91,8 +103,9 @@ def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(
     )
     assert anchors + targets == 24
     assert anchors > 2
-    # 4 conditions × 4 blocks for each anchor; 5 conditions and 2 interventions for each target (own has no captions).
-    assert rows(store, "SELECT count(*) FROM hidden_states")[0][0] == anchors * 4 * 4
+    # Each anchor under 4 conditions and each target under 2, at 4 blocks.
+    assert rows(store, "SELECT count(*) FROM hidden_states")[0][0] == (anchors * 4 + targets * 2) * 4
+    # 5 conditions and 2 interventions for each target; `own` has no captions.
     harmful = rows(store, "SELECT count(*) FROM samples WHERE split = 'target' AND harmful")[0][0]
     assert rows(store, "SELECT count(*) FROM responses")[0][0] == harmful * 7 + (targets - harmful) * 6
     joined = """
@@ -204,13 +217,71 @@ def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(small_spec: Pa
     ]
     data.write_text(data.read_text() + "\n".join(bad))
     result = run(read_spec(small_spec), tmp_path / "store")
-    found = dict(rows(tmp_path / "store", "SELECT DISTINCT reason, stage FROM quarantine"))
-    reasons = " | ".join(found)
-    for reason in ("empty question", "none.png", "outside", "'</s>'", "duplicate id", "not valid JSON"):
-        assert reason in reasons
-    lines = rows(
-        tmp_path / "store", "SELECT DISTINCT line FROM quarantine WHERE stage = 'ingest' ORDER BY line"
+    found = rows(
+        tmp_path / "store", "SELECT DISTINCT stage, line, reason FROM quarantine ORDER BY stage, line"
     )
-    assert lines == [(15,), (16,), (17,), (19,), (20,)]
-    assert sum(one["rows"] for one in result.summary["quarantined"]) >= 6
-    assert "## Set aside\n\nQuarantined rows: " in Path(result.report).read_text()
+    expected = [
+        ("ingest", 15, "empty question"),
+        ("ingest", 16, "none.png"),
+        ("ingest", 17, "outside"),
+        ("ingest", 19, "duplicate id"),
+        ("ingest", 20, "not valid JSON"),
+    ]
+    at_ingest = [row for row in found if row[0] == "ingest"]
+    assert [(stage, line) for stage, line, _ in at_ingest] == [(stage, line) for stage, line, _ in expected]
+    assert all(part in reason for (_, _, reason), (_, _, part) in zip(at_ingest, expected, strict=True))
+    # The control token is found by the model's own tokenizer, once a condition, and is one row set aside.
+    assert {stage for stage, _, reason in found if "'</s>'" in reason} <= {"embed", "generate"}
+    assert any("'</s>'" in reason for _, _, reason in found)
+    assert sum(one["rows"] for one in result.summary["quarantined"]) == 6
+    assert "Quarantined rows: 6 (" in Path(result.report).read_text()
+
+
+def test_states_of_targets_under_a_meaningless_image_are_no_part_of_the_shift(
+    copied: Path, commits: Counter[str]
+) -> None:
+    spec = read_spec(copied / "data" / "spec.yaml")
+    run(spec.model_copy(update={"target_states": ["blank"]}), copied / "store")
+    assert set(commits) == {"embed", "report"}
+
+
+def test_an_image_that_vanishes_after_ingest_stops_the_run_and_nothing_of_it_is_committed(
+    small_spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share that drops is no property of the rows: once it is back, the same command asks them all."""
+    spec, image = read_spec(small_spec), small_spec.parent / "images" / "1.png"
+    embedded = embed.embed_anchors.run
+
+    def lose_an_image(jobs: list[embed.EmbedJob]) -> list[Manifest]:
+        image.rename(image.with_suffix(".away"))
+        return embedded(jobs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "embed_anchors", Replaced(lose_an_image))
+        with pytest.raises(UserError, match=r"1\.png"):
+            run(spec, tmp_path / "store")
+    image.with_suffix(".away").rename(image)
+    result = run(spec, tmp_path / "store")
+    assert result.summary["quarantined"] == []
+
+
+def test_a_sample_level_shift_that_is_not_finite_is_set_aside_and_the_others_are_answered(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(*_: Any, with_image: list[Any], blocks: tuple[int, ...], **__: Any) -> torch.Tensor:
+        delta = torch.ones(len(with_image), len(blocks), 32)
+        delta[0] = float("inf")
+        return delta
+
+    monkeypatch.setattr("cmrm.shift.measure_sample_shift", overflow)
+    spec = read_spec(copied / "data" / "spec.yaml")
+    spec = spec.model_copy(
+        update={"interventions": [InterventionSpec(name="own Δ", level="sample", alpha=0.3)]}
+    )
+    result = run(spec, copied / "store")
+    aside = sum(one["rows"] for one in result.summary["quarantined"])
+    answered = rows(copied / "store", "SELECT count(*) FROM responses WHERE intervention = 'own Δ'")[0][0]
+    targets = rows(copied / "store", "SELECT count(*) FROM samples WHERE split = 'target'")[0][0]
+    assert aside > 0
+    assert answered + aside == targets
+    assert all("not finite" in one["reason"] for one in result.summary["quarantined"])
