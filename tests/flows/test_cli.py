@@ -52,6 +52,12 @@ def test_a_missing_spec_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"anchors": {"from": {"vlsave": 0.2}}}, ["anchors.from", "vlsave", "vlsafe"]),
         ({"anchors": {"from": {"vlsafe": 1.2}}}, ["anchors.from.vlsafe", "1.2", "1"]),
         ({"targets": ["nothing"]}, ["targets", "nothing"]),
+        ({"conditions": ["image", "query", "image"]}, ["conditions", "'image'", "more than once"]),
+        ({"judges": ["refusal", "refusal"]}, ["judges", "'refusal'", "more than once"]),
+        (
+            {"interventions": [{"name": "x", "alpha": [0.5, 0.5]}]},
+            ["interventions.0.alpha", "more than once"],
+        ),
         ({"judges": ["oracle"]}, ["judges", "oracle", "refusal"]),
         ({"generation": {"max_new_tokens": 0}}, ["generation.max_new_tokens", "0"]),
         ({"datasets": {"a/b": {"format": "vlsafe", "path": "x"}}}, ["datasets", "a/b"]),
@@ -140,6 +146,34 @@ def test_a_data_set_without_one_good_row_stops_the_run(
     assert "datasets.own: none of its rows can be used" in message
 
 
+def test_a_server_that_does_not_answer_is_named(small_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fail([*edit(small_spec), "--server", "http://127.0.0.1:9/api"], capsys)
+    assert "no Prefect server answers at http://127.0.0.1:9/api" in message
+
+
+def test_a_store_that_cannot_be_one_is_refused_before_any_work(
+    small_spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place, part in (
+        (str(tmp_path / "file"), "is a file"),
+        ("sftp://me:secret@host/store", "credentials"),
+    ):
+        message = fail(["run", str(small_spec), "--store", place], capsys)
+        assert part in message
+        assert "secret" not in message
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_spec_may_name_its_store_beside_itself(
+    small_spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"interventions": [], "conditions": ["query"], "target_states": []}
+    main([*edit(small_spec, store="kept", **small)[:2]])
+    assert list((small_spec.parent / "kept" / "runs").iterdir())
+    assert "Report: " in capsys.readouterr().out
+
+
 def test_an_unknown_command_or_option_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["ruin"], ["run", "--sotre", "x"], ["sql"]):
         with pytest.raises(SystemExit) as exit_:
@@ -177,6 +211,15 @@ def test_sql_shows_control_characters_instead_of_sending_them(
     assert "\x1b" not in shown
     assert "\\x1b[31mred" in shown
     assert "NULL" in shown
+
+
+def test_sql_shows_control_characters_of_an_error_instead_of_sending_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").mkdir()
+    message = fail(["sql", "SELECT (chr(27) || '[31mred')::INT", "--store", str(tmp_path / "store")], capsys)
+    assert "\x1b" not in message
+    assert "\\x1b[31mred" in message
 
 
 def test_sql_asks_the_environments_store(
