@@ -136,9 +136,12 @@ class PartWriter:
         try:
             data = self._store.read(path)
         except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError) and path not in self._relied_on:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            if path not in self._relied_on:
                 return None
-            raise
+            # It was there when the folder was listed, a moment ago.
+            raise PartsGoneError(f"{path} was removed: another worker has committed this key") from error
         try:
             return _whole(path, data, self._schema)
         except StoreError as error:

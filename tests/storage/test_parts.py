@@ -99,6 +99,23 @@ def test_a_worker_whose_parts_another_has_discarded_is_told_instead_of_losing_ro
         two.read("id")
 
 
+def test_a_part_removed_between_listing_and_reading_is_told_the_same_way(store, monkeypatch):
+    ours = writer(store)
+    ours.append(rows(1))
+    ours.flush()
+    listed = store.files.under
+
+    def list_then_lose(folder: str) -> list[str]:
+        found = listed(folder)
+        for path in found:
+            store.files.remove(path)
+        return found
+
+    monkeypatch.setattr(store.files, "under", list_then_lose)
+    with pytest.raises(PartsGoneError, match="another worker has committed"):
+        ours.read("sample_id")
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: bytes(len(data)), lambda data: data[:0]]
 )
