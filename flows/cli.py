@@ -20,7 +20,11 @@ DEFAULT_STORE = "./cmrm-store"
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
-app = App(name="cmrm", help="Measure what images do to a vision-language model's safety, and undo it.")
+app = App(
+    name="cmrm",
+    help="Measure what images do to a vision-language model's safety, and undo it.",
+    suppress_keyboard_interrupt=False,
+)
 
 
 @app.command
