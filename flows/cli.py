@@ -47,15 +47,17 @@ def run(
         The API URL of a Prefect server, such as http://127.0.0.1:4200/api; without it PREFECT_API_URL or an
         embedded one.
     """
-    from flows.defaults import make_default_spec
     from flows.render import describe_parse_errors, describe_quarantine, render_grid
-    from flows.run import run_spec
+    from flows.run import run_default_spec, run_spec
     from flows.spec import read_spec
     from tasks.summary import Table
 
     read = None if spec is None else read_spec(spec)
     place = Store.open(store or (read and read.store) or DEFAULT_STORE).url
-    result = run_spec(read or make_default_spec(place), store=place, server=server)
+    if read is None:
+        result = run_default_spec(store=place, server=server)
+    else:
+        result = run_spec(read, store=place, server=server)
     table = Table.from_json(result.summary["table"])
     console = Console()
     console.print(render_grid(table))

@@ -43,12 +43,23 @@ def run_spec(spec: Spec, *, store: str, server: str | None) -> Result:
 
     Raises `UserError` or `StoreError` for what the user can mend.
     """
+    return _run(lambda: spec, store=store, server=server)
+
+
+def run_default_spec(*, store: str, server: str | None) -> Result:
+    """Run the embedded model, as `run_spec` does; its data sets are written while the server starts."""
+    from flows.defaults import make_default_spec
+
+    return _run(lambda: make_default_spec(store), store=store, server=server)
+
+
+def _run(make_spec: Callable[[], Spec], *, store: str, server: str | None) -> Result:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    server_ready = _reach_server(store, server)
     from flows.plan import make_plan
 
-    server_ready = _reach_server(store, server)
-    plan = make_plan(spec, store=store)
+    plan = make_plan(make_spec(), store=store)
     # Two people may start within one second; neither may write over the other's record.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
     with server_ready():
