@@ -40,6 +40,7 @@ def make_default_spec(store: str) -> Spec:
             "seed": settings.SPLIT_SEED,
         },
         "images": {"size": 32},
+        "target_states": ["image"],
         "interventions": [
             _intervene("CMRM dataset", "dataset", settings.DATASET_ALPHA),
             _intervene("CMRM sample", "sample", settings.SAMPLE_ALPHA),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -62,6 +63,9 @@ def _run(make_spec: Callable[[], Spec], *, store: str, server: str | None) -> Re
     plan = make_plan(make_spec(), store=store)
     # Two people may start within one second; neither may write over the other's record.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+    if next(Store.open(plan.store).manifests("generate"), None) is None:
+        # A first run needs torch and transformers; they are imported while the server starts.
+        import_module("cmrm.model")
     with server_ready():
         return _run_recorded(plan, run_id)
 
