@@ -73,13 +73,6 @@ class SteeringProof:
     acted: dict[int, int] = field(default_factory=dict)
     distance: dict[int, float] = field(default_factory=dict)
 
-    def as_dict(self) -> Mapping[str, Mapping[str, float]]:
-        """For records: {"acted": {block: count}, "distance": {block: mean distance}}, with text keys."""
-        return {
-            "acted": {str(block): count for block, count in self.acted.items()},
-            "distance": {str(block): distance for block, distance in self.distance.items()},
-        }
-
 
 class _Span:
     """Which (row, column) states of the current forward pass are to be moved; set before the blocks run."""
