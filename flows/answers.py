@@ -10,8 +10,8 @@ from typing import Any
 from cmrm.datasets.splits import draw
 from storage.errors import StoreError
 from storage.manifest import Manifest
+from storage.parquet import read_parquet
 from storage.store import Store
-from storage.tables import read_parquet
 from tasks.outcomes import Way
 from tasks.table import name_way, sort_ways
 

@@ -63,7 +63,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None) -> Result:
 def _run_recorded(plan: Plan, run_id: str) -> Result:
     from flows.pipeline import run_pipeline
 
-    store = Store.open(plan.store)
+    store = Store.create(plan.store)
     record = {
         "model": ", ".join(model.name for model in plan.models),
         "spec": plan.spec.model_dump(mode="json", by_alias=True),

@@ -17,10 +17,15 @@ _ATTEMPTS = 5
 
 
 class DiskFiles:
-    """A folder on a disk."""
+    """A folder on a disk.
 
-    def __init__(self, root: Path) -> None:
+    With a `mark`, the name of a file that is written first, nothing else is written while that file is not there: a
+    disk that was unmounted leaves an empty folder behind, which must not be filled.
+    """
+
+    def __init__(self, root: Path, *, mark: str | None = None) -> None:
         self.root = root.absolute()
+        self._mark = mark
 
     @property
     def url(self) -> str:
@@ -42,7 +47,9 @@ class DiskFiles:
     def write(self, path: str, source: bytes | Path) -> None:
         place = self.path(path)
         with explained("write", str(place)):
-            unfinished, stream = self._begin(place)
+            if path != self._mark:
+                self._check_mark()
+            unfinished, stream = self._begin(place.parent)
             try:
                 with stream:
                     if isinstance(source, bytes):
@@ -56,6 +63,28 @@ class DiskFiles:
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
+            _sync(place.parent)
+
+    def scratch(self, folder: str) -> Path:
+        place = self.path(folder)
+        with explained("write", str(place)):
+            self._check_mark()
+            unfinished, stream = self._begin(place)
+            stream.close()
+        return unfinished
+
+    def adopt(self, path: str, scratch: Path) -> None:
+        place = self.path(path)
+        with explained("write", str(place)):
+            self._check_mark()
+            _make(place.parent)
+            try:
+                scratch.replace(place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.write(path, scratch)
+                scratch.unlink()
             _sync(place.parent)
 
     def open(self, path: str) -> IO[bytes]:
@@ -97,14 +126,18 @@ class DiskFiles:
         with contextlib.suppress(OSError):
             place.rmdir()
 
-    def _begin(self, place: Path) -> tuple[Path, BinaryIO]:
-        unfinished = place.with_name(f".{uuid.uuid4().hex}.tmp")
+    def _begin(self, folder: Path) -> tuple[Path, BinaryIO]:
+        unfinished = folder / f".{uuid.uuid4().hex}.tmp"
         for _ in range(_ATTEMPTS):
-            _make(place.parent)
+            _make(folder)
             # The folder vanishes between these lines only if another process prunes it.
             with contextlib.suppress(FileNotFoundError):
                 return unfinished, unfinished.open("xb")
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place.parent))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+    def _check_mark(self) -> None:
+        if self._mark is not None and not (self.root / self._mark).is_file():
+            raise FileNotFoundError(errno.ENOENT, f"the store is gone: it has no {self._mark}")
 
 
 def _make(folder: Path) -> None:

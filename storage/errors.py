@@ -11,10 +11,6 @@ class StoreError(ValueError):
     """The store cannot do what was asked: the message says what, where, and how to mend it."""
 
 
-class PartsGoneError(StoreError):
-    """Parts that this writer relied on were removed, which a worker does after committing the same key."""
-
-
 _FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "ask for more quota or free some space",

@@ -8,6 +8,7 @@ from typing import IO, Protocol
 
 from storage.disk import DiskFiles
 from storage.errors import StoreError, explained
+from storage.paths import MARK
 from storage.remote import RemoteFiles
 
 
@@ -23,6 +24,12 @@ class Files(Protocol):
 
     def write(self, path: str, source: bytes | Path) -> None:
         """Put a file in place at once, over one that is there; when this returns, it outlives a power cut."""
+
+    def scratch(self, folder: str) -> Path:
+        """Make an empty file on this machine, for the caller to fill, from which `adopt` is quick."""
+
+    def adopt(self, path: str, scratch: Path) -> None:
+        """Put a finished file in place as `write` does, from its scratch place, where it is no more."""
 
     def open(self, path: str) -> IO[bytes]:
         """Open a file for reading, seekable; raises FileNotFoundError if it is not there."""
@@ -66,4 +73,4 @@ def open_files(url: str | Path) -> Files:
         is_file = root.exists() and not root.is_dir()
     if is_file:
         raise StoreError(f"the store {root} is a file: give a folder, or move the file away")
-    return DiskFiles(root)
+    return DiskFiles(root, mark=MARK)

@@ -12,7 +12,7 @@ from typing import IO, Any
 from storage.errors import StoreError
 
 # Raised whenever what a stored file holds, or how it is laid out, changes its meaning.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The largest finite double lies below this; longer integers are a mistake, and some JSON readers fail on them.
 _LARGEST_NUMBER = 2**1024

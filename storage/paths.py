@@ -8,6 +8,9 @@ from urllib.parse import quote
 
 from storage.errors import StoreError
 
+# The file that says that a folder is a store, and of which schema version.
+MARK = "store.json"
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +44,16 @@ class RemoteFiles:
                 self._system.pipe_file(place, source)
             else:
                 self._system.put_file(str(source), place)
+
+    def scratch(self, folder: str) -> Path:
+        check_file(folder)
+        handle, place = tempfile.mkstemp(prefix="cmrm-", suffix=".tmp")
+        os.close(handle)
+        return Path(place)
+
+    def adopt(self, path: str, scratch: Path) -> None:
+        self.write(path, scratch)
+        scratch.unlink()
 
     def open(self, path: str) -> IO[bytes]:
         place = self._place(path)

@@ -21,6 +21,11 @@ class Kind:
     partitions: tuple[str, ...] = ()
     comment: str
 
+    @property
+    def by_block(self) -> bool:
+        """Whether its rows are sorted by block, each block in row groups of its own."""
+        return "block" in self.schema.names
+
 
 def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
     return pa.field(name, kind, nullable=False, metadata={"comment": comment})

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.parquet import open_parquet
 from storage.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
 
 # Arrow counts the numbers in a list column by 32-bit offsets.
@@ -29,6 +30,9 @@ class HiddenStates(NamedTuple):
         """The vectors of these samples in this order, [samples, blocks, d]; `KeyError` for one that is not there."""
         place = {sample: row for row, sample in enumerate(self.sample_ids)}
         return self.vectors[[place[sample] for sample in sample_ids]]
+
+
+_NOTHING = HiddenStates([], [], np.empty((0, 0, 0), dtype=np.float16))
 
 
 def hidden_states_table(
@@ -98,27 +102,41 @@ def read_hidden_states(table: pa.Table) -> HiddenStates:
     return HiddenStates(ids, blocks, _filled(table["vector"], numbers, places, (len(ids), len(blocks))))
 
 
-def count_blocks(path: Path) -> int:
-    """Count the blocks of a stored file of states, each a row group; raises StoreError if it is damaged or none."""
+def list_blocks(path: Path) -> list[int]:
+    """List the blocks of a stored file of states, ascending; raises StoreError if it is damaged or none."""
     with _opened(path) as file:
-        return int(file.num_row_groups)
+        return sorted(_find_groups(file))
 
 
-def read_block(path: Path, place: int) -> HiddenStates:
-    """Read the states at one block of a stored file, counted from 0 or from the end by -1, and no other's bytes.
+def read_block(path: Path, block: int) -> HiddenStates:
+    """Read the states at one block of a stored file, and no other's bytes; empty if the file has no such block.
 
-    Empty for a file without rows. Raises StoreError as `read_hidden_states` does, or if the file is damaged or none.
+    Raises StoreError as `read_hidden_states` does, or if the file is damaged or none.
     """
     with _opened(path) as file:
-        if not file.metadata.num_rows:
-            return HiddenStates([], [], np.empty((0, 0, 0), dtype=np.float16))
-        return read_hidden_states(file.read_row_group(range(file.num_row_groups)[place]))
+        groups = _find_groups(file)
+        return read_hidden_states(file.read_row_groups(groups[block])) if block in groups else _NOTHING
+
+
+def read_last_block(path: Path) -> HiddenStates:
+    """Read the states at the last block of a stored file, as `read_block` does; empty for a file without rows."""
+    blocks = list_blocks(path)
+    return read_block(path, blocks[-1]) if blocks else _NOTHING
+
+
+def _find_groups(file: pq.ParquetFile) -> dict[int, list[int]]:
+    """The row groups of each block: none holds two."""
+    groups: dict[int, list[int]] = {}
+    column = file.schema_arrow.get_field_index("block")
+    for group in range(file.num_row_groups):
+        groups.setdefault(file.metadata.row_group(group).column(column).statistics.min, []).append(group)
+    return groups
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error

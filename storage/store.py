@@ -14,9 +14,10 @@ from storage.errors import StoreError, explained
 from storage.files import Files, open_files
 from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
 from storage.manifest import Manifest, StoredFile, manifest_file
-from storage.paths import check_run_id, check_stage, data_file
+from storage.parquet import count_rows
+from storage.paths import MARK, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
-from storage.tables import count_rows
+from storage.sink import WrittenFile
 
 log = logging.getLogger("cmrm.storage")
 
@@ -34,6 +35,25 @@ class Store:
     def open(cls, url: str | Path) -> Store:
         """Open a store without touching it; raises StoreError if that cannot be a store."""
         return cls(open_files(url))
+
+    @classmethod
+    def create(cls, url: str | Path) -> Store:
+        """Open a store to write into it, and make it if there is none: only then can anything be kept.
+
+        Raises StoreError if that cannot be a store, or a newer release has made it.
+        """
+        store = cls.open(url)
+        mark = store._record(MARK)
+        version = None if mark is None else mark.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {store.url} has schema version {version} and this release writes {SCHEMA_VERSION}: "
+                "use the newer release, or another store"
+            )
+        if version != SCHEMA_VERSION:
+            now = datetime.now(UTC).isoformat(timespec="microseconds")
+            store.files.write(MARK, seal({"schema_version": SCHEMA_VERSION, "created_at": now}))
+        return store
 
     @property
     def url(self) -> str:
@@ -75,7 +95,7 @@ class Store:
         self,
         stage: str,
         key: str,
-        files: Mapping[str, bytes | Path],
+        files: Mapping[str, bytes | Path | WrittenFile],
         *,
         rows: Mapping[str, int] | None = None,
         content: Mapping[str, Any] | None = None,
@@ -166,7 +186,11 @@ class Store:
         whole = [record for record in records if record is not None]
         return sorted(whole, key=lambda record: (str(record.get("created_at")), str(record.get("run_id"))))
 
-    def _keep(self, path: str, key: str, source: bytes | Path, rows: int | None) -> StoredFile:
+    def _keep(self, path: str, key: str, source: bytes | Path | WrittenFile, rows: int | None) -> StoredFile:
+        if isinstance(source, WrittenFile):
+            place = data_file(path, key, source.sha256)
+            self.files.adopt(place, source.path)
+            return StoredFile(path=place, bytes=source.bytes, sha256=source.sha256, rows=source.rows)
         if isinstance(source, bytes):
             size, sha256 = len(source), digest_bytes(source)
         else:

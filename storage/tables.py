@@ -1,23 +1,15 @@
-"""Parquet files: how a table is written, checked and read."""
+"""Tables in memory: built from rows, checked against their kind, and named as files."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.paths import check_key, partition
 from storage.schemas import KINDS, SINGLE_VECTOR, Kind
-
-# DuckDB skips and shares out work by row groups.
-_ROW_GROUP = 65_536
 
 
 def kind_of(name: str) -> Kind:
@@ -53,83 +45,6 @@ def conform(table: pa.Table, kind: str) -> pa.Table:
         [_conformed(table, field, kind) for field in schema],
         schema=pa.schema([_as_stored(table, field) for field in schema]),
     )
-
-
-def to_parquet(table: pa.Table, kind: str) -> bytes:
-    """Write a table as one Parquet file, with what its folders say left out of it.
-
-    hidden_states are sorted by block, then data set and sample, with one row group per block.
-    Raises StoreError as `conform` does, or if rows of several partitions are mixed.
-    """
-    sink = io.BytesIO()
-    write_parquet(table, kind, sink)
-    return sink.getvalue()
-
-
-def write_parquet(table: pa.Table, kind: str, place: Path | IO[bytes]) -> None:
-    """Write a table as `to_parquet` does, to a file, without holding the file's bytes in memory."""
-    whole = conform(table, kind)
-    partitions = kind_of(kind).partitions
-    for name in partitions:
-        if whole.num_rows and len(values := pc.unique(whole[name])) != 1:
-            raise StoreError(
-                f"one file of {kind} holds one {name}, this has {len(values)}: write a file for each"
-            )
-    narrow = whole.drop_columns(list(partitions))
-    pieces = _by_block(narrow) if "block" in narrow.column_names else iter([narrow])
-    write_pieces(pieces, narrow.schema, place)
-
-
-def write_pieces(pieces: Iterable[pa.Table], schema: pa.Schema, place: Path | IO[bytes]) -> None:
-    """Write tables of one schema to one Parquet file, each as a row group of its own (65,536 rows at most)."""
-    # A vector has no useful minimum or dictionary and hardly compresses; DuckDB 2.0 cannot read float16 split by bytes.
-    narrow = [name for name in schema.names if not pa.types.is_list(schema.field(name).type)]
-    compression = dict.fromkeys(narrow, "zstd")
-    for field in schema:
-        if field.name not in narrow:
-            compression[f"{field.name}.list.element"] = "none"
-    with pq.ParquetWriter(
-        place,
-        schema,
-        compression=compression,
-        use_dictionary=[name for name in narrow if pa.types.is_string(schema.field(name).type)],
-        write_statistics=narrow,
-        write_page_checksum=True,
-    ) as writer:
-        for piece in pieces:
-            writer.write_table(piece, row_group_size=_ROW_GROUP)
-
-
-def pieces_to_bytes(pieces: Iterable[pa.Table], schema: pa.Schema) -> bytes:
-    """Write tables of one schema as one Parquet file in memory."""
-    sink = io.BytesIO()
-    write_pieces(pieces, schema, sink)
-    return sink.getvalue()
-
-
-def read_parquet(source: bytes | Path) -> pa.Table:
-    """Read one Parquet file, checking every page; raises StoreError if it is damaged or none."""
-    try:
-        with pq.ParquetFile(_opened(source), page_checksum_verification=True) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"cannot read {_named(source)}: {error}; remove it and run again") from error
-
-
-def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read any Parquet file row by row as Python values; memory is a thousand rows. Raises Arrow's own errors."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
-
-
-def count_rows(source: bytes | Path) -> int:
-    """Count the rows of a Parquet file from its footer; raises StoreError if it has none."""
-    try:
-        with pq.ParquetFile(_opened(source)) as file:
-            return int(file.metadata.num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{_named(source)} is no Parquet file: {error}; write it with to_parquet") from error
 
 
 def table_path(kind: str, key: str, **partitions: str) -> str:
@@ -188,25 +103,3 @@ def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray |
         raise StoreError(
             f"the column {field.name} of {kind} is {column.type}, not {stored}: {error}"
         ) from error
-
-
-def _by_block(table: pa.Table) -> Iterator[pa.Table]:
-    blocks = table["block"].to_numpy()
-    for block in np.unique(blocks):
-        # One block at a time: all blocks at once may hold more numbers than one Arrow list can count.
-        places = np.flatnonzero(blocks == block)
-        together = places[-1] - places[0] + 1 == len(places)
-        rows = table.slice(places[0], len(places)) if together else table.take(pa.array(places))
-        order = pc.sort_indices(
-            rows.select(["dataset", "sample_id"]), [("dataset", "ascending"), ("sample_id", "ascending")]
-        )
-        # Copying the vectors costs more than looking whether they lie right already.
-        yield rows if np.array_equal(order, np.arange(len(places))) else rows.take(order)
-
-
-def _opened(source: bytes | Path) -> Any:
-    return pa.BufferReader(source) if isinstance(source, bytes) else str(source)
-
-
-def _named(source: bytes | Path) -> str:
-    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from storage.manifest import Manifest
-from storage.parts import PartWriter
-from storage.schemas import KINDS
+from storage.parquet import to_parquet
+from storage.sink import WrittenFile
 from storage.store import Store
-from storage.tables import from_rows, table_path, to_parquet
+from storage.tables import from_rows, table_path
+from storage.writer import ShardWriter
 from tasks.progress import report_rows
 from tasks.samples import StoredSample
 from tasks.stage import Job
-
-# A part of 8,192 states of a 7-billion-parameter model is 64 MB; time closes parts of slower stages.
-PART_ROWS = 8192
 
 Finished = tuple[pa.Table, Sequence[dict[str, Any]]]
 
@@ -27,18 +26,20 @@ def work_through(
     store: Store,
     *,
     kind: str,
-    ids: Sequence[str],
     samples: Sequence[StoredSample],
     batch_size: int,
     finish: Callable[[Sequence[StoredSample]], Finished],
-) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Finish a shard's samples batch by batch; those in parts that a killed worker left are not done again.
+    partitions: dict[str, str],
+    provenance: dict[str, Any],
+) -> Manifest:
+    """Finish a shard's samples batch by batch and commit them; those that a killed worker left are not done again.
 
-    `finish` returns a batch's rows of table `kind` and the rows it set aside. Returns all rows and all set aside.
+    `finish` returns a batch's rows of table `kind` and the rows it set aside; they are written while the next batch
+    is worked on. `provenance` is read at the end.
     """
     quarantined: list[dict[str, Any]] = []
-    with PartWriter(store, job.stage, job.key, KINDS[kind].schema, max_rows=PART_ROWS) as writer:
-        done = writer.done("sample_id")
+    with ShardWriter(store, job.stage, job.key, kind) as writer:
+        done = set(writer.resume("sample_id")["sample_id"].to_pylist())
         todo = [stored for stored in samples if stored.sample.id not in done]
         report_rows(len(samples) - len(todo))
         for batch in cut(todo, batch_size):
@@ -46,8 +47,10 @@ def work_through(
             writer.append(rows)
             quarantined.extend(aside)
             report_rows(len(batch))
-        writer.flush()
-        return writer.read(*ids), quarantined
+        files = {table_path(kind, job.key, **partitions): writer.finish()}
+        manifest = commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
+        writer.discard()
+    return manifest
 
 
 def commit_rows(
@@ -57,17 +60,27 @@ def commit_rows(
     kind: str,
     rows: pa.Table,
     quarantined: Sequence[dict[str, Any]],
-    partitions: dict[str, str],
     provenance: dict[str, Any],
 ) -> Manifest:
-    """Commit a shard's rows, and what was set aside where there is any, under the job's key; then drop its parts."""
-    files = {table_path(kind, job.key, **partitions): to_parquet(rows, kind)}
+    """Commit rows that are all in memory, and what was set aside where there is any, under the job's key."""
+    files = {table_path(kind, job.key): to_parquet(rows, kind)}
+    return commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
+
+
+def commit_files(
+    job: Job,
+    store: Store,
+    *,
+    files: Mapping[str, bytes | WrittenFile],
+    quarantined: Sequence[dict[str, Any]],
+    provenance: dict[str, Any],
+) -> Manifest:
+    """Commit a job's files, and what was set aside where there is any, under its key."""
+    everything: dict[str, bytes | Path | WrittenFile] = {**files}
     if quarantined:
         table = from_rows(quarantined, "quarantine")
-        files[table_path("quarantine", job.key)] = to_parquet(table, "quarantine")
-    manifest = store.commit(job.stage, job.key, files, content=job.content(), provenance=provenance)
-    PartWriter(store, job.stage, job.key, KINDS[kind].schema, max_rows=PART_ROWS).discard()
-    return manifest
+        everything[table_path("quarantine", job.key)] = to_parquet(table, "quarantine")
+    return store.commit(job.stage, job.key, everything, content=job.content(), provenance=provenance)
 
 
 def cut(samples: Sequence[StoredSample], size: int) -> Iterator[Sequence[StoredSample]]:

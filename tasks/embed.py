@@ -11,7 +11,7 @@ import numpy as np
 from storage.manifest import Manifest
 from storage.states import hidden_states_table
 from storage.store import Store
-from tasks.batches import Finished, commit_rows, work_through
+from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
 from tasks.samples import Slice, StoredSample
@@ -55,21 +55,13 @@ class EmbedJob(Job):
 def _embed(job: EmbedJob, store: Store) -> Manifest:
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
-    rows, quarantined = work_through(
+    return work_through(
         job,
         store,
         kind="hidden_states",
-        ids=("sample_id", "block"),
         samples=samples,
         batch_size=job.batch_size,
         finish=lambda batch: _embed_batch(job, vlm, batch),
-    )
-    return commit_rows(
-        job,
-        store,
-        kind="hidden_states",
-        rows=rows,
-        quarantined=quarantined,
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "batch_size": job.batch_size,

@@ -10,7 +10,7 @@ from storage.identity import digest
 from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import from_rows
-from tasks.batches import Finished, commit_rows, work_through
+from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, prepare_batch
 from tasks.samples import Slice, StoredSample
@@ -52,21 +52,13 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
     acted: dict[str, int] = {}
-    rows, quarantined = work_through(
+    return work_through(
         job,
         store,
         kind="responses",
-        ids=("sample_id",),
         samples=samples,
         batch_size=job.batch_size,
         finish=lambda batch: _answer_batch(job, vlm, batch, acted),
-    )
-    return commit_rows(
-        job,
-        store,
-        kind="responses",
-        rows=rows.sort_by("sample_id"),
-        quarantined=quarantined,
         partitions={},
         provenance={
             "batch_size": job.batch_size,

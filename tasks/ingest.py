@@ -11,8 +11,9 @@ from cmrm.datasets.splits import Sides, SplitRow, choose_anchors, digest_text
 from cmrm.samples import Rejected, Sample
 from storage.identity import digest
 from storage.manifest import Manifest
+from storage.parquet import to_parquet
 from storage.store import Store
-from storage.tables import from_rows, table_path, to_parquet
+from storage.tables import from_rows, table_path
 from tasks.pair import read_pairs
 from tasks.progress import report_rows
 from tasks.sources import Matches, Source, Survey, digest_image, survey

@@ -10,8 +10,9 @@ from cmrm.judges import Answer, get_judge
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
+from storage.parquet import read_parquet
 from storage.store import Store
-from storage.tables import from_rows, read_parquet
+from storage.tables import from_rows
 from tasks.batches import commit_rows
 from tasks.progress import report_rows
 from tasks.samples import StoredSample, read_samples
@@ -87,7 +88,6 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
         kind="judgements",
         rows=from_rows(judged, "judgements"),
         quarantined=(),
-        partitions={},
         provenance={"responses": job.responses},
     )
 

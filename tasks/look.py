@@ -18,11 +18,12 @@ from cmrm.images import locate_image, open_image
 from cmrm.revision import ModelIdentity
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
-from storage.parts import PartWriter
+from storage.parquet import read_parquet
 from storage.schemas import KINDS
 from storage.store import Store
-from storage.tables import read_parquet
-from tasks.batches import PART_ROWS, commit_rows
+from storage.tables import table_path
+from storage.writer import ShardWriter
+from tasks.batches import commit_files
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
 
@@ -98,7 +99,7 @@ def read_vectors(store: Store, key: str) -> tuple[list[str], np.ndarray]:
     manifest = store.find("look", key)
     if manifest is None:
         raise RuntimeError(f"image vectors {key[:12]} vanished from {store.url} while the run was using them")
-    table = read_parquet(store.local_path(manifest.path(KIND))).combine_chunks()
+    table = read_parquet(store.local_path(manifest.path(KIND))).sort_by("image").combine_chunks()
     numbers = np.concatenate([np.empty(0, np.float32), *map(_flatten, table["vector"].chunks)])
     return table["image"].to_pylist(), numbers.reshape(table.num_rows, -1 if table.num_rows else 0)
 
@@ -123,26 +124,28 @@ def forget_clip() -> None:
 
 def _look(job: EmbedImagesJob, store: Store) -> Manifest:
     unreadable: dict[str, str] = {}
-    with PartWriter(store, job.stage, job.key, KINDS[KIND].schema, max_rows=PART_ROWS) as writer:
-        done = writer.done("image")
-        report_rows(len(done))
-        todo = [name for name in job.names if name not in done]
+    with ShardWriter(store, job.stage, job.key, KIND, unit="image") as writer:
+        resumed = writer.resume("image", "image_digest")
+        seen: dict[str, str] = dict(
+            zip(resumed["image"].to_pylist(), resumed["image_digest"].to_pylist(), strict=True)
+        )
+        report_rows(len(seen))
+        todo = [name for name in job.names if name not in seen]
         for start in range(0, len(todo), BATCH_SIZE):
-            batch = todo[start : start + BATCH_SIZE]
-            writer.append(_look_at(job, batch, unreadable))
-            report_rows(len(batch))
-        writer.flush()
-        rows = writer.read("image").sort_by("image")
-    _refuse_changes(job, rows, unreadable)
-    return commit_rows(
-        job,
-        store,
-        kind=KIND,
-        rows=rows,
-        quarantined=[],
-        partitions={},
-        provenance={"images": str(job.images), "unreadable": sorted(unreadable)},
-    )
+            rows = _look_at(job, todo[start : start + BATCH_SIZE], unreadable)
+            seen |= zip(rows["image"].to_pylist(), rows["image_digest"].to_pylist(), strict=True)
+            writer.append(rows)
+            report_rows(len(todo[start : start + BATCH_SIZE]))
+        _refuse_changes(job, unreadable | seen)
+        manifest = commit_files(
+            job,
+            store,
+            files={table_path(KIND, job.key): writer.finish()},
+            quarantined=[],
+            provenance={"images": str(job.images), "unreadable": sorted(unreadable)},
+        )
+        writer.discard()
+    return manifest
 
 
 def _look_at(job: EmbedImagesJob, names: Sequence[str], unreadable: dict[str, str]) -> pa.Table:
@@ -176,9 +179,8 @@ def _open(job: EmbedImagesJob, names: Sequence[str]) -> Iterator[tuple[str, str,
         yield name, _digest_image(job.images, name) or "", image
 
 
-def _refuse_changes(job: EmbedImagesJob, rows: pa.Table, unreadable: dict[str, str]) -> None:
-    """Raise `UserError` unless the images are still those that the key stands for."""
-    seen = unreadable | dict(zip(rows["image"].to_pylist(), rows["image_digest"].to_pylist(), strict=True))
+def _refuse_changes(job: EmbedImagesJob, seen: dict[str, str]) -> None:
+    """Raise `UserError` unless the images, as digests by name, are still those that the key stands for."""
     if digest([(name, seen.get(name)) for name in job.names]) != job.digest:
         raise UserError(
             f"images in {job.images} changed while they were being embedded; run again when they rest."

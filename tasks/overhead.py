@@ -91,7 +91,6 @@ def _measure(job: OverheadJob, store: Store) -> Manifest:
         kind="timings",
         rows=from_rows(rows, "timings"),
         quarantined=[row for shown in prepared for row in shown.quarantined],
-        partitions={},
         provenance={"torch_threads": _count_threads(), "dataset": job.slice.shard.dataset},
     )
 

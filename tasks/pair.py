@@ -20,9 +20,10 @@ from cmrm.errors import UserError
 from cmrm.samples import Sample
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
+from storage.parquet import read_parquet, to_parquet
 from storage.search import CANDIDATES, search_captions
 from storage.store import Store
-from storage.tables import from_rows, read_parquet, table_path, to_parquet
+from storage.tables import from_rows, table_path
 from tasks.look import ClipUse, EmbedImagesJob, forget_clip, load_clip_once, plan_looks, read_vectors
 from tasks.progress import report_rows
 from tasks.sources import Source

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.manifest import Manifest
+from storage.parquet import read_parquet
 from storage.store import Store
-from storage.tables import read_parquet
 from tasks.agreement import describe_agreement
 from tasks.costs import describe_costs
 from tasks.curves import make_curves

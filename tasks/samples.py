@@ -10,8 +10,8 @@ from cmrm.conditions import Condition, missing
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
+from storage.parquet import read_parquet
 from storage.store import Store
-from storage.tables import read_parquet
 
 Split = Literal["anchor", "target"]
 

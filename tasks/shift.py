@@ -11,7 +11,7 @@ import numpy as np
 
 from cmrm.errors import UserError
 from storage.manifest import Manifest
-from storage.states import HiddenStates, count_blocks, read_block
+from storage.states import HiddenStates, list_blocks, read_block
 from storage.store import Store
 from tasks.models import ModelUse
 from tasks.stage import Job, make_stage
@@ -105,10 +105,10 @@ def _read_blocks(job: ShiftJob, store: Store) -> Iterator[list[Pair]]:
     """Block by block, the pairs of all shards that have any; the same shards at each."""
     files = [tuple(_find_states(store, key) for key in keys) for keys in job.pairs]
     # A shard whose every row was set aside has no block at all.
-    blocks = {paths: min(map(count_blocks, paths)) for paths in files}
-    whole = [paths for paths in files if blocks[paths]]
-    for place in range(max(blocks.values(), default=0)):
-        pairs = [Pair(*(read_block(path, place) for path in paths)) for paths in whole]
+    blocks = {paths: set.intersection(*(set(list_blocks(path)) for path in paths)) for paths in files}
+    for block in sorted(set().union(*blocks.values())):
+        whole = [paths for paths in files if block in blocks[paths]]
+        pairs = [Pair(*(read_block(path, block) for path in paths)) for paths in whole]
         if matched := [pair for pair in pairs if set(pair[0].sample_ids) & set(pair[1].sample_ids)]:
             yield matched
 

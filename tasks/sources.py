@@ -17,7 +17,7 @@ from cmrm.datasets.splits import SplitRow, draw
 from cmrm.errors import UserError
 from cmrm.samples import Rejected, Sample
 from storage.identity import canonical_json, digest_file
-from storage.tables import iterate_rows
+from storage.parquet import iterate_rows
 
 Matches = Mapping[str, Match]
 # Not the anchors' seed: which samples are looked at has nothing to do with which side they are on.

@@ -13,9 +13,10 @@ import numpy as np
 from cmrm.revision import ModelIdentity
 from storage.identity import digest
 from storage.manifest import Manifest
+from storage.parquet import to_parquet
 from storage.states import hidden_states_table
 from storage.store import Store
-from storage.tables import from_rows, table_path, to_parquet
+from storage.tables import from_rows, table_path
 from tasks.models import ModelUse
 from tasks.outcomes import Way
 from tasks.report import ReportJob, _report

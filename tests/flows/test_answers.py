@@ -20,7 +20,7 @@ Used = dict[str, list[str]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Used]:
-    store = Store.open(tmp_path_factory.mktemp("store"))
+    store = Store.create(tmp_path_factory.mktemp("store"))
     used = commit_answers(
         store, models=["moon@1"], samples=8, strengths=[0.5, 1.0], judges=("refusal", "guard", "match")
     )

@@ -32,7 +32,7 @@ SAMPLES = 12
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
-    store = Store.open(tmp_path_factory.mktemp("store"))
+    store = Store.create(tmp_path_factory.mktemp("store"))
     made = make_up(store, models=(f"moon {EVIL}",), samples=SAMPLES, strengths=(1.0,))
     path = write_report_files(
         store, run_id="r1", report=made.report, keys=made.keys, store_name=f"a store's <b>{EVIL}"
@@ -253,7 +253,7 @@ def test_a_remote_store_gets_the_same_files(
     made: MadeUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    remote = Store.open("memory://reports-of-a-remote-store")
+    remote = Store.create("memory://reports-of-a-remote-store")
     written = list(made.store.files.under("reports/r1"))
     folders = [folder.name for folder in Path(made.store.url).iterdir()]
     for path in {path for folder in folders for path in made.store.files.under(folder)} - set(written):

@@ -22,16 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store on the disk."""
-    return Store.open(tmp_path / "store")
+    return Store.create(tmp_path / "store")
 
 
 @pytest.fixture(params=["disk", "memory"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store on the disk, then one behind an fsspec URL."""
     if request.param == "disk":
-        yield Store.open(tmp_path / "store")
+        yield Store.create(tmp_path / "store")
         return
-    yield Store.open("memory://any-store")
+    yield Store.create("memory://any-store")
     memory = fsspec.filesystem("memory")
     if memory.exists("/any-store"):
         memory.rm("/any-store", recursive=True)

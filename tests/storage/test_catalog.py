@@ -16,10 +16,11 @@ import safetensors.numpy
 from storage.catalog import connect
 from storage.errors import StoreError
 from storage.identity import stage_key
+from storage.parquet import to_parquet
 from storage.schemas import KINDS
 from storage.states import hidden_states_table
 from storage.store import Store
-from storage.tables import from_rows, table_path, to_parquet
+from storage.tables import from_rows, table_path
 
 MODEL = "llava-hf/llava=1.5 'x'%"
 VECTORS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float16)
@@ -88,7 +89,6 @@ def filled(any_store: Store) -> Store:
 
 
 def test_an_empty_store_has_all_views_with_their_types(any_store):
-    Path(any_store.url).mkdir() if "://" not in any_store.url else None
     with connect(any_store.url) as sql:
         for view in VIEWS:
             assert sql.execute(f"SELECT count(*) FROM {view}").fetchall() == [(0,)]
@@ -294,7 +294,7 @@ def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[duckdb.
     """One connection for all hostile queries, and the folder that holds its store."""
     folder = tmp_path_factory.mktemp("besieged")
     (folder / "out").mkdir()
-    with connect(fill(Store.open(folder / "store")).url) as sql:
+    with connect(fill(Store.create(folder / "store")).url) as sql:
         yield sql, folder
 
 

@@ -13,8 +13,9 @@ import pytest
 from storage.errors import StoreError
 from storage.identity import stage_key
 from storage.manifest import Manifest
+from storage.parquet import to_parquet
 from storage.store import Store
-from storage.tables import from_rows, to_parquet
+from storage.tables import from_rows
 
 KEY = stage_key("report", {"n": 1})
 FILES = {f"reports/{KEY}.md": b"# one\n", f"figures/{KEY}.png": bytes(1000)}
@@ -75,7 +76,7 @@ def test_rows_of_parquet_files_are_counted_and_wrong_counts_refused(store):
 def test_content_that_json_has_not_is_refused_before_anything_is_written(store):
     with pytest.raises(StoreError, match=r"provenance\.seconds is nan"):
         store.commit("report", KEY, FILES, provenance={"seconds": float("nan")})
-    assert not Path(store.url).exists()
+    assert [path.name for path in Path(store.url).iterdir()] == ["store.json"]
 
 
 def test_remote_files_are_fetched_once_and_again_when_the_copy_is_damaged(any_store, tmp_path, monkeypatch):
@@ -258,7 +259,6 @@ def test_no_permission_is_an_error_and_not_an_empty_store(store, forbidden):
 
 
 def test_a_file_where_a_folder_is_needed_is_named(store):
-    place(store, "").mkdir()
     place(store, "reports").write_text("in the way")
     with pytest.raises(StoreError, match=r"reports.*move away"):
         committed(store)
@@ -272,7 +272,7 @@ def test_places_that_cannot_be_stores_are_refused_with_the_fix(tmp_path):
 
 
 def test_a_file_url_is_a_folder_on_the_disk(tmp_path):
-    committed(Store.open(f"file://{tmp_path}/store"))
+    committed(Store.create(f"file://{tmp_path}/store"))
     assert Store.open(tmp_path / "store").find("report", KEY) is not None
 
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import StoreError
+from storage.parquet import read_parquet, to_parquet, write_parquet
 from storage.schemas import KINDS
 from storage.states import hidden_states_table, read_hidden_states
-from storage.tables import from_rows, read_parquet, table_path, to_parquet, write_parquet
+from storage.tables import from_rows, table_path
 
 ODD_TEXTS = [
     "",

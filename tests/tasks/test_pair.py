@@ -43,7 +43,7 @@ class Desk:
         self.captions = folder / "captions.json"
         self.write_captions(CAPTIONS)
         self.write_questions(QUESTIONS)
-        self.store = Store.open(folder / "store")
+        self.store = Store.create(folder / "store")
 
     def write_captions(self, captions: list[tuple[str, str]]) -> None:
         # LLaVA's and VLSafe's files leave COCO's split prefix out; the folder's files have it.

@@ -1,0 +1,193 @@
+"""Parquet files: how a table is laid out in one, written, and read back whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import StoreError
+from storage.identity import SCHEMA_VERSION
+from storage.schemas import Kind
+from storage.sink import HashingSink
+from storage.tables import conform, kind_of
+
+# DuckDB skips and shares out work by row groups; of vectors a mebibyte was best to look one sample up and to read a
+# block (docs/decisions.md).
+ROW_GROUP = 65_536
+ROW_GROUP_BYTES = 1 << 20
+
+_VERSION = b"cmrm.schema_version"
+_KIND = b"cmrm.kind"
+
+
+class TableWriter:
+    """Writes one Parquet file of a kind chunk by chunk, with what its folders say left out of it.
+
+    A chunk's rows are sorted: states by block, then data set and sample, and no row group holds two blocks.
+    Memory is that of a chunk. Close it, or the file is none.
+    """
+
+    def __init__(self, kind: str, place: Path | IO[bytes] | HashingSink) -> None:
+        self._name = kind
+        self._kind = kind_of(kind)
+        self._place = place
+        self._writer: pq.ParquetWriter | None = None
+        self._partitions: dict[str, Any] = {}
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, chunk: pa.Table) -> None:
+        """Write some rows; raises StoreError as `conform` does, or if rows of several partitions are mixed."""
+        whole = conform(chunk, self._name)
+        self._check_partitions(whole)
+        narrow = whole.drop_columns(list(self._kind.partitions))
+        if self._writer is None:
+            self._writer = _open(self._place, narrow, self._name, self._kind)
+        for piece in _by_block(narrow) if self._kind.by_block else [narrow]:
+            self._writer.write_table(piece, row_group_size=_group_rows(piece))
+        self.rows += narrow.num_rows
+
+    def close(self) -> None:
+        """Write the footer; a table without rows becomes a file with its columns."""
+        if self._writer is None:
+            self.write(self._kind.schema.empty_table())
+        assert self._writer is not None
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Leave the file without a footer: nobody will read it, and its place may take no more."""
+        if self._writer is not None:
+            self._writer.is_open = False
+
+    def _check_partitions(self, whole: pa.Table) -> None:
+        for name in self._kind.partitions if whole.num_rows else ():
+            values = set(pc.unique(whole[name]).to_pylist())
+            known = values | {self._partitions.setdefault(name, next(iter(values)))}
+            if len(known) != 1:
+                raise StoreError(
+                    f"one file of {self._name} holds one {name}, this has {len(known)}: write a file for each"
+                )
+
+
+def to_parquet(table: pa.Table, kind: str) -> bytes:
+    """Write a table as one Parquet file in memory; raises StoreError as `TableWriter` does."""
+    sink = io.BytesIO()
+    write_parquet(table, kind, sink)
+    return sink.getvalue()
+
+
+def write_parquet(table: pa.Table, kind: str, place: Path | IO[bytes]) -> None:
+    """Write a table as one Parquet file, without holding the file's bytes in memory."""
+    with TableWriter(kind, place) as writer:
+        writer.write(table)
+
+
+def read_parquet(source: bytes | Path) -> pa.Table:
+    """Read one Parquet file of a store, checking every page.
+
+    Raises StoreError if it is damaged or none, or was written by a release with another schema version.
+    """
+    try:
+        with pq.ParquetFile(_source(source), page_checksum_verification=True) as file:
+            _check_version(file.schema_arrow.metadata or {}, _named(source))
+            return file.read().replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"cannot read {_named(source)}: {error}; remove it and run again") from error
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open one Parquet file of a store to read some row groups, as `read_parquet` does; close it afterwards."""
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    _check_version(file.schema_arrow.metadata or {}, str(path))
+    return file
+
+
+def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read anybody's Parquet file row by row as Python values; memory is a thousand rows. Raises Arrow's own errors."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+
+
+def count_rows(source: bytes | Path) -> int:
+    """Count the rows of a Parquet file from its footer; raises StoreError if it has none."""
+    try:
+        with pq.ParquetFile(_source(source)) as file:
+            return int(file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{_named(source)} is no Parquet file: {error}; write it with to_parquet") from error
+
+
+def _open(place: Path | IO[bytes] | HashingSink, table: pa.Table, name: str, kind: Kind) -> pq.ParquetWriter:
+    """A writer for tables like this one; `write` sorts, so a reader may rely on the order inside a row group."""
+    schema = table.schema.with_metadata({_VERSION: str(SCHEMA_VERSION).encode(), _KIND: name.encode()})
+    narrow = [field.name for field in schema if not pa.types.is_list(field.type)]
+    # A vector has no useful minimum or dictionary and hardly compresses; DuckDB 2.0 cannot read float16 split by bytes.
+    compression = dict.fromkeys(narrow, "zstd")
+    compression |= {f"{field.name}.list.element": "none" for field in schema if field.name not in narrow}
+    # Ids of a shard are seldom a range of their own, so a look-up of one asks a filter and not the minimum.
+    filters = {"sample_id": {"ndv": _group_rows(table), "fpp": 0.01}} if kind.by_block else {}
+    return pq.ParquetWriter(
+        place,
+        schema,
+        compression=compression,
+        use_dictionary=[field for field in narrow if pa.types.is_string(schema.field(field).type)],
+        write_statistics=narrow,
+        write_page_checksum=True,
+        bloom_filter_options=filters,
+    )
+
+
+def _group_rows(table: pa.Table) -> int:
+    """How many rows make a row group: a mebibyte of vectors, or 65,536 rows."""
+    for field in table.schema:
+        if pa.types.is_list(field.type) and table.num_rows:
+            width = max(1, len(table[field.name][0]))
+            return max(1, min(ROW_GROUP, ROW_GROUP_BYTES // (width * field.type.value_type.bit_width // 8)))
+    return ROW_GROUP
+
+
+def _by_block(table: pa.Table) -> Iterable[pa.Table]:
+    blocks = table["block"].to_numpy()
+    for block in np.unique(blocks):
+        # One block at a time: all blocks at once may hold more numbers than one Arrow list can count.
+        places = np.flatnonzero(blocks == block)
+        together = places[-1] - places[0] + 1 == len(places)
+        rows = table.slice(places[0], len(places)) if together else table.take(pa.array(places))
+        order = pc.sort_indices(
+            rows.select(["dataset", "sample_id"]), [("dataset", "ascending"), ("sample_id", "ascending")]
+        )
+        # Copying the vectors costs more than looking whether they lie right already.
+        yield rows if np.array_equal(order, np.arange(len(places))) else rows.take(order)
+
+
+def _check_version(metadata: dict[bytes, bytes], name: str) -> None:
+    version = metadata.get(_VERSION, b"none").decode(errors="replace")
+    if version != str(SCHEMA_VERSION):
+        raise StoreError(
+            f"cannot read {name}: it has schema version {version} and this release reads {SCHEMA_VERSION}; "
+            "use the release that wrote it, or run again"
+        )
+
+
+def _source(source: bytes | Path) -> Any:
+    return pa.BufferReader(source) if isinstance(source, bytes) else str(source)
+
+
+def _named(source: bytes | Path) -> str:
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
