@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.store_commands import DEFAULT_STORE
+from flows.store_commands import app as store_app
 from flows.terminal import show_safely
 from storage.errors import StoreError
 from storage.store import Store
 
-DEFAULT_STORE = "./cmrm-store"
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -25,6 +26,7 @@ app = App(
     help="Measure what images do to a vision-language model's safety, and undo it.",
     suppress_keyboard_interrupt=False,
 )
+app.command(store_app)
 
 
 @app.command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,16 @@ from cmrm.organism.places import resolve_organism_model, resolve_organism_path
 from flows.sections import DatasetSpec, ModelSpec
 from flows.spec import PATH_FIELDS, Spec
 from storage.errors import explained
+from storage.paths import cache_folder
 
 
-def place_organism(spec: Spec, *, store: str) -> Spec:
+def place_organism(spec: Spec) -> Spec:
     """Replace `organism` models and `organism://` paths by real ones; other specs pass as they are.
 
-    The data sets are written into the store's folder, or the user's cache where the store is a URL, unless they are
-    there. Raises `UserError` for a path that they do not hold.
+    The data sets are written into the user's cache unless they are there: they can be had again, and a store holds
+    what runs made. Raises `UserError` for a path that they do not hold.
     """
-    folder = _choose_folder(store)
+    folder = cache_folder()
     with explained("write", str(folder)):
         datasets = {name: _place_dataset(dataset, folder) for name, dataset in spec.datasets.items()}
     return spec.model_copy(
@@ -45,9 +45,3 @@ def _place_dataset(dataset: DatasetSpec, folder: Path) -> DatasetSpec:
         and (place := resolve_organism_path(str(value), folder)) is not None
     }
     return dataset.model_copy(update=update)
-
-
-def _choose_folder(store: str) -> Path:
-    if "://" not in store:
-        return Path(store)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"

@@ -14,14 +14,14 @@ from flows.document import shorten_models
 from flows.exports import write_csv, write_latex
 from flows.html import write_html
 from flows.markdown import write_markdown
-from storage.manifest import Manifest
+from storage.manifest import Manifest, StoredFile
 from storage.store import Store
 
 
 def write_report_files(
     store: Store, *, run_id: str, report: Manifest, keys: Sequence[str], store_name: str
-) -> str:
-    """Write the report of a run below reports/<run id>/ and return the path of its report.md inside the store.
+) -> list[StoredFile]:
+    """Write the report of a run below reports/<run id>/ and return its files, report.md the last.
 
     `report` is the manifest of the report stage, `keys` those of all that the run made, `store_name` the store as its
     owner would write it. Raises `StoreError` when the store refuses or something in it vanished.
@@ -31,15 +31,16 @@ def write_report_files(
     document = make_document(summary, run_id=run_id, store_name=store_name, keys=keys)
     answers = read_answers(store, report.content["used"], interventions=list(report.content["settings"]))
     pictures = {}
+    written = []
     for path in _find_figures(report):
         data = store.read(path)
         name = f"{PurePosixPath(path).parent.name}{PurePosixPath(path).suffix}"
-        store.write_bytes(f"{folder}/figures/{name}", data)
+        written.append(store.write_bytes(f"{folder}/figures/{name}", data))
         if name.endswith(".svg"):
             pictures[name.removesuffix(".svg")] = data
     for sheet in document.sheets():
-        store.write_bytes(f"{folder}/tables/{sheet.name}.csv", write_csv(sheet))
-        store.write_bytes(f"{folder}/tables/{sheet.name}.tex", write_latex(sheet))
+        written.append(store.write_bytes(f"{folder}/tables/{sheet.name}.csv", write_csv(sheet)))
+        written.append(store.write_bytes(f"{folder}/tables/{sheet.name}.tex", write_latex(sheet)))
     page = write_html(
         document,
         figures=pictures,
@@ -47,10 +48,10 @@ def write_report_files(
         total=answers.total,
         command=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses"',
     )
-    store.write_bytes(f"{folder}/report.html", page.encode("utf-8", "replace"))
+    written.append(store.write_bytes(f"{folder}/report.html", page.encode("utf-8", "replace")))
     # Last, since it is what a reader is sent to.
-    store.write_bytes(f"{folder}/report.md", write_markdown(document).encode("utf-8", "replace"))
-    return f"{folder}/report.md"
+    text = write_markdown(document).encode("utf-8", "replace")
+    return [*written, store.write_bytes(f"{folder}/report.md", text)]
 
 
 def read_summary(store: Store, report: Manifest) -> dict[str, Any]:

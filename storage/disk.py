@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -14,6 +16,7 @@ from storage.errors import StoreError, explained
 from storage.paths import check_file
 
 _ATTEMPTS = 5
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class DiskFiles:
@@ -105,8 +108,25 @@ class DiskFiles:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def modified(self, path: str) -> datetime | None:
+        place = self._locate(path)
+        with explained("look at", str(place)):
+            try:
+                return datetime.fromtimestamp(place.stat().st_mtime, UTC)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def unfinished(self) -> list[str]:
+        with explained("list", str(self.root)):
+            return sorted(
+                (Path(place) / name).relative_to(self.root).as_posix()
+                for place, _, names in os.walk(self.root, onerror=_raise_unless_gone)
+                for name in names
+                if _UNFINISHED.fullmatch(name)
+            )
+
     def under(self, folder: str) -> list[str]:
-        top = self.path(folder)
+        top = self.path(folder) if folder else self.root
         found: list[str] = []
         with explained("list", str(top)):
             for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
@@ -116,7 +136,7 @@ class DiskFiles:
         return sorted(found)
 
     def remove(self, path: str) -> None:
-        place = self.path(path)
+        place = self._locate(path)
         with explained("remove", str(place)):
             place.unlink(missing_ok=True)
 
@@ -125,6 +145,13 @@ class DiskFiles:
         # Another process may be writing here: then the folder is not empty, and stays.
         with contextlib.suppress(OSError):
             place.rmdir()
+
+    def _locate(self, path: str) -> Path:
+        """Find a file's place, an unfinished one's too."""
+        folder, separator, name = path.rpartition("/")
+        if not _UNFINISHED.fullmatch(name):
+            return self.path(path)
+        return (self.path(folder) if separator else self.root) / name
 
     def _begin(self, folder: Path) -> tuple[Path, BinaryIO]:
         unfinished = folder / f".{uuid.uuid4().hex}.tmp"

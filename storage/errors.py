@@ -11,6 +11,10 @@ class StoreError(ValueError):
     """The store cannot do what was asked: the message says what, where, and how to mend it."""
 
 
+class OtherReleaseError(StoreError):
+    """What was read has another schema version than this release reads."""
+
+
 _FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "ask for more quota or free some space",

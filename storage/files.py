@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -38,7 +39,13 @@ class Files(Protocol):
         """Measure a file in bytes; None if it is not there."""
 
     def under(self, folder: str) -> list[str]:
-        """List the files in a folder and below, sorted, without those that are still being written."""
+        """List the files in a folder ('' for all) and below, sorted, without those that are still being written."""
+
+    def modified(self, path: str) -> datetime | None:
+        """Say when a file was last put in place (UTC); None if it is not there."""
+
+    def unfinished(self) -> list[str]:
+        """List what is still being written, or was when its process died."""
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is fine."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from storage.errors import StoreError
@@ -14,6 +15,15 @@ MARK = "store.json"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def cache_folder() -> Path:
+    """Find the folder for what can be had again: copies of remote files, the embedded model's data sets, a log.
+
+    CMRM_CACHE, else `cmrm` in the user's own cache.
+    """
+    own = os.environ.get("CMRM_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrm"
 
 
 def check_key(key: str) -> str:

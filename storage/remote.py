@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -75,8 +76,21 @@ class RemoteFiles:
             except FileNotFoundError:
                 return None
 
+    def modified(self, path: str) -> datetime | None:
+        place = self._place(path)
+        with explained("look at", place):
+            try:
+                modified: datetime = self._system.modified(place)
+            except FileNotFoundError:
+                return None
+        return modified if modified.tzinfo else modified.replace(tzinfo=UTC)
+
+    def unfinished(self) -> list[str]:
+        """List nothing: what is not put whole is not there."""
+        return []
+
     def under(self, folder: str) -> list[str]:
-        top = self._place(folder)
+        top = self._place(folder) if folder else self._root
         with explained("list", top):
             # A listing kept from before would hide what other processes have written since.
             self._system.invalidate_cache()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from storage.disk import DiskFiles
-from storage.errors import StoreError, explained
+from storage.errors import OtherReleaseError, StoreError, explained
 from storage.files import Files, open_files
 from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
 from storage.manifest import Manifest, StoredFile, manifest_file
 from storage.parquet import count_rows
-from storage.paths import MARK, check_run_id, check_stage, data_file
+from storage.paths import MARK, cache_folder, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
 from storage.sink import WrittenFile
 
@@ -43,16 +42,14 @@ class Store:
         Raises StoreError if that cannot be a store, or a newer release has made it.
         """
         store = cls.open(url)
-        mark = store._record(MARK)
-        version = None if mark is None else mark.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        version = store._marked_version()
+        if version is not None and version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store {store.url} has schema version {version} and this release writes {SCHEMA_VERSION}: "
                 "use the newer release, or another store"
             )
         if version != SCHEMA_VERSION:
-            now = datetime.now(UTC).isoformat(timespec="microseconds")
-            store.files.write(MARK, seal({"schema_version": SCHEMA_VERSION, "created_at": now}))
+            store.files.write(MARK, seal({"schema_version": SCHEMA_VERSION, "created_at": _now()}))
         return store
 
     @property
@@ -60,9 +57,13 @@ class Store:
         """Where the store is: an absolute folder or a URL."""
         return self.files.url
 
-    def write_bytes(self, path: str, data: bytes) -> None:
-        """Put one file in place at once; raises StoreError if the path leaves the store or the disk refuses."""
+    def write_bytes(self, path: str, data: bytes) -> StoredFile:
+        """Put one file in place at once and say what it holds.
+
+        Raises StoreError if the path leaves the store or the disk refuses.
+        """
         self.files.write(path, data)
+        return StoredFile(path=path, bytes=len(data), sha256=digest_bytes(data))
 
     def read(self, path: str) -> bytes:
         """Read one file; raises StoreError if it is not there."""
@@ -84,8 +85,7 @@ class Store:
             if not place.is_file():
                 raise StoreError(f"the store has no file {place}: give the command that makes it again")
             return place
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        cache = DiskFiles(home / "cmrm" / digest_bytes(self.url.encode()))
+        cache = DiskFiles(cache_folder() / digest_bytes(self.url.encode()))
         # Data files are named after their content, so one fetched before is right if it is whole.
         if cache.size(path) != self.files.size(path) or not _is_named_after(cache.path(path)):
             cache.write(path, self.read(path))
@@ -125,7 +125,7 @@ class Store:
             files=stored,
             content=content or {},
             provenance=provenance or {},
-            created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+            created_at=_now(),
         )
         data = manifest.to_json()
         self.files.write(place, data)
@@ -136,36 +136,66 @@ class Store:
 
         Anything less is None, and the log says why. Raises StoreError if the disk does not answer.
         """
-        manifest = self._manifest(manifest_file(stage, key))
+        try:
+            manifest = self._manifest(manifest_file(stage, key))
+        except OtherReleaseError as error:
+            log.warning("%s/%s counts as not there: %s", stage, key, error)
+            return None
         if manifest is None:
             return None
-        if fault := next(filter(None, map(self._fault, manifest.files)), None):
+        if fault := next(filter(None, map(self.find_fault, manifest.files)), None):
             log.warning("%s/%s counts as not there: %s; it is made again", stage, key, fault)
             return None
         return manifest
 
+    def find_fault(self, file: StoredFile) -> str | None:
+        """Say what is wrong with a file that a record names: missing, cut or changed; None if it verifies."""
+        size = self.files.size(file.path)
+        if size is None:
+            return f"{file.path} is missing"
+        if size != file.bytes:
+            return f"{file.path} has {size} bytes instead of {file.bytes}"
+        try:
+            with self.files.open(file.path) as stream, explained("read", f"{self.url}/{file.path}"):
+                sha256 = digest_stream(stream)
+        except FileNotFoundError:
+            return f"{file.path} is missing"
+        return (
+            None if sha256 == file.sha256 else f"{file.path} was changed: its sha256 is not the committed one"
+        )
+
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """Go through all manifests that are whole, by stage and key, without opening the files they name."""
+        others = 0
+        for path in self.manifest_files(stage):
+            try:
+                if manifest := self._manifest(path):
+                    yield manifest
+            except OtherReleaseError:
+                others += 1
+        if others:
+            log.warning("%s: %d manifests count as not there: another release wrote them", self.url, others)
+
+    def manifest_files(self, stage: str | None = None) -> list[str]:
+        """List the manifests' own files, whole or not, by stage and key."""
         folder = "manifests" if stage is None else f"manifests/{check_stage(stage)}"
-        for path in self.files.under(folder):
-            if path.endswith(".json") and (manifest := self._manifest(path)):
-                yield manifest
+        return [path for path in self.files.under(folder) if path.endswith(".json")]
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Keep a run's record, over an earlier one of that id; adds run_id, and created_at (UTC) once."""
-        path = _run_file(run_id)
+        path = run_file(run_id)
         earlier = self._record(path) or {}
-        created = earlier.get("created_at") or datetime.now(UTC).isoformat(timespec="microseconds")
-        self.files.write(path, seal({"created_at": created, **record, "run_id": run_id}))
+        own = {"created_at": earlier.get("created_at") or _now(), **record}
+        self.files.write(path, seal({**own, "run_id": run_id, "schema_version": SCHEMA_VERSION}))
 
     def read_run(self, run_id: str) -> dict[str, Any]:
         """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it was changed."""
-        path = _run_file(run_id)
+        path = run_file(run_id)
         if self.files.size(path) is None:
             known = ", ".join(str(run["run_id"]) for run in self.runs()[-5:]) or "none yet"
             raise StoreError(f"the store {self.url} has no run {run_id}; its latest runs: {known}")
         try:
-            return unseal(self.read(path))
+            return _of_this_release(unseal(self.read(path)))
         except StoreError as error:
             raise StoreError(
                 f"cannot use {self.url}/{path}: {error}. Remove it and run the spec again"
@@ -178,13 +208,27 @@ class Store:
         finished = [run for run in self.runs() if run.get("status") == "finished"]
         if not finished:
             raise StoreError(f"the store {self.url} has no finished run yet: make one with cmrm run")
-        return finished[-1]
+        # A run that was given again and changed nothing is the latest too.
+        return max(finished, key=lambda run: str(run.get("confirmed_at") or run.get("created_at")))
 
     def runs(self) -> list[dict[str, Any]]:
-        """List the records of all runs, oldest first; damaged ones are left out, and the log says so."""
-        records = [self._record(path) for path in self.files.under("runs") if path.endswith(".json")]
+        """List the records of all runs, oldest first; damaged and older ones are left out, and the log says so."""
+        records = [self._record(path) for path in self.run_files()]
         whole = [record for record in records if record is not None]
         return sorted(whole, key=lambda record: (str(record.get("created_at")), str(record.get("run_id"))))
+
+    def run_files(self) -> list[str]:
+        """List the runs' own files, whole or not."""
+        return [path for path in self.files.under("runs") if path.endswith(".json")]
+
+    def _marked_version(self) -> int | None:
+        data = self._bytes(MARK)
+        try:
+            version = None if data is None else unseal(data).get("schema_version")
+        except StoreError as error:
+            log.warning("%s/%s is written again: %s", self.url, MARK, error)
+            return None
+        return version if isinstance(version, int) else None
 
     def _keep(self, path: str, key: str, source: bytes | Path | WrittenFile, rows: int | None) -> StoredFile:
         if isinstance(source, WrittenFile):
@@ -211,6 +255,8 @@ class Store:
         data = self._bytes(path)
         try:
             return None if data is None else _current(path, Manifest.from_json(data))
+        except OtherReleaseError:
+            raise
         except StoreError as error:
             log.warning("%s counts as not there: %s", path, error)
             return None
@@ -218,7 +264,7 @@ class Store:
     def _record(self, path: str) -> dict[str, Any] | None:
         data = self._bytes(path)
         try:
-            return None if data is None else unseal(data)
+            return None if data is None else _of_this_release(unseal(data))
         except StoreError as error:
             log.warning("%s counts as not there: %s", path, error)
             return None
@@ -232,35 +278,34 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def _fault(self, file: StoredFile) -> str | None:
-        size = self.files.size(file.path)
-        if size is None:
-            return f"{file.path} is missing"
-        if size != file.bytes:
-            return f"{file.path} has {size} bytes instead of {file.bytes}"
-        try:
-            with self.files.open(file.path) as stream, explained("read", f"{self.url}/{file.path}"):
-                sha256 = digest_stream(stream)
-        except FileNotFoundError:
-            return f"{file.path} is missing"
-        return (
-            None if sha256 == file.sha256 else f"{file.path} was changed: its sha256 is not the committed one"
-        )
-
 
 def _current(path: str, manifest: Manifest) -> Manifest:
     if manifest_file(manifest.stage, manifest.key) != path:
         raise StoreError("it was written for another stage or key")
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise StoreError(
-            f"it has schema version {manifest.schema_version} and this release reads {SCHEMA_VERSION}; "
-            "use the release that wrote it, or run again"
-        )
+    _check_version(manifest.schema_version)
     return manifest
 
 
-def _run_file(run_id: str) -> str:
+def _of_this_release(record: dict[str, Any]) -> dict[str, Any]:
+    _check_version(record.get("schema_version"))
+    return record
+
+
+def _check_version(version: object) -> None:
+    if version != SCHEMA_VERSION:
+        raise OtherReleaseError(
+            f"it has schema version {version} and this release reads {SCHEMA_VERSION}; "
+            "use the release that wrote it, or run again"
+        )
+
+
+def run_file(run_id: str) -> str:
+    """Name a run's record in the store; raises StoreError for ids that are not plain."""
     return f"runs/{check_run_id(run_id)}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _is_named_after(place: Path) -> bool:

@@ -16,18 +16,18 @@ from flows.spec import read_spec
 
 def test_the_default_spec_runs_the_embedded_model_as_it_was_chosen_to_be_steered(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    plan = make_plan(place_organism(make_default_spec(), store=store), store=store)
+    plan = make_plan(place_organism(make_default_spec()), store=store)
     assert [model.name.split("@")[0] for model in plan.models] == ["organism"]
     assert [one.level for one in plan.spec.interventions] == ["dataset", "sample"]
     assert all(one.blocks == list(settings.BLOCKS) for one in plan.spec.interventions)
     assert [job.dataset for job in plan.ingest_jobs({})] == ["vlsafe", "jailbreak", "bench"]
 
 
-def test_data_sets_of_a_remote_store_lie_in_the_users_cache(
+def test_the_embedded_models_data_sets_lie_in_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    spec = place_organism(make_default_spec(), store="memory://store")
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path))
+    spec = place_organism(make_default_spec())
     assert all(dataset.path.is_relative_to(tmp_path) for dataset in spec.datasets.values())
 
 
@@ -37,7 +37,7 @@ def test_a_folder_of_the_users_own_goes_before_the_embedded_model_of_the_same_na
     path.write_text(
         "model: {id: organism}\ndatasets: {d: {format: jsonl, path: d.jsonl}}\nanchors: {from: {d: 0.5}}\n"
     )
-    spec = place_organism(read_spec(path), store=str(tmp_path / "store"))
+    spec = place_organism(read_spec(path))
     assert spec.model is not None
     assert spec.model.id == str(tmp_path / "organism")
 
@@ -50,4 +50,4 @@ def test_a_path_that_the_embedded_model_does_not_have_is_answered_with_those_it_
         "anchors: {from: {d: 0.5}}\n"
     )
     with pytest.raises(UserError, match=r"organism://vlsafe/harmlessness_examine\.jsonl"):
-        place_organism(read_spec(path), store=str(tmp_path / "store"))
+        place_organism(read_spec(path))

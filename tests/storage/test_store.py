@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StoreError
-from storage.identity import stage_key
+from storage.identity import SCHEMA_VERSION, stage_key
 from storage.manifest import Manifest
 from storage.parquet import to_parquet
 from storage.store import Store
@@ -80,7 +80,7 @@ def test_content_that_json_has_not_is_refused_before_anything_is_written(store):
 
 
 def test_remote_files_are_fetched_once_and_again_when_the_copy_is_damaged(any_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
     path = committed(any_store).path("figures")
     local = any_store.local_path(path)
     assert any_store.local_path(path) == local
@@ -291,6 +291,7 @@ def test_runs_are_kept_updated_and_listed_oldest_first(any_store):
         "status": "done",
         "keys": [KEY],
         "created_at": "2026-01-02T00:00:00+00:00",
+        "schema_version": SCHEMA_VERSION,
     }
 
 

@@ -1,0 +1,164 @@
+"""What `cmrm store` prints: aligned tables that fit a terminal, every text from the store made safe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from flows.terminal import show_safely
+from storage.difference import Change, RunDifference
+from storage.garbage import Garbage
+from storage.inventory import Inventory
+from storage.manifest import Manifest
+from storage.verify import Checked
+
+# More of a kind are counted: a terminal is for reading.
+MOST_LINES = 20
+SHOWN_DIGITS = 12
+LONGEST_VALUE = 60
+
+
+def print_store(console: Console, inventory: Inventory) -> None:
+    """The runs, then the stages with their manifests, rows and sizes, then what is left over."""
+    runs = _make_table("run", "started", "status", "model")
+    for run in sorted(inventory.runs, key=lambda one: str(one.get("created_at"))):
+        started = str(run.get("created_at"))[:16].replace("T", " ")
+        _add(runs, run["run_id"], started, run.get("status"), run.get("model"))
+    console.print(runs if inventory.runs else "No runs yet.")
+    console.print()
+    stages = _make_table(
+        "stage", "manifests", "files", "rows", "size", numeric=("manifests", "files", "rows", "size")
+    )
+    by_stage: dict[str, list[Manifest]] = {}
+    for manifest in inventory.manifests:
+        by_stage.setdefault(manifest.stage, []).append(manifest)
+    for stage, manifests in by_stage.items():
+        _add(stages, stage, *_sum_up(manifests))
+    _add(stages, "all", *_sum_up(inventory.manifests))
+    console.print(stages)
+    _print_leftovers(console, inventory)
+
+
+def print_run(console: Console, inventory: Inventory, run: Mapping[str, Any]) -> None:
+    """Every manifest that a run used, in the order of its stages."""
+    by_key = {manifest.key: manifest for manifest in inventory.manifests}
+    table = _make_table("stage", "key", "rows", "size", "made", numeric=("rows", "size"))
+    for key in map(str, run.get("keys") or ()):
+        if manifest := by_key.get(key):
+            size = decimal(sum(file.bytes for file in manifest.files))
+            made = manifest.created_at[:16].replace("T", " ")
+            _add(table, manifest.stage, key[:SHOWN_DIGITS], f"{manifest.rows:,}", size, made)
+        else:
+            _add(table, "missing", key[:SHOWN_DIGITS], "", "", "")
+    console.print(table)
+
+
+def print_verified(console: Console, inventory: Inventory, checked: Sequence[Checked]) -> None:
+    """The damaged files with their faults, then one line that says how it stands."""
+    faults = [one for one in checked if one.fault]
+    for one in faults:
+        text = one.fault if one.fault and one.path in one.fault else f"{one.path}: {one.fault}"
+        console.print(Text(show_safely(str(text))), soft_wrap=True)
+    size = decimal(sum(one.bytes for one in checked))
+    records = len(inventory.manifests) + len(inventory.runs)
+    if faults:
+        console.print(
+            f"{len(faults)} faults in {len(checked):,} files ({size}). What is damaged counts as not there: "
+            "run the specs again to make it again. A damaged run is to be removed by hand."
+        )
+    else:
+        console.print(f"All is whole: {len(checked):,} files ({size}) named by {records:,} records.")
+    _print_leftovers(console, inventory)
+
+
+def print_garbage(console: Console, garbage: Sequence[Garbage]) -> None:
+    """The first files that no run refers to, and what all of them come to by reason."""
+    for one in garbage[:MOST_LINES]:
+        console.print(Text(show_safely(one.path)), soft_wrap=True)
+    if len(garbage) > MOST_LINES:
+        console.print(f"… and {len(garbage) - MOST_LINES:,} more")
+    sizes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for one in garbage:
+        sizes[one.reason] += one.bytes
+        counts[one.reason] += 1
+    for reason, count in counts.items():
+        console.print(f"{count:,} files, {decimal(sizes[reason])}: {reason}")
+    if not garbage:
+        console.print("Nothing is unused.")
+
+
+def print_removed(console: Console, removed: Sequence[Garbage]) -> None:
+    """How much was removed."""
+    console.print(f"Removed {len(removed):,} files, {decimal(sum(one.bytes for one in removed))}.")
+
+
+def print_difference(console: Console, difference: RunDifference, names: Sequence[str]) -> None:
+    """The changed fields of the spec, then the stages with what differs in their content."""
+    if difference.same:
+        console.print(Text(f"{names[0]} and {names[1]} are the same: spec, inputs and outputs."))
+        return
+    if difference.spec:
+        console.print("spec")
+        _print_changes(console, difference.spec)
+    table = _make_table("stage", "both", *names, numeric=("both", *names))
+    for one in difference.stages:
+        _add(table, one.stage, one.both, one.first, one.second)
+    console.print(table)
+    for one in difference.stages:
+        if one.changes:
+            console.print(Text(one.stage))
+            _print_changes(console, one.changes)
+    if difference.missing:
+        console.print(f"{difference.missing} manifests that they used are no longer in the store.")
+
+
+def _print_changes(console: Console, changes: Iterable[Change]) -> None:
+    for change in changes:
+        line = f"  {change.path}: {_show_values(change.first)} → {_show_values(change.second)}"
+        console.print(Text(show_safely(line)), soft_wrap=True)
+
+
+def _show_values(values: Sequence[str]) -> str:
+    shown = [
+        value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 1]}…" for value in values[:3]
+    ]
+    more = f" and {len(values) - 3} more" if len(values) > 3 else ""
+    return ", ".join(shown) + more if shown else "nothing"
+
+
+def _print_leftovers(console: Console, inventory: Inventory) -> None:
+    for paths, meaning in (
+        (inventory.parts, "parts of shards in work"),
+        (inventory.loose, "files that no record names (cmrm store gc)"),
+        (inventory.unfinished, "half-written files (cmrm store gc)"),
+        (inventory.older, "manifests of another release (cmrm store gc)"),
+        (inventory.foreign, "files that are not the store's own"),
+    ):
+        if paths:
+            console.print(f"{len(paths):,} {meaning}")
+
+
+def _sum_up(manifests: Sequence[Manifest]) -> tuple[str, str, str, str]:
+    files = [file for manifest in manifests for file in manifest.files]
+    rows = sum(file.rows or 0 for file in files)
+    return f"{len(manifests):,}", f"{len(files):,}", f"{rows:,}", decimal(sum(file.bytes for file in files))
+
+
+def _make_table(*names: str, numeric: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(
+            Text(show_safely(name)), justify="right" if name in numeric else "left", overflow="fold"
+        )
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    table.add_row(*(Text(show_safely(str(cell))) for cell in cells))

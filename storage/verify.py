@@ -1,0 +1,72 @@
+"""Each file of a store held against the record that names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+
+from storage.errors import StoreError
+from storage.identity import digest_bytes
+from storage.inventory import Inventory
+from storage.manifest import StoredFile
+from storage.store import Store, run_file
+
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One file that was looked at: its size, and what is wrong with it, None if nothing."""
+
+    path: str
+    bytes: int
+    fault: str | None = None
+
+
+def verify(store: Store, inventory: Inventory) -> Iterator[Checked]:
+    """Look at each file that must be whole, a few at a time; raises StoreError if the disk does not answer.
+
+    Records by their seals, the files they name by size and sha256, parts by the digest in their names, and each run
+    by whether all that it used is there. Files that nothing names are not looked at.
+    """
+    for path, fault in inventory.damaged.items():
+        yield Checked(path=path, bytes=0, fault=fault)
+    yield from _check_runs(inventory)
+    named = {(file.path, file.sha256): file for _, file in inventory.named()}
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+        yield from chain(
+            threads.map(lambda file: _check_file(store, file), named.values()),
+            threads.map(lambda path: _check_part(store, path), inventory.parts),
+        )
+
+
+def count_bytes(inventory: Inventory) -> int:
+    """Count the bytes that `verify` will read of the files that records name."""
+    return sum({file.path: file.bytes for _, file in inventory.named()}.values())
+
+
+def _check_runs(inventory: Inventory) -> Iterator[Checked]:
+    there = {manifest.key for manifest in inventory.manifests}
+    for run in inventory.runs:
+        missing = [str(key)[:12] for key in run.get("keys") or () if key not in there]
+        if missing:
+            fault = f"{len(missing)} manifests that it used are missing or damaged: {', '.join(missing[:3])}"
+            yield Checked(path=run_file(str(run["run_id"])), bytes=0, fault=fault)
+
+
+def _check_file(store: Store, file: StoredFile) -> Checked:
+    return Checked(path=file.path, bytes=file.bytes, fault=store.find_fault(file))
+
+
+def _check_part(store: Store, path: str) -> Checked:
+    try:
+        data = store.read(path)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return Checked(path=path, bytes=0)  # its shard has been committed since
+        raise
+    fault = None if digest_bytes(data)[:12] in path else f"{path} was changed: its name has another digest"
+    return Checked(path=path, bytes=len(data), fault=fault)
