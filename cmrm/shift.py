@@ -26,6 +26,8 @@ DIRECTION = "image_minus_text"
 CONVENTION = (
     "delta = state(x, meaningless image) - state(x); ideal = state - alpha * delta; output of a decoder block"
 )
+# Raised when a file's tensors or metadata change their meaning.
+FILE_VERSION = "1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +142,23 @@ def serialize_shift(shift: Shift) -> bytes:
     """A safetensors file: `delta` float32 [blocks, hidden], `blocks` int64 [blocks], and the sign as text metadata."""
     metadata = {
         **shift.made_from,
+        "schema_version": FILE_VERSION,
         "level": "dataset",
         "direction": DIRECTION,
         "convention": CONVENTION,
         "count": str(shift.count),
         "blocks": json.dumps(list(shift.blocks)),
     }
-    return save({"delta": shift.delta.contiguous(), "blocks": torch.tensor(shift.blocks)}, metadata=metadata)
+    tensors = {"delta": shift.delta.contiguous(), "blocks": torch.tensor(shift.blocks)}
+    return _sort_header(save(tensors, metadata=metadata))
+
+
+def _sort_header(data: bytes) -> bytes:
+    """The same safetensors file with its header in order: the library writes metadata in another order each time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def load_shift(path: Any) -> Shift:
@@ -157,6 +169,12 @@ def load_shift(path: Any) -> Shift:
             delta, blocks = file.get_tensor("delta"), file.get_tensor("blocks").tolist()
     except (SafetensorError, OSError) as error:
         raise UserError(f"shift: {path} cannot be read ({error}); measure it again.") from None
+    version = metadata.pop("schema_version", None)
+    if version != FILE_VERSION:
+        raise UserError(
+            f"shift: {path} has schema version {version} and this release reads {FILE_VERSION}; measure it again, or use "
+            "the release that wrote it."
+        )
     direction = metadata.pop("direction", None)
     if direction != DIRECTION:
         raise UserError(

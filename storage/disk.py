@@ -101,7 +101,7 @@ class DiskFiles:
                 raise
 
     def size(self, path: str) -> int | None:
-        place = self.path(path)
+        place = self._locate(path)
         with explained("look at", str(place)):
             try:
                 return place.stat().st_size

@@ -116,7 +116,11 @@ def test_blocks_measured_one_by_one_join_into_the_shift_of_all() -> None:
 def test_a_file_without_the_right_direction_is_refused(tmp_path: Path, direction: str | None) -> None:
     path = tmp_path / "shift.safetensors"
     tensors = {"delta": torch.zeros(1, 2), "blocks": torch.tensor([0])}
-    save_file(tensors, path, metadata={"count": "1", **({"direction": direction} if direction else {})})
+    save_file(
+        tensors,
+        path,
+        metadata={"schema_version": "1", "count": "1", **({"direction": direction} if direction else {})},
+    )
     with pytest.raises(UserError, match=DIRECTION):
         load_shift(path)
 
@@ -125,4 +129,23 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "shift.safetensors"
     path.write_bytes(b"\x10\x00")
     with pytest.raises(UserError, match="cannot be read"):
+        load_shift(path)
+
+
+def test_the_same_shift_gives_the_same_bytes():
+    shift = Shift(
+        delta=torch.eye(3, 4),
+        blocks=(0, 1, 2),
+        count=5,
+        made_from={name: name for name in ("model", "image", "method", "anchors", "fingerprint")},
+    )
+    assert len({serialize_shift(shift) for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("version", [None, "0", "2"])
+def test_a_file_of_another_schema_version_is_refused(tmp_path: Path, version: str | None) -> None:
+    path = tmp_path / "shift.safetensors"
+    metadata = {"count": "1", "direction": DIRECTION} | ({"schema_version": version} if version else {})
+    save_file({"delta": torch.zeros(1, 4), "blocks": torch.tensor([0])}, path, metadata=metadata)
+    with pytest.raises(UserError, match=r"schema version .* reads 1; measure it again"):
         load_shift(path)

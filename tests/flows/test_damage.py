@@ -1,0 +1,146 @@
+"""One flipped bit anywhere in a store is noticed, and the next run makes just that again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import main
+from flows.run import run_spec
+from flows.spec import read_spec
+from storage.inventory import take_inventory
+from storage.manifest import Manifest
+from storage.store import Store
+from storage.verify import verify
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+SMALL = {
+    "conditions": ["query", "image"],
+    "target_states": ["image"],
+    "interventions": [{"name": "CMRM", "alpha": 1.0}],
+    "shard_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    llava_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: str,
+    write_spec: Callable[..., Path],
+) -> Path:
+    """A folder with a small spec, its data and a store with its finished run and one row in quarantine."""
+    folder = tmp_path_factory.mktemp("finished")
+    spec = write_spec(folder / "data", llava_folder, **SMALL)
+    with (folder / "data" / "own.jsonl").open("a") as file:
+        file.write('{"id": "empty", "question": ""}\n')
+    run_spec(read_spec(spec), store=str(folder / "store"))
+    return folder
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """The jobs that were really done, by stage."""
+    counted: Counter[str] = Counter()
+    commit = Store.commit
+
+    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
+        counted[stage] += 1
+        return commit(self, stage, *arguments, **more)
+
+    monkeypatch.setattr(Store, "commit", count)
+    return counted
+
+
+def list_files(store: Path) -> list[str]:
+    return [path.relative_to(store).as_posix() for path in sorted(store.rglob("*")) if path.is_file()]
+
+
+def flip_a_bit(path: Path, chance: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+def sort_out(name: str) -> tuple[str, str, str]:
+    """The kind of a file: folder, stage of a manifest, suffix."""
+    parts = Path(name).parts
+    return parts[0], parts[1] if parts[0] == "manifests" else "", Path(name).suffix
+
+
+def find_faults(store: Path) -> set[str]:
+    opened = Store.open(store)
+    return {one.path for one in verify(opened, take_inventory(opened)) if one.fault}
+
+
+def test_a_bit_flipped_in_any_file_of_a_store_is_found_and_named(finished: Path) -> None:
+    store = finished / "store"
+    chance = random.Random(4)
+    assert find_faults(store) == set()
+    files = list_files(store)
+    assert len(files) > 50
+    for name in files:
+        whole = (store / name).read_bytes()
+        flip_a_bit(store / name, chance)
+        faults = find_faults(store)
+        (store / name).write_bytes(whole)
+        # A run whose manifest is damaged is not whole either.
+        assert name in faults, name
+        assert all(fault == name or fault.startswith("runs/") for fault in faults)
+    assert find_faults(store) == set()
+
+
+def test_the_next_run_notices_a_flipped_bit_in_each_kind_of_file_and_makes_just_that_again(
+    finished: Path, commits: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store, spec = finished / "store", read_spec(finished / "data" / "spec.yaml")
+    chance = random.Random(5)
+    kinds = {sort_out(name) for name in list_files(store)}
+    assert len(kinds) > 15
+    for kind in sorted(kinds):
+        folder, stage, _ = kind
+        name = chance.choice([name for name in list_files(store) if sort_out(name) == kind])
+        whole = (store / name).read_bytes()
+        kept = shutil.copytree(store / "runs", finished / "runs", dirs_exist_ok=True)
+        flip_a_bit(store / name, chance)
+        commits.clear()
+        caplog.clear()
+        result = run_spec(spec, store=str(store))
+        key = next((part for part in Path(name).name.split(".") if len(part) == 64), name)
+        assert key in caplog.text or name in caplog.text or Path(name).stem in caplog.text, name
+        made = sum(commits.values())
+        assert made == (
+            0 if folder in {"runs", "store.json"} or name.startswith(f"reports/{result.run_id}/") else 1
+        )
+        assert not stage or set(commits) == {stage}
+        if folder == "runs":
+            # What a damaged record was of is not known: this run has one of its own.
+            assert (store / "runs" / f"{result.run_id}.json").read_bytes() != whole
+            (store / name).write_bytes(whole)
+            (store / "runs" / f"{result.run_id}.json").unlink()
+            shutil.rmtree(store / "reports" / result.run_id)
+        assert find_faults(store) == set(), name
+        shutil.rmtree(kept)
+
+
+def test_verify_says_what_is_damaged_and_that_a_run_mends_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(finished / "store", tmp_path / "store"))
+    main(["store", "verify", "--store", str(store)])
+    assert "All is whole" in capsys.readouterr().out
+    damaged = min((store / "responses").iterdir())
+    flip_a_bit(damaged, random.Random(0))
+    with pytest.raises(SystemExit) as exit_:
+        main(["store", "verify", "--store", str(store)])
+    assert exit_.value.code == 1
+    shown = capsys.readouterr().out
+    assert damaged.name in shown.replace("\n", "")
+    assert "1 faults" in shown
