@@ -172,8 +172,8 @@ def load_shift(path: Any) -> Shift:
     version = metadata.pop("schema_version", None)
     if version != FILE_VERSION:
         raise UserError(
-            f"shift: {path} has schema version {version} and this release reads {FILE_VERSION}; measure it again, or use "
-            "the release that wrote it."
+            f"shift: {path} has schema version {version} and this release reads {FILE_VERSION}; measure it "
+            "again, or use the release that wrote it."
         )
     direction = metadata.pop("direction", None)
     if direction != DIRECTION:
