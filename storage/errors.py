@@ -25,6 +25,9 @@ _FIXES = {
     errno.EEXIST: "move away the file that stands where the store needs a folder",
     errno.EISDIR: "move away the folder that stands where the store needs a file",
     errno.ENAMETOOLONG: "shorten the name",
+    errno.EIO: "check the disk for faults",
+    errno.ESTALE: "mount the disk again",
+    errno.ENOTCONN: "mount the disk again",
     errno.ENOENT: "check that the disk is still mounted and that nothing else cleans this folder",
 }
 

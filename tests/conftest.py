@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 
 os.environ.update(
@@ -47,6 +48,61 @@ def _remove_cache() -> Iterator[None]:
     """The cache is of this process and its children alone, and gone with it."""
     yield
     shutil.rmtree(os.environ["CMRM_CACHE"], ignore_errors=True)
+
+
+class Mount:
+    """A small disk of its own, to fill, to write-protect and to lose."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._behind = place.with_name("behind")
+        self._behind.mkdir()
+        self.place.mkdir()
+
+    def start(self, size: str) -> None:
+        """Mount it; skips the test where that is not allowed."""
+        self._call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(self._behind))
+        self.attach()
+
+    def attach(self) -> None:
+        """Put the disk in its place (again)."""
+        self._call("mount", "--bind", str(self._behind), str(self.place))
+
+    def detach(self) -> None:
+        """Take the disk out of its place, though it may be in use."""
+        subprocess.run(["umount", "--lazy", str(self.place)], check=False, capture_output=True)
+
+    def remount(self, options: str, *, place: Path | None = None) -> None:
+        """Change the disk's size, or whether it can be written."""
+        self._call("mount", "-o", f"remount,{options}", str(place or self._behind))
+
+    def protect(self) -> None:
+        """Let nothing be written any more."""
+        self.remount("bind,ro", place=self.place)
+
+    def allow(self) -> None:
+        """Let it be written again."""
+        self.remount("bind,rw", place=self.place)
+
+    def stop(self) -> None:
+        """Unmount it."""
+        self.detach()
+        subprocess.run(["umount", "--lazy", str(self._behind)], check=False, capture_output=True)
+
+    def _call(self, *command: str) -> None:
+        if shutil.which(command[0]) is None:
+            pytest.skip("no disk can be mounted here: there is no mount command")
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Mount]:
+    """A real disk at tmp_path/disk, not mounted yet."""
+    mount = Mount(tmp_path / "disk")
+    yield mount
+    mount.stop()
 
 
 # The form of LLaVA-1.5's own template, with its system line optional.
