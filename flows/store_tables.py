@@ -69,8 +69,8 @@ def print_verified(console: Console, inventory: Inventory, checked: Sequence[Che
     records = len(inventory.manifests) + len(inventory.runs)
     if faults:
         console.print(
-            f"{len(faults)} faults in {len(checked):,} files ({size}). What is damaged counts as not there: "
-            "run the specs again to make it again. A damaged run is to be removed by hand."
+            f"{len(faults)} damaged or missing; {size} were read. They count as not there: run the spec again to make "
+            "them again. A damaged record of a run is yours to remove."
         )
     else:
         console.print(f"All is whole: {len(checked):,} files ({size}) named by {records:,} records.")

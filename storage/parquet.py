@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -162,18 +162,38 @@ def _group_rows(table: pa.Table) -> int:
     return ROW_GROUP
 
 
-def _by_block(table: pa.Table) -> Iterable[pa.Table]:
-    blocks = table["block"].to_numpy()
-    for block in np.unique(blocks):
-        # One block at a time: all blocks at once may hold more numbers than one Arrow list can count.
-        places = np.flatnonzero(blocks == block)
-        together = places[-1] - places[0] + 1 == len(places)
-        rows = table.slice(places[0], len(places)) if together else table.take(pa.array(places))
-        order = pc.sort_indices(
-            rows.select(["dataset", "sample_id"]), [("dataset", "ascending"), ("sample_id", "ascending")]
-        )
-        # Copying the vectors costs more than looking whether they lie right already.
-        yield rows if np.array_equal(order, np.arange(len(places))) else rows.take(order)
+def _by_block(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of each block, sorted by data set and sample."""
+    keys = ("block", "dataset", "sample_id")
+    order = pc.sort_indices(table.select(list(keys)), [(key, "ascending") for key in keys])
+    place = table.schema.get_field_index("vector")
+    vectors = _gather(table["vector"], order.to_numpy())
+    whole = table.drop_columns(["vector"]).take(order).add_column(place, table.schema.field(place), vectors)
+    starts = np.unique(whole["block"].to_numpy(), return_index=True)[1].tolist()
+    for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True):
+        yield whole.slice(start, stop - start)
+
+
+def _gather(column: pa.ChunkedArray, order: np.ndarray) -> pa.Array:
+    """The vectors in another order; Arrow's own `take` costs many times as much for lists."""
+    kind = column.type
+    width = max((len(chunk[0]) for chunk in column.chunks if len(chunk)), default=0)
+    numbers = np.empty((len(column), width), dtype=kind.value_type.to_pandas_dtype())
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order), dtype=order.dtype)
+    start = 0
+    for chunk in column.chunks:
+        flat = chunk.flatten().to_numpy(zero_copy_only=False)
+        if flat.size != len(chunk) * width:
+            raise StoreError("these rows have vectors of several widths: they are of several models")
+        numbers[place[start : start + len(chunk)]] = flat.reshape(len(chunk), width)
+        start += len(chunk)
+    offsets = np.arange(len(numbers) + 1, dtype=np.int64) * width
+    if offsets[-1] >= 2**31:
+        raise StoreError("more than 2^31 numbers in one chunk: write the rows in several")
+    return pa.ListArray.from_arrays(
+        pa.array(offsets.astype(np.int32)), pa.array(numbers.reshape(-1)), type=kind
+    )
 
 
 def _check_version(metadata: dict[bytes, bytes], name: str) -> None:

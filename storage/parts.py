@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import pyarrow as pa
 
-from storage.errors import StoreError
+from storage.errors import StoreError, explained
 from storage.identity import digest_bytes
 from storage.paths import check_key, check_stage
 from storage.schemas import Kind
+from storage.sink import HashingSink
 from storage.store import Store
 
 log = logging.getLogger("cmrm.storage")
@@ -32,12 +34,19 @@ class Parts:
 
     def write(self, tables: Sequence[pa.Table]) -> None:
         """Write rows as one part; raises StoreError if the disk refuses."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, tables[0].schema) as writer:
-            for table in tables:
-                writer.write_table(table)
-        data = sink.getvalue().to_pybytes()
-        self._store.write_bytes(f"{self.folder}/{uuid.uuid4().hex}.{digest_bytes(data)[:12]}.arrow", data)
+        place = self._store.files.scratch(self.folder)
+        try:
+            with (
+                explained("write", str(place)),
+                closing(HashingSink(place)) as sink,
+                pa.ipc.new_file(sink, tables[0].schema) as writer,
+            ):
+                for table in tables:
+                    writer.write_table(table)
+            written = sink.written()
+            self._store.files.adopt(f"{self.folder}/{uuid.uuid4().hex}.{written.sha256[:12]}.arrow", place)
+        finally:
+            place.unlink(missing_ok=True)
 
     def read(self) -> Iterator[pa.Table]:
         """Read the parts that are whole, one at a time, each unit once; damaged ones count as not there."""

@@ -143,4 +143,4 @@ def test_verify_says_what_is_damaged_and_that_a_run_mends_it(
     assert exit_.value.code == 1
     shown = capsys.readouterr().out
     assert damaged.name in shown.replace("\n", "")
-    assert "1 faults" in shown
+    assert "1 damaged or missing" in shown

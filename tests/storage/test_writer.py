@@ -168,18 +168,18 @@ def test_whoever_makes_rows_faster_than_the_disk_takes_them_waits(store, monkeyp
 
 
 def test_an_error_of_the_disk_surfaces_at_the_next_row_or_at_the_end(store, monkeypatch):
-    def full(self: HashingSink, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    put = HashingSink._put
 
-    monkeypatch.setattr(HashingSink, "_put", full)
+    def fill(self: HashingSink, data: bytes) -> None:
+        if self.path == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, data)
 
-    def work_and_fail() -> None:
-        with writer(store) as work:
-            work.append(rows(0))
-            work.finish()
-
-    with pytest.raises(StoreError, match=r"No space left.*free some space"):
-        work_and_fail()
+    monkeypatch.setattr(HashingSink, "_put", fill)
+    with pytest.raises(StoreError, match=r"No space left.*free some space"), writer(store) as work:
+        file = work._place
+        work.append(rows(0))
+        work.finish()
     monkeypatch.undo()
     assert unfinished(store) == []
     with writer(store) as again:

@@ -1,0 +1,475 @@
+"""How fast hidden states reach the disk and come back, beside NumPy, safetensors, zarr and Lance.
+
+    python benchmarks/store.py                     # about four minutes on two cores; prints the tables
+    python benchmarks/store.py --lookup-width 4096 # the look-up among a million rows of 8 GB
+
+Every writer ends with fsync of each of its files and folders. All of a table are measured in one run, in turns, each
+first in turn; the table has medians and, for ratios, numpy = 1. Readers give float32 [samples, width]. Lance and zarr are
+left out where they are not installed (pip install 'cmrm[bench]').
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from storage.catalog import connect
+from storage.identity import stage_key
+from storage.states import hidden_states_table
+from storage.store import Store
+from storage.tables import table_path
+from storage.writer import ShardWriter
+
+try:
+    import lance
+except ImportError:
+    lance = None
+try:
+    import zarr
+except ImportError:
+    zarr = None
+
+BATCH = 32
+SHARD = 1024
+BLOCK = 17
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=625)
+    parser.add_argument("--blocks", type=int, default=32)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--lookup-rows", type=int, default=1_000_000)
+    parser.add_argument("--lookup-width", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--place", type=Path, default=None, help="a folder on the disk to measure")
+    parser.add_argument("--only-write", type=int, default=None, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="cmrm-bench-", dir=given.place))
+    try:
+        if given.only_write is not None:
+            write_many(folder, rows=given.only_write, blocks=given.blocks, width=given.width)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            return
+        print(f"{os.cpu_count()} cores; medians of {given.rounds} turns")
+        measure_write_and_read(folder, given)
+        measure_look_up(folder, given)
+        measure_memory(given)
+        measure_beside_a_model(folder, given)
+    finally:
+        shutil.rmtree(folder)
+
+
+def make_vectors(samples: int, blocks: int, width: int, *, seed: int = 0) -> np.ndarray:
+    """Random states, float16 [samples, blocks, width]."""
+    return (
+        np.random.default_rng(seed).standard_normal((samples, blocks, width), np.float32).astype(np.float16)
+    )
+
+
+def name(number: int) -> str:
+    """An id in no order, as those of data sets are."""
+    return f"{number * 2_654_435_761 % 2**32:08x}"
+
+
+# Writers: each writes vectors [samples, blocks, width] below a folder, durably.
+
+
+def write_numpy(folder: Path, vectors: np.ndarray) -> None:
+    """One .npy file."""
+    folder.mkdir()
+    np.save(folder / "states.npy", vectors)
+    sync(folder)
+
+
+def write_cmrm(folder: Path, vectors: np.ndarray, *, start: int = 0) -> None:
+    """A store: batch by batch through the writer that stages use, a manifest for each shard."""
+    store = Store.create(folder)
+    blocks = range(vectors.shape[1])
+    for shard in range(0, len(vectors), SHARD):
+        key = stage_key("embed", {"start": start + shard})
+        with ShardWriter(store, "embed", key, "hidden_states") as writer:
+            for batch in range(shard, min(shard + SHARD, len(vectors)), BATCH):
+                members = vectors[batch : min(batch + BATCH, shard + SHARD)]
+                ids = [name(start + batch + row) for row in range(len(members))]
+                writer.append(
+                    hidden_states_table(
+                        model="m",
+                        dataset="d",
+                        sample_ids=ids,
+                        condition="image",
+                        blocks=blocks,
+                        vectors=members,
+                    )
+                )
+            path = table_path("hidden_states", key, model="m", condition="image")
+            store.commit("embed", key, {path: writer.finish()})
+            writer.discard()
+
+
+def write_safetensors(folder: Path, vectors: np.ndarray) -> None:
+    """One file a batch."""
+    folder.mkdir()
+    for start in range(0, len(vectors), BATCH):
+        tensors = {"states": vectors[start : start + BATCH]}
+        safetensors.numpy.save_file(tensors, folder / f"{start:06}.safetensors")
+    sync(folder)
+
+
+def write_zarr(folder: Path, vectors: np.ndarray) -> None:
+    """One array, a block of all samples in a chunk, not compressed."""
+    samples, _, width = vectors.shape
+    array = zarr.create_array(
+        store=str(folder),
+        shape=vectors.shape,
+        dtype=vectors.dtype,
+        chunks=(min(samples, SHARD), 1, width),
+        compressors=None,
+    )
+    array[:] = vectors
+    sync(folder)
+
+
+def write_lance(folder: Path, vectors: np.ndarray) -> None:
+    """One data set with the same columns, sorted by block, vectors of fixed size."""
+    import pyarrow as pa
+
+    samples, blocks, width = vectors.shape
+    ids = pa.array([name(number) for number in range(samples)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for block in range(blocks):
+            numbers = pa.array(np.ascontiguousarray(vectors[:, block]).reshape(-1))
+            yield pa.record_batch(
+                [
+                    ids,
+                    pa.repeat(pa.scalar(block, pa.int32()), samples),
+                    pa.FixedSizeListArray.from_arrays(numbers, width),
+                ],
+                schema=schema,
+            )
+
+    schema = pa.schema(
+        [("sample_id", pa.string()), ("block", pa.int32()), ("vector", pa.list_(pa.float16(), width))]
+    )
+    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(folder))
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
+    """Put every file and folder below on the disk."""
+    for place, _, names in os.walk(folder):
+        for entry in (*(Path(place, one) for one in names), Path(place)):
+            handle = os.open(entry, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+
+
+# Readers: each opens what a writer wrote and returns a function of a block or a sample.
+
+
+def read_numpy(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block through a memory map."""
+    return lambda block: np.load(folder / "states.npy", mmap_mode="r")[:, block].astype(np.float32)
+
+
+def read_cmrm(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block through SQL."""
+    sql = connect(folder)
+
+    def read(block: int) -> np.ndarray:
+        found = sql.execute("SELECT vector FROM hidden_states WHERE block = ?", [block]).fetchnumpy()
+        return np.stack(list(found["vector"]))
+
+    return read
+
+
+def read_safetensors(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block out of each file, not all of its bytes."""
+
+    def read(block: int) -> np.ndarray:
+        found = []
+        for path in sorted(folder.iterdir()):
+            with safetensors.safe_open(path, "np") as file:
+                found.append(file.get_slice("states")[:, block])
+        return np.concatenate(found).astype(np.float32)
+
+    return read
+
+
+def read_zarr(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block, which is a chunk."""
+    array = zarr.open_array(str(folder), mode="r")
+    return lambda block: np.asarray(array[:, block]).astype(np.float32)
+
+
+def read_lance(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block by a filter."""
+    dataset = lance.dataset(str(folder))
+
+    def read(block: int) -> np.ndarray:
+        column = dataset.to_table(columns=["vector"], filter=f"block = {block}")["vector"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
+
+    return read
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+    "numpy.save": write_numpy,
+    "cmrm": write_cmrm,
+    "safetensors a batch": write_safetensors,
+    **({"zarr": write_zarr} if zarr else {}),
+    **({"Lance": write_lance} if lance else {}),
+}
+READERS = {
+    "numpy.save": read_numpy,
+    "cmrm": read_cmrm,
+    "safetensors a batch": read_safetensors,
+    "zarr": read_zarr,
+    "Lance": read_lance,
+}
+
+
+def measure_write_and_read(folder: Path, given: argparse.Namespace) -> None:
+    """The first table: write all, read one block of all samples, size on the disk."""
+    vectors = make_vectors(given.samples, given.blocks, given.width)
+    places = {way: folder / way.replace(" ", "-") for way in WRITERS}
+
+    def write(way: str) -> None:
+        WRITERS[way](places[way], vectors)
+
+    written = take_turns(
+        list(WRITERS),
+        write,
+        rounds=given.rounds,
+        before=lambda way: shutil.rmtree(places[way], ignore_errors=True),
+    )
+    readers = {way: READERS[way](places[way]) for way in WRITERS}
+    expected = np.sort(vectors[:, min(BLOCK, given.blocks - 1)].astype(np.float32), axis=0)
+    for way, reader in readers.items():
+        found = np.sort(reader(min(BLOCK, given.blocks - 1)), axis=0)
+        assert np.array_equal(found, expected), f"{way} read something else"
+    read = take_turns(
+        list(readers), lambda way: readers[way](min(BLOCK, given.blocks - 1)), rounds=3 * given.rounds
+    )
+    size = vectors.nbytes
+    print(f"\n{given.samples} samples x {given.blocks} blocks x {given.width} float16, {size / 1e6:.0f} MB")
+    print_table(
+        ("", "write s", "ratio", "one block ms", "ratio", "on disk / raw"),
+        [
+            (
+                way,
+                f"{written[way]:.3f}",
+                f"{written[way] / written['numpy.save']:.1f}",
+                f"{1000 * read[way]:.1f}",
+                f"{read[way] / read['numpy.save']:.1f}",
+                f"{measure_size(places[way]) / size:.3f}",
+            )
+            for way in WRITERS
+        ],
+    )
+    for place in places.values():
+        shutil.rmtree(place)
+
+
+def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
+    """The second table: one sample's states at all blocks among many rows, by its id."""
+    samples = given.lookup_rows // given.blocks
+    places = {"numpy, place known": folder / "many.npy", "cmrm": folder / "many"}
+    shape = (samples, given.blocks, given.lookup_width)
+    array = np.lib.format.open_memmap(places["numpy, place known"], "w+", np.float16, shape)
+    for start in range(0, samples, SHARD):
+        members = make_vectors(min(SHARD, samples - start), given.blocks, given.lookup_width, seed=start)
+        array[start : start + len(members)] = members
+        write_cmrm(places["cmrm"], members, start=start)
+    array.flush()
+    began = time.perf_counter()
+    sql = connect(places["cmrm"])
+    opened = time.perf_counter() - began
+    wanted = iter(np.random.default_rng(0).integers(0, samples, 10_000).tolist())
+
+    def from_numpy() -> None:
+        np.load(places["numpy, place known"], mmap_mode="r")[next(wanted)].astype(np.float32)
+
+    def from_sql() -> None:
+        number = next(wanted)
+        query = "SELECT block, vector FROM hidden_states WHERE sample_id = ? ORDER BY block"
+        found = sql.execute(query, [name(number)]).fetchnumpy()
+        assert np.array_equal(np.stack(list(found["vector"])), array[number].astype(np.float32))
+
+    ways = {"numpy, place known": from_numpy, "cmrm": from_sql}
+    ways["cmrm"]()
+    took = take_turns(list(ways), lambda way: ways[way](), rounds=3 * given.rounds)
+    print(
+        f"\none sample's states at all blocks, among {samples * given.blocks:,} rows of {given.lookup_width} float16"
+    )
+    print_table(("", "look-up ms"), [(way, f"{1000 * took[way]:.1f}") for way in ways])
+    print(
+        f"opening the store for SQL: {1000 * opened:.0f} ms, {len(list(Store.open(places['cmrm']).manifests()))} manifests"
+    )
+    sql.close()
+    del array
+    shutil.rmtree(places["cmrm"])
+    places["numpy, place known"].unlink()
+
+
+def measure_memory(given: argparse.Namespace) -> None:
+    """The third table: the most memory that writing takes, a process each."""
+    print(f"\nmost memory of a process that writes rows of {given.lookup_width} float16")
+    rows = []
+    for count in (0, 10_000, given.lookup_rows):
+        command = [sys.executable, __file__, "--only-write", str(count), "--width", str(given.lookup_width)]
+        if given.place:
+            command += ["--place", str(given.place)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very file
+        rows.append((f"{count:,} rows", f"{int(done.stdout) / 1e6:.0f}"))
+    print_table(("", "MB"), rows)
+
+
+def write_many(folder: Path, *, rows: int, blocks: int, width: int) -> None:
+    """Write rows as one shard, made batch by batch; none are only imports."""
+    store = Store.create(folder / "store")
+    samples = rows // blocks
+    key = stage_key("embed", {"rows": rows})
+    with ShardWriter(store, "embed", key, "hidden_states") as writer:
+        for start in range(0, samples, BATCH):
+            members = make_vectors(min(BATCH, samples - start), blocks, width, seed=start)
+            ids = [name(start + row) for row in range(len(members))]
+            writer.append(
+                hidden_states_table(
+                    model="m",
+                    dataset="d",
+                    sample_ids=ids,
+                    condition="image",
+                    blocks=range(blocks),
+                    vectors=members,
+                )
+            )
+        path = table_path("hidden_states", key, model="m", condition="image")
+        store.commit("embed", key, {path: writer.finish()})
+
+
+def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
+    """The fourth table: what writing adds to the time of the work that makes the rows, commit included."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.set_num_threads(1)
+    config = LlamaConfig(
+        hidden_size=768, intermediate_size=2048, num_hidden_layers=10, num_attention_heads=12, vocab_size=1000
+    )
+    model = LlamaModel(config).eval()
+    tokens = torch.randint(0, 1000, (8, 64), generator=torch.Generator().manual_seed(0))
+
+    def run_llama() -> np.ndarray:
+        with torch.inference_mode():
+            states = model(tokens, output_hidden_states=True).hidden_states[1:]
+        return torch.stack([state[:, -1] for state in states], dim=1).half().numpy()
+
+    fake = make_vectors(8, given.blocks, given.width)
+
+    def wait_for_device() -> np.ndarray:
+        time.sleep(0.08)
+        return fake
+
+    ways = {
+        "Llama 10 x 768 on one core, 64 tokens": (run_llama, 40),
+        f"waiting 80 ms for 8 samples x {given.blocks} x {given.width}": (wait_for_device, 50),
+    }
+    print("\nwhat writing adds to the work that makes the rows")
+    rows = []
+    for way, (work, batches) in ways.items():
+        work()
+
+        def run(kind: str, work: Callable[[], np.ndarray] = work, batches: int = batches) -> None:
+            work_and_write(folder / "beside", work, batches) if kind == "writing" else [
+                work() for _ in range(batches)
+            ]
+
+        took = take_turns(
+            ["alone", "writing"],
+            run,
+            rounds=given.rounds,
+            before=lambda _: shutil.rmtree(folder / "beside", ignore_errors=True),
+        )
+        added = took["writing"] / took["alone"] - 1
+        rows.append((way, f"{took['alone']:.2f}", f"{took['writing']:.2f}", f"{100 * added:.1f}"))
+    print_table(("", "alone s", "writing s", "added %"), rows)
+
+
+def work_and_write(place: Path, work: Callable[[], np.ndarray], batches: int) -> None:
+    """Do the work batch by batch and write what it gives, as a stage does."""
+    store = Store.create(place)
+    key = stage_key("embed", {})
+    with ShardWriter(store, "embed", key, "hidden_states") as writer:
+        for batch in range(batches):
+            vectors = work()
+            ids = [name(batch * len(vectors) + row) for row in range(len(vectors))]
+            writer.append(
+                hidden_states_table(
+                    model="m",
+                    dataset="d",
+                    sample_ids=ids,
+                    condition="image",
+                    blocks=range(vectors.shape[1]),
+                    vectors=vectors,
+                )
+            )
+        path = table_path("hidden_states", key, model="m", condition="image")
+        store.commit("embed", key, {path: writer.finish()})
+        writer.discard()
+
+
+def take_turns(
+    ways: Sequence[str],
+    do: Callable[[str], Any],
+    *,
+    rounds: int,
+    before: Callable[[str], Any] = lambda _: None,
+) -> Mapping[str, float]:
+    """The median seconds of each way; every way in each round, each first in turn."""
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        first = number % len(ways)
+        for way in (*ways[first:], *ways[:first]):
+            before(way)
+            began = time.perf_counter()
+            do(way)
+            took[way].append(time.perf_counter() - began)
+    return {way: statistics.median(seconds) for way, seconds in took.items()}
+
+
+def measure_size(folder: Path) -> int:
+    """The bytes of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def print_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned, the first to the left."""
+    widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(len(heading))]
+    for row in (heading, *rows):
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    main()
