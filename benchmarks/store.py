@@ -4,8 +4,8 @@
     python benchmarks/store.py --lookup-width 4096 # the look-up among a million rows of 8 GB
 
 Every writer ends with fsync of each of its files and folders. All of a table are measured in one run, in turns, each
-first in turn; the table has medians and, for ratios, numpy = 1. Readers give float32 [samples, width]. Lance and zarr are
-left out where they are not installed (pip install 'cmrm[bench]').
+first in turn; the table has medians and, for ratios, numpy = 1. Readers give float32 [samples, width]. Lance and zarr
+are left out where they are not installed (pip install 'cmrm[bench]').
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from storage.catalog import connect
 from storage.identity import stage_key
 from storage.states import hidden_states_table
 from storage.store import Store
-from storage.tables import table_path
+from storage.tables import table_paths
 from storage.writer import ShardWriter
 
 try:
@@ -65,7 +65,7 @@ def main() -> None:
     try:
         if given.only_write is not None:
             write_many(folder, rows=given.only_write, blocks=given.blocks, width=given.width)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            print(measure_peak())
             return
         print(f"{os.cpu_count()} cores; medians of {given.rounds} turns")
         measure_write_and_read(folder, given)
@@ -101,26 +101,34 @@ def write_numpy(folder: Path, vectors: np.ndarray) -> None:
 def write_cmrm(folder: Path, vectors: np.ndarray, *, start: int = 0) -> None:
     """A store: batch by batch through the writer that stages use, a manifest for each shard."""
     store = Store.create(folder)
-    blocks = range(vectors.shape[1])
     for shard in range(0, len(vectors), SHARD):
-        key = stage_key("embed", {"start": start + shard})
-        with ShardWriter(store, "embed", key, "hidden_states") as writer:
-            for batch in range(shard, min(shard + SHARD, len(vectors)), BATCH):
-                members = vectors[batch : min(batch + BATCH, shard + SHARD)]
-                ids = [name(start + batch + row) for row in range(len(members))]
-                writer.append(
-                    hidden_states_table(
-                        model="m",
-                        dataset="d",
-                        sample_ids=ids,
-                        condition="image",
-                        blocks=blocks,
-                        vectors=members,
-                    )
+        members = vectors[shard : shard + SHARD]
+        batches = (members[batch : batch + BATCH] for batch in range(0, len(members), BATCH))
+        write_shard(store, batches, start=start + shard)
+
+
+def write_shard(store: Store, batches: Iterable[np.ndarray], *, start: int = 0) -> None:
+    """One shard, its batches [samples, blocks, width] taken as they come."""
+    key = stage_key("embed", {"start": start})
+    partitions = {"model": "m", "condition": "image"}
+    with ShardWriter(store, "embed", key, "hidden_states", partitions=partitions) as writer:
+        for vectors in batches:
+            ids = [name(number) for number in range(start, start + len(vectors))]
+            start += len(vectors)
+            writer.append(
+                hidden_states_table(
+                    model="m",
+                    dataset="d",
+                    sample_ids=ids,
+                    condition="image",
+                    blocks=range(vectors.shape[1]),
+                    vectors=vectors,
                 )
-            path = table_path("hidden_states", key, model="m", condition="image")
-            store.commit("embed", key, {path: writer.finish()})
-            writer.discard()
+            )
+        written = writer.finish()
+        paths = table_paths("hidden_states", key, len(written), **partitions)
+        store.commit("embed", key, dict(zip(paths, written, strict=True)))
+        writer.discard()
 
 
 def write_safetensors(folder: Path, vectors: np.ndarray) -> None:
@@ -320,11 +328,9 @@ def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
         f"\none sample's states at all blocks, among {samples * given.blocks:,} rows of {given.lookup_width} float16"
     )
     print_table(("", "look-up ms"), [(way, f"{1000 * took[way]:.1f}") for way in ways])
-    print(
-        f"opening the store for SQL: {1000 * opened:.0f} ms, {len(list(Store.open(places['cmrm']).manifests()))} manifests"
-    )
+    manifests = len(list(Store.open(places["cmrm"]).manifests()))
+    print(f"opening the store for SQL: {1000 * opened:.0f} ms, {manifests} manifests")
     sql.close()
-    del array
     shutil.rmtree(places["cmrm"])
     places["numpy, place known"].unlink()
 
@@ -344,25 +350,21 @@ def measure_memory(given: argparse.Namespace) -> None:
 
 def write_many(folder: Path, *, rows: int, blocks: int, width: int) -> None:
     """Write rows as one shard, made batch by batch; none are only imports."""
-    store = Store.create(folder / "store")
     samples = rows // blocks
-    key = stage_key("embed", {"rows": rows})
-    with ShardWriter(store, "embed", key, "hidden_states") as writer:
-        for start in range(0, samples, BATCH):
-            members = make_vectors(min(BATCH, samples - start), blocks, width, seed=start)
-            ids = [name(start + row) for row in range(len(members))]
-            writer.append(
-                hidden_states_table(
-                    model="m",
-                    dataset="d",
-                    sample_ids=ids,
-                    condition="image",
-                    blocks=range(blocks),
-                    vectors=members,
-                )
-            )
-        path = table_path("hidden_states", key, model="m", condition="image")
-        store.commit("embed", key, {path: writer.finish()})
+    batches = (
+        make_vectors(min(BATCH, samples - start), blocks, width, seed=start)
+        for start in range(0, samples, BATCH)
+    )
+    write_shard(Store.create(folder / "store"), batches)
+
+
+def measure_peak() -> int:
+    """The most bytes of memory that this process has had."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
@@ -389,8 +391,8 @@ def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
         return fake
 
     ways = {
-        "Llama 10 x 768 on one core, 64 tokens": (run_llama, 40),
-        f"waiting 80 ms for 8 samples x {given.blocks} x {given.width}": (wait_for_device, 50),
+        "Llama 10 x 768 on one core, 64 tokens": (run_llama, 12),
+        f"waiting 80 ms for 8 samples x {given.blocks} x {given.width}": (wait_for_device, 128),
     }
     print("\nwhat writing adds to the work that makes the rows")
     rows = []
@@ -398,9 +400,8 @@ def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
         work()
 
         def run(kind: str, work: Callable[[], np.ndarray] = work, batches: int = batches) -> None:
-            work_and_write(folder / "beside", work, batches) if kind == "writing" else [
-                work() for _ in range(batches)
-            ]
+            made = (work() for _ in range(batches))
+            write_shard(Store.create(folder / "beside"), made) if kind == "writing" else list(made)
 
         took = take_turns(
             ["alone", "writing"],
@@ -411,29 +412,6 @@ def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
         added = took["writing"] / took["alone"] - 1
         rows.append((way, f"{took['alone']:.2f}", f"{took['writing']:.2f}", f"{100 * added:.1f}"))
     print_table(("", "alone s", "writing s", "added %"), rows)
-
-
-def work_and_write(place: Path, work: Callable[[], np.ndarray], batches: int) -> None:
-    """Do the work batch by batch and write what it gives, as a stage does."""
-    store = Store.create(place)
-    key = stage_key("embed", {})
-    with ShardWriter(store, "embed", key, "hidden_states") as writer:
-        for batch in range(batches):
-            vectors = work()
-            ids = [name(batch * len(vectors) + row) for row in range(len(vectors))]
-            writer.append(
-                hidden_states_table(
-                    model="m",
-                    dataset="d",
-                    sample_ids=ids,
-                    condition="image",
-                    blocks=range(vectors.shape[1]),
-                    vectors=vectors,
-                )
-            )
-        path = table_path("hidden_states", key, model="m", condition="image")
-        store.commit("embed", key, {path: writer.finish()})
-        writer.discard()
 
 
 def take_turns(

@@ -10,7 +10,7 @@ from typing import Any
 from cmrm.datasets.splits import draw
 from storage.errors import StoreError
 from storage.manifest import Manifest
-from storage.parquet import read_parquet
+from storage.rows import read_rows
 from storage.store import Store
 from tasks.outcomes import Way
 from tasks.table import name_way, sort_ways
@@ -186,8 +186,7 @@ def _find(store: Store, stage: str, keys: Iterable[str]) -> Iterator[Manifest]:
 
 def _rows(store: Store, manifests: Iterable[Manifest], folder: str, columns: Sequence[str]) -> Iterator[Row]:
     for manifest in manifests:
-        table = read_parquet(store.local_path(manifest.path(folder)))
-        yield from table.select(list(columns)).to_pylist()
+        yield from read_rows(store, manifest, folder, columns).to_pylist()
 
 
 def _read_way(manifest: Manifest) -> Way:

@@ -90,6 +90,25 @@ class DiskFiles:
                 scratch.unlink()
             _sync(place.parent)
 
+    def copy(self, source: str, path: str) -> None:
+        original, place = self.path(source), self.path(path)
+        if self.size(source) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(original))
+        with explained("write", str(place)):
+            self._check_mark()
+            _make(place.parent)
+            second = place.with_name(f".{uuid.uuid4().hex}.tmp")
+            try:
+                os.link(original, second)
+                second.replace(place)
+                _sync(place.parent)
+            except OSError:
+                # Not every file system lets a file have two names.
+                self.write(path, original)
+            finally:
+                # A rename between two names of one file leaves both.
+                second.unlink(missing_ok=True)
+
     def open(self, path: str) -> IO[bytes]:
         place = self.path(path)
         try:

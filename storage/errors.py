@@ -15,6 +15,10 @@ class OtherReleaseError(StoreError):
     """What was read has another schema version than this release reads."""
 
 
+class PartsGoneError(StoreError):
+    """Parts that this writer relied on were removed, which a worker does after committing the same key."""
+
+
 _FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "ask for more quota or free some space",

@@ -32,6 +32,9 @@ class Files(Protocol):
     def adopt(self, path: str, scratch: Path) -> None:
         """Put a finished file in place as `write` does, from its scratch place, where it is no more."""
 
+    def copy(self, source: str, path: str) -> None:
+        """Put a file of this tree in a second place at once; raises FileNotFoundError if it is not there."""
+
     def open(self, path: str) -> IO[bytes]:
         """Open a file for reading, seekable; raises FileNotFoundError if it is not there."""
 

@@ -16,7 +16,7 @@ from storage.store import Store, run_file
 
 # What stores write: data files, named after their key and content, and reports.
 _OWN = re.compile(
-    r"[a-z_]+/(?:[^/]+/)*[0-9a-f]{64}\.[0-9a-f]{12}\.[a-z]+"
+    r"[a-z_]+/(?:[^/]+/)*[0-9a-f]{64}(?:\.[0-9]+)?\.[0-9a-f]{12}\.[a-z]+"
     r"|reports/[^/]+/(?:report\.(?:md|html)|(?:figures|tables)/[^/]+)"
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -170,7 +171,7 @@ def _by_block(table: pa.Table) -> Iterator[pa.Table]:
     vectors = _gather(table["vector"], order.to_numpy())
     whole = table.drop_columns(["vector"]).take(order).add_column(place, table.schema.field(place), vectors)
     starts = np.unique(whole["block"].to_numpy(), return_index=True)[1].tolist()
-    for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True):
+    for start, stop in pairwise([*starts, len(whole)]):
         yield whole.slice(start, stop - start)
 
 

@@ -56,6 +56,16 @@ class RemoteFiles:
         self.write(path, scratch)
         scratch.unlink()
 
+    def copy(self, source: str, path: str) -> None:
+        original, place = self._place(source), self._place(path)
+        try:
+            self._system.cp_file(original, place)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with explained("write", place):
+                raise
+
     def open(self, path: str) -> IO[bytes]:
         place = self._place(path)
         try:

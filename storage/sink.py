@@ -10,7 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# Enough to keep both threads busy, and little memory: Parquet hands over about a mebibyte at a time.
+# Parquet hands over mebibytes of vectors and dozens of bytes of other columns: these wait for those.
+_PIECE = 1 << 20
+# Enough to keep both threads busy, and little memory.
 _AHEAD = 8
 
 
@@ -36,6 +38,7 @@ class HashingSink(io.RawIOBase):
         self._file = path.open("wb")
         self._sha256 = hashlib.sha256()
         self._size = 0
+        self._piece = bytearray()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cmrm-sink")
         self._pending: deque[Future[None]] = deque()
 
@@ -46,18 +49,19 @@ class HashingSink(io.RawIOBase):
         return self._size
 
     def write(self, data: object) -> int:
-        # The caller may use its buffer again as soon as this returns.
-        copy = bytes(data)  # type: ignore[call-overload] # any buffer
-        while len(self._pending) >= _AHEAD:
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._put, copy))
-        self._size += len(copy)
-        return len(copy)
+        view = memoryview(data).cast("B")  # type: ignore[arg-type] # any buffer
+        # A copy, since the caller may use its buffer again as soon as this returns.
+        self._piece += view
+        self._size += len(view)
+        if len(self._piece) >= _PIECE:
+            self._hand_over()
+        return len(view)
 
     def close(self) -> None:
         if self.closed:
             return
         try:
+            self._hand_over()
             while self._pending:
                 self._pending.popleft().result()
             self._file.flush()
@@ -71,6 +75,12 @@ class HashingSink(io.RawIOBase):
         """Describe the file, once it is closed."""
         return WrittenFile(path=self.path, bytes=self._size, sha256=self._sha256.hexdigest(), rows=rows)
 
-    def _put(self, data: bytes) -> None:
+    def _hand_over(self) -> None:
+        while len(self._pending) >= _AHEAD:
+            self._pending.popleft().result()
+        piece, self._piece = self._piece, bytearray()
+        self._pending.append(self._thread.submit(self._put, piece))
+
+    def _put(self, data: bytearray) -> None:
         self._sha256.update(data)
         self._file.write(data)

@@ -102,26 +102,32 @@ def read_hidden_states(table: pa.Table) -> HiddenStates:
     return HiddenStates(ids, blocks, _filled(table["vector"], numbers, places, (len(ids), len(blocks))))
 
 
-def list_blocks(path: Path) -> list[int]:
-    """List the blocks of a stored file of states, ascending; raises StoreError if it is damaged or none."""
-    with _opened(path) as file:
-        return sorted(_find_groups(file))
+def list_blocks(paths: Sequence[Path]) -> list[int]:
+    """List the blocks of stored files of states, ascending; raises StoreError if one is damaged or none."""
+    found: set[int] = set()
+    for path in paths:
+        with _opened(path) as file:
+            found.update(_find_groups(file))
+    return sorted(found)
 
 
-def read_block(path: Path, block: int) -> HiddenStates:
-    """Read the states at one block of a stored file, and no other's bytes; empty if the file has no such block.
+def read_block(paths: Sequence[Path], block: int) -> HiddenStates:
+    """Read the states at one block of stored files, and no other's bytes; empty if they have no such block.
 
-    Raises StoreError as `read_hidden_states` does, or if the file is damaged or none.
+    Raises StoreError as `read_hidden_states` does, or if a file is damaged or none.
     """
-    with _opened(path) as file:
-        groups = _find_groups(file)
-        return read_hidden_states(file.read_row_groups(groups[block])) if block in groups else _NOTHING
+    tables = []
+    for path in paths:
+        with _opened(path) as file:
+            if groups := _find_groups(file).get(block):
+                tables.append(file.read_row_groups(groups))
+    return read_hidden_states(pa.concat_tables(tables)) if tables else _NOTHING
 
 
-def read_last_block(path: Path) -> HiddenStates:
-    """Read the states at the last block of a stored file, as `read_block` does; empty for a file without rows."""
-    blocks = list_blocks(path)
-    return read_block(path, blocks[-1]) if blocks else _NOTHING
+def read_last_block(paths: Sequence[Path]) -> HiddenStates:
+    """Read the states at the last block of stored files, as `read_block` does; empty for files without rows."""
+    blocks = list_blocks(paths)
+    return read_block(paths, blocks[-1]) if blocks else _NOTHING
 
 
 def _find_groups(file: pq.ParquetFile) -> dict[int, list[int]]:

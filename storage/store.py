@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from storage.disk import DiskFiles
-from storage.errors import OtherReleaseError, StoreError, explained
+from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explained
 from storage.files import Files, open_files
 from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
 from storage.manifest import Manifest, StoredFile, manifest_file
 from storage.parquet import count_rows
 from storage.paths import MARK, cache_folder, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
-from storage.sink import WrittenFile
 
 log = logging.getLogger("cmrm.storage")
+
+Source = bytes | Path | StoredFile
 
 
 class Store:
@@ -95,7 +96,7 @@ class Store:
         self,
         stage: str,
         key: str,
-        files: Mapping[str, bytes | Path | WrittenFile],
+        files: Mapping[str, Source],
         *,
         rows: Mapping[str, int] | None = None,
         content: Mapping[str, Any] | None = None,
@@ -104,7 +105,8 @@ class Store:
         """Keep files under a key: first the data, then the manifest that makes them count.
 
         Each path is folder/…/<key>….<suffix>; the file is stored with 12 digits of its own digest before the
-        suffix, and the manifest says so. Rows of Parquet files are counted where they are not given.
+        suffix, and the manifest says so. Rows of Parquet files are counted where they are not given. A StoredFile is
+        one that is in the store already, such as a part: it is kept a second time.
         Raises StoreError for unsafe names, wrong row counts and disks that refuse; then nothing is committed.
         """
         place = manifest_file(stage, key)
@@ -230,10 +232,10 @@ class Store:
             return None
         return version if isinstance(version, int) else None
 
-    def _keep(self, path: str, key: str, source: bytes | Path | WrittenFile, rows: int | None) -> StoredFile:
-        if isinstance(source, WrittenFile):
+    def _keep(self, path: str, key: str, source: Source, rows: int | None) -> StoredFile:
+        if isinstance(source, StoredFile):
             place = data_file(path, key, source.sha256)
-            self.files.adopt(place, source.path)
+            self._copy(source, place)
             return StoredFile(path=place, bytes=source.bytes, sha256=source.sha256, rows=source.rows)
         if isinstance(source, bytes):
             size, sha256 = len(source), digest_bytes(source)
@@ -250,6 +252,14 @@ class Store:
             rows = counted
         self.files.write(place, source)
         return StoredFile(path=place, bytes=size, sha256=sha256, rows=rows)
+
+    def _copy(self, source: StoredFile, place: str) -> None:
+        try:
+            self.files.copy(source.path, place)
+        except FileNotFoundError as error:
+            raise PartsGoneError(
+                f"{source.path} was removed: another worker has committed this key"
+            ) from error
 
     def _manifest(self, path: str) -> Manifest | None:
         data = self._bytes(path)

@@ -103,3 +103,10 @@ def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray |
         raise StoreError(
             f"the column {field.name} of {kind} is {column.type}, not {stored}: {error}"
         ) from error
+
+
+def table_paths(kind: str, key: str, count: int, **partitions: str) -> list[str]:
+    """Name so many files of one table, as in responses/<key>.parquet, responses/<key>.1.parquet."""
+    first = table_path(kind, key, **partitions)
+    stem = first.removesuffix(".parquet")
+    return [first, *(f"{stem}.{number}.parquet" for number in range(1, count))]

@@ -6,14 +6,16 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
 from storage.errors import StoreError, explained
+from storage.manifest import StoredFile
 from storage.parquet import ROW_GROUP, ROW_GROUP_BYTES, TableWriter
 from storage.parts import Parts
 from storage.sink import HashingSink, WrittenFile
@@ -22,9 +24,11 @@ from storage.tables import conform, kind_of
 
 log = logging.getLogger("cmrm.storage")
 
-# Of what a kill may lose: so many seconds, or so many bytes that wait in memory.
+# A part is closed after so many seconds or bytes: what a kill may lose, and how large the files of a shard are.
 PART_SECONDS = 15.0
 PART_BYTES = 64 << 20
+# Of a slow model's small parts, files at least as large as this are made in the end.
+SMALLEST_FILE = 32 << 20
 # Batches that may wait for the disk; whoever makes more of them waits too.
 _AHEAD = 2
 
@@ -32,10 +36,11 @@ _AHEAD = 2
 class ShardWriter:
     """Takes finished rows and writes them in a thread of its own; memory does not grow with their number.
 
-    Rows go into one Parquet file, which counts once it is committed, and into a closed part each time that 15 seconds
-    have passed or 64 MB wait; the next worker on the same key goes on from the parts. Errors of the disk surface in a
-    later `append` or in `finish`. Leaving the `with` block keeps what came in as a part, after an error too, and
-    removes a file that was not committed.
+    `partitions` are the values of the kind's folders, the same in all rows.
+
+    Rows go into Parquet files that are closed, as parts, each time that 15 seconds have passed or 64 MB are written;
+    the next worker on the same key goes on from them, and in the end they are what is committed. Errors of the disk
+    surface in a later `append` or in `finish`. Leaving the `with` block keeps what came in, after an error too.
     """
 
     def __init__(
@@ -46,22 +51,22 @@ class ShardWriter:
         kind: str,
         *,
         unit: str = "sample_id",
+        partitions: Mapping[str, str] | None = None,
         part_bytes: int = PART_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.parts = Parts(store, stage, key, kind_of(kind), unit=unit)
+        self.parts = Parts(store, stage, key)
         self._kind = kind
         self._unit = unit
+        self._partitions = dict(partitions or {})
         self._part_bytes = part_bytes
         self._clock = clock
-        self._place = store.files.scratch(self.parts.folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cmrm-writer")
         self._pending: deque[Future[None]] = deque()
         self._chunk: list[pa.Table] = []
-        self._part: list[pa.Table] = []
-        self._flushed = clock()
-        self._sink: HashingSink | None = None
-        self._file: TableWriter | None = None
+        self._closed_at = clock()
+        self._file: _OpenFile | None = None
+        self._kept: list[StoredFile] = []
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +75,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._submit(self._flush)
+            self._submit(self._close_part)
             self._wait(0)
         except StoreError as fault:
             if error is None:
@@ -81,12 +86,21 @@ class ShardWriter:
             self._abandon()
 
     def resume(self, *columns: str) -> pa.Table:
-        """Take up the rows that earlier workers left in parts; returns these columns of them."""
+        """Take up the rows that earlier workers left in parts; returns these columns of them, each unit once."""
         schema = kind_of(self._kind).schema
         taken = [pa.schema([schema.field(name) for name in columns]).empty_table()]
-        for table in self.parts.read():
-            self._submit(self._add, table)
-            taken.append(table.select(list(columns)))
+        seen: set[str] = set()
+        for part, table in self.parts.read_all():
+            units = table[self._unit].to_pylist()
+            fresh = table
+            if seen.isdisjoint(units):
+                self._kept.append(part)
+            else:
+                # Two workers have both finished a sample.
+                fresh = table.filter(pa.array([unit not in seen for unit in units], pa.bool_()))
+                self._submit(self._add, self._widen(fresh))
+            taken.append(fresh.select(list(columns)))
+            seen.update(units)
         return pa.concat_tables(taken)
 
     def append(self, rows: pa.Table) -> None:
@@ -95,19 +109,19 @@ class ShardWriter:
         Raises StoreError if an earlier batch did not fit the kind, or the disk refused it.
         """
         if rows.num_rows:
-            self._submit(self._keep, rows)
+            self._submit(self._add, rows)
 
-    def finish(self) -> WrittenFile:
-        """Wait until all rows are written and the file is closed, to be committed before the block ends."""
+    def finish(self) -> list[StoredFile]:
+        """Wait until all rows are written, small parts joined; the files to be committed, which are still parts.
+
+        Raises PartsGoneError if another worker has committed the same key meanwhile and removed its parts.
+        """
         self._submit(self._close)
         self._wait(0)
-        assert self._sink is not None
-        assert self._file is not None
-        return self._sink.written(rows=self._file.rows)
+        return list(self._kept)
 
     def discard(self) -> None:
         """Forget all parts: what they hold is committed."""
-        self._part = []
         self.parts.discard()
 
     def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -119,57 +133,91 @@ class ShardWriter:
             self._pending.popleft().result()
 
     def _explain(self, work: Callable[..., None], *arguments: Any) -> None:
-        with explained("write", str(self._place)):
-            work(*arguments)
-
-    def _keep(self, rows: pa.Table) -> None:
-        rows = conform(rows, self._kind)
-        self._part.append(rows)
-        self._add(rows)
-        # Counted from the last flush, so that slow batches are flushed one by one.
-        late = self._clock() - self._flushed >= PART_SECONDS
-        if late or sum(table.nbytes for table in self._part) >= self._part_bytes:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._part:
-            self.parts.write(self._part)
-            self._part = []
-        self._flushed = self._clock()
+        try:
+            with explained("write", self.parts.folder):
+                work(*arguments)
+        except BaseException:
+            # What a file that failed holds is made again by the next worker, like all since the last part.
+            self._chunk = []
+            self._abandon()
+            raise
 
     def _add(self, rows: pa.Table) -> None:
-        self._chunk.append(rows)
+        self._chunk.append(conform(rows, self._kind))
         if _is_full(self._chunk):
             self._write_chunk()
+        # Counted from the last part, so that slow batches are closed one by one.
+        late = self._clock() - self._closed_at >= PART_SECONDS
+        if late or (self._file is not None and self._file.size >= self._part_bytes):
+            self._close_part()
 
     def _write_chunk(self) -> None:
         if self._file is None:
-            self._sink = HashingSink(self._place)
-            self._file = TableWriter(self._kind, self._sink)
+            self._file = _OpenFile(self._kind, self.parts.start())
         if self._chunk:
             self._file.write(pa.concat_tables(self._chunk))
             self._chunk = []
 
+    def _close_part(self) -> None:
+        self._closed_at = self._clock()
+        if self._chunk or self._file is not None:
+            self._write_chunk()
+            assert self._file is not None
+            self._kept.append(self.parts.keep(self._file.close()))
+            self._file = None
+
     def _close(self) -> None:
-        self._write_chunk()
-        assert self._file is not None
-        assert self._sink is not None
-        self._file.close()
-        self._sink.close()
+        small = [part for part in self._kept if part.bytes < SMALLEST_FILE]
+        if len(small) > 1 or self._chunk or self._file is not None or not self._kept:
+            for part in small:
+                self._chunk.append(self._widen(self.parts.read(part)))
+                self._kept.remove(part)
+                if _is_full(self._chunk):
+                    self._write_chunk()
+            self._write_chunk()
+            self._close_part()
+
+    def _widen(self, rows: pa.Table) -> pa.Table:
+        """The rows of a part with the columns that its folder says."""
+        for name, value in self._partitions.items():
+            rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+        return conform(rows, self._kind)
 
     def _abandon(self) -> None:
         if self._file is not None:
             self._file.abandon()
-        if self._sink is not None:
-            with contextlib.suppress(OSError):
-                self._sink.close()
-        with explained("remove", str(self._place)):
-            self._place.unlink(missing_ok=True)
+            self._file = None
 
 
-def _is_full(chunk: list[pa.Table]) -> bool:
+class _OpenFile:
+    """A Parquet file that is being written, and hashed meanwhile."""
+
+    def __init__(self, kind: str, place: Path) -> None:
+        self._sink = HashingSink(place)
+        self._table = TableWriter(kind, self._sink)
+
+    @property
+    def size(self) -> int:
+        return self._sink.tell()
+
+    def write(self, chunk: pa.Table) -> None:
+        self._table.write(chunk)
+
+    def close(self) -> WrittenFile:
+        self._table.close()
+        self._sink.close()
+        return self._sink.written(rows=self._table.rows)
+
+    def abandon(self) -> None:
+        self._table.abandon()
+        with contextlib.suppress(OSError):
+            self._sink.close()
+        self._sink.path.unlink(missing_ok=True)
+
+
+def _is_full(chunk: Sequence[pa.Table]) -> bool:
     """Whether the rows fill a row group, of each block where there are blocks."""
     size = sum(table.nbytes for table in chunk)
     if "block" in chunk[0].column_names:
         return size >= ROW_GROUP_BYTES * len(chunk[0]["block"].unique())
-    return size >= PART_BYTES or sum(table.num_rows for table in chunk) >= ROW_GROUP
+    return size >= SMALLEST_FILE or sum(table.num_rows for table in chunk) >= ROW_GROUP

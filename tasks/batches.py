@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from storage.manifest import Manifest
 from storage.parquet import to_parquet
-from storage.sink import WrittenFile
-from storage.store import Store
-from storage.tables import from_rows, table_path
+from storage.store import Source, Store
+from storage.tables import from_rows, table_path, table_paths
 from storage.writer import ShardWriter
 from tasks.progress import report_rows
 from tasks.samples import StoredSample
@@ -38,7 +36,7 @@ def work_through(
     is worked on. `provenance` is read at the end.
     """
     quarantined: list[dict[str, Any]] = []
-    with ShardWriter(store, job.stage, job.key, kind) as writer:
+    with ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer:
         done = set(writer.resume("sample_id")["sample_id"].to_pylist())
         todo = [stored for stored in samples if stored.sample.id not in done]
         report_rows(len(samples) - len(todo))
@@ -47,7 +45,9 @@ def work_through(
             writer.append(rows)
             quarantined.extend(aside)
             report_rows(len(batch))
-        files = {table_path(kind, job.key, **partitions): writer.finish()}
+        written = writer.finish()
+        paths = table_paths(kind, job.key, len(written), **partitions)
+        files = dict(zip(paths, written, strict=True))
         manifest = commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
         writer.discard()
     return manifest
@@ -63,7 +63,7 @@ def commit_rows(
     provenance: dict[str, Any],
 ) -> Manifest:
     """Commit rows that are all in memory, and what was set aside where there is any, under the job's key."""
-    files = {table_path(kind, job.key): to_parquet(rows, kind)}
+    files: dict[str, Source] = {table_path(kind, job.key): to_parquet(rows, kind)}
     return commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
 
 
@@ -71,12 +71,12 @@ def commit_files(
     job: Job,
     store: Store,
     *,
-    files: Mapping[str, bytes | WrittenFile],
+    files: Mapping[str, Source],
     quarantined: Sequence[dict[str, Any]],
     provenance: dict[str, Any],
 ) -> Manifest:
     """Commit a job's files, and what was set aside where there is any, under its key."""
-    everything: dict[str, bytes | Path | WrittenFile] = {**files}
+    everything = dict(files)
     if quarantined:
         table = from_rows(quarantined, "quarantine")
         everything[table_path("quarantine", job.key)] = to_parquet(table, "quarantine")

@@ -10,7 +10,7 @@ from cmrm.judges import Answer, get_judge
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.parquet import read_parquet
+from storage.rows import read_rows
 from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import commit_rows
@@ -96,8 +96,8 @@ _CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha
 
 
 def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
-    table = read_parquet(store.local_path(responses.path("responses")))
-    return table.to_pylist()
+    # In one order, whatever batches they were answered in: their digest is part of a key.
+    return list(read_rows(store, responses, "responses").sort_by("sample_id").to_pylist())
 
 
 def _to_answer(row: dict[str, Any], sample: Sample) -> Answer:

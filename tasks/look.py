@@ -18,10 +18,10 @@ from cmrm.images import locate_image, open_image
 from cmrm.revision import ModelIdentity
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
-from storage.parquet import read_parquet
+from storage.rows import read_rows
 from storage.schemas import KINDS
 from storage.store import Store
-from storage.tables import table_path
+from storage.tables import table_paths
 from storage.writer import ShardWriter
 from tasks.batches import commit_files
 from tasks.progress import report_rows
@@ -99,7 +99,7 @@ def read_vectors(store: Store, key: str) -> tuple[list[str], np.ndarray]:
     manifest = store.find("look", key)
     if manifest is None:
         raise RuntimeError(f"image vectors {key[:12]} vanished from {store.url} while the run was using them")
-    table = read_parquet(store.local_path(manifest.path(KIND))).sort_by("image").combine_chunks()
+    table = read_rows(store, manifest, KIND).sort_by("image").combine_chunks()
     numbers = np.concatenate([np.empty(0, np.float32), *map(_flatten, table["vector"].chunks)])
     return table["image"].to_pylist(), numbers.reshape(table.num_rows, -1 if table.num_rows else 0)
 
@@ -137,10 +137,11 @@ def _look(job: EmbedImagesJob, store: Store) -> Manifest:
             writer.append(rows)
             report_rows(len(todo[start : start + BATCH_SIZE]))
         _refuse_changes(job, unreadable | seen)
+        written = writer.finish()
         manifest = commit_files(
             job,
             store,
-            files={table_path(KIND, job.key): writer.finish()},
+            files=dict(zip(table_paths(KIND, job.key, len(written)), written, strict=True)),
             quarantined=[],
             provenance={"images": str(job.images), "unreadable": sorted(unreadable)},
         )

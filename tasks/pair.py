@@ -20,7 +20,8 @@ from cmrm.errors import UserError
 from cmrm.samples import Sample
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
-from storage.parquet import read_parquet, to_parquet
+from storage.parquet import to_parquet
+from storage.rows import read_rows
 from storage.search import CANDIDATES, search_captions
 from storage.store import Store
 from storage.tables import from_rows, table_path
@@ -137,7 +138,7 @@ def plan_pairing(
 
 def read_pairs(store: Store, manifest: Manifest) -> dict[str, Match]:
     """Read which sample, by id, was given which image."""
-    table = read_parquet(store.local_path(manifest.path(KIND)))
+    table = read_rows(store, manifest, KIND)
     return {
         row["sample_id"]: Match(image=row["image"], caption=row["caption"], score=row["score"])
         for row in table.to_pylist()

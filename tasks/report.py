@@ -10,6 +10,7 @@ from typing import Any
 
 from storage.manifest import Manifest
 from storage.parquet import read_parquet
+from storage.rows import read_rows
 from storage.store import Store
 from tasks.agreement import describe_agreement
 from tasks.costs import describe_costs
@@ -139,8 +140,7 @@ def _rows(
     store: Store, manifests: Sequence[Manifest], folder: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     for manifest in manifests:
-        table = read_parquet(store.local_path(manifest.path(folder)))
-        yield from (table if columns is None else table.select(list(columns))).to_pylist()
+        yield from read_rows(store, manifest, folder, columns).to_pylist()
 
 
 def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Way, int]:

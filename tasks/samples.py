@@ -10,7 +10,7 @@ from cmrm.conditions import Condition, missing
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.parquet import read_parquet
+from storage.rows import read_rows
 from storage.store import Store
 
 Split = Literal["anchor", "target"]
@@ -67,7 +67,7 @@ class Slice:
 
 def read_samples(store: Store, manifest: Manifest, split: Split) -> list[StoredSample]:
     """Read one side of an ingested data set, in its stored order."""
-    table = read_parquet(store.local_path(manifest.path("samples")))
+    table = read_rows(store, manifest, "samples")
     return [_from_row(row) for row in table.to_pylist() if row["split"] == split]
 
 

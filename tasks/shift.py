@@ -11,6 +11,7 @@ import numpy as np
 
 from cmrm.errors import UserError
 from storage.manifest import Manifest
+from storage.rows import find_files
 from storage.states import HiddenStates, list_blocks, read_block
 from storage.store import Store
 from tasks.models import ModelUse
@@ -105,19 +106,19 @@ def _read_blocks(job: ShiftJob, store: Store) -> Iterator[list[Pair]]:
     """Block by block, the pairs of all shards that have any; the same shards at each."""
     files = [tuple(_find_states(store, key) for key in keys) for keys in job.pairs]
     # A shard whose every row was set aside has no block at all.
-    blocks = {paths: set.intersection(*(set(list_blocks(path)) for path in paths)) for paths in files}
+    blocks = {arms: set.intersection(*(set(list_blocks(arm)) for arm in arms)) for arms in files}
     for block in sorted(set().union(*blocks.values())):
-        whole = [paths for paths in files if block in blocks[paths]]
-        pairs = [Pair(*(read_block(path, block) for path in paths)) for paths in whole]
+        whole = [arms for arms in files if block in blocks[arms]]
+        pairs = [Pair(*(read_block(arm, block) for arm in arms)) for arms in whole]
         if matched := [pair for pair in pairs if set(pair[0].sample_ids) & set(pair[1].sample_ids)]:
             yield matched
 
 
-def _find_states(store: Store, key: str) -> Path:
+def _find_states(store: Store, key: str) -> tuple[Path, ...]:
     manifest = store.find("embed", key)
     if manifest is None:
         raise RuntimeError(f"states {key[:12]} vanished from {store.url} while the run was using them")
-    return store.local_path(manifest.path("hidden_states"))
+    return tuple(find_files(store, manifest, "hidden_states"))
 
 
 measure_shift = make_stage("shift", _measure)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from prefect import Task, task
 
+from storage.errors import PartsGoneError
 from storage.identity import stage_key
 from storage.manifest import Manifest
 from storage.store import Store
@@ -84,7 +85,11 @@ def make_stage(name: str, work: Work[AnyJob]) -> Stage[AnyJob]:
         manifest = store.find(job.stage, job.key)
         if manifest is None:
             started = time.monotonic()
-            manifest = work(job, store)
+            try:
+                manifest = work(job, store)
+            except PartsGoneError:
+                # Another worker was quicker with the same job; what it committed is this job's result.
+                manifest = store.find(job.stage, job.key) or work(job, store)
             log.info("%s %s: %d rows in %.1f s", name, job.label, job.rows, time.monotonic() - started)
         else:
             log.info("%s %s: reused %s", name, job.label, job.key[:12])

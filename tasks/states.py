@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.manifest import Manifest
+from storage.rows import find_files
 from storage.states import HiddenStates, read_last_block
 from storage.store import Store
 
@@ -58,7 +59,7 @@ def make_panels(
         group = Group(content["condition"], content["intervention_name"], steering.get("alpha"))
         sides = found.setdefault((content["name"], provenance["dataset"]), {})
         groups = sides.setdefault(provenance["split"], {})
-        read = read_last_block(store.local_path(manifest.path("hidden_states")))
+        read = read_last_block(find_files(store, manifest, "hidden_states"))
         groups[group] = _join(groups[group], read) if group in groups else read
     panels = []
     for (model, dataset), sides in found.items():

@@ -40,7 +40,7 @@ def append_or_die(self, rows):
     append(self, rows)
     if when == "within " + self.parts.folder.split("/")[1]:
         seen["batches"] += 1
-        self._submit(self._flush)
+        self._submit(self._close_part)
         self._wait(0)
         if seen["batches"] == 2:
             die()

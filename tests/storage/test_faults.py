@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,7 @@ from storage.identity import stage_key
 from storage.inventory import take_inventory
 from storage.manifest import Manifest
 from storage.store import Store
-from storage.tables import from_rows
+from storage.tables import from_rows, table_paths
 from storage.verify import verify
 from storage.writer import ShardWriter
 
@@ -72,12 +73,16 @@ def test_a_disk_that_fills_under_a_shard_stops_it_and_keeps_what_was_flushed(dis
         for start in range(0, 400, 20):
             if f"s{start}" not in done:
                 writer.append(rows(start, 20, letters=2000))
-        manifest = store.commit("ingest", key, {f"quarantine/{key}.parquet": writer.finish()})
+        written = writer.finish()
+        paths = table_paths("quarantine", key, len(written))
+        manifest = store.commit("ingest", key, dict(zip(paths, written, strict=True)))
         writer.discard()
         return manifest
 
+    ticks = itertools.count(step=4)
+
     def go() -> Manifest:
-        with ShardWriter(store, "ingest", key, "quarantine", part_bytes=150_000) as writer:
+        with ShardWriter(store, "ingest", key, "quarantine", clock=lambda: next(ticks)) as writer:
             return work(writer)
 
     with pytest.raises(StoreError, match=r"No space left on device.*free some space"):
@@ -115,7 +120,7 @@ def test_an_unmounted_disk_is_not_mistaken_for_an_empty_store(disk, name):
         lambda: commit(store, 2, 1000),
         lambda: commit(Store.open(disk.place / name), 2, 1000),
         lambda: store.write_run("r1", {}),
-        lambda: ShardWriter(store, "ingest", stage_key("ingest", {}), "quarantine"),
+        lambda: store.files.scratch("parts/ingest"),
     ):
         with pytest.raises(StoreError, match=r"the store is gone.*check that the disk is still mounted"):
             write()

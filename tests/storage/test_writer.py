@@ -11,22 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import StoreError
+from storage.errors import PartsGoneError, StoreError
 from storage.identity import stage_key
-from storage.parquet import ROW_GROUP_BYTES, read_parquet
+from storage.manifest import Manifest
+from storage.parquet import ROW_GROUP_BYTES
+from storage.parts import Parts
+from storage.rows import find_files, read_rows
 from storage.sink import HashingSink
-from storage.states import hidden_states_table, read_block, read_hidden_states
+from storage.states import (
+    hidden_states_table,
+    list_blocks,
+    read_block,
+    read_hidden_states,
+    read_last_block,
+)
 from storage.store import Store
-from storage.tables import from_rows, table_path
+from storage.tables import from_rows, table_path, table_paths
 from storage.writer import ShardWriter
 
 KEY = stage_key("ingest", {"shard": 0})
-PLACE = f"quarantine/{KEY}.parquet"
 
 
 def writer(store: Store, **options) -> ShardWriter:
@@ -48,12 +57,19 @@ def unfinished(store: Store) -> list[Path]:
     return list(Path(store.url).rglob(".*.tmp"))
 
 
-def finish(store: Store, work: ShardWriter) -> list[int]:
-    """Commit what a writer has, as a stage does; the committed lines."""
-    manifest = store.commit("ingest", KEY, {PLACE: work.finish()})
+def commit(store: Store, work: ShardWriter) -> Manifest:
+    """Commit what a writer has, as a stage does."""
+    written = work.finish()
+    paths = table_paths("quarantine", KEY, len(written))
+    manifest = store.commit("ingest", KEY, dict(zip(paths, written, strict=True)))
     work.discard()
     assert store.find("ingest", KEY) == manifest
-    return read_parquet(store.local_path(manifest.path("quarantine")))["line"].to_pylist()
+    return manifest
+
+
+def finish(store: Store, work: ShardWriter) -> list[int]:
+    """Commit what a writer has; the committed lines."""
+    return read_rows(store, commit(store, work), "quarantine")["line"].to_pylist()
 
 
 def test_rows_are_committed_in_the_order_they_came_and_nothing_is_left_over(any_store):
@@ -71,15 +87,28 @@ def test_a_shard_without_rows_is_a_file_with_its_columns(any_store):
         assert finish(any_store, work) == []
 
 
-def test_the_committed_file_is_hashed_as_it_was_written(store):
-    with writer(store) as work:
+def test_the_committed_file_is_hashed_as_it_was_written(any_store):
+    with writer(any_store) as work:
         work.append(rows(*range(1000)))
-        written = work.finish()
-        manifest = store.commit("ingest", KEY, {PLACE: written})
-        data = store.read(manifest.files[0].path)
+        manifest = commit(any_store, work)
+    data = any_store.read(manifest.files[0].path)
     assert manifest.files[0].bytes == len(data)
     assert manifest.rows == 1000
-    assert store.find("ingest", KEY) == manifest
+
+
+def test_small_parts_become_one_file_and_large_ones_stay_as_they_are(any_store, monkeypatch):
+    for large, files in ((1 << 30, 1), (1, 10)):
+        monkeypatch.setattr("storage.writer.SMALLEST_FILE", large)
+        with writer(any_store, part_bytes=1) as work:
+            for start in range(0, 100, 10):
+                work.append(rows(*range(start, start + 10)))
+                work._submit(work._close_part)
+            manifest = commit(any_store, work)
+        assert len(manifest.files) == files
+        assert manifest.rows == 100
+        lines = read_rows(any_store, manifest, "quarantine")["line"].to_pylist()
+        assert sorted(lines) == list(range(100))
+    assert parts(any_store) == []
 
 
 def test_leaving_early_keeps_what_was_finished_as_a_part_and_removes_the_file(store):
@@ -95,7 +124,7 @@ def test_leaving_early_keeps_what_was_finished_as_a_part_and_removes_the_file(st
     with writer(store) as again:
         assert again.resume("line")["line"].to_pylist() == [0, 1]
         again.append(rows(2))
-        assert finish(store, again) == [0, 1, 2]
+        assert sorted(finish(store, again)) == [0, 1, 2]
 
 
 def test_a_commit_that_fails_loses_no_row(store, monkeypatch):
@@ -107,8 +136,8 @@ def test_a_commit_that_fails_loses_no_row(store, monkeypatch):
             work.append(rows(0, 1))
             written = work.finish()
             with monkeypatch.context() as patch:
-                patch.setattr(store.files, "adopt", refuse)
-                store.commit("ingest", KEY, {PLACE: written})
+                patch.setattr(store.files, "copy", refuse)
+                store.commit("ingest", KEY, {table_path("quarantine", KEY): written[0]})
 
     with pytest.raises(StoreError, match="No space left"):
         work_and_fail()
@@ -129,13 +158,14 @@ def test_parts_are_closed_once_enough_seconds_have_passed_since_the_last(store, 
         work.discard()
 
 
-def test_parts_are_closed_once_enough_bytes_wait(store):
-    with writer(store, part_bytes=rows(*range(50)).nbytes) as work:
-        for start in range(0, 100, 10):
+def test_parts_are_closed_once_enough_bytes_are_written(store, monkeypatch):
+    monkeypatch.setattr("storage.writer.SMALLEST_FILE", 2000)
+    with writer(store, part_bytes=4000) as work:
+        for start in range(0, 1000, 10):
             work.append(rows(*range(start, start + 10)))
         work._wait(0)
-        assert len(parts(store)) == 2
-        work.discard()
+        assert len(parts(store)) > 2
+        assert sorted(finish(store, work)) == list(range(1000))
 
 
 def test_whoever_makes_rows_faster_than_the_disk_takes_them_waits(store, monkeypatch):
@@ -168,18 +198,20 @@ def test_whoever_makes_rows_faster_than_the_disk_takes_them_waits(store, monkeyp
 
 
 def test_an_error_of_the_disk_surfaces_at_the_next_row_or_at_the_end(store, monkeypatch):
-    put = HashingSink._put
+    def fill(self: HashingSink, data: bytearray) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fill(self: HashingSink, data: bytes) -> None:
-        if self.path == file:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        put(self, data)
+    def work_and_fail() -> None:
+        with writer(store) as work:
+            work.append(rows(0))
+            work._submit(work._close_part)
+            work._wait(0)
+            monkeypatch.setattr(HashingSink, "_put", fill)
+            work.append(rows(1))
+            work.finish()
 
-    monkeypatch.setattr(HashingSink, "_put", fill)
-    with pytest.raises(StoreError, match=r"No space left.*free some space"), writer(store) as work:
-        file = work._place
-        work.append(rows(0))
-        work.finish()
+    with pytest.raises(StoreError, match=r"No space left.*free some space"):
+        work_and_fail()
     monkeypatch.undo()
     assert unfinished(store) == []
     with writer(store) as again:
@@ -196,15 +228,45 @@ def test_rows_of_another_kind_surface_too(store):
         work_and_fail()
 
 
-def test_two_workers_on_one_key_end_with_each_row_once(store):
-    one, two = writer(store), writer(store)
+def test_two_workers_on_one_key_end_with_each_row_once(any_store):
+    one, two = writer(any_store), writer(any_store)
     with one, two:
         one.append(rows(0, 1))
         two.append(rows(1, 0))
-        assert sorted(finish(store, one)) == [0, 1]
+        assert sorted(finish(any_store, one)) == [0, 1]
         two.append(rows(2))
-        assert sorted(finish(store, two)) == [0, 1, 2]
-    assert parts(store) == []
+        assert sorted(finish(any_store, two)) == [0, 1, 2]
+    assert parts(any_store) == []
+
+
+def test_rows_that_two_workers_kept_are_taken_up_once(any_store):
+    for numbers in ((0, 1), (1, 2)):
+        with writer(any_store) as work:
+            work.append(rows(*numbers))
+    with writer(any_store) as again:
+        assert sorted(again.resume("line")["line"].to_pylist()) == [0, 1, 2]
+        assert sorted(finish(any_store, again)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("smallest", [1, 1 << 30])
+def test_a_worker_whose_parts_another_has_discarded_is_told_instead_of_losing_rows(
+    any_store, monkeypatch, smallest
+):
+    monkeypatch.setattr("storage.writer.SMALLEST_FILE", smallest)
+    one, two = writer(any_store), writer(any_store)
+
+    def commit_two() -> None:
+        two.append(rows(3))
+        commit(any_store, two)
+
+    with one, two:
+        two.append(rows(2))
+        two._submit(two._close_part)
+        two._wait(0)
+        one.append(rows(0, 1))
+        assert len(finish(any_store, one)) == 2
+        with pytest.raises(PartsGoneError, match="another worker has committed"):
+            commit_two()
 
 
 @settings(max_examples=40)
@@ -241,51 +303,67 @@ def make_states(start: int, count: int, *, blocks: int, width: int) -> tuple[pa.
 def test_states_are_written_in_row_groups_of_one_block_and_a_mebibyte(store):
     width, blocks = 4096, 3
     expected = []
-    with ShardWriter(store, "embed", KEY, "hidden_states") as work:
+    with states_writer(store) as work:
         for start in range(0, 300, 20):
             table, vectors = make_states(start, 20, blocks=blocks, width=width)
             work.append(table)
             expected.append(vectors)
-        path = table_path("hidden_states", KEY, model="m", condition="image")
-        manifest = store.commit("embed", KEY, {path: work.finish()})
-        work.discard()
-    place = store.local_path(manifest.path("hidden_states"))
+        manifest = commit_states(store, work)
+    (place,) = find_files(store, manifest, "hidden_states")
     file = pq.ParquetFile(place)
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     assert all(group.num_rows * width * 2 <= ROW_GROUP_BYTES for group in groups)
     assert all(group.column(2).statistics.min == group.column(2).statistics.max for group in groups)
     assert {group.column(2).statistics.min for group in groups} == set(range(blocks))
     for block in range(blocks):
-        read = read_block(place, block)
+        read = read_block([place], block)
         assert np.array_equal(read.choose(sorted(read.sample_ids))[:, 0], np.concatenate(expected)[:, block])
 
 
-def test_states_survive_a_resumption(store):
+def states_writer(store: Store, **options) -> ShardWriter:
+    partitions = {"model": "m", "condition": "image"}
+    return ShardWriter(store, "embed", KEY, "hidden_states", partitions=partitions, **options)
+
+
+def commit_states(store: Store, work: ShardWriter) -> Manifest:
+    written = work.finish()
+    paths = table_paths("hidden_states", KEY, len(written), model="m", condition="image")
+    manifest = store.commit("embed", KEY, dict(zip(paths, written, strict=True)))
+    work.discard()
+    return manifest
+
+
+@pytest.mark.parametrize("smallest", [1, 1 << 30])
+def test_states_survive_a_resumption(any_store, monkeypatch, smallest):
+    monkeypatch.setattr("storage.writer.SMALLEST_FILE", smallest)
     table, vectors = make_states(0, 9, blocks=3, width=8)
     for start in range(0, 9, 3):
-        chosen = table.filter(
-            pa.compute.is_in(table["sample_id"], pa.array([f"s{i:05}" for i in range(start, start + 3)]))
-        )
-        with ShardWriter(store, "embed", KEY, "hidden_states") as work:
-            work.append(chosen)
-    with ShardWriter(store, "embed", KEY, "hidden_states") as work:
+        wanted = pa.array([f"s{number:05}" for number in range(start, start + 3)])
+        with states_writer(any_store) as work:
+            work.append(table.filter(pc.is_in(table["sample_id"], wanted)))
+    with states_writer(any_store) as work:
         assert len(work.resume("sample_id")) == 27
-        path = table_path("hidden_states", KEY, model="m", condition="image")
-        manifest = store.commit("embed", KEY, {path: work.finish()})
-    read = read_hidden_states(read_parquet(store.local_path(manifest.path("hidden_states"))))
+        manifest = commit_states(any_store, work)
+    assert len(manifest.files) == (3 if smallest == 1 else 1)
+    read = read_hidden_states(read_rows(any_store, manifest, "hidden_states"))
     assert np.array_equal(read.choose(sorted(read.sample_ids)), vectors)
+    files = find_files(any_store, manifest, "hidden_states")
+    assert list_blocks(files) == [0, 1, 2]
+    last = read_last_block(files)
+    assert np.array_equal(last.choose(sorted(last.sample_ids))[:, 0], vectors[:, 2])
 
 
 WORKER = """
-import sys, time
+import itertools, sys, time
 from storage.store import Store
-from storage.tables import from_rows
+from storage.tables import from_rows, table_paths
 from storage.writer import ShardWriter
 
 url, key = sys.argv[1:]
 store = Store.create(url)
+ticks = itertools.count()
 if store.find("ingest", key) is None:
-    with ShardWriter(store, "ingest", key, "quarantine", part_bytes=1500) as writer:
+    with ShardWriter(store, "ingest", key, "quarantine", clock=lambda: next(ticks)) as writer:
         done = set(writer.resume("line")["line"].to_pylist())
         print("ready", flush=True)
         for line in range(400):
@@ -293,7 +371,8 @@ if store.find("ingest", key) is None:
                 time.sleep(0.002)
                 row = {"stage": "ingest", "dataset": "d", "sample_id": f"s{line}", "line": line, "reason": "r"}
                 writer.append(from_rows([row], "quarantine"))
-        store.commit("ingest", key, {f"quarantine/{key}.parquet": writer.finish()})
+        written = writer.finish()
+        store.commit("ingest", key, dict(zip(table_paths("quarantine", key, len(written)), written)))
         writer.discard()
 print("finished", flush=True)
 """
@@ -313,7 +392,7 @@ def test_a_worker_killed_at_random_moments_and_started_again_loses_nothing_on_di
             time.sleep(0.001)
         process.kill()
         process.wait()
-        kept = sum(table.num_rows for table in writer(store).parts.read())
+        kept = sum(table.num_rows for _, table in Parts(store, "ingest", KEY).read_all())
         assert kept >= on_disk
         on_disk = kept
     assert on_disk > 0
