@@ -1,55 +1,128 @@
-"""SQL from the command line: a query over a store, its result as a table."""
+"""SQL from the command line: a query over a store, its result on the screen or in a file."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import duckdb
+import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.query_catalogue import print_catalogue
+from flows.query_errors import explain_refusal
+from flows.query_files import FORMATS, SUFFIXES, open_output, write_rows
+from flows.query_grid import print_grid
+from flows.watching import Watch, watching
 from storage.catalog import connect
 
-# A terminal is no place for a million rows; a query says so itself with LIMIT.
-MAX_ROWS = 1000
+# Rows that are in memory at a time, where a row may hold a vector of thousands of numbers.
+BATCH = 2048
+_WRITERS = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
 
-def print_query(query: str, *, store: str, run: str | None) -> None:
-    """Run a query and print its rows; `UserError` with DuckDB's own words for a query that it refuses."""
+def ask(
+    query: str | None,
+    *,
+    file: Path | None,
+    store: str,
+    run: str | None,
+    format: str | None,  # noqa: A002 - named as its option
+    output: Path | None,
+) -> None:
+    """Run a query and show or write its rows; without one, show what there is to ask.
+
+    Raises `UserError` for a query that DuckDB refuses, with the place in the query, and for options that do not fit.
+    """
+    text = _read_query(query, file)
+    chosen = _choose_format(format, output)
     with connect(store, run=run) as connection:
+        if text is None:
+            if format is not None or output is not None:
+                raise UserError("there is no query: give one, or -f FILE, or - for standard input")
+            print_catalogue(connection)
+            return
         try:
-            cursor = connection.execute(query)
-            names = [column[0] for column in cursor.description or ()]
-            rows = cursor.fetchmany(MAX_ROWS + 1)
+            with watching(connection) as watch:
+                batches = _Batches(connection, text, watch)
+                with open_output(output) as stream:
+                    if chosen == "table":
+                        print_grid(batches, batches.schema, stream)
+                    else:
+                        write_rows(batches, batches.schema, stream, chosen)
         except duckdb.Error as error:
-            raise UserError(f"the query was refused: {_explain(error)}") from None
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        grid.add_column(Text(_show(name)), overflow="fold")
-    for row in rows[:MAX_ROWS]:
-        grid.add_row(*(Text(_show(value)) for value in row))
-    console = Console()
-    if names:
-        console.print(grid)
-    if len(rows) > MAX_ROWS:
-        console.print(f"… only the first {MAX_ROWS} rows are shown; narrow the query or add LIMIT.")
+            raise UserError(f"the query was refused: {explain_refusal(error)}") from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print("cmrm: the query was stopped.")
+            sys.exit(130)
 
 
-def _explain(error: duckdb.Error) -> str:
-    """DuckDB's words, without the Python traceback that it quotes when the store's own file system refused."""
-    text = str(error)
-    return text.strip().splitlines()[-1] if "Traceback" in text else text
+class _Batches(Iterator[pa.RecordBatch]):
+    """The rows of a query's last statement, some at a time; what stands before it is run first."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, query: str, watch: Watch) -> None:
+        self._connection = connection
+        self._watch = watch
+        self._reader: pa.RecordBatchReader = watch.run(lambda: self._start(query))
+        self.schema = self._reader.schema
+
+    def __next__(self) -> pa.RecordBatch:
+        batch = self._watch.run(lambda: next(self._reader, None))
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def _start(self, query: str) -> pa.RecordBatchReader:
+        texts = [*_split(self._connection, query)]
+        for text in texts[:-1]:
+            self._connection.execute(text).fetchall()
+        try:
+            relation = self._connection.sql(texts[-1])
+        except duckdb.Error as error:
+            if "LINE " not in str(error):
+                # Said again in this way, the refusal names its place; nothing runs, since it is refused.
+                self._connection.execute(texts[-1])
+            raise
+        return relation.to_arrow_reader(BATCH)
 
 
-def _show(value: object) -> str:
-    """A value as text, long lists shortened, that no terminal takes for a command."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list) and len(value) > 8:
-        return f"[{', '.join(_show(one) for one in value[:4])}, … {len(value)} values]"
-    text = str(value)
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
-    )
+def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[str]:
+    """The statements of a query, each after as many line ends as stand before it, so that errors count from the top."""
+    statements = connection.extract_statements(query)
+    if not statements:
+        raise UserError("the query is empty: write a SELECT")
+    lines = 0
+    for statement in statements:
+        if statement.type in _WRITERS:
+            raise UserError(
+                "SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE"
+            )
+        yield "\n" * lines + statement.query
+        lines += statement.query.count("\n")
+
+
+def _read_query(query: str | None, file: Path | None) -> str | None:
+    if query is not None and file is not None:
+        raise UserError("there are two queries: give one, or -f FILE, not both")
+    if query == "-" or file == Path("-"):
+        return sys.stdin.read()
+    if file is None:
+        return query
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+
+
+def _choose_format(format: str | None, output: Path | None) -> str:  # noqa: A002 - named as its option
+    if format is None and output is not None:
+        format = SUFFIXES.get(output.suffix.lower())  # noqa: A001 - as above
+        if format is None:
+            raise UserError(
+                f"-o {output}: the name does not say which format; end it in {', '.join(SUFFIXES)}, or add --format"
+            )
+    if format == "parquet" and output is None and sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal: add -o FILE, or pipe it on")
+    return format or FORMATS[0]

@@ -87,7 +87,7 @@ MACROS = (
     ),
     Macro(
         call="distance_to_centroid(of_condition := 'query')",
-        comment="table: distance of each state to the centroid of the unsteered states of a condition, same model and block",
+        comment="table: each state's distance to the centroid of a condition's unsteered states, same model and block",
         body=_DISTANCE_TO_CENTROID,
     ),
     Macro(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import PythonUDFType
 
 from storage.errors import StoreError
 from storage.macros import FIT
@@ -44,19 +45,18 @@ def pca(
         raise StoreError("the query is empty: write one that selects vectors")
     table = relation.to_arrow_table()
     if vector not in table.column_names:
-        raise StoreError(f"the query has no column {vector!r}, only {', '.join(table.column_names)}: select it")
-    column = table[vector].combine_chunks()
-    if not isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        raise StoreError(f"the column {vector!r} is {column.type}, not a list of numbers: select a vector")
-    values = _matrix(column.drop_null())
+        raise StoreError(
+            f"the query has no column {vector!r}, only {', '.join(table.column_names)}: select it"
+        )
+    column = table[vector]
+    values = _stack(column, vector)
     mean, directions, explained = fit(values, components)
-    coordinates = np.concatenate([(block - mean) @ directions.T for block in _blocks(values)])
+    missing = column.is_null().to_numpy()
+    along = np.zeros((len(column), components))
+    along[~missing] = np.concatenate([(block - mean) @ directions.T for block in _blocks(values)])
     rows = table.drop_columns([vector])
-    place = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     for number in range(components):
-        along = np.full(len(column), np.nan)
-        along[place] = coordinates[:, number]
-        rows = rows.append_column(f"pc{number + 1}", pa.array(along, mask=~np.isin(np.arange(len(along)), place)))
+        rows = rows.append_column(f"pc{number + 1}", pa.array(along[:, number], mask=missing))
     return PrincipalComponents(
         mean=mean, components=directions, explained_variance_ratio=explained, rows=rows
     )
@@ -95,7 +95,7 @@ def fit(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
 
 def register(connection: duckdb.DuckDBPyConnection) -> None:
     """Give a connection the function behind the macro pca."""
-    connection.create_function(FIT, _fit_groups, ["FLOAT[][]", "INTEGER"], _FITTED, type="arrow")  # type: ignore[arg-type]
+    connection.create_function(FIT, _fit_groups, ["FLOAT[][]", "INTEGER"], _FITTED, type=PythonUDFType.ARROW)
 
 
 def _fit_groups(groups: pa.ChunkedArray, components: pa.ChunkedArray) -> pa.Array:
@@ -122,17 +122,40 @@ def _scalars(column: pa.ChunkedArray) -> Iterator[pa.ListScalar]:
         yield from (chunk[place] for place in range(len(chunk)))
 
 
-def _matrix(column: pa.Array) -> np.ndarray:
-    """The vectors of a list column without nulls as [n, d], float64 if they are and float32 if not."""
-    widths = column.value_lengths().unique().to_pylist() if len(column) else [0]
+def _stack(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise StoreError(
+            f"the column {name!r} is {kind}, not a list of numbers: select a vector, or cast it to FLOAT[]"
+        )
+    # Chunk by chunk, since one Arrow list counts its numbers by 32-bit offsets.
+    chunks = [_matrix(chunk.drop_null()) for chunk in column.chunks]
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    _check_widths({chunk.shape[1] for chunk in chunks})
+    return np.concatenate(chunks) if chunks else np.empty((0, 0), np.float32)
+
+
+def _check_widths(widths: set[int]) -> None:
     if len(widths) > 1:
         raise StoreError(
             f"the vectors have {', '.join(map(str, sorted(widths)))} numbers, so they are of several models: "
             "add WHERE model = … to the query"
         )
-    numbers = column.flatten().to_numpy(zero_copy_only=False)
-    kind = np.float64 if numbers.dtype == np.float64 else np.float32
-    return numbers.astype(kind, copy=False).reshape(len(column), widths[0])
+
+
+def _matrix(column: pa.Array) -> np.ndarray:
+    """The vectors of a list column without nulls as [n, d], float64 if they are and float32 if not."""
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    widths = column.value_lengths().unique().to_pylist()
+    _check_widths(set(widths))
+    numbers = column.flatten()
+    if numbers.null_count:
+        raise StoreError("some vectors hold nulls: leave those rows out")
+    plain = numbers.to_numpy(zero_copy_only=False)
+    kind = np.float64 if plain.dtype == np.float64 else np.float32
+    return plain.astype(kind, copy=False).reshape(len(column), widths[0])
 
 
 def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
