@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,8 @@ from storage.catalog import connect
 # Rows that are in memory at a time, where a row may hold a vector of thousands of numbers.
 BATCH = 2048
 _WRITERS = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
+
+T = TypeVar("T")
 
 
 def ask(
@@ -52,8 +55,6 @@ def ask(
                         print_grid(batches, batches.schema, stream)
                     else:
                         write_rows(batches, batches.schema, stream, chosen)
-        except duckdb.Error as error:
-            raise UserError(f"the query was refused: {explain_refusal(error)}") from None
         except KeyboardInterrupt:
             Console(stderr=True).print("cmrm: the query was stopped.")
             sys.exit(130)
@@ -65,42 +66,52 @@ class _Batches(Iterator[pa.RecordBatch]):
     def __init__(self, connection: duckdb.DuckDBPyConnection, query: str, watch: Watch) -> None:
         self._connection = connection
         self._watch = watch
-        self._reader: pa.RecordBatchReader = watch.run(lambda: self._start(query))
+        # Lines of the query above the statement at hand.
+        self._above = 0
+        self._reader: pa.RecordBatchReader = self._run(lambda: self._start(query))
         self.schema = self._reader.schema
 
     def __next__(self) -> pa.RecordBatch:
-        batch = self._watch.run(lambda: next(self._reader, None))
+        batch = self._run(lambda: next(self._reader, None))
         if batch is None:
             raise StopIteration
         return batch
 
-    def _start(self, query: str) -> pa.RecordBatchReader:
-        texts = [*_split(self._connection, query)]
-        for text in texts[:-1]:
-            self._connection.execute(text).fetchall()
+    def _run(self, work: Callable[[], T]) -> T:
         try:
-            relation = self._connection.sql(texts[-1])
+            return self._watch.run(work)
+        except duckdb.Error as error:
+            raise UserError(f"the query was refused: {explain_refusal(error, above=self._above)}") from None
+
+    def _start(self, query: str) -> pa.RecordBatchReader:
+        statements = [*_split(self._connection, query)]
+        for self._above, text in statements[:-1]:
+            self._connection.execute(text).fetchall()
+        self._above, text = statements[-1]
+        try:
+            relation = self._connection.sql(text)
         except duckdb.Error as error:
             if "LINE " not in str(error):
                 # Said again in this way, the refusal names its place; nothing runs, since it is refused.
-                self._connection.execute(texts[-1])
+                self._connection.execute(text)
             raise
         return relation.to_arrow_reader(BATCH)
 
 
-def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[str]:
-    """The statements of a query, each after as many line ends as stand before it, so that errors count from the top."""
+def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[int, str]]:
+    """The statements of a query, each with the number of lines above it; DuckDB misplaces its mark after blanks."""
     statements = connection.extract_statements(query)
     if not statements:
         raise UserError("the query is empty: write a SELECT")
-    lines = 0
+    # Comments and line ends before the first statement are not part of it.
+    start = query.rfind("".join(statement.query for statement in statements))
+    above = query[: max(start, 0)].count("\n")
     for statement in statements:
         if statement.type in _WRITERS:
-            raise UserError(
-                "SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE"
-            )
-        yield "\n" * lines + statement.query
-        lines += statement.query.count("\n")
+            raise UserError("SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE")
+        text = statement.query.lstrip()
+        yield above + statement.query.removesuffix(text).count("\n"), text
+        above += statement.query.count("\n")
 
 
 def _read_query(query: str | None, file: Path | None) -> str | None:

@@ -158,9 +158,9 @@ def test_principal_components_in_sql_and_in_python_are_numpys(sql):
     ).fetchall()
     expected = (vectors - vectors.mean(axis=0)) @ directions[:2].T
     np.testing.assert_allclose([row[0] for row in rows], expected, atol=1e-5)
-    query = "SELECT sample_id, block AS at, vector FROM hidden_states WHERE condition = 'image' AND block = 1 ORDER BY 1"
+    query = "SELECT sample_id, block AS b, vector FROM hidden_states WHERE condition = 'image' AND block = 1 ORDER BY 1"
     found = pca(sql, query, components=2)
-    assert found.rows.column_names == ["sample_id", "at", "pc1", "pc2"]
+    assert found.rows.column_names == ["sample_id", "b", "pc1", "pc2"]
     assert found.rows["sample_id"].to_pylist() == [f"s{i:02}" for i in range(SAMPLES)]
     np.testing.assert_allclose(np.stack([found.rows["pc1"], found.rows["pc2"]], axis=1), expected, atol=1e-5)
     np.testing.assert_allclose(found.explained_variance_ratio, explained[:2], rtol=1e-6)
