@@ -108,7 +108,9 @@ def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[
     above = query[: max(start, 0)].count("\n")
     for statement in statements:
         if statement.type in _WRITERS:
-            raise UserError("SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE")
+            raise UserError(
+                "SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE"
+            )
         text = statement.query.lstrip()
         yield above + statement.query.removesuffix(text).count("\n"), text
         above += statement.query.count("\n")
