@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from cmrm.errors import UserError
 from flows.query_catalogue import print_catalogue
 from flows.query_errors import explain_refusal
 from flows.query_files import FORMATS, SUFFIXES, open_output, write_rows
-from flows.query_grid import print_grid
+from flows.query_grid import print_grid, take_rows
 from flows.watching import Watch, watching
 from storage.catalog import connect
 
@@ -48,11 +49,13 @@ def ask(
             print_catalogue(connection)
             return
         try:
-            with watching(connection) as watch:
+            with watching(connection, _choose_console(chosen, output)) as watch:
                 batches = _Batches(connection, text, watch)
                 with open_output(output) as stream:
                     if chosen == "table":
-                        print_grid(batches, batches.schema, stream)
+                        rows = take_rows(batches)
+                        watch.hide()
+                        print_grid(rows, batches.schema, stream)
                     else:
                         write_rows(batches, batches.schema, stream, chosen)
         except KeyboardInterrupt:
@@ -119,7 +122,7 @@ def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[
 def _read_query(query: str | None, file: Path | None) -> str | None:
     if query is not None and file is not None:
         raise UserError("there are two queries: give one, or -f FILE, not both")
-    if query == "-" or file == Path("-"):
+    if query == "-":
         return sys.stdin.read()
     if file is None:
         return query
@@ -139,3 +142,10 @@ def _choose_format(format: str | None, output: Path | None) -> str:  # noqa: A00
     if format == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("--format parquet is not for a terminal: add -o FILE, or pipe it on")
     return format or FORMATS[0]
+
+
+def _choose_console(format: str, output: Path | None) -> Console:  # noqa: A002 - named as its option
+    """Where the bar goes: to nobody while rows appear on the same screen."""
+    if format != FORMATS[0] and output is None and sys.stdout.isatty():
+        return Console(file=io.StringIO())
+    return Console(stderr=True)

@@ -36,6 +36,7 @@ SUFFIXES = MappingProxyType(
 # A row group of Parquet: so many rows, or so many bytes where rows are wide.
 _ROW_GROUP = 65_536
 _GROUP_BYTES = 64 << 20
+_PIECE_BYTES = 1 << 20
 # What a terminal may take for a command, of what JSON leaves as it is.
 _UNSEEN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -123,7 +124,11 @@ def _rows(
     batches: Batches, convert: Callable[[pa.Array], list[str | None]]
 ) -> Iterator[tuple[str | None, ...]]:
     for batch in batches:
-        yield from zip(*(convert(column) for column in batch.columns), strict=True)
+        # A number takes twenty times its place as a text of Python's, so wide rows are written a few at a time.
+        step = max(1, _PIECE_BYTES * batch.num_rows // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, step):
+            piece = batch.slice(start, step)
+            yield from zip(*(convert(column) for column in piece.columns), strict=True)
 
 
 def _quote(text: str) -> str:

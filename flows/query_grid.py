@@ -30,13 +30,18 @@ FILE_WIDTH = 1000
 Row: TypeAlias = Sequence[str | None]
 
 
-def print_grid(batches: Iterable[pa.RecordBatch], schema: pa.Schema, stream: IO[bytes]) -> None:
-    """Print the first MAX_ROWS rows, and say if there are more or if a text was cut."""
+def take_rows(batches: Iterable[pa.RecordBatch]) -> list[Row]:
+    """The cells of the first rows, a few more than are printed, if there are."""
     rows: list[Row] = []
     for batch in batches:
-        rows += zip(*(to_cells(column) for column in batch.columns), strict=True)
+        rows += zip(*(to_cells(column) for column in batch.slice(0, MAX_ROWS + 1).columns), strict=True)
         if len(rows) > MAX_ROWS:
             break
+    return rows
+
+
+def print_grid(rows: Sequence[Row], schema: pa.Schema, stream: IO[bytes]) -> None:
+    """Print the first MAX_ROWS rows, and say if there are more or if a text was cut."""
     console = Console() if stream is sys.stdout.buffer else Console(file=io.StringIO(), width=FILE_WIDTH)
     names = [show_safely(name) for name in schema.names]
     numeric = [is_number(field.type) for field in schema]

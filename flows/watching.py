@@ -24,46 +24,57 @@ T = TypeVar("T")
 class Watch:
     """Runs pieces of work on one connection, one after the other, under one progress bar."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, worker: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, worker: ThreadPoolExecutor, console: Console
+    ) -> None:
         self._connection = connection
         self._worker = worker
-        self._console = Console(stderr=True)
         self._since = time.monotonic()
+        columns = (TextColumn("asking"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._bar = self._progress.add_task("asking", total=None)
+        self._is_hidden = not console.is_terminal
 
     def run(self, work: Callable[[], T]) -> T:
         """Do the work and give its result; KeyboardInterrupt once it has stopped, if a person interrupts."""
         future = self._worker.submit(work)
         try:
             while not _is_done(future):
-                # A bar is for people to see, and not while rows appear on the same screen.
-                if self._console.is_terminal and time.monotonic() - self._since > PATIENCE:
-                    self._show(future)
+                self._show()
+            self._show()
             return future.result()
         except KeyboardInterrupt:
+            self.hide()
             self._connection.interrupt()
             _wait(future)
             raise
 
-    def rest(self) -> None:
-        """Start the clock anew: what follows is not slow yet."""
-        self._since = time.monotonic()
+    def hide(self) -> None:
+        """Take the bar away for good, as before something else is printed."""
+        # Rich ends even a bar that was never shown with an empty line.
+        if self._progress.live.is_started:
+            self._progress.stop()
+        self._is_hidden = True
 
-    def _show(self, future: Future[T]) -> None:
-        columns = (TextColumn("asking"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            bar = progress.add_task("asking", total=None)
-            while not _is_done(future):
-                done = self._connection.query_progress()
-                # DuckDB says −1 where it cannot tell.
-                if done >= 0:
-                    progress.update(bar, total=100, completed=done)
+    def _show(self) -> None:
+        if self._is_hidden or time.monotonic() - self._since < PATIENCE:
+            return
+        self._progress.start()
+        done = self._connection.query_progress()
+        # DuckDB says −1 where it cannot tell.
+        if done >= 0:
+            self._progress.update(self._bar, total=100, completed=done)
 
 
 @contextmanager
-def watching(connection: duckdb.DuckDBPyConnection) -> Iterator[Watch]:
-    """Watch over the work of a connection within a `with` block."""
+def watching(connection: duckdb.DuckDBPyConnection, console: Console) -> Iterator[Watch]:
+    """Watch over the work of a connection within a `with` block; the bar is shown if the console is a terminal."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sql") as worker:
-        yield Watch(connection, worker)
+        watch = Watch(connection, worker, console)
+        try:
+            yield watch
+        finally:
+            watch.hide()
 
 
 def _wait(future: Future[T]) -> None:
@@ -73,6 +84,7 @@ def _wait(future: Future[T]) -> None:
             future.result()
     except KeyboardInterrupt:
         # A decomposition by NumPy does not hear the first time.
+        os.write(2, b"cmrm: the query was stopped.\n")
         os._exit(130)
 
 
