@@ -1,19 +1,10 @@
-"""`cmrm sql`: rows on the screen and in files, queries from anywhere, mistakes with their place, slow ones stopped."""
+"""`cmrm sql`: rows on the screen and in files, queries from files, mistakes with their place."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
-import pty
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -28,8 +19,6 @@ from storage.store import Store
 from tests.made_up_store import fill
 
 ROOT = Path(__file__).parents[2]
-# Would run for hours.
-ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_000_000) b"
 ODD = """SELECT 1.5::FLOAT AS single, 'a|b <b>x</b> ![i](http://e) *c*
 second' AS "te|xt", NULL AS nothing, '' AS empty, [1, NULL, 'nan'::FLOAT, 0.1]::FLOAT[] AS vector,
 {'a': 'inf'::DOUBLE, 'b': ['x"y']} AS pair, TIMESTAMP '2020-01-02 03:04:05' AS at, true AS yes, MAP {'k': 1} AS named,
@@ -73,20 +62,6 @@ def fail(store: str, capfdbinary: pytest.CaptureFixture[bytes]):
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A screen of eighty columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-
-@contextmanager
-def started(store: str, *arguments: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A real process of `cmrm sql`, killed at the end if it is still there."""
-    code = "import sys; from flows.cli import main; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "sql", *arguments, "--store", store], cwd=ROOT, **options
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.usefixtures("narrow")
@@ -194,38 +169,6 @@ def test_parquet_keeps_the_types(ask, tmp_path):
     assert table.num_rows == 36
 
 
-def test_parquet_goes_into_a_pipe_and_not_onto_a_terminal(store):
-    arguments = ("SELECT 7 AS seven", "--format", "parquet")
-    with started(store, *arguments, stdout=subprocess.PIPE) as process:
-        data = process.communicate()[0]
-    assert pq.read_table(io.BytesIO(data)).to_pylist() == [{"seven": 7}]
-    main_end, terminal = pty.openpty()
-    with started(store, *arguments, stdout=terminal, stderr=subprocess.PIPE) as process:
-        message = process.communicate()[1].decode()
-    os.close(terminal)
-    os.close(main_end)
-    assert process.returncode == 2
-    assert message.splitlines() == [
-        "cmrm: --format parquet is not for a terminal: add -o FILE, or pipe it on"
-    ]
-
-
-def test_a_terminal_gets_no_control_characters_in_any_format(store):
-    for format_ in ("table", "csv", "json", "markdown"):
-        main_end, terminal = pty.openpty()
-        query = "SELECT chr(27) || ']0;owned' || chr(155) AS answer"
-        with started(
-            store, query, "--format", format_, stdout=terminal, env={**os.environ, "TERM": "dumb"}
-        ) as process:
-            assert process.wait(60) == 0
-        shown = os.read(main_end, 65536).decode()
-        os.close(terminal)
-        os.close(main_end)
-        assert "owned" in shown
-        assert "\x1b" not in shown
-        assert "\x9b" not in shown
-
-
 def test_an_output_takes_its_format_from_its_name_and_replaces_what_was_there(ask, fail, tmp_path):
     for name, start in (("a.json", "["), ("a.md", "| n |"), ("a.CSV", "n"), ("a.txt", "n")):
         (tmp_path / name).write_text("old")
@@ -247,28 +190,10 @@ def test_a_query_that_fails_half_way_leaves_the_old_file_and_no_other(fail, tmp_
     assert "No such file" in fail("SELECT 1", "-o", str(tmp_path / "none" / "x.csv"))
 
 
-def test_a_reader_that_ends_early_is_no_error(store):
-    with started(
-        store,
-        "SELECT range AS n FROM range(5_000_000)",
-        "--format",
-        "csv",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"n\n"
-        process.stdout.close()
-        assert process.communicate(timeout=60)[1] == b""
-    assert process.returncode == 0
-
-
-def test_a_query_comes_from_a_file_or_from_standard_input(ask, fail, tmp_path, store):
+def test_a_query_comes_from_a_file(ask, fail, tmp_path):
     (tmp_path / "q.sql").write_text("-- a comment\nSELECT 7 AS seven;\n")
     assert "seven" in ask("-f", str(tmp_path / "q.sql"))
     assert "eight" in ask("-- a comment\nSELECT 8 AS eight")
-    with started(store, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert b"nine" in process.communicate(b"SELECT 9 AS nine")[0]
     assert "none.sql: cannot be read" in fail("-f", str(tmp_path / "none.sql"))
     assert "two queries" in fail("SELECT 1", "-f", str(tmp_path / "q.sql"))
     assert "the query is empty" in fail(" ; ")
@@ -332,53 +257,3 @@ def test_what_sql_may_not_do_is_refused_with_the_way_to_do_it(fail, tmp_path):
     message = fail("SELECT INTERVAL 1 DAY AS day", "-o", str(tmp_path / "x.parquet"))
     assert "cast the column to VARCHAR" in message
     assert list(tmp_path.iterdir()) == []
-
-
-def wait_for(condition, seconds: float = 30) -> bool:
-    """Wait until something is so; whether it came to be."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(store, tmp_path):
-    rooms, out = tmp_path / "tmp", tmp_path / "out"
-    rooms.mkdir()
-    out.mkdir()
-    environment = {**os.environ, "TMPDIR": str(rooms)}
-    arguments = (ENDLESS, "-o", str(out / "rows.csv"))
-    with started(store, *arguments, stderr=subprocess.PIPE, env=environment) as process:
-        # A folder for what it may spill is the last thing that is made before the query runs.
-        assert wait_for(lambda: any(rooms.iterdir()))
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        message = process.communicate(timeout=30)[1].decode()
-    assert process.returncode == 130
-    assert message == "cmrm: the query was stopped.\n"
-    assert [*rooms.iterdir(), *out.iterdir()] == []
-
-
-def test_a_slow_query_shows_how_far_it_is_on_a_terminal_alone(store):
-    main_end, terminal = pty.openpty()
-    os.set_blocking(main_end, False)
-    shown = b""
-
-    def bar_is_there() -> bool:
-        nonlocal shown
-        try:
-            shown += os.read(main_end, 65536)
-        except BlockingIOError:
-            return False
-        return b"asking" in shown and b"%" in shown
-
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    with started(store, ENDLESS, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
-        assert wait_for(bar_is_there)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[0] == b""
-    assert process.returncode == 130
-    os.close(terminal)
-    os.close(main_end)
