@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
@@ -73,30 +73,47 @@ def run(
     console.print(Text(f"Report: {result.report}"), soft_wrap=True)
 
 
+def _refuse_unknown_option(_: Any, query: str | None) -> None:
+    if query is not None and query != "-" and query.startswith("-") and not any(map(str.isspace, query)):
+        raise ValueError(f"There is no option {query}; cmrm sql --help lists them.")
+
+
 @app.command
 def sql(
-    query: str,
+    query: Annotated[
+        # A query may start with a comment, and - is standard input.
+        str | None, Parameter(allow_leading_hyphen=True, validator=_refuse_unknown_option)
+    ] = None,
     /,
     *,
+    file: Annotated[Path | None, Parameter(alias="-f")] = None,
     store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
     run: str | None = None,
+    format: Literal["table", "csv", "json", "parquet", "markdown"] | None = None,  # noqa: A002
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
-    """Ask the store in SQL (DuckDB, read-only).
-
-    Views: samples, pairs, image_vectors, hidden_states, shifts, responses, judgements, timings, quarantine, runs.
+    """Ask the store in SQL (DuckDB, read-only). Without a query: its views, their columns, and the macros.
 
     Parameters
     ----------
     query
-        The query, such as "SELECT condition, count(*) FROM responses GROUP BY ALL".
+        The query, such as "SELECT condition, count(*) FROM responses GROUP BY ALL"; `-` reads it from standard
+        input.
+    file
+        A file that holds the query.
     store
         The store to ask: a folder or an fsspec URL.
     run
         Show only what this run used; `latest` for the newest finished one.
+    format
+        How to write the rows: a table shows the first thousand, the others have all. Without it what the output's
+        name says, else a table.
+    output
+        A file to write the rows to; one that is there is replaced.
     """
-    from flows.query import print_query
+    from flows.query import ask
 
-    print_query(query, store=store, run=run)
+    ask(query, file=file, store=store, run=run, format=format, output=output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,55 +1,151 @@
-"""SQL from the command line: a query over a store, its result as a table."""
+"""SQL from the command line: a query over a store, its result on the screen or in a file."""
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
 import duckdb
+import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.query_catalogue import print_catalogue
+from flows.query_errors import explain_refusal
+from flows.query_files import FORMATS, SUFFIXES, open_output, write_rows
+from flows.query_grid import print_grid, take_rows
+from flows.watching import Watch, watching
 from storage.catalog import connect
 
-# A terminal is no place for a million rows; a query says so itself with LIMIT.
-MAX_ROWS = 1000
+# Rows that are in memory at a time, where a row may hold a vector of thousands of numbers.
+BATCH = 2048
+_WRITERS = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
+
+T = TypeVar("T")
 
 
-def print_query(query: str, *, store: str, run: str | None) -> None:
-    """Run a query and print its rows; `UserError` with DuckDB's own words for a query that it refuses."""
+def ask(
+    query: str | None,
+    *,
+    file: Path | None,
+    store: str,
+    run: str | None,
+    format: str | None,  # noqa: A002 - named as its option
+    output: Path | None,
+) -> None:
+    """Run a query and show or write its rows; without one, show what there is to ask.
+
+    Raises `UserError` for a query that DuckDB refuses, with the place in the query, and for options that do not fit.
+    """
+    text = _read_query(query, file)
+    chosen = _choose_format(format, output)
     with connect(store, run=run) as connection:
+        if text is None:
+            if format is not None or output is not None:
+                raise UserError("there is no query: give one, or -f FILE, or - for standard input")
+            print_catalogue(connection)
+            return
         try:
-            cursor = connection.execute(query)
-            names = [column[0] for column in cursor.description or ()]
-            rows = cursor.fetchmany(MAX_ROWS + 1)
+            with watching(connection, _choose_console(chosen, output)) as watch:
+                batches = _Batches(connection, text, watch)
+                with open_output(output) as stream:
+                    if chosen == "table":
+                        rows = take_rows(batches)
+                        watch.hide()
+                        print_grid(rows, batches.schema, stream)
+                    else:
+                        write_rows(batches, batches.schema, stream, chosen)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("cmrm: the query was stopped.")
+            sys.exit(130)
+
+
+class _Batches(Iterator[pa.RecordBatch]):
+    """The rows of a query's last statement, some at a time; what stands before it is run first."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, query: str, watch: Watch) -> None:
+        self._connection = connection
+        self._watch = watch
+        # Lines of the query above the statement at hand.
+        self._above = 0
+        self._reader: pa.RecordBatchReader = self._run(lambda: self._start(query))
+        self.schema = self._reader.schema
+
+    def __next__(self) -> pa.RecordBatch:
+        batch = self._run(lambda: next(self._reader, None))
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return self._watch.run(work)
         except duckdb.Error as error:
-            raise UserError(f"the query was refused: {_explain(error)}") from None
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        grid.add_column(Text(_show(name)), overflow="fold")
-    for row in rows[:MAX_ROWS]:
-        grid.add_row(*(Text(_show(value)) for value in row))
-    console = Console()
-    if names:
-        console.print(grid)
-    if len(rows) > MAX_ROWS:
-        console.print(f"… only the first {MAX_ROWS} rows are shown; narrow the query or add LIMIT.")
+            raise UserError(f"the query was refused: {explain_refusal(error, above=self._above)}") from None
+
+    def _start(self, query: str) -> pa.RecordBatchReader:
+        statements = [*_split(self._connection, query)]
+        for self._above, text in statements[:-1]:
+            self._connection.execute(text).fetchall()
+        self._above, text = statements[-1]
+        try:
+            relation = self._connection.sql(text)
+        except duckdb.Error as error:
+            if "LINE " not in str(error):
+                # Said again in this way, the refusal names its place; nothing runs, since it is refused.
+                self._connection.execute(text)
+            raise
+        return relation.to_arrow_reader(BATCH)
 
 
-def _explain(error: duckdb.Error) -> str:
-    """DuckDB's words, without the Python traceback that it quotes when the store's own file system refused."""
-    text = str(error)
-    return text.strip().splitlines()[-1] if "Traceback" in text else text
+def _split(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[int, str]]:
+    """The statements of a query, each with the number of lines above it; DuckDB misplaces its mark after blanks."""
+    statements = connection.extract_statements(query)
+    if not statements:
+        raise UserError("the query is empty: write a SELECT")
+    # Comments and line ends before the first statement are not part of it.
+    start = query.rfind("".join(statement.query for statement in statements))
+    above = query[: max(start, 0)].count("\n")
+    for statement in statements:
+        if statement.type in _WRITERS:
+            raise UserError(
+                "SQL only reads here: leave out COPY or EXPORT, and write the result with -o FILE"
+            )
+        text = statement.query.lstrip()
+        yield above + statement.query.removesuffix(text).count("\n"), text
+        above += statement.query.count("\n")
 
 
-def _show(value: object) -> str:
-    """A value as text, long lists shortened, that no terminal takes for a command."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list) and len(value) > 8:
-        return f"[{', '.join(_show(one) for one in value[:4])}, … {len(value)} values]"
-    text = str(value)
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
-    )
+def _read_query(query: str | None, file: Path | None) -> str | None:
+    if query is not None and file is not None:
+        raise UserError("there are two queries: give one, or -f FILE, not both")
+    if query == "-":
+        return sys.stdin.read()
+    if file is None:
+        return query
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+
+
+def _choose_format(format: str | None, output: Path | None) -> str:  # noqa: A002 - named as its option
+    if format is None and output is not None:
+        format = SUFFIXES.get(output.suffix.lower())  # noqa: A001 - as above
+        if format is None:
+            raise UserError(
+                f"-o {output}: the name does not say which format; end it in {', '.join(SUFFIXES)}, or add --format"
+            )
+    if format == "parquet" and output is None and sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal: add -o FILE, or pipe it on")
+    return format or FORMATS[0]
+
+
+def _choose_console(format: str, output: Path | None) -> Console:  # noqa: A002 - named as its option
+    """Where the bar goes: to nobody while rows appear on the same screen."""
+    if format != FORMATS[0] and output is None and sys.stdout.isatty():
+        return Console(file=io.StringIO())
+    return Console(stderr=True)

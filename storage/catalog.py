@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import shutil
 import tempfile
-import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,13 @@ import pyarrow as pa
 from storage.committed import PROTOCOL, CommittedFiles
 from storage.errors import StoreError
 from storage.identity import canonical_json
+from storage.macros import create_macros
 from storage.manifest import Manifest, StoredFile
 from storage.schemas import KINDS
 from storage.shifts import shift_rows
 from storage.store import Store
-from storage.views import MACROS, RUNS, SHIFTS, comments, file_view, row_view, text
+from storage.vectors import register
+from storage.views import RUNS, SHIFTS, comments, file_view, row_view, text
 
 log = logging.getLogger("cmrm.storage")
 
@@ -35,6 +37,8 @@ SET autoload_known_extensions = false;
 SET allow_community_extensions = false;
 SET allow_persistent_secrets = false;
 SET enable_external_access = false;
+SET enable_progress_bar = true;
+SET enable_progress_bar_print = false;
 SET lock_configuration = true;
 """
 
@@ -43,8 +47,8 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
     """Open a store for SQL: a view for each kind of table (`storage.schemas.KINDS`), shifts and runs.
 
     The views show files that manifests name, as of now, and are empty but typed on an empty store. SQL can
-    change nothing, reads no other file, reaches no network and cannot lift these limits. Macros: dot, norm,
-    cosine, l2. With `run`, a run's id or `latest`, they show what that run used and no more.
+    change nothing, reads no other file, reaches no network and cannot lift these limits. Macros are those of
+    `storage.macros`. With `run`, a run's id or `latest`, they show what that run used and no more.
     Raises StoreError if there is no such store or run.
     """
     store = Store.open(url)
@@ -57,14 +61,23 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
         database = Path(folder) / "store.duckdb"
         with duckdb.connect(database) as builder:
             builder.register_filesystem(committed)
+            register(builder)
             _build(builder, store, manifests)
-        # A database opened read-only refuses every change; its file may then go, as no SQL should reach it.
+        # A database opened read-only refuses every change; its folder may then go, as SQL could write into it.
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
-    spill = Path(tempfile.gettempdir()) / f"cmrm-sql-{uuid.uuid4().hex}"
-    connection.execute(_CONFINEMENT.format(protocol=PROTOCOL, spill=text(str(spill))))
+    register(connection)
+    connection.execute(_CONFINEMENT.format(protocol=PROTOCOL, spill=text(_make_spill(connection))))
     _close_at_exit(connection)
     return connection
+
+
+def _make_spill(connection: duckdb.DuckDBPyConnection) -> str:
+    """Choose where large queries spill to: a folder for this user alone that goes with the connection."""
+    # DuckDB lets SQL write files where it spills, and there alone: what is written there stays private, and goes too.
+    room = tempfile.mkdtemp(prefix="cmrm-sql-")
+    weakref.finalize(connection, shutil.rmtree, room, ignore_errors=True)
+    return str(Path(room) / "spill")
 
 
 def _present(store: Store) -> Iterator[Manifest]:
@@ -90,7 +103,7 @@ def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Man
         builder.unregister("loaded")
     for name in (*KINDS, "shifts", "runs"):
         builder.execute(comments(name))
-    builder.execute(MACROS)
+    builder.execute(create_macros())
 
 
 def _shown(file: StoredFile, kind: str) -> bool:

@@ -55,12 +55,6 @@ _SQL_TYPES = MappingProxyType(
         ("runs", "record"): "JSON",
     }
 )
-MACROS = """
-CREATE MACRO dot(a, b) AS list_dot_product(a, b);
-CREATE MACRO norm(a) AS sqrt(list_dot_product(a, a));
-CREATE MACRO cosine(a, b) AS list_cosine_similarity(a, b);
-CREATE MACRO l2(a, b) AS list_distance(a, b);
-"""
 
 
 def file_view(kind: str, paths: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import fsspec
 import pytest
 
 from storage.store import Store
+from tests.made_up_store import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,12 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]
     memory = fsspec.filesystem("memory")
     if memory.exists("/any-store"):
         memory.rm("/any-store", recursive=True)
+
+
+@pytest.fixture
+def filled(any_store: Store) -> Store:
+    """A store with something in every view."""
+    return fill(any_store)
 
 
 @pytest.fixture

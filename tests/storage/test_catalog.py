@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from storage.catalog import connect
 from storage.errors import StoreError
@@ -19,73 +16,8 @@ from storage.identity import stage_key
 from storage.parquet import to_parquet
 from storage.schemas import KINDS
 from storage.states import hidden_states_table
-from storage.store import Store
 from storage.tables import from_rows, table_path
-
-MODEL = "llava-hf/llava=1.5 'x'%"
-VECTORS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float16)
-VIEWS = ["samples", "hidden_states", "shifts", "responses", "judgements", "quarantine", "runs"]
-ODD = "nul \0, 'quote', \"double\", 👩‍👩‍👧, " + "long " * 10_000
-
-
-def commit_states(store: Store, condition: str, *, dtype: type = np.float16) -> str:
-    key = stage_key("embed", {"condition": condition})
-    table = hidden_states_table(
-        model=MODEL,
-        dataset="vlsafe",
-        sample_ids=[f"s{i}" for i in range(6)],
-        condition=condition,
-        blocks=[0, 4, 7],
-        vectors=VECTORS.astype(dtype),
-    )
-    path = table_path("hidden_states", key, model=MODEL, condition=condition)
-    store.commit("embed", key, {path: to_parquet(table, "hidden_states")})
-    return key
-
-
-def commit_rows(store: Store, kind: str, rows: list[dict]) -> str:
-    key = stage_key("some", {"kind": kind, "rows": len(rows)})
-    store.commit("some", key, {table_path(kind, key): to_parquet(from_rows(rows, kind), kind)})
-    return key
-
-
-def response(sample_id: str, answer: str, alpha: float | None = None) -> dict:
-    return {
-        "model": MODEL,
-        "dataset": "vlsafe",
-        "sample_id": sample_id,
-        "condition": "image",
-        "intervention": "" if alpha is None else "cmrm",
-        "alpha": alpha,
-        "answer": answer,
-        "answer_digest": str(hash(answer)),
-    }
-
-
-def commit_shift(store: Store, tensors: dict, metadata: dict[str, str], *, name: str = "shift") -> str:
-    key = stage_key(name, {})
-    store.commit("shift", key, {f"shifts/{key}.safetensors": safetensors.numpy.save(tensors, metadata)})
-    return key
-
-
-def fill(store: Store) -> Store:
-    key = commit_states(store, "image")
-    commit_states(store, "query", dtype=np.float32)
-    commit_rows(store, "responses", [response("s0", "I cannot."), response("s1", ODD, 0.5)])
-    commit_shift(
-        store,
-        {"delta": np.eye(3, 4, dtype=np.float32), "blocks": np.array([0, 4, 7])},
-        {"model": MODEL, "direction": "corrupted minus text", "count": "96", "image": "blank", "note": ODD},
-    )
-    store.write_run("r1", {"model": MODEL, "status": "done", "keys": [key], "summary": {"unsafe": 0.03}})
-    store.write_run("r2", {"model": {"id": "m"}, "keys": [], "created_at": "nonsense"})
-    return store
-
-
-@pytest.fixture
-def filled(any_store: Store) -> Store:
-    """A store with something in every view."""
-    return fill(any_store)
+from tests.made_up_store import MODEL, ODD, VECTORS, VIEWS, commit_shift, commit_states
 
 
 def test_an_empty_store_has_all_views_with_their_types(any_store):
@@ -177,21 +109,6 @@ def test_runs_restrict_other_views_to_their_keys(filled):
     assert runs[1] == ("r2", '{"id": "m"}', None, None, None)
 
 
-def test_filters_skip_files_by_folder_and_key_and_row_groups_by_block(filled):
-    key = stage_key("embed", {"condition": "image"})
-    with connect(filled.url) as sql:
-        for where in ("condition = 'image'", f"key = '{key}'"):
-            plan = sql.execute(
-                f"EXPLAIN SELECT sample_id FROM hidden_states WHERE {where} AND block = 4"
-            ).fetchall()[0][1]
-            assert "Scanning Files: 1/2" in plan
-            assert "Filters: block = 4" in plan.replace("File Filters", "")
-        plan = sql.execute("EXPLAIN SELECT sample_id FROM hidden_states WHERE model = 'other'").fetchall()[0][
-            1
-        ]
-    assert "Scanning Files: 0/2" in plan
-
-
 def test_data_without_a_manifest_is_not_there(any_store):
     key = commit_states(any_store, "image")
     orphan = any_store.find("embed", key).path("hidden_states").replace(key, "0" * 64)
@@ -235,116 +152,6 @@ def test_every_view_and_column_is_explained(filled):
     assert sorted(views) == sorted({*KINDS, "shifts", "runs"})
     assert all(views.values())
     assert silent == []
-
-
-HOSTILE = [
-    "SELECT * FROM read_csv('/etc/passwd')",
-    "SELECT * FROM '/etc/passwd'",
-    "SELECT * FROM read_text('/etc/passwd')",
-    "SELECT * FROM read_text('file:///etc/passwd')",
-    "SELECT * FROM read_blob('{store}/runs/r1.json')",
-    "SELECT * FROM read_parquet('store://../../etc/passwd')",
-    "SELECT * FROM glob('/etc/*')",
-    "SELECT * FROM glob('/proc/self/**')",
-    "SELECT * FROM parquet_metadata('/etc/passwd')",
-    "SELECT * FROM 'https://example.org/x.parquet'",
-    "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
-    "COPY (SELECT 1) TO '{out}/stolen.csv'",
-    "COPY (SELECT 1) TO '{out}/stolen.csv' (USE_TMP_FILE false)",
-    "COPY (SELECT 1) TO 'store://stolen.csv'",
-    "COPY (SELECT 1) TO 'store://{data}' (FORMAT parquet, USE_TMP_FILE false)",
-    "COPY (SELECT 1) TO '{database}' (USE_TMP_FILE false)",
-    "COPY (SELECT 1) TO '{spill}/stolen.csv' (USE_TMP_FILE false)",
-    "EXPORT DATABASE '{out}/all'",
-    "IMPORT DATABASE '{out}/all'",
-    "ATTACH '{out}/other.db'",
-    "ATTACH ':memory:' AS other",
-    "INSTALL httpfs",
-    "LOAD httpfs",
-    "LOAD '{out}/evil.duckdb_extension'",
-    "UPDATE EXTENSIONS",
-    "SET enable_external_access = true",
-    "SET GLOBAL enable_external_access = true",
-    "RESET enable_external_access",
-    "SET allowed_directories = ['/']",
-    "SET allowed_paths = ['/etc/passwd']",
-    "SET lock_configuration = false",
-    "RESET lock_configuration",
-    "SET python_enable_replacements = true",
-    "SET temp_directory = '{out}'",
-    "SET profiling_output = '{out}/p'",
-    "PRAGMA enable_profiling = 'json'",
-    "SET home_directory = '{out}'",
-    "SET secret_directory = '{out}'",
-    "CREATE PERSISTENT SECRET s (TYPE s3)",
-    "CREATE TABLE t (a INTEGER)",
-    "CREATE OR REPLACE VIEW responses AS SELECT 1",
-    "CREATE MACRO cosine(a, b) AS 1",
-    "DROP VIEW responses",
-    "DELETE FROM stored.runs",
-    "UPDATE stored.runs SET status = 'better'",
-    "INSERT INTO stored.runs (run_id) VALUES ('made up')",
-    "COMMENT ON VIEW responses IS 'other'",
-    "SELECT * FROM hidden",
-]
-
-
-@pytest.fixture(scope="module")
-def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """One connection for all hostile queries, and the folder that holds its store."""
-    folder = tmp_path_factory.mktemp("besieged")
-    (folder / "out").mkdir()
-    with connect(fill(Store.create(folder / "store")).url) as sql:
-        yield sql, folder
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("query", HOSTILE)
-def test_a_hostile_query_is_refused_and_leaves_no_trace(besieged, query):
-    hidden = [1, 2, 3]  # noqa: F841 - a variable that SQL must not see
-    sql, folder = besieged
-    before = contents(folder)
-    counts = [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS]
-    spill, database = sql.execute(
-        "SELECT current_setting('temp_directory'), (SELECT path FROM duckdb_databases() WHERE path IS NOT NULL)"
-    ).fetchone()
-    data = next(path for path in before if path.suffix == ".parquet").relative_to(folder / "store")
-    names = {
-        "out": folder / "out",
-        "store": folder / "store",
-        "data": data,
-        "spill": spill,
-        "database": database,
-    }
-    with pytest.raises(duckdb.Error):
-        sql.execute(query.format(**names)).fetchall()
-    assert [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS] == counts
-    assert contents(folder) == before
-    assert not Path(spill).exists()
-    assert not Path(database).exists()
-
-
-def test_a_remote_store_cannot_be_written_from_sql(filled):
-    with connect(filled.url) as sql:
-        for query in (
-            "COPY (SELECT 1) TO 'store://x.csv'",
-            "SELECT * FROM read_csv('memory://any-store/runs/r1.json')",
-        ):
-            with pytest.raises(duckdb.Error):
-                sql.execute(query).fetchall()
-        assert sql.execute("SELECT * FROM read_text('store://runs/r1.json')").fetchall() == []
-    assert filled.files.under("runs") == ["runs/r1.json", "runs/r2.json"]
-
-
-def test_a_person_may_keep_temporary_tables(filled):
-    with connect(filled.url) as sql:
-        sql.execute(
-            "CREATE TEMP TABLE centroid AS SELECT block, count(*) AS n FROM hidden_states GROUP BY block"
-        )
-        assert sql.execute("SELECT sum(n) FROM centroid").fetchone() == (36,)
 
 
 def test_threads_that_read_many_row_groups_at_once_read_them_right(any_store):

@@ -1,0 +1,119 @@
+"""Macros that compute with vectors in SQL, each with its explanation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Built on a function of Python's, since SQL has no eigenvalues; `storage.vectors` registers it.
+FIT = "fit_principal_components"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macro:
+    """One macro: how it is called, what it means, and its SQL after AS."""
+
+    call: str
+    comment: str
+    body: str
+
+    @property
+    def name(self) -> str:
+        return self.call.partition("(")[0]
+
+    @property
+    def is_table(self) -> bool:
+        return self.body.lstrip().startswith("TABLE")
+
+
+# Each dimension is averaged by itself, in double precision. Measured in docs/decisions.md.
+_CENTROID = """
+CASE WHEN min(len(vector)) < max(len(vector)) THEN error(
+    'centroid: vectors have ' || min(len(vector)) || ' and ' || max(len(vector)) || ' numbers, so they are of several '
+    'models; add WHERE model = … or GROUP BY model')
+ELSE list_transform(
+    range(1, max(len(vector)) + 1), lambda i: list_avg(list_transform(list(vector), lambda one: one[i])))
+END
+"""
+# Unlike in an aggregate, the numbers can stream by here, so that no group lies in memory as a whole.
+_DISTANCE_TO_CENTROID = """TABLE
+WITH centroids AS (
+    SELECT model, block, position, list(mean ORDER BY place) AS centre
+    FROM (
+        SELECT model, block, position, place, avg(number::DOUBLE) AS mean
+        FROM (
+            SELECT model, block, position, unnest(vector) AS number, generate_subscripts(vector, 1) AS place
+            FROM hidden_states AS h
+            WHERE h.condition = of_condition AND h.intervention = ''
+        )
+        GROUP BY model, block, position, place
+    )
+    GROUP BY model, block, position
+)
+SELECT h.key, model, h.dataset, h.sample_id, h.condition, block, position, h.intervention, h.alpha,
+    l2(h.vector, centre) AS distance
+FROM hidden_states AS h JOIN centroids USING (model, block, position)
+"""
+
+MACROS = (
+    Macro(
+        call="dot(a, b)",
+        comment="inner product of two vectors",
+        body="list_dot_product(a, b)",
+    ),
+    Macro(
+        call="norm(a)",
+        comment="Euclidean length of a vector",
+        body="sqrt(list_dot_product(a, a))",
+    ),
+    Macro(
+        call="cosine(a, b)",
+        comment="cosine of the angle between two vectors",
+        body="list_cosine_similarity(a, b)",
+    ),
+    Macro(
+        call="l2(a, b)",
+        comment="Euclidean distance between two vectors",
+        body="list_distance(a, b)",
+    ),
+    Macro(
+        call="projection(vector, shift)",
+        comment="signed length of a vector along a shift's direction; null for a shift of length 0",
+        body="list_dot_product(vector::DOUBLE[], shift::DOUBLE[]) / nullif(norm(shift::DOUBLE[]), 0)",
+    ),
+    Macro(
+        call="centroid(vector)",
+        comment="aggregate: mean of a group's vectors, number by number; nulls are passed over",
+        body=_CENTROID,
+    ),
+    Macro(
+        call="distance_to_centroid(of_condition := 'query')",
+        comment="table: each state's distance to the centroid of a condition's unsteered states, same model and block",
+        body=_DISTANCE_TO_CENTROID,
+    ),
+    Macro(
+        call="pca(vector, components := 2)",
+        comment="aggregate: principal components of a group's vectors: {mean, components, explained}",
+        body=f"{FIT}(list(vector) FILTER (vector IS NOT NULL), components::INTEGER)",
+    ),
+    Macro(
+        call="coordinates(vector, fitted)",
+        comment="coordinates of a vector along the principal components that pca() has fitted",
+        body=(
+            "list_transform(fitted.components, lambda one: "
+            "list_dot_product(vector::DOUBLE[], one) - list_dot_product(fitted.mean, one))"
+        ),
+    ),
+)
+
+
+def create_macros() -> str:
+    """Write the statements that create all macros and explain them; the views must be there."""
+    lines = []
+    for macro in MACROS:
+        kind = "MACRO TABLE" if macro.is_table else "MACRO"
+        comment = macro.comment.replace("'", "''")
+        lines += [
+            f"CREATE MACRO {macro.call} AS {macro.body}",
+            f"COMMENT ON {kind} {macro.name} IS '{comment}'",
+        ]
+    return ";\n".join(lines)
