@@ -31,6 +31,7 @@ log = logging.getLogger("cmrm.storage")
 _CONFINEMENT = """
 SET allowed_directories = ['{protocol}://'];
 SET temp_directory = {spill};
+SET parquet_metadata_cache = true;
 SET python_enable_replacements = false;
 SET autoinstall_known_extensions = false;
 SET autoload_known_extensions = false;
