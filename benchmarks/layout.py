@@ -1,0 +1,143 @@
+"""How the layout of hidden states was chosen: size of row groups, Bloom filters, encodings.
+
+    python benchmarks/layout.py    # about two minutes on two cores; prints the table
+
+Four files of 1,024 samples x 32 blocks x 4,096 float16 (1 GB), ids in no order, read by DuckDB alone, warm; medians.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+
+import storage.parquet
+from storage.parquet import TableWriter
+from storage.states import hidden_states_table
+
+FILES, SAMPLES, BLOCKS, WIDTH = 4, 1024, 32, 4096
+REPEATS = 7
+MEBIBYTE = 1 << 20
+
+
+def main() -> None:
+    """Write and read each layout and print its line."""
+    heading = (
+        "row groups of",
+        "Bloom",
+        "vectors",
+        "write s",
+        "on disk MB",
+        "one block ms",
+        "count ms",
+        "one sample ms",
+    )
+    print(" | ".join(heading))
+    for size in (MEBIBYTE // 4, MEBIBYTE, 4 * MEBIBYTE, 64 * MEBIBYTE):
+        print_line(size, {})
+    print_line(MEBIBYTE, {"bloom_filter_options": {}})
+    print_line(MEBIBYTE, {"compression": "zstd"})
+    print_line(MEBIBYTE, {"compression": "zstd", "use_byte_stream_split": ["vector.list.element"]})
+
+
+def print_line(size: int, options: Mapping[str, Any]) -> None:
+    """Measure one layout: the store's own, with other row groups or options of Parquet."""
+    folder = Path(tempfile.mkdtemp(prefix="cmrm-layout-"))
+    try:
+        seconds = write(folder, size, options)
+        on_disk = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        cells = (
+            f"{size // 1024} KiB",
+            "no" if "bloom_filter_options" in options else "yes",
+            " ".join(str(value) for value in options.values() if value == "zstd" or isinstance(value, list))
+            or "plain",
+            f"{seconds:.2f}",
+            f"{on_disk:.0f}",
+            *read(folder),
+        )
+        print(" | ".join(cells), flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+def write(folder: Path, size: int, options: Mapping[str, Any]) -> float:
+    """Write the files; the seconds without making the numbers."""
+    seconds = 0.0
+    own, group = pq.ParquetWriter, storage.parquet.ROW_GROUP_BYTES
+    storage.parquet.ROW_GROUP_BYTES = size
+    storage.parquet.pq.ParquetWriter = lambda *place, **given: own(*place, **{**given, **options})  # type: ignore[misc]
+    try:
+        for number in range(FILES):
+            rng = np.random.default_rng(number)
+            vectors = rng.standard_normal((SAMPLES, BLOCKS, WIDTH), np.float32).astype(np.float16)
+            table = hidden_states_table(
+                model="m",
+                dataset="d",
+                sample_ids=[name(number * SAMPLES + row) for row in range(SAMPLES)],
+                condition="image",
+                blocks=range(BLOCKS),
+                vectors=vectors,
+            )
+            began = time.perf_counter()
+            with TableWriter("hidden_states", folder / f"{number}.parquet") as writer:
+                writer.write(table)
+            seconds += time.perf_counter() - began
+    finally:
+        storage.parquet.pq.ParquetWriter, storage.parquet.ROW_GROUP_BYTES = own, group
+    return seconds
+
+
+def read(folder: Path) -> tuple[str, str, str]:
+    """Milliseconds to read one block, to count its rows, and to read one sample's states; a reason where it fails."""
+    sql = duckdb.connect()
+    sql.execute("SET parquet_metadata_cache = true")
+    columns = "sample_id, block, vector::FLOAT[] AS vector"
+    sql.execute(f"CREATE VIEW states AS SELECT {columns} FROM read_parquet('{folder}/*.parquet')")  # noqa: S608 - our own folder
+    numbers = iter(np.random.default_rng(0).integers(0, FILES * SAMPLES, 1000).tolist())
+
+    def one_block() -> None:
+        sql.execute("SELECT vector FROM states WHERE block = 17").fetchnumpy()
+
+    def count() -> None:
+        sql.execute("SELECT count(*) FROM states WHERE block = 17").fetchall()
+
+    def one_sample() -> None:
+        found = sql.execute(
+            "SELECT block, vector FROM states WHERE sample_id = ?", [name(next(numbers))]
+        ).fetchnumpy()
+        assert len(found["block"]) == BLOCKS
+
+    try:
+        return time_it(one_block), time_it(count), time_it(one_sample)
+    except duckdb.Error as error:
+        return (f"not read: {str(error).splitlines()[0][:60]}", "", "")
+    finally:
+        sql.close()
+
+
+def time_it(do: Callable[[], None]) -> str:
+    """The median of a few repeats, after one that is not counted."""
+    do()
+    took = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        do()
+        took.append(time.perf_counter() - began)
+    return f"{1000 * statistics.median(took):.1f}"
+
+
+def name(number: int) -> str:
+    """An id in no order, as those of data sets are."""
+    return f"{number * 2_654_435_761 % 2**32:08x}"
+
+
+if __name__ == "__main__":
+    main()
