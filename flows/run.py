@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from flows.organism import place_organism
 from flows.spec import Spec
+from storage.inventory import report_files
 from storage.manifest import StoredFile
 from storage.paths import cache_folder
 from storage.store import Store, run_file
@@ -80,33 +81,48 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
         store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
         raise
     record |= {"status": "finished", "keys": list(outcome.keys)}
-    return _confirm_earlier(store, run_id, record, outcome) or _record_new(store, run_id, record, outcome)
+    run = _find_same(store, record) or _record_new(store, run_id, record, outcome)
+    if run["run_id"] != run_id:
+        run = _confirm(store, run, outcome)
+        _forget(store, run_id)
+    files = report_files(run)
+    report = f"{_shorten(store.url)}/{files[-1].path}"
+    return Result(run_id=str(run["run_id"]), summary=run["summary"], report=report)
 
 
-def _confirm_earlier(store: Store, run_id: str, record: dict[str, Any], outcome: Outcome) -> Result | None:
-    """Let an earlier run that came to the same from the same spec stand for this one, its report made whole."""
-    same = [run for run in store.runs() if all(run.get(name) == record[name] for name in record)]
-    if not same:
-        return None
-    earlier = same[-1]
-    files = [StoredFile(**file) for file in earlier["files"]]
-    if faults := [fault for file in files if (fault := store.find_fault(file))]:
-        log.warning("the report of run %s is written again: %s", earlier["run_id"], "; ".join(faults))
-        files = _write_report(store, earlier["run_id"], outcome)
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    kept = {**earlier, "files": [asdict(file) for file in files], "confirmed_at": now}
-    store.write_run(earlier["run_id"], kept)
-    store.files.remove(run_file(run_id))
-    return _make_result(store, earlier["run_id"], earlier["summary"], files)
+def _find_same(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first run that came to the same from the same spec."""
+    return next(
+        (run for run in store.runs() if all(run.get(name) == value for name, value in record.items())), None
+    )
 
 
-def _record_new(store: Store, run_id: str, record: dict[str, Any], outcome: Outcome) -> Result:
+def _record_new(store: Store, run_id: str, record: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Record a run; where another process recorded the same meanwhile, the earlier of the two."""
     from flows.report_files import read_summary
 
-    files = _write_report(store, run_id, outcome)
-    summary = read_summary(store, outcome.report)
-    store.write_run(run_id, {**record, "summary": summary, "files": [asdict(file) for file in files]})
-    return _make_result(store, run_id, summary, files)
+    files = [asdict(file) for file in _write_report(store, run_id, outcome)]
+    store.write_run(run_id, {**record, "summary": read_summary(store, outcome.report), "files": files})
+    return _find_same(store, record) or store.read_run(run_id)
+
+
+def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Let an earlier run stand for this one: its report is made whole, and its record says when it was confirmed."""
+    files = report_files(run)
+    if faults := [fault for file in files if (fault := store.find_fault(file))]:
+        log.warning("the report of run %s is written again: %s", run["run_id"], "; ".join(faults))
+        files = _write_report(store, str(run["run_id"]), outcome)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    store.write_run(
+        str(run["run_id"]), {**run, "files": [asdict(file) for file in files], "confirmed_at": now}
+    )
+    return store.read_run(str(run["run_id"]))
+
+
+def _forget(store: Store, run_id: str) -> None:
+    store.files.remove(run_file(run_id))
+    for path in store.files.under(f"reports/{run_id}"):
+        store.files.remove(path)
 
 
 def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFile]:
@@ -115,10 +131,6 @@ def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFil
     return write_report_files(
         store, run_id=run_id, report=outcome.report, keys=outcome.keys, store_name=_shorten(store.url)
     )
-
-
-def _make_result(store: Store, run_id: str, summary: dict[str, Any], files: list[StoredFile]) -> Result:
-    return Result(run_id=run_id, summary=summary, report=f"{_shorten(store.url)}/{files[-1].path}")
 
 
 def _reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:

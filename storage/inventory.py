@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class Inventory:
                 yield run_file(str(run["run_id"])), file
 
 
-def report_files(run: dict[str, Any]) -> list[StoredFile]:
+def report_files(run: Mapping[str, Any]) -> list[StoredFile]:
     """List the files of a run's report, as its record names them."""
     return [StoredFile(**file) for file in run.get("files") or ()]
 

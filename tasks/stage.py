@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from prefect import Task, task
+from pydantic import ValidationError
 
 from storage.errors import PartsGoneError
 from storage.identity import stage_key
@@ -66,8 +68,14 @@ class Stage(Generic[AnyJob]):
         store = Store.open(job.store)
         committed = store.find(job.stage, job.key)
         # Prefect looks for its own record only; whether the files it names are whole is known here.
-        refreshed = self.task.with_options(refresh_cache=committed is None)
-        record = refreshed(job)
+        try:
+            record = self.task.with_options(refresh_cache=committed is None)(job)
+        except (json.JSONDecodeError, ValidationError):
+            # Prefect does not put its records in place at once: another process is writing this one, or died doing so.
+            log.warning(
+                "%s %s: Prefect's record of it is cut short and is written again", job.stage, job.label
+            )
+            record = self.task.with_options(refresh_cache=True)(job)
         if committed is not None:
             report_rows(job.rows)
             return committed

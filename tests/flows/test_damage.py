@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flows import run
 from flows.cli import main
 from flows.run import run_spec
 from flows.spec import read_spec
@@ -144,3 +145,27 @@ def test_verify_says_what_is_damaged_and_that_a_run_mends_it(
     shown = capsys.readouterr().out
     assert damaged.name in shown.replace("\n", "")
     assert "1 damaged or missing" in shown
+
+
+def test_the_same_command_confirms_its_run_and_two_at_once_leave_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec = finished / "store", read_spec(finished / "data" / "spec.yaml")
+    (before,) = Store.open(store).runs()
+    again = run_spec(spec, store=str(store))
+    (after,) = Store.open(store).runs()
+    assert again.run_id == after["run_id"] == before["run_id"]
+    assert after["confirmed_at"] > before["created_at"]
+    assert {**after, "confirmed_at": None} == {**before, "confirmed_at": None}
+
+    # Another process records the same just before this one does.
+    find_same = run._find_same
+    answers = iter([None])
+    monkeypatch.setattr(run, "_find_same", lambda *given: next(answers, None) or find_same(*given))
+    twin = run_spec(spec, store=str(store))
+    assert twin.run_id == before["run_id"]
+    assert [one["run_id"] for one in Store.open(store).runs()] == [before["run_id"]]
+    assert [path.name for path in (store / "reports").iterdir() if path.name.startswith("2")] == [
+        before["run_id"]
+    ]
+    assert find_faults(store) == set()

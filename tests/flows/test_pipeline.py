@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from cmrm.errors import UserError
 from flows import pipeline
@@ -193,6 +194,19 @@ def test_prefects_own_record_is_not_believed_when_the_manifest_is_gone(
         manifest.unlink()
     run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
     assert commits == {"shift": 1}
+
+
+@pytest.mark.parametrize("left", [b"", b'{"metadata": {"stor', b"{}"])
+def test_prefects_own_record_cut_short_is_written_again_and_no_work_is_repeated(
+    copied: Path, commits: Counter[str], left: bytes
+) -> None:
+    (manifest,) = Store.open(copied / "store").manifests("shift")
+    record = Path(PREFECT_LOCAL_STORAGE_PATH.value()) / manifest.key
+    assert record.is_file()
+    record.write_bytes(left)
+    run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
+    assert not commits
+    assert manifest.key.encode() in record.read_bytes()
 
 
 def test_sql_can_be_narrowed_to_one_run(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
