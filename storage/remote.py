@@ -29,11 +29,11 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        if "://" not in self.url:
+            raise StoreError(f"{url} names no bucket or folder: give a URL such as s3://bucket/folder")
         self._protocol = self.url.partition("://")[0]
         self._connection, self._root = self._connect()
         self._process = os.getpid()
-        if self._protocol in S3_PROTOCOLS and not self._root:
-            raise StoreError(f"{url} names no bucket: give a URL such as s3://bucket/folder")
 
     def exists(self) -> bool:
         # An object store has no empty folders, so any place that can be asked counts.

@@ -38,7 +38,7 @@ class S3Server:
 
     def ask(self, method: str, path: str, data: bytes = b"") -> bytes:
         """Make one request past all clients of ours, unsigned."""
-        request = Request(f"{self.url}{path}", data=data, method=method)
+        request = Request(f"{self.url}{path}", data, {"Content-Type": "text/plain"}, method=method)
         with build_opener(ProxyHandler({})).open(request, timeout=10) as answer:
             return answer.read()
 
@@ -177,6 +177,9 @@ class Proxy:
         return server
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        if handler.headers.get("Expect") == "100-continue":
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            del handler.headers["Expect"]
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         parts = urlsplit(handler.path)
         asked = Asked(handler.command, unquote(parts.path), parts.query, len(body))
