@@ -14,7 +14,7 @@ import fsspec
 
 from storage.errors import StoreError, explained
 from storage.paths import check_file
-from storage.remote_errors import remote_explained
+from storage.remote_errors import error_code, remote_explained
 from storage.s3 import ROUNDS, S3_PROTOCOLS, connection_options, upload_options
 from storage.stream import LEAST_AHEAD, RemoteStream
 
@@ -50,18 +50,14 @@ class RemoteFiles:
                 self._system.put_file(str(source), place, **options)
 
     def open(self, path: str) -> IO[bytes]:
-        info = self._info(path)
-        if info is None:
+        # Most files are small: the first piece is all of it, in one request and so as it was at one moment.
+        first = self._first_piece(path)
+        if len(first) < LEAST_AHEAD:
+            return io.BytesIO(first)
+        size = self.size(path)
+        if size is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._shown(path))
-        if info["size"] <= LEAST_AHEAD:
-            return io.BytesIO(self.read(path))
-        return cast("IO[bytes]", RemoteStream(partial(self._fetch, path), info["size"]))
-
-    def read(self, path: str) -> bytes:
-        """Read a whole file, in one request and so as it was at one moment; FileNotFoundError if it is not there."""
-        with remote_explained("read", self._shown(path)):
-            data: bytes = self._system.cat_file(self._place(path))
-        return data
+        return cast("IO[bytes]", RemoteStream(partial(self._fetch, path), size, first=first))
 
     def read_many(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
         """Read many small files, several at once, in the given order; None for one that is not there."""
@@ -75,8 +71,14 @@ class RemoteFiles:
                 yield path, self._data_or_none(path, answer)
 
     def size(self, path: str) -> int | None:
-        info = self._info(path)
-        return None if info is None else int(info["size"])
+        place = self._place(path)
+        try:
+            with remote_explained("look at", self._shown(path)):
+                self._system.invalidate_cache()
+                info = self._system.info(place)
+        except FileNotFoundError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Measure all files in a folder and below in bytes, sorted by name, by one listing."""
@@ -127,15 +129,15 @@ class RemoteFiles:
             system.retries = ROUNDS
         return system, root.rstrip("/")
 
-    def _info(self, path: str) -> dict[str, Any] | None:
-        place = self._place(path)
+    def _first_piece(self, path: str) -> bytes:
         try:
-            with remote_explained("look at", self._shown(path)):
-                self._system.invalidate_cache()
-                info: dict[str, Any] = self._system.info(place)
-        except FileNotFoundError:
-            return None
-        return info if info["type"] == "file" else None
+            with remote_explained("read", self._shown(path)):
+                data: bytes = self._system.cat_file(self._place(path), start=0, end=LEAST_AHEAD)
+        except StoreError as error:
+            if error_code(error) == "InvalidRange":
+                return b""  # S3 has no first byte of an empty file
+            raise
+        return data
 
     def _fetch(self, path: str, start: int, end: int) -> bytes:
         with explained("read", self._shown(path)), remote_explained("read", self._shown(path)):

@@ -50,10 +50,11 @@ _FIXES: Mapping[str, str] = MappingProxyType(
         "NoCredentialsError": f"set the credentials in the environment: {_CREDENTIALS}",
         "PartialCredentialsError": _CREDENTIALS,
         "CredentialRetrievalError": _CREDENTIALS,
+        "ParamValidationError": _BUCKET,
+        "InvalidRegionError": "correct AWS_DEFAULT_REGION",
         "ProfileNotFound": "correct AWS_PROFILE",
         "ConnectionError": _SERVER,
         "HTTPClientError": _SERVER,
-        "ClientError": _SERVER,
         "TimeoutError": _SERVER,
         "PermissionError": _RIGHTS,
     }
@@ -71,7 +72,7 @@ def remote_explained(action: str, where: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        code = _code(error)
+        code = error_code(error)
         if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
             raise
         raise StoreError(
@@ -80,8 +81,8 @@ def remote_explained(action: str, where: str) -> Iterator[None]:
         ) from error
 
 
-def _code(error: BaseException) -> str | None:
-    """Find the code that the server answered with, behind the driver's own exceptions."""
+def error_code(error: BaseException) -> str | None:
+    """Find the code that the server answered with, behind the exceptions that came of it."""
     seen: BaseException | None = error
     while seen is not None:
         answer: Any = getattr(seen, "response", None)

@@ -16,16 +16,17 @@ MOST_AHEAD = 16 << 20
 class RemoteStream(io.RawIOBase):
     """A file of `size` bytes, read by `fetch(start, end)`, which returns just those bytes or raises.
 
+    `first` are bytes from its beginning that are known already.
     Memory: one piece of at most 16 MiB, or as much as one `read` asks for.
     """
 
-    def __init__(self, fetch: Fetch, size: int) -> None:
+    def __init__(self, fetch: Fetch, size: int, *, first: bytes = b"") -> None:
         super().__init__()
         self._fetch = fetch
         self._size = size
         self._position = 0
         self._start = 0
-        self._piece = b""
+        self._piece = first
 
     def readable(self) -> bool:
         return True
