@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -11,6 +12,9 @@ from storage.disk import DiskFiles
 from storage.errors import StoreError, explained
 from storage.paths import MARK
 from storage.remote import RemoteFiles
+
+# user@, or key:secret whose secret may itself hold a slash; a port and the name of an access point are none.
+_CREDENTIALS = re.compile(r"://(?:[^/]*@|(?!arn:|\[)[^/:]*:(?!\d*(?:/|$)))")
 
 
 class Files(Protocol):
@@ -68,12 +72,18 @@ def open_files(url: str | Path) -> Files:
         raise StoreError(
             f"{text!r} is no place for a store: give a folder, or a URL such as s3://bucket/folder"
         )
-    if separator and "@" in rest.split("/")[0]:
+    is_remote = bool(separator) and protocol not in {"file", "local"}
+    if separator and _CREDENTIALS.search(text):
         raise StoreError(
-            f"the URL of the store holds credentials (before the @ after {protocol}://), which would reach reports and "
+            "the URL of the store holds credentials (before an @, or after a colon), which would reach reports and "
             "logs: leave them out, they are read from the environment"
         )
-    if separator and protocol not in {"file", "local"}:
+    if is_remote and re.search(r"[?#]", rest):
+        raise StoreError(
+            "the URL of the store goes on after a ? or #, where credentials and settings would reach reports and logs: "
+            "leave that out, they are read from the environment"
+        )
+    if is_remote:
         return RemoteFiles(text)
     try:
         root = Path(rest if separator else text).expanduser()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import fsspec
-from fsspec.implementations.memory import MemoryFile
 
 from storage.errors import StoreError, explained
 from storage.paths import check_file
+from storage.remote_errors import error_code, remote_explained
+from storage.s3 import ROUNDS, S3_PROTOCOLS, connection_options, upload_options
+from storage.stream import LEAST_AHEAD, RemoteStream
+
+_FILES_AT_ONCE = 512
 
 
 class RemoteFiles:
@@ -24,27 +31,25 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        try:
-            self._system, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            protocol = self.url.partition("://")[0]
-            raise StoreError(
-                f"cannot open the store {self.url}: {error}. Install the fsspec package for {protocol}://, "
-                "or give a folder on a disk"
-            ) from error
-        self._root = root.rstrip("/")
+        if "://" not in self.url:
+            raise StoreError(f"{url} names no bucket or folder: give a URL such as s3://bucket/folder")
+        self._protocol = self.url.partition("://")[0]
+        self._connection, self._root = self._connect()
+        self._process = os.getpid()
 
     def exists(self) -> bool:
         # An object store has no empty folders, so any place that can be asked counts.
         return True
 
     def write(self, path: str, source: bytes | Path) -> None:
-        place = self._place(path)
-        with explained("write", place):
+        place, shown = self._place(path), self._shown(path)
+        with explained("write", shown), remote_explained("write", shown):
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+            options = upload_options(size) if self._protocol in S3_PROTOCOLS else {}
             if isinstance(source, bytes):
-                self._system.pipe_file(place, source)
+                self._system.pipe_file(place, source, **options)
             else:
-                self._system.put_file(str(source), place)
+                self._system.put_file(str(source), place, **options)
 
     def scratch(self, folder: str) -> Path:
         check_file(folder)
@@ -57,42 +62,60 @@ class RemoteFiles:
         scratch.unlink()
 
     def copy(self, source: str, path: str) -> None:
-        original, place = self._place(source), self._place(path)
-        try:
-            self._system.cp_file(original, place)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            with explained("write", place):
-                raise
+        with remote_explained("write", self._shown(path)):
+            self._system.cp_file(self._place(source), self._place(path))
 
     def open(self, path: str) -> IO[bytes]:
-        place = self._place(path)
-        try:
-            stream: IO[bytes] = self._system.open(place, "rb")
-        except FileNotFoundError:
-            raise
-        except OSError:
-            with explained("read", place):
-                raise
-        # The memory file system hands one file, with one position, to all its readers.
-        return io.BytesIO(stream.getvalue()) if isinstance(stream, MemoryFile) else stream
+        # Most files are small: the first piece is all of it, in one request and so as it was at one moment.
+        first = self._first_piece(path)
+        if len(first) < LEAST_AHEAD:
+            return io.BytesIO(first)
+        size = self.size(path)
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._shown(path))
+        return cast("IO[bytes]", RemoteStream(partial(self._fetch, path), size, first=first))
+
+    def read_many(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Read many small files, several at once, in the given order; None for one that is not there."""
+        for start in range(0, len(paths), _FILES_AT_ONCE):
+            chosen = paths[start : start + _FILES_AT_ONCE]
+            with remote_explained("read", self.url):
+                answers = self._system.cat_ranges(
+                    [self._place(path) for path in chosen], None, None, on_error="return"
+                )
+            for path, answer in zip(chosen, answers, strict=True):
+                yield path, self._data_or_none(path, answer)
 
     def size(self, path: str) -> int | None:
         place = self._place(path)
-        with explained("look at", place):
-            try:
-                return int(self._system.info(place)["size"])
-            except FileNotFoundError:
-                return None
+        try:
+            with remote_explained("look at", self._shown(path)):
+                self._system.invalidate_cache()
+                info = self._system.info(place)
+        except FileNotFoundError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Measure all files in a folder and below in bytes, sorted by name, by one listing."""
+        top = self._place(folder) if folder else self._root
+        try:
+            with remote_explained("list", self._shown(folder)):
+                # A listing kept from before would hide what other processes have written since.
+                self._system.invalidate_cache()
+                found = self._system.find(top, detail=True)
+        except FileNotFoundError:
+            return {}
+        start = len(self._root) + 1 if self._root else 0
+        named = {name[start:]: int(info["size"]) for name, info in found.items()}
+        return {name: named[name] for name in sorted(named) if _is_plain(name)}
 
     def modified(self, path: str) -> datetime | None:
-        place = self._place(path)
-        with explained("look at", place):
-            try:
-                modified: datetime = self._system.modified(place)
-            except FileNotFoundError:
-                return None
+        try:
+            with remote_explained("look at", self._shown(path)):
+                modified: datetime = self._system.modified(self._place(path))
+        except FileNotFoundError:
+            return None
         return modified if modified.tzinfo else modified.replace(tzinfo=UTC)
 
     def unfinished(self) -> list[str]:
@@ -100,27 +123,79 @@ class RemoteFiles:
         return []
 
     def under(self, folder: str) -> list[str]:
-        top = self._place(folder) if folder else self._root
-        with explained("list", top):
-            # A listing kept from before would hide what other processes have written since.
-            self._system.invalidate_cache()
-            try:
-                found = self._system.find(top)
-            except FileNotFoundError:
-                return []
-        start = len(self._root) + 1 if self._root else 0
-        return sorted(name[start:] for name in found if not name.rpartition("/")[2].startswith("."))
+        return list(self.sizes(folder))
 
     def remove(self, path: str) -> None:
         place = self._place(path)
-        with explained("remove", place):
-            try:
+        try:
+            with remote_explained("remove", self._shown(path)):
                 self._system.rm_file(place)
-            except FileNotFoundError:
-                return
+        except FileNotFoundError:
+            return
 
     def prune(self, folder: str) -> None:
         """Do nothing: folders here are only parts of names."""
 
+    @property
+    def _system(self) -> Any:
+        # A forked process must not talk through its parent's connections.
+        if self._process != os.getpid():
+            self._connection, _ = self._connect()
+            self._process = os.getpid()
+        return self._connection
+
+    def _connect(self) -> tuple[Any, str]:
+        is_s3 = self._protocol in S3_PROTOCOLS
+        try:
+            system, root = fsspec.core.url_to_fs(self.url, **(connection_options() if is_s3 else {}))
+        except (ValueError, ImportError) as error:
+            fix = "pip install 'cmrm[s3]'" if is_s3 else f"install the fsspec package for {self._protocol}://"
+            raise StoreError(
+                f"cannot open the store {self.url}: {error}. To go on, {fix}, or give a folder on a disk"
+            ) from error
+        if is_s3:
+            system.retries = ROUNDS
+        return system, root.rstrip("/")
+
+    def _first_piece(self, path: str) -> bytes:
+        try:
+            with remote_explained("read", self._shown(path)):
+                data: bytes = self._system.cat_file(self._place(path), start=0, end=LEAST_AHEAD)
+        except StoreError as error:
+            if error_code(error) == "InvalidRange":
+                return b""  # S3 has no first byte of an empty file
+            raise
+        return data
+
+    def _fetch(self, path: str, start: int, end: int) -> bytes:
+        with explained("read", self._shown(path)), remote_explained("read", self._shown(path)):
+            data: bytes = self._system.cat_file(self._place(path), start=start, end=end)
+        if len(data) != end - start:
+            raise StoreError(
+                f"cannot read {self._shown(path)}: {len(data)} bytes came where {end - start} were asked for. "
+                "Give the same command again; if it stays so, look at what stands between here and the store"
+            )
+        return data
+
+    def _data_or_none(self, path: str, answer: bytes | Exception) -> bytes | None:
+        try:
+            with remote_explained("read", self._shown(path)):
+                if isinstance(answer, Exception):
+                    raise answer
+        except FileNotFoundError:
+            return None
+        return answer
+
     def _place(self, path: str) -> str:
         return f"{self._root}/{check_file(path)}"
+
+    def _shown(self, path: str) -> str:
+        return f"{self.url}/{path}"
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether a listed name can be a file of a store: others put placeholders and oddities into buckets."""
+    try:
+        return check_file(name) == name
+    except StoreError:
+        return False

@@ -280,8 +280,6 @@ class Store:
             return None
 
     def _bytes(self, path: str) -> bytes | None:
-        if self.files.size(path) is None:
-            return None
         try:
             with self.files.open(path) as stream, explained("read", f"{self.url}/{path}"):
                 return stream.read()
