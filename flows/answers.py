@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmrm.datasets.splits import draw
-from storage.errors import StoreError
 from storage.manifest import Manifest
-from storage.rows import read_rows
+from storage.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.outcomes import Way
 from tasks.table import name_way, sort_ways
@@ -176,12 +175,7 @@ def _has_changed(asked: Asked, ways: Sequence[Way]) -> bool:
 
 def _find(store: Store, stage: str, keys: Iterable[str]) -> Iterator[Manifest]:
     for key in keys:
-        manifest = store.find(stage, key)
-        if manifest is None:
-            raise StoreError(
-                f"{stage} {key[:12]} vanished from {store.url} while the report was written: run the spec again"
-            )
-        yield manifest
+        yield need_manifest(store, stage, key)
 
 
 def _rows(store: Store, manifests: Iterable[Manifest], folder: str, columns: Sequence[str]) -> Iterator[Row]:

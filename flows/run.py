@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from flows.organism import place_organism
 from flows.spec import Spec
+from storage.errors import StoreError
 from storage.inventory import report_files
 from storage.manifest import StoredFile
 from storage.paths import cache_folder
@@ -78,7 +79,9 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
     try:
         outcome = run_pipeline.with_options(flow_run_name=run_id)(plan)
     except BaseException as error:
-        store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
+        # What stopped the run may keep this from being written too, and is what there is to be told.
+        with suppress(StoreError):
+            store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
         raise
     record |= {"status": "finished", "keys": list(outcome.keys)}
     run = _find_same(store, record) or _record_new(store, run_id, record, outcome)

@@ -56,7 +56,7 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
     if not store.files.exists():
         raise StoreError(f"there is no store at {store.url}: check the path, or make one by a run")
     keys = None if run is None else set(map(str, store.find_run(run).get("keys") or ()))
-    manifests = [one for one in _present(store) if keys is None or one.key in keys]
+    manifests = list(_present(store, keys))
     committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
     with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
         database = Path(folder) / "store.duckdb"
@@ -81,10 +81,14 @@ def _make_spill(connection: duckdb.DuckDBPyConnection) -> str:
     return str(Path(room) / "spill")
 
 
-def _present(store: Store) -> Iterator[Manifest]:
-    for manifest in store.manifests():
+def _present(store: Store, keys: set[str] | None) -> Iterator[Manifest]:
+    wanted = [manifest for manifest in store.manifests() if keys is None or manifest.key in keys]
+    folders = {file.path.partition("/")[0] for manifest in wanted for file in manifest.files}
+    # One listing a folder: to ask for each file would cost a remote store a request each.
+    sizes = {path: size for folder in folders for path, size in store.files.sizes(folder).items()}
+    for manifest in wanted:
         # Reading every byte belongs to `find`; a file that is missing or cut short would stop every query.
-        missing = [file.path for file in manifest.files if store.files.size(file.path) != file.bytes]
+        missing = [file.path for file in manifest.files if sizes.get(file.path) != file.bytes]
         if missing:
             log.warning("%s/%s is left out: %s is not whole", manifest.stage, manifest.key, missing[0])
         else:

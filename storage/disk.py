@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -119,6 +120,14 @@ class DiskFiles:
             with explained("read", str(place)):
                 raise
 
+    def read_many(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        for path in paths:
+            try:
+                with self.open(path) as stream, explained("read", f"{self.url}/{path}"):
+                    yield path, stream.read()
+            except FileNotFoundError:
+                yield path, None
+
     def size(self, path: str) -> int | None:
         place = self._locate(path)
         with explained("look at", str(place)):
@@ -126,6 +135,10 @@ class DiskFiles:
                 return place.stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        sizes = {path: self.size(path) for path in self.under(folder)}
+        return {path: size for path, size in sizes.items() if size is not None}
 
     def modified(self, path: str) -> datetime | None:
         place = self._locate(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -42,8 +43,14 @@ class Files(Protocol):
     def open(self, path: str) -> IO[bytes]:
         """Open a file for reading, seekable; raises FileNotFoundError if it is not there."""
 
+    def read_many(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Read small files whole, several at once where that is quicker, in order; None for one that is not there."""
+
     def size(self, path: str) -> int | None:
         """Measure a file in bytes; None if it is not there."""
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Measure all files that `under` lists, in bytes."""
 
     def under(self, folder: str) -> list[str]:
         """List the files in a folder ('' for all) and below, sorted, without those that are still being written."""

@@ -63,14 +63,16 @@ def take_inventory(store: Store) -> Inventory:
     older: list[Manifest] = []
     runs: list[dict[str, Any]] = []
     records = {MARK, *store.manifest_files(), *store.run_files()} & set(paths)
-    for path in sorted(records):
+    for path, data in store.files.read_many(sorted(records)):
         try:
+            if data is None:
+                continue  # removed since it was listed
             if path == MARK:
-                unseal(store.read(path))
+                unseal(data)
             elif path.startswith("runs/"):
-                runs.append(_read_run(store, path))
+                runs.append(_read_run(path, data))
             else:
-                manifest = _read_manifest(store, path)
+                manifest = _read_manifest(path, data)
                 (manifests if manifest.schema_version == SCHEMA_VERSION else older).append(manifest)
         except StoreError as error:
             damaged[path] = str(error)
@@ -91,15 +93,15 @@ def take_inventory(store: Store) -> Inventory:
     )
 
 
-def _read_run(store: Store, path: str) -> dict[str, Any]:
-    record = unseal(store.read(path))
+def _read_run(path: str, data: bytes) -> dict[str, Any]:
+    record = unseal(data)
     if run_file(str(record.get("run_id"))) != path:
         raise StoreError("it was written for another run")
     return record
 
 
-def _read_manifest(store: Store, path: str) -> Manifest:
-    manifest = Manifest.from_json(store.read(path))
+def _read_manifest(path: str, data: bytes) -> Manifest:
+    manifest = Manifest.from_json(data)
     if manifest_file(manifest.stage, manifest.key) != path:
         raise StoreError("it was written for another stage or key")
     return manifest

@@ -13,6 +13,20 @@ from storage.parquet import read_parquet
 from storage.store import Store
 
 
+def need_manifest(store: Store, stage: str, key: str) -> Manifest:
+    """Find what a key stands for, as `Store.find` does, where a run has just had it.
+
+    Raises StoreError if it is no longer there or no longer whole.
+    """
+    manifest = store.find(stage, key)
+    if manifest is None:
+        raise StoreError(
+            f"{stage} {key[:12]} vanished from {store.url} while it was being used: check that the disk is still "
+            "mounted and that nothing else cleans this folder, then give the same command again"
+        )
+    return manifest
+
+
 def find_files(store: Store, manifest: Manifest, kind: str) -> list[Path]:
     """Find a manifest's files of one kind on this machine's disk; raises StoreError if it names none."""
     paths = manifest.paths(kind)

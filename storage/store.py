@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.disk import DiskFiles
 from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explained
 from storage.files import Files, open_files
 from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
+from storage.local import find_local, read_file
 from storage.manifest import Manifest, StoredFile, manifest_file
 from storage.parquet import count_rows
-from storage.paths import MARK, cache_folder, check_run_id, check_stage, data_file
+from storage.paths import MARK, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
 
 log = logging.getLogger("cmrm.storage")
@@ -68,29 +69,14 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Read one file; raises StoreError if it is not there."""
-        try:
-            with self.files.open(path) as stream, explained("read", f"{self.url}/{path}"):
-                return stream.read()
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"the store {self.url} has no file {path}: give the command that makes it again"
-            ) from error
+        return read_file(self.files, path)
 
     def local_path(self, path: str) -> Path:
         """Find a file on this machine's disk, fetching it once if the store is remote.
 
         Raises StoreError if the store has no such file.
         """
-        if isinstance(self.files, DiskFiles):
-            place = self.files.path(path)
-            if not place.is_file():
-                raise StoreError(f"the store has no file {place}: give the command that makes it again")
-            return place
-        cache = DiskFiles(cache_folder() / digest_bytes(self.url.encode()))
-        # Data files are named after their content, so one fetched before is right if it is whole.
-        if cache.size(path) != self.files.size(path) or not _is_named_after(cache.path(path)):
-            cache.write(path, self.read(path))
-        return cache.path(path)
+        return find_local(self.files, path)
 
     def commit(
         self,
@@ -139,7 +125,8 @@ class Store:
         Anything less is None, and the log says why. Raises StoreError if the disk does not answer.
         """
         try:
-            manifest = self._manifest(manifest_file(stage, key))
+            path = manifest_file(stage, key)
+            manifest = _read_manifest(path, self._bytes(path))
         except OtherReleaseError as error:
             log.warning("%s/%s counts as not there: %s", stage, key, error)
             return None
@@ -152,26 +139,23 @@ class Store:
 
     def find_fault(self, file: StoredFile) -> str | None:
         """Say what is wrong with a file that a record names: missing, cut or changed; None if it verifies."""
-        size = self.files.size(file.path)
-        if size is None:
-            return f"{file.path} is missing"
-        if size != file.bytes:
-            return f"{file.path} has {size} bytes instead of {file.bytes}"
         try:
             with self.files.open(file.path) as stream, explained("read", f"{self.url}/{file.path}"):
+                if (size := stream.seek(0, os.SEEK_END)) != file.bytes:
+                    return f"{file.path} has {size} bytes instead of {file.bytes}"
+                stream.seek(0)
                 sha256 = digest_stream(stream)
         except FileNotFoundError:
             return f"{file.path} is missing"
-        return (
-            None if sha256 == file.sha256 else f"{file.path} was changed: its sha256 is not the committed one"
-        )
+        changed = f"{file.path} was changed: its sha256 is not the committed one"
+        return None if sha256 == file.sha256 else changed
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """Go through all manifests that are whole, by stage and key, without opening the files they name."""
         others = 0
-        for path in self.manifest_files(stage):
+        for path, data in self.files.read_many(self.manifest_files(stage)):
             try:
-                if manifest := self._manifest(path):
+                if manifest := _read_manifest(path, data):
                     yield manifest
             except OtherReleaseError:
                 others += 1
@@ -186,7 +170,7 @@ class Store:
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Keep a run's record, over an earlier one of that id; adds run_id, and created_at (UTC) once."""
         path = run_file(run_id)
-        earlier = self._record(path) or {}
+        earlier = _read_record(path, self._bytes(path)) or {}
         own = {"created_at": earlier.get("created_at") or _now(), **record}
         self.files.write(path, seal({**own, "run_id": run_id, "schema_version": SCHEMA_VERSION}))
 
@@ -215,7 +199,7 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """List the records of all runs, oldest first; damaged and older ones are left out, and the log says so."""
-        records = [self._record(path) for path in self.run_files()]
+        records = [_read_record(path, data) for path, data in self.files.read_many(self.run_files())]
         whole = [record for record in records if record is not None]
         return sorted(whole, key=lambda record: (str(record.get("created_at")), str(record.get("run_id"))))
 
@@ -261,30 +245,27 @@ class Store:
                 f"{source.path} was removed: another worker has committed this key"
             ) from error
 
-    def _manifest(self, path: str) -> Manifest | None:
-        data = self._bytes(path)
-        try:
-            return None if data is None else _current(path, Manifest.from_json(data))
-        except OtherReleaseError:
-            raise
-        except StoreError as error:
-            log.warning("%s counts as not there: %s", path, error)
-            return None
-
-    def _record(self, path: str) -> dict[str, Any] | None:
-        data = self._bytes(path)
-        try:
-            return None if data is None else _of_this_release(unseal(data))
-        except StoreError as error:
-            log.warning("%s counts as not there: %s", path, error)
-            return None
-
     def _bytes(self, path: str) -> bytes | None:
-        try:
-            with self.files.open(path) as stream, explained("read", f"{self.url}/{path}"):
-                return stream.read()
-        except FileNotFoundError:
-            return None
+        ((_, data),) = self.files.read_many([path])
+        return data
+
+
+def _read_manifest(path: str, data: bytes | None) -> Manifest | None:
+    try:
+        return None if data is None else _current(path, Manifest.from_json(data))
+    except OtherReleaseError:
+        raise
+    except StoreError as error:
+        log.warning("%s counts as not there: %s", path, error)
+        return None
+
+
+def _read_record(path: str, data: bytes | None) -> dict[str, Any] | None:
+    try:
+        return None if data is None else _of_this_release(unseal(data))
+    except StoreError as error:
+        log.warning("%s counts as not there: %s", path, error)
+        return None
 
 
 def _current(path: str, manifest: Manifest) -> Manifest:
@@ -314,7 +295,3 @@ def run_file(run_id: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _is_named_after(place: Path) -> bool:
-    return digest_file(place)[:12] in place.name

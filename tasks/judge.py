@@ -10,7 +10,7 @@ from cmrm.judges import Answer, get_judge
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.rows import read_rows
+from storage.rows import need_manifest, read_rows
 from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import commit_rows
@@ -62,11 +62,8 @@ def plan_judging(
 
 
 def _judge(job: JudgeJob, store: Store) -> Manifest:
-    responses, ingest = store.find("generate", job.responses), store.find("ingest", job.ingest)
-    if responses is None or ingest is None:
-        raise RuntimeError(
-            f"answers {job.responses[:12]} vanished from {store.url} while the run was using them"
-        )
+    responses = need_manifest(store, "generate", job.responses)
+    ingest = need_manifest(store, "ingest", job.ingest)
     by_id = {stored.sample.id: stored.sample for stored in read_samples(store, ingest, "target")}
     rows = _read_rows(store, responses)
     verdicts = get_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])

@@ -18,7 +18,7 @@ from cmrm.images import locate_image, open_image
 from cmrm.revision import ModelIdentity
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
-from storage.rows import read_rows
+from storage.rows import need_manifest, read_rows
 from storage.schemas import KINDS
 from storage.store import Store
 from storage.tables import table_paths
@@ -96,9 +96,7 @@ def plan_looks(
 
 def read_vectors(store: Store, key: str) -> tuple[list[str], np.ndarray]:
     """Read a shard's images, sorted by name, and their vectors, float32 [images, width]."""
-    manifest = store.find("look", key)
-    if manifest is None:
-        raise RuntimeError(f"image vectors {key[:12]} vanished from {store.url} while the run was using them")
+    manifest = need_manifest(store, "look", key)
     table = read_rows(store, manifest, KIND).sort_by("image").combine_chunks()
     numbers = np.concatenate([np.empty(0, np.float32), *map(_flatten, table["vector"].chunks)])
     return table["image"].to_pylist(), numbers.reshape(table.num_rows, -1 if table.num_rows else 0)

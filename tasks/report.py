@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.manifest import Manifest
 from storage.parquet import read_parquet
-from storage.rows import read_rows
+from storage.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.agreement import describe_agreement
 from tasks.costs import describe_costs
@@ -72,7 +72,7 @@ class ReportJob(Job):
 
 def _report(job: ReportJob, store: Store) -> Manifest:
     # Finding verifies every byte, so each is found once.
-    made = {stage: [_find(store, stage, key) for key in keys] for stage, keys in job.used.items()}
+    made = {stage: [need_manifest(store, stage, key) for key in keys] for stage, keys in job.used.items()}
     outcomes = _read_outcomes(store, made)
     harmful = {(one.dataset, one.sample_id): one.harmful for one in outcomes.samples}
     table = make_table(
@@ -199,13 +199,6 @@ def _describe_shift(manifest: Manifest) -> dict[str, Any]:
         "method": provenance["method"],
         "anchors": provenance["count"],
     }
-
-
-def _find(store: Store, stage: str, key: str) -> Manifest:
-    manifest = store.find(stage, key)
-    if manifest is None:
-        raise RuntimeError(f"{stage} {key[:12]} vanished from {store.url} while the run was using it")
-    return manifest
 
 
 write_report = make_stage("report", _report)

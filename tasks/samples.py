@@ -10,7 +10,7 @@ from cmrm.conditions import Condition, missing
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.rows import read_rows
+from storage.rows import need_manifest, read_rows
 from storage.store import Store
 
 Split = Literal["anchor", "target"]
@@ -46,11 +46,7 @@ class Shard:
 
     def read(self, store: Store, condition: Condition) -> list[StoredSample]:
         """The shard's samples that can be shown under the condition, in order."""
-        manifest = store.find("ingest", self.ingest)
-        if manifest is None:
-            raise RuntimeError(
-                f"the samples of {self.dataset!r} vanished from {store.url} while the run was using them"
-            )
+        manifest = need_manifest(store, "ingest", self.ingest)
         side = read_samples(store, manifest, self.split)[self.start : self.stop]
         return [stored for stored in side if missing(stored.sample, condition) is None]
 

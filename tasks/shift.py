@@ -11,7 +11,7 @@ import numpy as np
 
 from cmrm.errors import UserError
 from storage.manifest import Manifest
-from storage.rows import find_files
+from storage.rows import find_files, need_manifest
 from storage.states import HiddenStates, list_blocks, read_block
 from storage.store import Store
 from tasks.models import ModelUse
@@ -115,10 +115,7 @@ def _read_blocks(job: ShiftJob, store: Store) -> Iterator[list[Pair]]:
 
 
 def _find_states(store: Store, key: str) -> tuple[Path, ...]:
-    manifest = store.find("embed", key)
-    if manifest is None:
-        raise RuntimeError(f"states {key[:12]} vanished from {store.url} while the run was using them")
-    return tuple(find_files(store, manifest, "hidden_states"))
+    return tuple(find_files(store, need_manifest(store, "embed", key), "hidden_states"))
 
 
 measure_shift = make_stage("shift", _measure)

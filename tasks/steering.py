@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrm.conditions import Condition
 from cmrm.errors import UserError
+from storage.rows import need_manifest
 from storage.store import Store
 from tasks.prompts import Showing, Shown, quarantine_row
 
@@ -134,7 +135,5 @@ def _load_shift_once(url: str, key: str) -> Shift:
     from cmrm.shift import load_shift
 
     store = Store.open(url)
-    manifest = store.find("shift", key)
-    if manifest is None:
-        raise RuntimeError(f"shift {key[:12]} vanished from {url} while the run was using it")
+    manifest = need_manifest(store, "shift", key)
     return load_shift(store.local_path(manifest.path("shifts")))

@@ -109,5 +109,5 @@ def test_what_vanished_is_named_and_no_run_without_answers_fails(tmp_path: Path)
     store = Store.open(tmp_path)
     nothing: Used = {"ingest": [], "generate": [], "judge": []}
     assert read_answers(store, nothing, interventions=[]).samples == []
-    with pytest.raises(StoreError, match=r"generate 000000000000 vanished .*run the spec again"):
+    with pytest.raises(StoreError, match=r"generate 000000000000 vanished .*give the same command again"):
         read_answers(store, {**nothing, "generate": ["0" * 64]}, interventions=[])

@@ -15,7 +15,6 @@ from urllib.parse import quote
 import fsspec
 import numpy as np
 import pytest
-import yaml
 
 from flows.cli import main
 from storage.catalog import connect
@@ -45,6 +44,13 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield between
         forget_connections()
         between.stop()
+
+
+@pytest.fixture
+def few_jobs(llava_folder: Path, write_spec: Callable[..., Path], tmp_path: Path) -> Path:
+    """The small spec with few shards, conditions and judges, since each job asks the server many times."""
+    few: dict[str, Any] = {"shard_size": 50, "conditions": ["query", "image"], "judges": ["refusal"]}
+    return write_spec(tmp_path / "data", llava_folder, **few)
 
 
 def read(store: str | Path, query: str) -> list[tuple[Any, ...]]:
@@ -86,18 +92,16 @@ def assert_same_tables(one: str | Path, other: str | Path) -> None:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
-    small_spec: Path,
+    few_jobs: Path,
     tmp_path: Path,
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    short = {"shard_size": 50, "conditions": ["query", "image"], "judges": ["refusal"]}
-    small_spec.write_text(yaml.safe_dump(yaml.safe_load(small_spec.read_text()) | short))
     local = tmp_path / "local"
-    main(["run", str(small_spec), "--store", str(local)])
+    main(["run", str(few_jobs), "--store", str(local)])
     capfd.readouterr()
-    command = ["run", str(small_spec), "--store", STORE]
+    command = ["run", str(few_jobs), "--store", STORE]
 
     # The server is gone when the first answers are to be kept.
     proxy.trick = go_away_at("responses")
@@ -113,7 +117,7 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     proxy.trick = lambda _, forward: forward()
     embedded = read(STORE, "SELECT count(*) FROM hidden_states")
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, "within generate", str(small_spec), STORE],
+        [sys.executable, "-c", KILLED_RUN, "within generate", str(few_jobs), STORE],
         cwd=ROOT,
         capture_output=True,
         text=True,

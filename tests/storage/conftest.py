@@ -47,6 +47,7 @@ def proxy(s3: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A proxy before the S3 server, which the environment names as the server."""
     between = Proxy(s3_server.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     forget_connections()
     yield between
     between.stop()

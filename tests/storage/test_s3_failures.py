@@ -142,7 +142,8 @@ def test_a_server_that_is_busy_now_and_then_is_asked_again(s3, proxy, monkeypatc
     assert not refusals
 
 
-def test_a_server_that_stays_busy_is_given_up(s3, proxy):
+def test_a_server_that_stays_busy_is_given_up(s3, proxy, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     for status, code, fix in (
         (503, "SlowDown", "wait until"),
         (500, "InternalError", "check that the server"),
@@ -164,7 +165,6 @@ def refusal(status: int, code: str) -> Answer:
 def test_a_server_that_hangs_is_given_up(s3, proxy, monkeypatch):
     # The time limit itself is a number of storage.s3; here it is short, so that the test is.
     monkeypatch.setattr("storage.s3.READ_SECONDS", 0.1)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = Store.open(s3)
     manifest = store.commit("report", KEY, FILES)
 
@@ -273,6 +273,7 @@ def test_a_url_without_a_bucket_is_refused():
 
 
 def test_a_password_in_the_endpoint_stays_out_of_messages(s3, connections, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://someone:{SECRET.replace('/', '')}@127.0.0.1:9")
     with pytest.raises(StoreError) as caught:
         Store.open(s3).find("report", KEY)
