@@ -339,7 +339,7 @@ def measure_memory(given: argparse.Namespace) -> None:
     """The third table: the most memory that writing takes, a process each."""
     print(f"\nmost memory of a process that writes rows of {given.lookup_width} float16")
     rows = []
-    for count in (0, 10_000, given.lookup_rows):
+    for count in (0, 10_000, 100_000, given.lookup_rows):
         command = [sys.executable, __file__, "--only-write", str(count), "--width", str(given.lookup_width)]
         if given.place:
             command += ["--place", str(given.place)]

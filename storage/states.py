@@ -57,26 +57,22 @@ def hidden_states_table(
     kind = HALF_VECTOR if vectors.dtype == np.float16 else SINGLE_VECTOR
     schema = KINDS["hidden_states"].schema
     schema = schema.set(schema.get_field_index("vector"), schema.field("vector").with_type(kind))
-    ids = pa.array(sample_ids, pa.string())
     order = sorted(range(len(blocks)), key=lambda place: blocks[place])
-    tables = [
-        pa.Table.from_arrays(
-            [
-                pa.repeat(model, count),
-                pa.repeat(dataset, count),
-                ids,
-                pa.repeat(condition, count),
-                pa.repeat(pa.scalar(int(blocks[place]), pa.int32()), count),
-                pa.repeat(position, count),
-                pa.repeat(intervention, count),
-                pa.repeat(pa.scalar(alpha, pa.float64()), count),
-                _lists(vectors[:, place, :], width, kind),
-            ],
-            schema=schema,
-        )
-        for place in order
+    rows = count * len(order)
+    ids = pa.array(sample_ids, pa.string())
+    columns = [
+        pa.repeat(model, rows),
+        pa.repeat(dataset, rows),
+        pa.chunked_array([ids] * len(order), pa.string()),
+        pa.repeat(condition, rows),
+        pa.array(np.repeat(np.array([blocks[place] for place in order], np.int32), count)),
+        pa.repeat(position, rows),
+        pa.repeat(intervention, rows),
+        pa.repeat(pa.scalar(alpha, pa.float64()), rows),
+        # An array a block: one alone may not hold more numbers than 32 bits count.
+        pa.chunked_array([_lists(vectors[:, place, :], width, kind) for place in order], kind),
     ]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def read_hidden_states(table: pa.Table) -> HiddenStates:
