@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
@@ -85,13 +85,15 @@ def gc(
         Remove them; without it nothing is changed.
     """
     from flows.store_tables import print_garbage, print_removed
-    from storage.garbage import find_garbage, remove_garbage
+    from storage.garbage import find_garbage, find_running, remove_garbage
     from storage.inventory import take_inventory
     from storage.store import Store
 
     opened = Store.open(store)
-    garbage = find_garbage(opened, take_inventory(opened), older_than=timedelta(days=older_than))
-    print_garbage(Console(), garbage)
+    inventory = take_inventory(opened)
+    days = timedelta(days=older_than)
+    garbage = find_garbage(opened, inventory, older_than=days)
+    print_garbage(Console(), garbage, find_running(inventory, since=datetime.now(UTC) - days))
     if delete:
         print_removed(Console(), list(remove_garbage(opened, garbage)))
     elif garbage:

@@ -77,8 +77,11 @@ def print_verified(console: Console, inventory: Inventory, checked: Sequence[Che
     _print_leftovers(console, inventory)
 
 
-def print_garbage(console: Console, garbage: Sequence[Garbage]) -> None:
+def print_garbage(console: Console, garbage: Sequence[Garbage], running: Sequence[str]) -> None:
     """The first files that no run refers to, and what all of them come to by reason."""
+    if running:
+        line = f"Manifests are left alone: runs are going on, or were killed ({', '.join(running[:3])})."
+        console.print(Text(show_safely(line)))
     for one in garbage[:MOST_LINES]:
         console.print(Text(show_safely(one.path)), soft_wrap=True)
     if len(garbage) > MOST_LINES:

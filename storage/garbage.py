@@ -27,7 +27,8 @@ def find_garbage(
     """List what no run refers to and is old enough, manifests before the files they name.
 
     Work that is still going on, and what a run that was stopped left for the next one, is younger than `older_than` as
-    a rule, and stays. Raises StoreError while a record is damaged, since what it refers to is not known.
+    a rule, and stays. While a run that is younger is going on, all manifests stay, since it may use any.
+    Raises StoreError while a record is damaged, since what it refers to is not known.
     """
     if inventory.damaged:
         path, fault = next(iter(inventory.damaged.items()))
@@ -38,11 +39,22 @@ def find_garbage(
     before = (now or datetime.now(UTC)) - older_than
     used = {str(key) for run in inventory.runs for key in run.get("keys") or ()}
     unused = [manifest for manifest in inventory.manifests if manifest.key not in used]
-    found = [*_of_manifests(store, unused, before, "no run refers to it")]
+    found = []
+    if not find_running(inventory, since=before):
+        found += _of_manifests(store, unused, before, "no run refers to it")
     found += _of_manifests(store, inventory.older, before, "another release wrote it")
     found += _of_files(store, inventory.loose, before, "no record names it")
     found += _of_files(store, inventory.parts, before, "a part of a shard that nobody went on with")
     return found + _of_files(store, inventory.unfinished, before, "half written by a process that died")
+
+
+def find_running(inventory: Inventory, *, since: datetime) -> list[str]:
+    """List the ids of runs that have begun since then and not ended; one that was killed looks like that too."""
+    return [
+        str(run["run_id"])
+        for run in inventory.runs
+        if run.get("status") == "running" and datetime.fromisoformat(str(run["created_at"])) >= since
+    ]
 
 
 def remove_garbage(store: Store, garbage: list[Garbage]) -> Iterator[Garbage]:

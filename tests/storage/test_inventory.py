@@ -12,7 +12,7 @@ import pytest
 
 from storage.difference import compare_runs
 from storage.errors import StoreError
-from storage.garbage import find_garbage, remove_garbage
+from storage.garbage import find_garbage, find_running, remove_garbage
 from storage.identity import stage_key
 from storage.inventory import take_inventory
 from storage.manifest import Manifest
@@ -139,6 +139,22 @@ def test_a_persons_own_file_is_never_unused_and_never_a_fault(store):
     }
     assert unused(store) == set()
     assert faults(store) == {}
+
+
+def test_manifests_stay_while_a_young_run_is_going_on(store):
+    dropped = commit(store, "embed", 2)
+    store.write_run("r1", {"status": "running"})
+    soon = datetime.now(UTC) + timedelta(days=1)
+    assert find_garbage(store, take_inventory(store), older_than=timedelta(0), now=soon) != []
+    begun = datetime.now(UTC) - timedelta(hours=1)
+    store.write_run("r2", {"status": "running", "created_at": (soon - timedelta(minutes=1)).isoformat()})
+    assert find_garbage(store, take_inventory(store), older_than=timedelta(hours=1), now=soon) == []
+    assert find_running(take_inventory(store), since=begun) == ["r1", "r2"]
+    store.write_run("r2", {"status": "failed", "created_at": begun.isoformat()})
+    assert {
+        one.path
+        for one in find_garbage(store, take_inventory(store), older_than=timedelta(hours=1), now=soon)
+    } == paths(dropped)
 
 
 def test_a_forgotten_runs_report_is_unused(store):
