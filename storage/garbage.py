@@ -39,7 +39,7 @@ def find_garbage(
     before = (now or datetime.now(UTC)) - older_than
     used = {str(key) for run in inventory.runs for key in run.get("keys") or ()}
     unused = [manifest for manifest in inventory.manifests if manifest.key not in used]
-    found = []
+    found: list[Garbage] = []
     if not find_running(inventory, since=before):
         found += _of_manifests(store, unused, before, "no run refers to it")
     found += _of_manifests(store, inventory.older, before, "another release wrote it")
