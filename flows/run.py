@@ -78,13 +78,13 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
     store.write_run(run_id, {**record, "status": "running"})
     try:
         outcome = run_pipeline.with_options(flow_run_name=run_id)(plan)
+        finished = record | {"status": "finished", "keys": list(outcome.keys)}
+        run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
     except BaseException as error:
         # What stopped the run may keep this from being written too, and is what there is to be told.
         with suppress(StoreError):
             store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
         raise
-    record |= {"status": "finished", "keys": list(outcome.keys)}
-    run = _find_same(store, record) or _record_new(store, run_id, record, outcome)
     if run["run_id"] != run_id:
         run = _confirm(store, run, outcome)
         _forget(store, run_id)
@@ -112,7 +112,8 @@ def _record_new(store: Store, run_id: str, record: Mapping[str, Any], outcome: O
 def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
     """Let an earlier run stand for this one: its report is made whole, and its record says when it was confirmed."""
     files = report_files(run)
-    if faults := [fault for file in files if (fault := store.find_fault(file))]:
+    faults = [fault for file in files if (fault := store.find_fault(file))]
+    if faults or not files:
         log.warning("the report of run %s is written again: %s", run["run_id"], "; ".join(faults))
         files = _write_report(store, str(run["run_id"]), outcome)
     now = datetime.now(UTC).isoformat(timespec="microseconds")

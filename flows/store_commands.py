@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
@@ -11,6 +11,8 @@ from rich.console import Console
 
 DEFAULT_STORE = "./cmrm-store"
 DIFFERENT = 1
+# A century: what is older than that is a mistake in the number.
+MOST_DAYS = 36_500
 
 StorePlace = Annotated[str, Parameter(env_var="CMRM_STORE")]
 
@@ -68,7 +70,7 @@ def verify(*, store: StorePlace = DEFAULT_STORE) -> None:
 def gc(
     *,
     store: StorePlace = DEFAULT_STORE,
-    older_than: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 7.0,
+    older_than: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=MOST_DAYS))] = 7.0,
     delete: bool = False,
 ) -> None:
     """List the files that no run refers to; with --delete, remove them.
@@ -85,17 +87,16 @@ def gc(
         Remove them; without it nothing is changed.
     """
     from flows.store_tables import print_garbage, print_removed
-    from storage.garbage import find_garbage, find_running, remove_garbage
+    from storage.garbage import find_garbage, tidy
     from storage.inventory import take_inventory
     from storage.store import Store
 
     opened = Store.open(store)
-    inventory = take_inventory(opened)
     days = timedelta(days=older_than)
-    garbage = find_garbage(opened, inventory, older_than=days)
-    print_garbage(Console(), garbage, find_running(inventory, since=datetime.now(UTC) - days))
+    garbage = find_garbage(opened, take_inventory(opened), older_than=days)
+    print_garbage(Console(), garbage)
     if delete:
-        print_removed(Console(), list(remove_garbage(opened, garbage)))
+        print_removed(Console(), list(tidy(opened, garbage, older_than=days)))
     elif garbage:
         Console().print("Nothing was removed. Give --delete to remove them.")
 

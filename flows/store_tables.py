@@ -77,11 +77,8 @@ def print_verified(console: Console, inventory: Inventory, checked: Sequence[Che
     _print_leftovers(console, inventory)
 
 
-def print_garbage(console: Console, garbage: Sequence[Garbage], running: Sequence[str]) -> None:
+def print_garbage(console: Console, garbage: Sequence[Garbage]) -> None:
     """The first files that no run refers to, and what all of them come to by reason."""
-    if running:
-        line = f"Manifests are left alone: runs are going on, or were killed ({', '.join(running[:3])})."
-        console.print(Text(show_safely(line)))
     for one in garbage[:MOST_LINES]:
         console.print(Text(show_safely(one.path)), soft_wrap=True)
     if len(garbage) > MOST_LINES:
@@ -104,6 +101,8 @@ def print_removed(console: Console, removed: Sequence[Garbage]) -> None:
 
 def print_difference(console: Console, difference: RunDifference, names: Sequence[str]) -> None:
     """The changed fields of the spec, then the stages with what differs in their content."""
+    if difference.missing:
+        console.print(f"{difference.missing} manifests that they used are no longer in the store.")
     if difference.same:
         console.print(Text(f"{names[0]} and {names[1]} are the same: spec, inputs and outputs."))
         return
@@ -118,8 +117,6 @@ def print_difference(console: Console, difference: RunDifference, names: Sequenc
         if one.changes:
             console.print(Text(one.stage))
             _print_changes(console, one.changes)
-    if difference.missing:
-        console.print(f"{difference.missing} manifests that they used are no longer in the store.")
 
 
 def _print_changes(console: Console, changes: Iterable[Change]) -> None:
@@ -141,7 +138,7 @@ def _print_leftovers(console: Console, inventory: Inventory) -> None:
         (inventory.parts, "parts of shards in work"),
         (inventory.loose, "files that no record names (cmrm store gc)"),
         (inventory.unfinished, "half-written files (cmrm store gc)"),
-        (inventory.older, "manifests of another release (cmrm store gc)"),
+        (inventory.others, "manifests of another release"),
         (inventory.foreign, "files that are not the store's own"),
     ):
         if paths:

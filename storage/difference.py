@@ -33,16 +33,15 @@ class StageDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDifference:
-    """In what two runs differ; `missing` counts manifests that a run used and the store has no more."""
+    """In what two runs differ, if they are not the `same`: one spec, and the same keys.
 
+    `missing` counts manifests that a run used and the store has no more.
+    """
+
+    same: bool
     spec: tuple[Change, ...]
     stages: tuple[StageDifference, ...]
     missing: int
-
-    @property
-    def same(self) -> bool:
-        """Whether both used exactly the same."""
-        return not self.spec and all(not (one.first or one.second) for one in self.stages)
 
 
 def compare_runs(inventory: Inventory, first: Mapping[str, Any], second: Mapping[str, Any]) -> RunDifference:
@@ -50,8 +49,10 @@ def compare_runs(inventory: Inventory, first: Mapping[str, Any], second: Mapping
     keys = [[str(key) for key in run.get("keys") or ()] for run in (first, second)]
     by_key = {manifest.key: manifest for manifest in inventory.manifests}
     stages = list(dict.fromkeys(by_key[key].stage for key in (*keys[0], *keys[1]) if key in by_key))
+    spec = tuple(_changes([first.get("spec")], [second.get("spec")]))
     return RunDifference(
-        spec=tuple(_changes([first.get("spec")], [second.get("spec")])),
+        same=not spec and set(keys[0]) == set(keys[1]),
+        spec=spec,
         stages=tuple(
             _compare_stage(
                 stage,

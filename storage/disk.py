@@ -17,6 +17,8 @@ from storage.errors import StoreError, explained
 from storage.paths import check_file
 
 _ATTEMPTS = 5
+# Where a file system keeps what it repaired, at the root of a disk, for root alone.
+_FOUND = "lost+found"
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -101,14 +103,19 @@ class DiskFiles:
             second = place.with_name(f".{uuid.uuid4().hex}.tmp")
             try:
                 os.link(original, second)
+                # Its age is what tells a file that is being committed from one that was forgotten.
+                os.utime(second)
                 second.replace(place)
                 _sync(place.parent)
             except OSError:
                 # Not every file system lets a file have two names.
-                self.write(path, original)
+                if original.exists():
+                    self.write(path, original)
             finally:
                 # A rename between two names of one file leaves both.
                 second.unlink(missing_ok=True)
+        if not place.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(original))
 
     def open(self, path: str) -> IO[bytes]:
         place = self.path(path)
@@ -152,8 +159,8 @@ class DiskFiles:
         with explained("list", str(self.root)):
             return sorted(
                 (Path(place) / name).relative_to(self.root).as_posix()
-                for place, _, names in os.walk(self.root, onerror=_raise_unless_gone)
-                for name in names
+                for place, folders, names in os.walk(self.root, onerror=_raise_unless_gone)
+                for name in [*names, *_leave_out(folders)]
                 if _UNFINISHED.fullmatch(name)
             )
 
@@ -162,7 +169,7 @@ class DiskFiles:
         found: list[str] = []
         with explained("list", str(top)):
             for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
-                folders[:] = [name for name in folders if not name.startswith(".")]
+                folders[:] = [name for name in folders if not name.startswith(".") and name != _FOUND]
                 here = Path(place).relative_to(self.root)
                 found += [(here / name).as_posix() for name in names if not name.startswith(".")]
         return sorted(found)
@@ -197,6 +204,12 @@ class DiskFiles:
     def _check_mark(self) -> None:
         if self._mark is not None and not (self.root / self._mark).is_file():
             raise FileNotFoundError(errno.ENOENT, f"the store is gone: it has no {self._mark}")
+
+
+def _leave_out(folders: list[str]) -> list[str]:
+    if _FOUND in folders:
+        folders.remove(_FOUND)
+    return []
 
 
 def _make(folder: Path) -> None:

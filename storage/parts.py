@@ -23,7 +23,7 @@ log = logging.getLogger("cmrm.storage")
 class Parts:
     """Parquet files under parts/<stage>/<key>/, each whole or not there; any number of workers may add some.
 
-    Each has its digest in its name. They hold all columns of their kind, those of its folders too.
+    Each has its digest in its name, and the columns of a committed file: those that its folders say are left out.
     """
 
     def __init__(self, store: Store, stage: str, key: str) -> None:
@@ -65,6 +65,10 @@ class Parts:
                     f"{part.path} was removed: another worker has committed this key"
                 ) from error
             raise
+
+    def remove(self, part: StoredFile) -> None:
+        """Remove a part whose rows another part holds too."""
+        self._store.files.remove(part.path)
 
     def discard(self) -> None:
         """Remove the parts, once their rows are committed elsewhere."""

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import IO, Any, cast
 import fsspec
 
 from storage.errors import StoreError, explained
-from storage.paths import check_file
+from storage.paths import cache_folder, check_file
 from storage.remote_errors import error_code, remote_explained
 from storage.s3 import ROUNDS, S3_PROTOCOLS, connection_options, upload_options
 from storage.stream import LEAST_AHEAD, RemoteStream
 
 _FILES_AT_ONCE = 512
+_SCRATCH_SECONDS = 86_400
 
 
 class RemoteFiles:
@@ -53,7 +56,15 @@ class RemoteFiles:
 
     def scratch(self, folder: str) -> Path:
         check_file(folder)
-        handle, place = tempfile.mkstemp(prefix="cmrm-", suffix=".tmp")
+        room = cache_folder() / "scratch"
+        with explained("write", str(room)):
+            room.mkdir(parents=True, exist_ok=True)
+            for left in room.glob("*.tmp"):
+                # A killed process leaves what it was writing.
+                with suppress(FileNotFoundError):
+                    if left.stat().st_mtime < time.time() - _SCRATCH_SECONDS:
+                        left.unlink()
+            handle, place = tempfile.mkstemp(suffix=".tmp", dir=room)
         os.close(handle)
         return Path(place)
 

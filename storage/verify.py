@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from storage.errors import StoreError
-from storage.identity import digest_bytes
+from storage.identity import SCHEMA_VERSION, digest_bytes
 from storage.inventory import Inventory
 from storage.manifest import StoredFile
 from storage.store import Store, run_file
@@ -27,7 +27,7 @@ class Checked:
 
 
 def verify(store: Store, inventory: Inventory) -> Iterator[Checked]:
-    """Look at each file that must be whole, a few at a time; raises StoreError if the disk does not answer.
+    """Look at each file that must be whole, a few at a time.
 
     Records by their seals, the files they name by size and sha256, parts by the digest in their names, and each run
     by whether all that it used is there. Files that nothing names are not looked at.
@@ -37,10 +37,13 @@ def verify(store: Store, inventory: Inventory) -> Iterator[Checked]:
     yield from _check_runs(inventory)
     named = {(file.path, file.sha256): file for _, file in inventory.named()}
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        yield from chain(
-            threads.map(lambda file: _check_file(store, file), named.values()),
-            threads.map(lambda path: _check_part(store, path), inventory.parts),
-        )
+        try:
+            yield from chain(
+                threads.map(lambda file: _check_file(store, file), named.values()),
+                threads.map(lambda path: _check_part(store, path), inventory.parts),
+            )
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def count_bytes(inventory: Inventory) -> int:
@@ -51,6 +54,8 @@ def count_bytes(inventory: Inventory) -> int:
 def _check_runs(inventory: Inventory) -> Iterator[Checked]:
     there = {manifest.key for manifest in inventory.manifests}
     for run in inventory.runs:
+        if run.get("schema_version") != SCHEMA_VERSION:
+            continue  # its manifests are another release's too
         missing = [str(key)[:12] for key in run.get("keys") or () if key not in there]
         if missing:
             fault = f"{len(missing)} manifests that it used are missing or damaged: {', '.join(missing[:3])}"
@@ -58,7 +63,11 @@ def _check_runs(inventory: Inventory) -> Iterator[Checked]:
 
 
 def _check_file(store: Store, file: StoredFile) -> Checked:
-    return Checked(path=file.path, bytes=file.bytes, fault=store.find_fault(file))
+    try:
+        fault = store.find_fault(file)
+    except StoreError as error:
+        fault = str(error)  # one file that cannot be read says nothing of the others
+    return Checked(path=file.path, bytes=file.bytes, fault=fault)
 
 
 def _check_part(store: Store, path: str) -> Checked:
@@ -67,6 +76,6 @@ def _check_part(store: Store, path: str) -> Checked:
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return Checked(path=path, bytes=0)  # its shard has been committed since
-        raise
+        return Checked(path=path, bytes=0, fault=str(error))
     fault = None if digest_bytes(data)[:12] in path else f"{path} was changed: its name has another digest"
     return Checked(path=path, bytes=len(data), fault=fault)

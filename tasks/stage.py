@@ -71,6 +71,8 @@ class Stage(Generic[AnyJob]):
         try:
             record = self.task.with_options(refresh_cache=committed is None)(job)
         except (json.JSONDecodeError, ValidationError):
+            if committed is None:
+                raise  # the job's own: nothing of Prefect's was read
             # Prefect does not put its records in place at once: another process is writing this one, or died doing so.
             log.warning(
                 "%s %s: Prefect's record of it is cut short and is written again", job.stage, job.label

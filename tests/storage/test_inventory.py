@@ -12,7 +12,7 @@ import pytest
 
 from storage.difference import compare_runs
 from storage.errors import StoreError
-from storage.garbage import find_garbage, find_running, remove_garbage
+from storage.garbage import find_garbage, remove_garbage, tidy
 from storage.identity import stage_key
 from storage.inventory import take_inventory
 from storage.manifest import Manifest
@@ -113,11 +113,12 @@ def test_the_files_of_a_replaced_commit_and_of_a_killed_one_are_unused(store):
 
 def test_parts_and_half_written_files_are_unused_once_they_are_old(store):
     key = stage_key("embed", {})
-    store.write_bytes(f"parts/embed/{key}/x.0123456789ab.arrow", b"part")
+    part = f"parts/embed/{key}/{'0' * 32}.0123456789ab.parquet"
+    store.write_bytes(part, b"part")
     place = store.files.scratch(f"parts/embed/{key}")
     assert unused(store, now=datetime.now(UTC)) == set()
     assert unused(store) == {
-        f"parts/embed/{key}/x.0123456789ab.arrow",
+        part,
         place.relative_to(store.url).as_posix(),
     }
     long_ago = time.time() - 8 * 86_400
@@ -128,48 +129,106 @@ def test_parts_and_half_written_files_are_unused_once_they_are_old(store):
 
 
 def test_a_persons_own_file_is_never_unused_and_never_a_fault(store):
-    for name in ("notes.txt", "responses/notes.txt", "reports/mine.md", "reports/r1/notes.md"):
-        store.write_bytes(name, b"mine")
-    inventory = take_inventory(store)
-    assert set(inventory.foreign) == {
+    names = (
         "notes.txt",
+        "parts/notes.txt",
         "responses/notes.txt",
         "reports/mine.md",
-        "reports/r1/notes.md",
-    }
+        "reports/r1/figures/mine.png",
+        "reports/20260101-000000-abcdef/notes.md",
+    )
+    for name in names:
+        store.write_bytes(name, b"mine")
+    Path(store.url, "lost+found").mkdir()
+    Path(store.url, "lost+found", "x").write_bytes(b"")
+    assert set(take_inventory(store).foreign) == set(names)
     assert unused(store) == set()
     assert faults(store) == {}
 
 
-def test_manifests_stay_while_a_young_run_is_going_on(store):
+def test_nothing_is_called_unused_while_a_run_is_going_on(store):
     dropped = commit(store, "embed", 2)
+    store.write_run("r1", {"status": "running", "created_at": "2020-01-01T00:00:00+00:00"})
+    with pytest.raises(StoreError, match=r"a run is going on \(r1\).*remove its record, runs/r1\.json"):
+        unused(store)
+    store.write_run("r1", {"status": "failed"})
+    assert unused(store) == paths(dropped)
+
+
+def test_a_run_that_begins_while_files_are_removed_stops_that(store, monkeypatch):
+    for number in range(3):
+        commit(store, "embed", number)
+    monkeypatch.setattr("storage.garbage._AT_ONCE", 1)
+    removal = remove_garbage(store, find_garbage(store, take_inventory(store), older_than=WEEK, now=LATER))
+    next(removal)
     store.write_run("r1", {"status": "running"})
-    soon = datetime.now(UTC) + timedelta(days=1)
-    assert find_garbage(store, take_inventory(store), older_than=timedelta(0), now=soon) != []
-    begun = datetime.now(UTC) - timedelta(hours=1)
-    store.write_run("r2", {"status": "running", "created_at": (soon - timedelta(minutes=1)).isoformat()})
-    assert find_garbage(store, take_inventory(store), older_than=timedelta(hours=1), now=soon) == []
-    assert find_running(take_inventory(store), since=begun) == ["r1", "r2"]
-    store.write_run("r2", {"status": "failed", "created_at": begun.isoformat()})
-    assert {
-        one.path
-        for one in find_garbage(store, take_inventory(store), older_than=timedelta(hours=1), now=soon)
-    } == paths(dropped)
+    with pytest.raises(StoreError, match="a run is going on"):
+        next(removal)
+
+
+def test_what_came_into_use_since_it_was_listed_is_not_removed(store):
+    one, two = commit(store, "embed", 1), commit(store, "embed", 2)
+    listed = find_garbage(store, take_inventory(store), older_than=timedelta(0))
+    record_run(store, "r1", one)
+    assert {file.path for file in tidy(store, listed, older_than=timedelta(0))} == paths(two)
+    assert store.find("embed", one.key) == one
+
+
+def test_a_newer_releases_store_is_not_tidied_nor_an_older_runs_work(store):
+    manifest = commit(store, "embed", 1)
+    path = f"manifests/embed/{manifest.key}.json"
+    for version in (2, 99):
+        store.write_bytes(path, seal({**unseal(store.read(path)), "schema_version": version}))
+        store.write_bytes(
+            "runs/old.json", seal({"run_id": "old", "keys": [manifest.key], "schema_version": 2})
+        )
+        assert unused(store) == set()
+        store.files.remove("runs/old.json")
+        assert unused(store) == (paths(manifest) if version == 2 else set())
+    store.write_bytes("store.json", seal({"schema_version": 99}))
+    with pytest.raises(StoreError, match="tidy it with the newer release"):
+        unused(store)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"keys": 5}, {"keys": ["x"]}, {"files": ["a.md"]}, {"files": [{"path": "a"}]}]
+)
+def test_a_record_that_no_store_writes_is_damaged(store, odd):
+    record_run(store, "r1", **odd)
+    assert list(faults(store)) == ["runs/r1.json"]
+    with pytest.raises(StoreError, match="is damaged"):
+        unused(store)
+
+
+def test_one_unreadable_file_is_a_fault_and_the_others_are_looked_at(store, monkeypatch):
+    one, two = commit(store, "embed", 1), commit(store, "embed", 2)
+    record_run(store, "r1", one, two)
+    opened = store.files.open
+
+    def refuse(path: str):
+        if path == one.files[0].path:
+            raise StoreError(f"cannot read {path}: Input/output error")
+        return opened(path)
+
+    monkeypatch.setattr(store.files, "open", refuse)
+    Path(store.url, two.files[0].path).write_bytes(b"x")
+    assert set(faults(store)) == {one.files[0].path, two.files[0].path}
 
 
 def test_a_forgotten_runs_report_is_unused(store):
-    file = store.write_bytes("reports/r1/report.md", b"# r1")
-    record_run(store, "r1", files=[{"path": file.path, "bytes": file.bytes, "sha256": file.sha256}])
+    name = "20260101-000000-abcdef"
+    file = store.write_bytes(f"reports/{name}/report.md", b"# r1")
+    record_run(store, name, files=[{"path": file.path, "bytes": file.bytes, "sha256": file.sha256}])
     assert unused(store) == set()
-    store.files.remove("runs/r1.json")
-    assert unused(store) == {"reports/r1/report.md"}
+    store.files.remove(f"runs/{name}.json")
+    assert unused(store) == {f"reports/{name}/report.md"}
 
 
 def test_nothing_is_called_unused_while_a_record_is_damaged(store):
     record_run(store, "r1", commit(store, "embed", 1))
     data = store.read("runs/r1.json")
     store.write_bytes("runs/r1.json", data.replace(b"finished", b"FINISHED"))
-    with pytest.raises(StoreError, match=r"runs/r1\.json is damaged.*run its spec again, or remove it"):
+    with pytest.raises(StoreError, match=r"runs/r1\.json is damaged.*run its spec again, or remove"):
         unused(store)
 
 
@@ -230,6 +289,9 @@ def test_what_a_compared_run_used_and_is_gone_is_counted(store):
     store.files.remove(f"manifests/embed/{manifest.key}.json")
     run = store.read_run("r1")
     assert compare_runs(take_inventory(store), run, run).missing == 1
+    other = {**run, "keys": ["0" * 64]}
+    difference = compare_runs(take_inventory(store), run, other)
+    assert (difference.same, difference.missing) == (False, 2)
 
 
 def test_an_older_parquet_file_is_refused_with_the_fix(tmp_path):
