@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 
 from flows.server import EmbeddedServer
 from flows.spec import Spec, read_spec
+from storage.manifest import Manifest
+from storage.store import Store
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
@@ -70,6 +73,28 @@ def _write_spec(folder: Path, model: Path, **changes: Any) -> Path:
 def write_spec() -> Callable[..., Path]:
     """The writer of small specs: `write_spec(folder, model, **changed fields)`."""
     return _write_spec
+
+
+@pytest.fixture(scope="session")
+def write_short_spec() -> Callable[[Path, Path], Path]:
+    """The writer of a spec of few jobs: `write_short_spec(folder, model)`."""
+    few = {"conditions": ["query", "image"], "target_states": ["image"], "shard_size": 64}
+    steered = [{"name": "CMRM", "alpha": 1.0}]
+    return lambda folder, model: _write_spec(folder, model, **few, interventions=steered)
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many jobs of each stage were really done since the test began."""
+    counted: Counter[str] = Counter()
+    commit = Store.commit
+
+    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
+        counted[stage] += 1
+        return commit(self, stage, *arguments, **more)
+
+    monkeypatch.setattr(Store, "commit", count)
+    return counted
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,18 +15,10 @@ from flows.cli import main
 from flows.run import run_spec
 from flows.spec import read_spec
 from storage.inventory import take_inventory
-from storage.manifest import Manifest
 from storage.store import Store
 from storage.verify import verify
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-SMALL = {
-    "conditions": ["query", "image"],
-    "target_states": ["image"],
-    "interventions": [{"name": "CMRM", "alpha": 1.0}],
-    "shard_size": 64,
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,29 +26,15 @@ def finished(
     llava_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     prefect_server: str,
-    write_spec: Callable[..., Path],
+    write_short_spec: Callable[[Path, Path], Path],
 ) -> Path:
     """A folder with a small spec, its data and a store with its finished run and one row in quarantine."""
     folder = tmp_path_factory.mktemp("finished")
-    spec = write_spec(folder / "data", llava_folder, **SMALL)
+    spec = write_short_spec(folder / "data", llava_folder)
     with (folder / "data" / "own.jsonl").open("a") as file:
         file.write('{"id": "empty", "question": ""}\n')
     run_spec(read_spec(spec), store=str(folder / "store"))
     return folder
-
-
-@pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """The jobs that were really done, by stage."""
-    counted: Counter[str] = Counter()
-    commit = Store.commit
-
-    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
-        counted[stage] += 1
-        return commit(self, stage, *arguments, **more)
-
-    monkeypatch.setattr(Store, "commit", count)
-    return counted
 
 
 def list_files(store: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,21 +14,16 @@ from storage.inventory import take_inventory
 from storage.manifest import Manifest
 from storage.store import Store
 from storage.verify import verify
-from tests.conftest import Mount
+
+if TYPE_CHECKING:
+    from tests.conftest import Mount
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-SMALL = {
-    "conditions": ["query", "image"],
-    "target_states": ["image"],
-    "interventions": [{"name": "CMRM", "alpha": 1.0}],
-    "shard_size": 64,
-}
-
 
 @pytest.fixture
-def spec(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) -> Path:
-    return write_spec(tmp_path / "data", llava_folder, **SMALL)
+def spec(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path]) -> Path:
+    return write_short_spec(tmp_path / "data", llava_folder)
 
 
 def give(spec: Path, store: Path) -> None:

@@ -47,20 +47,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
-@pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many jobs of each stage were really done since the test began."""
-    counted: Counter[str] = Counter()
-    commit = Store.commit
-
-    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
-        counted[stage] += 1
-        return commit(self, stage, *arguments, **more)
-
-    monkeypatch.setattr(Store, "commit", count)
-    return counted
-
-
 def run(spec: Spec, store: Path) -> Result:
     return run_spec(spec, store=str(store), server=None)
 
