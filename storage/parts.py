@@ -66,10 +66,6 @@ class Parts:
                 ) from error
             raise
 
-    def remove(self, part: StoredFile) -> None:
-        """Remove a part whose rows another part holds too."""
-        self._store.files.remove(part.path)
-
     def discard(self) -> None:
         """Remove the parts, once their rows are committed elsewhere."""
         for path in self._store.files.under(self.folder):

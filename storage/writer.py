@@ -176,9 +176,6 @@ class ShardWriter:
                     self._write_chunk()
             self._write_chunk()
             self._close_part()
-            # Twice kept, a sample would be read and written again by each worker that comes after a kill.
-            for part in small:
-                self.parts.remove(part)
 
     def _widen(self, rows: pa.Table) -> pa.Table:
         """The rows of a part with the columns that its folder says."""
