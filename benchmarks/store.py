@@ -1,6 +1,6 @@
 """How fast hidden states reach the disk and come back, beside NumPy, safetensors, zarr and Lance.
 
-    python benchmarks/store.py                     # about four minutes on two cores; prints the tables
+    python benchmarks/store.py                     # about six minutes on two cores, 8 GB of disk; prints the tables
     python benchmarks/store.py --lookup-width 4096 # the look-up among a million rows of 8 GB
 
 Every writer ends with fsync of each of its files and folders. All of a table are measured in one run, in turns, each
@@ -144,10 +144,10 @@ def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
 
 def measure_memory(given: argparse.Namespace) -> None:
     """The third table: the most memory that writing takes, a process each."""
-    print(f"\nmost memory of a process that writes rows of {given.lookup_width} float16")
+    print(f"\nmost memory of a process that writes rows of {given.width} float16")
     rows = []
     for count in (0, 10_000, 100_000, given.lookup_rows):
-        command = [sys.executable, __file__, "--only-write", str(count), "--width", str(given.lookup_width)]
+        command = [sys.executable, __file__, "--only-write", str(count), "--width", str(given.width)]
         if given.place:
             command += ["--place", str(given.place)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very file
