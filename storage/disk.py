@@ -159,8 +159,8 @@ class DiskFiles:
         with explained("list", str(self.root)):
             return sorted(
                 (Path(place) / name).relative_to(self.root).as_posix()
-                for place, folders, names in os.walk(self.root, onerror=_raise_unless_gone)
-                for name in [*names, *_leave_out(folders)]
+                for place, names in _walk(self.root)
+                for name in names
                 if _UNFINISHED.fullmatch(name)
             )
 
@@ -168,8 +168,7 @@ class DiskFiles:
         top = self.path(folder) if folder else self.root
         found: list[str] = []
         with explained("list", str(top)):
-            for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
-                folders[:] = [name for name in folders if not name.startswith(".") and name != _FOUND]
+            for place, names in _walk(top):
                 here = Path(place).relative_to(self.root)
                 found += [(here / name).as_posix() for name in names if not name.startswith(".")]
         return sorted(found)
@@ -206,10 +205,11 @@ class DiskFiles:
             raise FileNotFoundError(errno.ENOENT, f"the store is gone: it has no {self._mark}")
 
 
-def _leave_out(folders: list[str]) -> list[str]:
-    if _FOUND in folders:
-        folders.remove(_FOUND)
-    return []
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """The folders in which a store may have files, and the names of the files in each."""
+    for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != _FOUND]
+        yield place, names
 
 
 def _make(folder: Path) -> None:

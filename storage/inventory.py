@@ -9,13 +9,13 @@ from typing import Any
 
 from storage.errors import StoreError
 from storage.identity import SCHEMA_VERSION
-from storage.manifest import Manifest, StoredFile, manifest_file
-from storage.paths import MARK, check_key
+from storage.manifest import Manifest, StoredFile, read_manifest
+from storage.paths import DATA_NAME, MARK, check_key
 from storage.sealed import unseal
 from storage.store import Store, run_file
 
 # What stores write: data files, named after their key and content; parts; and reports of runs.
-_DATA = re.compile(r"[a-z_]+/(?:[^/]+/)*[0-9a-f]{64}(?:\.[0-9]+)?\.[0-9a-f]{12}\.[a-z]+")
+_DATA = re.compile(rf"[a-z_]+/(?:[^/]+/)*{DATA_NAME}")
 _PART = re.compile(r"parts/[^/]+/[0-9a-f]{64}/[0-9a-f]{32}\.[0-9a-f]{12}\.parquet")
 _REPORT = re.compile(
     r"reports/(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{6})/"
@@ -43,14 +43,12 @@ class Inventory:
     version: int | None
     sizes: dict[str, int]
 
-    def named(self) -> Iterator[tuple[str, StoredFile]]:
-        """Each file that a record of this release names, with that record's own path."""
+    def named(self) -> Iterator[StoredFile]:
+        """Each file that a manifest of this release or a run names."""
         for manifest in self.manifests:
-            for file in manifest.files:
-                yield manifest_file(manifest.stage, manifest.key), file
+            yield from manifest.files
         for run in self.runs:
-            for file in report_files(run):
-                yield run_file(str(run["run_id"])), file
+            yield from report_files(run)
 
 
 def report_files(run: Mapping[str, Any]) -> list[StoredFile]:
@@ -78,7 +76,7 @@ def take_inventory(store: Store) -> Inventory:
             elif path.startswith("runs/"):
                 runs.append(_read_run(path, data))
             else:
-                manifest = _read_manifest(path, data)
+                manifest = read_manifest(path, data)
                 (manifests if manifest.schema_version == SCHEMA_VERSION else others).append(manifest)
         except StoreError as error:
             damaged[path] = str(error)
@@ -124,10 +122,3 @@ def _read_run(path: str, data: bytes) -> dict[str, Any]:
     except (TypeError, StoreError) as error:
         raise StoreError(f"its keys or files are not what a store writes: {error}") from error
     return record
-
-
-def _read_manifest(path: str, data: bytes) -> Manifest:
-    manifest = Manifest.from_json(data)
-    if manifest_file(manifest.stage, manifest.key) != path:
-        raise StoreError("it was written for another stage or key")
-    return manifest

@@ -9,9 +9,9 @@ from storage.disk import DiskFiles
 from storage.errors import StoreError
 from storage.files import Files
 from storage.identity import digest_bytes, digest_file
-from storage.paths import cache_folder
+from storage.paths import DATA_NAME, cache_folder
 
-_DATA_FILE = re.compile(r"[0-9a-f]{64}(\.[0-9]+)?\.[0-9a-f]{12}\.[a-z]+$")
+_DATA_FILE = re.compile(rf"{DATA_NAME}$")
 
 
 def find_local(files: Files, path: str) -> Path:
@@ -25,16 +25,12 @@ def find_local(files: Files, path: str) -> Path:
     # Data files are named after their content, so one fetched before is right if it is whole.
     if cache.size(path) is None or not _is_named(path, digest_file(cache.path(path))):
         data = read_file(files, path)
-        if _names_content(path) and not _is_named(path, digest_bytes(data)):
+        if _DATA_FILE.search(path) and not _is_named(path, digest_bytes(data)):
             raise StoreError(
                 f"{files.url}/{path} was damaged, or on its way here: give the same command again"
             )
         cache.write(path, data)
     return cache.path(path)
-
-
-def _names_content(path: str) -> bool:
-    return bool(_DATA_FILE.search(path))
 
 
 def _is_named(path: str, sha256: str) -> bool:

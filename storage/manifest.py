@@ -76,6 +76,14 @@ class Manifest:
         return manifest
 
 
+def read_manifest(path: str, data: bytes) -> Manifest:
+    """Read the manifest that lies at `path`; raises StoreError as `Manifest.from_json` does, or if it is another's."""
+    manifest = Manifest.from_json(data)
+    if manifest_file(manifest.stage, manifest.key) != path:
+        raise StoreError("it was written for another stage or key")
+    return manifest
+
+
 def manifest_file(stage: str, key: str) -> str:
     """Name a manifest's place in the store; raises StoreError for names that are not plain."""
     return str(Path("manifests", check_stage(stage), f"{check_key(key)}.json").as_posix())

@@ -12,6 +12,9 @@ from storage.errors import StoreError
 # The file that says that a folder is a store, and of which schema version.
 MARK = "store.json"
 
+# A data file's name, as `data_file` makes it: key, number where a table has several, digest of its content.
+DATA_NAME = r"[0-9a-f]{64}(?:\.[0-9]+)?\.[0-9a-f]{12}\.[a-z]+"
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -13,7 +13,7 @@ from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explai
 from storage.files import Files, open_files
 from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
 from storage.local import find_local, read_file
-from storage.manifest import Manifest, StoredFile, manifest_file
+from storage.manifest import Manifest, StoredFile, manifest_file, read_manifest
 from storage.parquet import count_rows
 from storage.paths import MARK, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
@@ -252,12 +252,13 @@ class Store:
 
 def _read_manifest(path: str, data: bytes | None) -> Manifest | None:
     try:
-        return None if data is None else _current(path, Manifest.from_json(data))
-    except OtherReleaseError:
-        raise
+        manifest = None if data is None else read_manifest(path, data)
     except StoreError as error:
         log.warning("%s counts as not there: %s", path, error)
         return None
+    if manifest is not None:
+        _check_version(manifest.schema_version)
+    return manifest
 
 
 def _read_record(path: str, data: bytes | None) -> dict[str, Any] | None:
@@ -266,13 +267,6 @@ def _read_record(path: str, data: bytes | None) -> dict[str, Any] | None:
     except StoreError as error:
         log.warning("%s counts as not there: %s", path, error)
         return None
-
-
-def _current(path: str, manifest: Manifest) -> Manifest:
-    if manifest_file(manifest.stage, manifest.key) != path:
-        raise StoreError("it was written for another stage or key")
-    _check_version(manifest.schema_version)
-    return manifest
 
 
 def _of_this_release(record: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def verify(store: Store, inventory: Inventory) -> Iterator[Checked]:
     for path, fault in inventory.damaged.items():
         yield Checked(path=path, bytes=0, fault=fault)
     yield from _check_runs(inventory)
-    named = {(file.path, file.sha256): file for _, file in inventory.named()}
+    named = {(file.path, file.sha256): file for file in inventory.named()}
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
         try:
             yield from chain(
@@ -48,7 +48,7 @@ def verify(store: Store, inventory: Inventory) -> Iterator[Checked]:
 
 def count_bytes(inventory: Inventory) -> int:
     """Count the bytes that `verify` will read of the files that records name."""
-    return sum({file.path: file.bytes for _, file in inventory.named()}.values())
+    return sum({file.path: file.bytes for file in inventory.named()}.values())
 
 
 def _check_runs(inventory: Inventory) -> Iterator[Checked]:

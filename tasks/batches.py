@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -45,11 +46,33 @@ def work_through(
             writer.append(rows)
             quarantined.extend(aside)
             report_rows(len(batch))
-        written = writer.finish()
-        paths = table_paths(kind, job.key, len(written), **partitions)
-        files = dict(zip(paths, written, strict=True))
-        manifest = commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
-        writer.discard()
+        return commit_shard(
+            job,
+            store,
+            writer,
+            kind=kind,
+            quarantined=quarantined,
+            provenance=provenance,
+            partitions=partitions,
+        )
+
+
+def commit_shard(
+    job: Job,
+    store: Store,
+    writer: ShardWriter,
+    *,
+    kind: str,
+    quarantined: Sequence[dict[str, Any]],
+    provenance: dict[str, Any],
+    partitions: Mapping[str, str] = MappingProxyType({}),
+) -> Manifest:
+    """Commit what a writer has of a shard, and what was set aside, under the job's key; then drop its parts."""
+    written = writer.finish()
+    paths = table_paths(kind, job.key, len(written), **partitions)
+    files = dict(zip(paths, written, strict=True))
+    manifest = _commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
+    writer.discard()
     return manifest
 
 
@@ -64,10 +87,10 @@ def commit_rows(
 ) -> Manifest:
     """Commit rows that are all in memory, and what was set aside where there is any, under the job's key."""
     files: dict[str, Source] = {table_path(kind, job.key): to_parquet(rows, kind)}
-    return commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
+    return _commit_files(job, store, files=files, quarantined=quarantined, provenance=provenance)
 
 
-def commit_files(
+def _commit_files(
     job: Job,
     store: Store,
     *,

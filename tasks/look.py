@@ -21,9 +21,8 @@ from storage.manifest import Manifest
 from storage.rows import need_manifest, read_rows
 from storage.schemas import KINDS
 from storage.store import Store
-from storage.tables import table_paths
 from storage.writer import ShardWriter
-from tasks.batches import commit_files
+from tasks.batches import commit_shard
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
 
@@ -135,16 +134,8 @@ def _look(job: EmbedImagesJob, store: Store) -> Manifest:
             writer.append(rows)
             report_rows(len(todo[start : start + BATCH_SIZE]))
         _refuse_changes(job, unreadable | seen)
-        written = writer.finish()
-        manifest = commit_files(
-            job,
-            store,
-            files=dict(zip(table_paths(KIND, job.key, len(written)), written, strict=True)),
-            quarantined=[],
-            provenance={"images": str(job.images), "unreadable": sorted(unreadable)},
-        )
-        writer.discard()
-    return manifest
+        provenance = {"images": str(job.images), "unreadable": sorted(unreadable)}
+        return commit_shard(job, store, writer, kind=KIND, quarantined=[], provenance=provenance)
 
 
 def _look_at(job: EmbedImagesJob, names: Sequence[str], unreadable: dict[str, str]) -> pa.Table:
