@@ -73,6 +73,7 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
     store = Store.create(plan.store)
     record = {
         "model": ", ".join(model.name for model in plan.models),
+        "models": [model.describe() for model in plan.models],
         "spec": plan.spec.model_dump(mode="json", by_alias=True),
     }
     store.write_run(run_id, {**record, "status": "running"})

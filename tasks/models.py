@@ -36,6 +36,17 @@ class ModelUse:
         name = self.label or (folder.resolve().name if folder.is_dir() else self.identity.id)
         return f"{name}@{self.identity.revision.removeprefix('sha256:')[:12]}"
 
+    def describe(self) -> dict[str, str]:
+        """The model for records: what it is called, what was asked for, and the immutable revision that it came to."""
+        return {
+            "name": self.name,
+            "label": self.name.rpartition("@")[0],
+            "id": self.identity.id,
+            "revision": self.identity.revision,
+            "fingerprint": self.identity.fingerprint,
+            "dtype": self.dtype,
+        }
+
     def content(self) -> dict[str, Any]:
         """What of it determines states and answers."""
         return {

@@ -63,7 +63,7 @@ class ReportJob(Job):
         return {
             "version": VERSION,
             "title": self.title,
-            "models": [_describe_model(model) for model in self.models],
+            "models": [model.describe() for model in self.models],
             "used": {stage: list(keys) for stage, keys in self.used.items()},
             "settings": {name: dict(settings) for name, settings in self.settings.items()},
             "bound": {"utility_loss": self.utility_loss, "over_refusal": self.over_refusal},
@@ -93,7 +93,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         "version": VERSION,
         "title": job.title,
         "headline": make_headline(table, bound=bound, curves=curves, states=states, costs=costs),
-        "models": [_describe_model(model) for model in job.models],
+        "models": [model.describe() for model in job.models],
         "table": table.to_json(),
         "curves": curves,
         "states": states,
@@ -179,15 +179,6 @@ def _read_quarantine(store: Store, manifests: Sequence[Manifest]) -> Iterator[di
     for manifest in manifests:
         for path in manifest.paths("quarantine"):
             yield from read_parquet(store.local_path(path)).to_pylist()
-
-
-def _describe_model(model: ModelUse) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "id": model.identity.id,
-        "revision": model.identity.revision,
-        "dtype": model.dtype,
-    }
 
 
 def _describe_shift(manifest: Manifest) -> dict[str, Any]:
