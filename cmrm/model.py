@@ -82,6 +82,7 @@ def load_model(
         )
         if chosen.type == "cpu":
             _keep_freed_memory()
+            _own_weights(model)
         model = model.to(chosen).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -161,6 +162,12 @@ def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
     if prompt.system is not None:
         turns.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt.system}]})
     return turns
+
+
+def _own_weights(model: nn.Module) -> None:
+    """Copy the weights into memory of their own: as they are loaded they are the file, and change as it is written."""
+    for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
+        tensor.data = tensor.data.clone()
 
 
 def _choose_device(device: str) -> torch.device:

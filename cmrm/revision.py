@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmrm.errors import UserError
+from cmrm.errors import ModelChangedError, UserError
 from cmrm.families import get_family
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -54,6 +54,31 @@ def resolve_model(model_id: str, *, revision: str = "main") -> ModelIdentity:
         )
     commit, snapshot = download_model(model_id, revision)
     return _identify(model_id, commit, snapshot)
+
+
+def place_model(identity: ModelIdentity) -> ModelIdentity:
+    """The same identity with its files on this machine, where another one resolved it; `UserError` if it has none."""
+    if identity.folder.is_dir():
+        return identity
+    if identity.revision.startswith("sha256:"):
+        raise UserError(
+            f"model.id: the folder {str(identity.folder)!r} is not on this machine; put it on a disk that all "
+            "workers share, at the same path, or give a hub id."
+        )
+    _, folder = download_model(identity.id, identity.revision)
+    return replace(identity, folder=folder)
+
+
+def check_unchanged(identity: ModelIdentity) -> None:
+    """Raise `ModelChangedError` unless a local folder still holds what its identity says.
+
+    Called after loading: what was read between two equal digests is what the identity names. A hub commit is final.
+    """
+    if identity.revision.startswith("sha256:") and digest_folder(identity.folder) != identity.revision:
+        raise ModelChangedError(
+            f"model.id: the files in {str(identity.folder)!r} changed while they were being used, so their answers "
+            "would bear another revision's name. Nothing of that was kept; give the same command again."
+        )
 
 
 def digest_folder(folder: Path) -> str:

@@ -17,6 +17,7 @@ from flows.store_commands import app as store_app
 from flows.terminal import show_safely
 from storage.errors import StoreError
 from storage.store import Store
+from tasks.stopping import TERMINATED, StoppedError, stop_on_sigterm
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -36,6 +37,7 @@ def run(
     *,
     store: Annotated[str | None, Parameter(env_var="CMRM_STORE")] = None,
     server: str | None = None,
+    workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     limit: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
 ) -> None:
     """Run a spec: embed, measure Δ, answer, judge, report. The same command again resumes.
@@ -49,6 +51,9 @@ def run(
     server
         The API URL of a Prefect server, such as http://127.0.0.1:4200/api; without it PREFECT_API_URL or an
         embedded one.
+    workers
+        Who does the jobs that need a model: auto (a process for each GPU where there are several, else this one), a
+        number of processes, ray:ADDRESS (ray:auto for a cluster on this machine), or deployment:FLOW/NAME.
     limit
         Take at most so many samples of each data set: a first look before a long run.
     """
@@ -61,7 +66,8 @@ def run(
     read = make_default_spec() if spec is None else read_spec(spec)
     if limit is not None:
         read = read.limit(limit)
-    result = run_spec(read, store=Store.open(store or read.store or DEFAULT_STORE).url, server=server)
+    place = Store.open(store or read.store or DEFAULT_STORE).url
+    result = run_spec(read, store=place, server=server, workers=workers)
     table = Table.from_json(result.summary["table"])
     console = Console()
     if table.rows:
@@ -117,7 +123,8 @@ def sql(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `cmrm`: exits with 0, 2 for a mistake by the user, 130 when interrupted."""
+    """Entry point of `cmrm`: exits with 0, 2 for a mistake by the user, 130 when interrupted, 143 when terminated."""
+    stop_on_sigterm()
     try:
         app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:
@@ -128,3 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("cmrm: stopped. What is finished is kept; the same command again goes on.")
         sys.exit(INTERRUPTED)
+    except StoppedError:
+        Console(stderr=True).print(
+            "cmrm: terminated. What is finished is kept; the same command again goes on."
+        )
+        sys.exit(TERMINATED)

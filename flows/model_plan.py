@@ -9,13 +9,12 @@ from cmrm.conditions import MEANINGLESS, Condition, make_meaningless
 from flows.sections import InterventionSpec
 from flows.spec import Spec
 from storage.manifest import Manifest
-from storage.store import Store
 from tasks.embed import EmbedJob
 from tasks.generate import GenerateJob
 from tasks.models import ModelUse
 from tasks.overhead import OverheadJob, choose_timed
 from tasks.prompts import Showing
-from tasks.samples import Slice, Split, read_samples, slice_samples
+from tasks.samples import Slice, Split, slice_samples
 from tasks.shift import ShiftJob
 from tasks.steering import Steering
 
@@ -156,16 +155,11 @@ class ModelPlan:
     def _slices(
         self, samples: Samples, datasets: Iterable[str], *, split: Split, conditions: Sequence[Condition]
     ) -> Iterator[Slice]:
-        store = Store.open(self.store)
-        sides = {name: read_samples(store, samples[name], split) for name in datasets}
+        names = list(datasets)
         for condition in conditions:
-            for name, side in sides.items():
+            for name in names:
                 yield from slice_samples(
-                    side,
-                    manifest=samples[name],
-                    split=split,
-                    condition=condition,
-                    shard_size=self.spec.shard_size,
+                    self.store, samples[name].key, split, condition, self.spec.shard_size
                 )
 
     def _showing(self, dataset: str) -> Showing:

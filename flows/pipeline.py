@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from prefect import flow
+from functools import partial
 
 from flows.plan import Plan
-from flows.progress import draw_bars
+from flows.stages import run_stages
+from flows.workers import Workers
 from storage.manifest import Manifest
 from tasks.embed import EmbedJob, embed_anchors
 from tasks.generate import GenerateJob, generate_answers
@@ -28,17 +28,16 @@ class Outcome:
     keys: tuple[str, ...]
 
 
-@flow(name="cmrm", validate_parameters=False)
-def run_pipeline(plan: Plan) -> Outcome:
-    """Run a plan. Each stage is a list of jobs; a job whose result is committed and whole is not done again."""
-    with draw_bars() as bars:
+def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
+    """Run a plan, inside a Prefect flow. A job of a stage whose result is committed and whole is not done again."""
+    with run_stages(workers) as stages, stages.beside(judge_answers) as verdicts:
         # Questions that come without an image are given one of their own, where asked for.
         pairings = plan.pairings()
-        looked = bars.run(look_at_images, [look for pairing in pairings for look in pairing.looks])
-        paired = bars.run(pair_images, [pairing.job for pairing in pairings])
+        looked = stages.run(look_at_images, [look for pairing in pairings for look in pairing.looks])
+        paired = stages.run(pair_images, [pairing.job for pairing in pairings])
 
         # Rows in, samples out, split into anchors and targets.
-        ingested = bars.run(ingest, plan.ingest_jobs({job.dataset: made for job, made in paired}))
+        ingested = stages.run(ingest, plan.ingest_jobs({job.dataset: made for job, made in paired}))
         samples = {job.dataset: manifest for job, manifest in ingested}
         plan.refuse_nothing_to_do(samples)
 
@@ -48,23 +47,30 @@ def run_pipeline(plan: Plan) -> Outcome:
         timed: list[tuple[OverheadJob, Manifest]] = []
         for model in plan.by_model():
             # States of the anchors, without an image and with each.
-            states = bars.run(embed_anchors, model.embed_jobs(samples))
+            states = stages.run(embed_anchors, model.embed_jobs(samples))
 
             # Δ = state with a meaningless image − state without, averaged over the anchors.
-            shifts = bars.run(measure_shift, model.shift_jobs({job.slice: made.key for job, made in states}))
+            shifts = stages.run(
+                measure_shift, model.shift_jobs({job.slice: made.key for job, made in states})
+            )
 
             # Answers of the targets under each condition, and with αΔ subtracted under each intervention.
             steered = model.steer({(job.image, job.method): made.key for job, made in shifts})
-            answered += bars.run(generate_answers, model.generate_jobs(samples, steered))
+            # A shard's answers are judged while the next ones are made.
+            answered += stages.run(
+                generate_answers,
+                model.generate_jobs(samples, steered),
+                each=lambda job, made: verdicts.add(made.key, partial(plan.judge_jobs, job, made)),
+            )
 
             # What the interventions make of the targets' states, and what they cost in seconds, where asked for.
-            states += bars.run(embed_anchors, model.embed_steered_jobs(samples, steered))
-            timed += bars.run(measure_overhead, model.overhead_jobs(samples, steered))
+            states += stages.run(embed_anchors, model.embed_steered_jobs(samples, steered))
+            timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered))
             embedded += states
             measured += shifts
 
-        # Verdicts, and what they come to.
-        judged = bars.run(judge_answers, plan.judge_jobs(samples, answered))
+        # What the verdicts come to.
+        judged = verdicts.finish([made.key for _, made in answered])
         used = {
             "look": [made for _, made in looked],
             "pair": [made for _, made in paired],
@@ -75,6 +81,6 @@ def run_pipeline(plan: Plan) -> Outcome:
             "overhead": [made for _, made in timed],
             "judge": [made for _, made in judged],
         }
-        ((_, report),) = bars.run(write_report, plan.report_jobs(used))
+        ((_, report),) = stages.run(write_report, plan.report_jobs(used))
     keys = dict.fromkeys(made.key for stage in used.values() for made in stage)
     return Outcome(report=report, keys=(*keys, report.key))

@@ -19,7 +19,7 @@ from tasks.judge import JudgeJob, plan_judging
 from tasks.models import ModelUse
 from tasks.pair import Pairing, plan_pairing
 from tasks.report import ReportJob
-from tasks.samples import read_samples
+from tasks.samples import count_samples
 from tasks.sources import Source
 
 
@@ -68,7 +68,7 @@ class Plan:
         store = Store.open(self.store)
         counts: Counter[str] = Counter()
         for name, manifest in samples.items():
-            sides = {side: len(read_samples(store, manifest, side)) for side in ("anchor", "target")}
+            sides = count_samples(store, manifest)
             if not any(sides.values()):
                 raise UserError(
                     f"datasets.{name}: none of its rows can be used. The reasons: "
@@ -85,22 +85,15 @@ class Plan:
         """The part of each model, in the order of the spec."""
         return [ModelPlan(spec=self.spec, model=model, store=self.store) for model in self.models]
 
-    def judge_jobs(self, samples: Samples, answers: Sequence[tuple[GenerateJob, Manifest]]) -> list[JudgeJob]:
-        """Every shard of answers before every judge."""
-        store = Store.open(self.store)
-        targets = {name: read_samples(store, samples[name], "target") for name in self.spec.judged()}
-        return [
-            judging
-            for job, responses in answers
-            for judging in plan_judging(
-                store=store,
-                responses=responses,
-                ingest=samples[job.slice.shard.dataset],
-                samples=targets[job.slice.shard.dataset],
-                judges=self.spec.judges,
-                label=job.label,
-            )
-        ]
+    def judge_jobs(self, answers: GenerateJob, responses: Manifest) -> list[JudgeJob]:
+        """A shard of answers before every judge."""
+        return plan_judging(
+            Store.open(self.store),
+            shard=answers.slice.shard,
+            responses=responses,
+            judges=self.spec.judges,
+            label=answers.label,
+        )
 
     def report_jobs(self, used: Mapping[str, Sequence[Manifest]]) -> list[ReportJob]:
         """One report over all that the run made; `used` holds the manifests of each stage."""

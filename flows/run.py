@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,12 @@ from storage.store import Store, run_file
 if TYPE_CHECKING:
     from flows.pipeline import Outcome
     from flows.plan import Plan
+    from flows.workers import Workers
 
 log = logging.getLogger("cmrm.flows")
 
+# Characters of a flow run's name that say what is run.
+MOST_NAME = 120
 # Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -35,6 +39,9 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What was reused, and why anything ran, is part of a run's log in Prefect's interface.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
 }
 
 
@@ -47,16 +54,24 @@ class Result:
     report: str
 
 
-def run_spec(spec: Spec, *, store: str, server: str | None = None) -> Result:
+def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str = "auto") -> Result:
     """Run a spec with the Prefect server at `server`, the one the user has set up, or an embedded one.
 
-    Raises `UserError` or `StoreError` for what the user can mend.
+    `workers` says who does the jobs (`choose_workers`). Raises `UserError` or `StoreError` for what the user can mend.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    from prefect.settings import PREFECT_API_URL
+
+    server = server or PREFECT_API_URL.value()
     server_ready = _reach_server(server)
     from flows.plan import make_plan
+    from flows.workers import choose_workers
 
+    choose = partial(
+        choose_workers, workers, devices={model.device for model in spec.all_models()}, server=server
+    )
+    choose()  # a mistake is told before a server is started
     plan = make_plan(place_organism(spec), store=store)
     # Two people may start within one second; neither may write over the other's record.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
@@ -64,10 +79,26 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None) -> Result:
         # A first run needs torch and transformers; they are imported while the server starts.
         import_module("cmrm.model")
     with server_ready():
-        return _run_recorded(plan, run_id)
+        return make_flow(plan, run_id)(plan, run_id, choose)
 
 
-def _run_recorded(plan: Plan, run_id: str) -> Result:
+def make_flow(plan: Plan, run_id: str) -> Callable[[Plan, str, Callable[[], Workers]], Result]:
+    """The Prefect flow of a run, named for people: what is run, on which models, and the run's id."""
+    from prefect import flow
+
+    name = ", ".join(filter(None, (plan.spec.title, *(model.name for model in plan.models))))
+    # Nothing of it needs to travel: a worker is given jobs, and what a run made is in the store.
+    named = flow(
+        name="cmrm",
+        flow_run_name=f"{name[:MOST_NAME]} · {run_id}",
+        validate_parameters=False,
+        persist_result=False,
+    )
+    return named(_run_recorded)
+
+
+def _run_recorded(plan: Plan, run_id: str, choose: Callable[[], Workers]) -> Result:
+    from flows.artifacts import show_result
     from flows.pipeline import run_pipeline
 
     store = Store.create(plan.store)
@@ -78,7 +109,7 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
     }
     store.write_run(run_id, {**record, "status": "running"})
     try:
-        outcome = run_pipeline.with_options(flow_run_name=run_id)(plan)
+        outcome = run_pipeline(plan, choose())
         finished = record | {"status": "finished", "keys": list(outcome.keys)}
         run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
     except BaseException as error:
@@ -91,6 +122,7 @@ def _run_recorded(plan: Plan, run_id: str) -> Result:
         _forget(store, run_id)
     files = report_files(run)
     report = f"{_shorten(store.url)}/{files[-1].path}"
+    show_result(run["summary"], report=report)
     return Result(run_id=str(run["run_id"]), summary=run["summary"], report=report)
 
 
@@ -140,22 +172,19 @@ def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFil
 
 def _reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
     """Start towards a Prefect API at once; what is returned waits for it and puts it in force."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from flows.server import EmbeddedServer, check_server, use_server
 
-    from flows.server import EmbeddedServer, check_server
-
-    chosen = server or PREFECT_API_URL.value()
-    embedded = None if chosen else EmbeddedServer(log=cache_folder() / "prefect-server.log")
+    embedded = None if server else EmbeddedServer(log=cache_folder() / "prefect-server.log")
     if embedded is not None:
         embedded.start()
-    else:
-        check_server(chosen)
+    elif server is not None:
+        check_server(server)
 
     @contextmanager
     def ready() -> Iterator[None]:
         if embedded is not None:
             embedded.wait()
-        with temporary_settings({PREFECT_API_URL: embedded.url if embedded else chosen}):
+        with use_server(embedded.url if embedded else str(server)):
             yield
 
     return ready

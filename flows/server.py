@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,6 +91,26 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+@contextmanager
+def use_server(url: str) -> Iterator[None]:
+    """Let Prefect talk to the server at a URL, in this thread, in all others and in processes that are started."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    earlier = os.environ.get(PREFECT_API_URL.name)
+    os.environ[PREFECT_API_URL.name] = url
+    # Threads of Prefect's own have no context; without a URL each would start one more server.
+    refresh_global_settings_context()
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        del os.environ[PREFECT_API_URL.name]
+        if earlier is not None:
+            os.environ[PREFECT_API_URL.name] = earlier
+        refresh_global_settings_context()
 
 
 def check_server(url: str) -> None:

@@ -92,17 +92,18 @@ def _changes(first: list[Any], second: list[Any]) -> Iterator[Change]:
 def _collect(contents: list[Any]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for content in contents:
-        for path, value in _flatten(content, ""):
+        for path, value in flatten(content, ""):
             found.setdefault(path, set()).add(canonical_json(value).decode())
     return found
 
 
-def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a JSON value with their paths; a list of plain values is one field."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _flatten(item, f"{path}.{name}" if path else str(name))
+            yield from flatten(item, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         for place, item in enumerate(value):
-            yield from _flatten(item, f"{path}.{place}")
+            yield from flatten(item, f"{path}.{place}")
     else:
         yield path, value

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -146,6 +146,15 @@ class DiskFiles:
     def sizes(self, folder: str) -> dict[str, int]:
         sizes = {path: self.size(path) for path in self.under(folder)}
         return {path: size for path, size in sizes.items() if size is not None}
+
+    def stamp(self, path: str) -> Hashable | None:
+        place = self._locate(path)
+        with explained("look at", str(place)):
+            try:
+                found = place.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def modified(self, path: str) -> datetime | None:
         place = self._locate(path)

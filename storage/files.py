@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -54,6 +54,9 @@ class Files(Protocol):
 
     def under(self, folder: str) -> list[str]:
         """List the files in a folder ('' for all) and below, sorted, without those that are still being written."""
+
+    def stamp(self, path: str) -> Hashable | None:
+        """Give what tells that a file is still the one that it was, without reading it; None if nothing can."""
 
     def modified(self, path: str) -> datetime | None:
         """Say when a file was last put in place (UTC); None if it is not there."""

@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -120,6 +120,17 @@ class RemoteFiles:
         start = len(self._root) + 1 if self._root else 0
         named = {name[start:]: int(info["size"]) for name, info in found.items()}
         return {name: named[name] for name in sorted(named) if _is_plain(name)}
+
+    def stamp(self, path: str) -> Hashable | None:
+        try:
+            with remote_explained("look at", self._shown(path)):
+                self._system.invalidate_cache()
+                info = self._system.info(self._place(path))
+        except FileNotFoundError:
+            return None
+        # Not every service tells digests of objects; a name and a size alone say nothing.
+        etag = info.get("ETag") or info.get("etag")
+        return None if etag is None else (str(etag), int(info["size"]), str(info.get("LastModified")))
 
     def modified(self, path: str) -> datetime | None:
         try:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.manifest import Manifest
-from storage.parquet import read_parquet
+from storage.parquet import open_parquet, read_parquet
 from storage.store import Store
 
 
@@ -18,7 +22,15 @@ def need_manifest(store: Store, stage: str, key: str) -> Manifest:
 
     Raises StoreError if it is no longer there or no longer whole.
     """
-    manifest = store.find(stage, key)
+    return _refuse_none(store.find(stage, key), store, stage, key)
+
+
+def expect_manifest(store: Store, stage: str, key: str) -> Manifest:
+    """Read what a worker has just committed; whoever uses its files verifies them. Raises StoreError if it is gone."""
+    return _refuse_none(store.look_up(stage, key), store, stage, key)
+
+
+def _refuse_none(manifest: Manifest | None, store: Store, stage: str, key: str) -> Manifest:
     if manifest is None:
         raise StoreError(
             f"{stage} {key[:12]} vanished from {store.url} while it was being used: check that the disk is still "
@@ -40,3 +52,43 @@ def read_rows(store: Store, manifest: Manifest, kind: str, columns: Sequence[str
     tables = [read_parquet(path) for path in find_files(store, manifest, kind)]
     table = pa.concat_tables(tables)
     return table if columns is None else table.select(list(columns))
+
+
+def count_values(store: Store, manifest: Manifest, kind: str, column: str) -> Counter[Any]:
+    """Count how often each value of a column occurs in a manifest's rows of one kind, reading nothing else."""
+    counts: Counter[Any] = Counter()
+    for file, group in _row_groups(store, manifest, kind):
+        for value, count in zip(*_count(file.read_row_group(group, columns=[column])[column]), strict=True):
+            counts[value] += count
+    return counts
+
+
+def iterate_rows_where(
+    store: Store, manifest: Manifest, kind: str, column: str, value: str, *, start: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Go through a manifest's rows whose column has a value, in order, from the `start`th of them.
+
+    One row group is in memory at a time, and those before `start` are passed by without reading them.
+    """
+    passed = 0
+    for file, group in _row_groups(store, manifest, kind):
+        chosen = pc.indices_nonzero(pc.equal(file.read_row_group(group, columns=[column])[column], value))
+        here = chosen[max(0, start - passed) :]
+        passed += len(chosen)
+        if len(here):
+            # Slice by slice: as Python values, rows take many times the room that they take in Arrow.
+            rows = file.read_row_group(group).take(here)
+            for batch in rows.to_batches(max_chunksize=1024):
+                yield from batch.to_pylist()
+
+
+def _row_groups(store: Store, manifest: Manifest, kind: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+    for path in find_files(store, manifest, kind):
+        with open_parquet(path) as file:
+            for group in range(file.num_row_groups):
+                yield file, group
+
+
+def _count(values: pa.ChunkedArray) -> tuple[list[Any], list[int]]:
+    counted = pc.value_counts(values)
+    return counted.field("values").to_pylist(), counted.field("counts").to_pylist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 
 from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explained
 from storage.files import Files, open_files
-from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file, digest_stream
+from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file
 from storage.local import find_local, read_file
 from storage.manifest import Manifest, StoredFile, manifest_file, read_manifest
 from storage.parquet import count_rows
 from storage.paths import MARK, check_run_id, check_stage, data_file
 from storage.sealed import seal, unseal
+from storage.whole import find_fault, find_new_fault
 
 log = logging.getLogger("cmrm.storage")
 
@@ -122,33 +122,30 @@ class Store:
     def find(self, stage: str, key: str) -> Manifest | None:
         """Find what a key stands for, if all of it is there and verifies: sizes and sha256 of every file.
 
-        Anything less is None, and the log says why. Raises StoreError if the disk does not answer.
+        Anything less is None, and the log says why. What this process has verified is not read again while it is
+        untouched. Raises StoreError if the disk does not answer.
         """
-        try:
-            path = manifest_file(stage, key)
-            manifest = _read_manifest(path, self._bytes(path))
-        except OtherReleaseError as error:
-            log.warning("%s/%s counts as not there: %s", stage, key, error)
-            return None
+        manifest = self.look_up(stage, key)
         if manifest is None:
             return None
-        if fault := next(filter(None, map(self.find_fault, manifest.files)), None):
+        faults = (find_new_fault(self.files, file) for file in manifest.files)
+        if fault := next(filter(None, faults), None):
             log.warning("%s/%s counts as not there: %s; it is made again", stage, key, fault)
             return None
         return manifest
 
+    def look_up(self, stage: str, key: str) -> Manifest | None:
+        """Read what is committed under a key, without looking at the files that it names; None if nothing is."""
+        try:
+            path = manifest_file(stage, key)
+            return _read_manifest(path, self._bytes(path))
+        except OtherReleaseError as error:
+            log.warning("%s/%s counts as not there: %s", stage, key, error)
+            return None
+
     def find_fault(self, file: StoredFile) -> str | None:
         """Say what is wrong with a file that a record names: missing, cut or changed; None if it verifies."""
-        try:
-            with self.files.open(file.path) as stream, explained("read", f"{self.url}/{file.path}"):
-                if (size := stream.seek(0, os.SEEK_END)) != file.bytes:
-                    return f"{file.path} has {size} bytes instead of {file.bytes}"
-                stream.seek(0)
-                sha256 = digest_stream(stream)
-        except FileNotFoundError:
-            return f"{file.path} is missing"
-        changed = f"{file.path} was changed: its sha256 is not the committed one"
-        return None if sha256 == file.sha256 else changed
+        return find_fault(self.files, file)
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """Go through all manifests that are whole, by stage and key, without opening the files they name."""

@@ -123,4 +123,4 @@ def _explain(finite: np.ndarray) -> str:
     return f"the state at block {int(np.argmin(finite))} under this condition is not a finite float16 number"
 
 
-embed_anchors = make_stage("embed", _embed)
+embed_anchors = make_stage("embed", _embed, place="devices")

@@ -109,4 +109,4 @@ def _answer_batch(
     return from_rows(rows, "responses"), shown.quarantined
 
 
-generate_answers = make_stage("generate", _generate)
+generate_answers = make_stage("generate", _generate, place="devices")

@@ -133,4 +133,4 @@ def _read_matches(store: Store, manifest: Manifest | None) -> Matches:
     return {} if manifest is None else read_pairs(store, manifest)
 
 
-ingest = make_stage("ingest", _ingest)
+ingest = make_stage("ingest", _ingest, place="processor")

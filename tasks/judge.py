@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,17 @@ from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import commit_rows
 from tasks.progress import report_rows
-from tasks.samples import StoredSample, read_samples
+from tasks.samples import Shard
 from tasks.stage import Job, make_stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeJob(Job):
-    """One shard of answers before one judge; `digest` stands for all that the judge is shown."""
+    """A shard's answers before one judge; `digest` stands for all that the judge is shown."""
 
     judge: str
     responses: str
-    ingest: str
+    shard: Shard
     digest: str
 
     @property
@@ -37,34 +37,29 @@ class JudgeJob(Job):
 
 
 def plan_judging(
-    *,
-    store: Store,
-    responses: Manifest,
-    ingest: Manifest,
-    samples: Sequence[StoredSample],
-    judges: Sequence[str],
-    label: str,
-) -> Iterator[JudgeJob]:
-    """One job a judge for a shard of answers; `samples` are those of its data set's target side."""
+    store: Store, *, shard: Shard, responses: Manifest, judges: Sequence[str], label: str
+) -> list[JudgeJob]:
+    """One job a judge for the answers of a shard."""
     rows = _read_rows(store, responses)
-    by_id = {stored.sample.id: stored.sample for stored in samples}
-    shown = [_describe(row, by_id[row["sample_id"]]) for row in rows]
-    for judge in judges:
-        yield JudgeJob(
+    by_id = _read_samples(store, shard)
+    shown = digest([_describe(row, by_id[row["sample_id"]]) for row in rows])
+    return [
+        JudgeJob(
             store=store.url,
             label=f"{label}, {judge}",
             rows=len(rows),
             judge=judge,
             responses=responses.key,
-            ingest=ingest.key,
-            digest=digest(shown),
+            shard=shard,
+            digest=shown,
         )
+        for judge in judges
+    ]
 
 
 def _judge(job: JudgeJob, store: Store) -> Manifest:
     responses = need_manifest(store, "generate", job.responses)
-    ingest = need_manifest(store, "ingest", job.ingest)
-    by_id = {stored.sample.id: stored.sample for stored in read_samples(store, ingest, "target")}
+    by_id = _read_samples(store, job.shard)
     rows = _read_rows(store, responses)
     verdicts = get_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])
     judged = [
@@ -92,6 +87,10 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
 _CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
 
 
+def _read_samples(store: Store, shard: Shard) -> dict[str, Sample]:
+    return {stored.sample.id: stored.sample for stored in shard.read_all(store)}
+
+
 def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
     # In one order, whatever batches they were answered in: their digest is part of a key.
     return list(read_rows(store, responses, "responses").sort_by("sample_id").to_pylist())
@@ -108,4 +107,4 @@ def _describe(row: dict[str, Any], sample: Sample) -> list[Any]:
     return [*carried, sample.question, sample.harmful, sample.reference]
 
 
-judge_answers = make_stage("judge", _judge)
+judge_answers = make_stage("judge", _judge, place="processor")

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from cmrm.clip import embed_images, load_clip
 from cmrm.errors import UserError
 from cmrm.images import locate_image, open_image
-from cmrm.revision import ModelIdentity
+from cmrm.revision import ModelIdentity, check_unchanged, place_model
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
 from storage.rows import need_manifest, read_rows
@@ -23,6 +23,7 @@ from storage.schemas import KINDS
 from storage.store import Store
 from storage.writer import ShardWriter
 from tasks.batches import commit_shard
+from tasks.models import choose_device, load_once
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
 
@@ -101,22 +102,17 @@ def read_vectors(store: Store, key: str) -> tuple[list[str], np.ndarray]:
     return table["image"].to_pylist(), numbers.reshape(table.num_rows, -1 if table.num_rows else 0)
 
 
-# The CLIP that this process loaded last, so that all shards of a run share one load.
-_loaded: dict[ClipUse, Clip] = {}
-
-
 def load_clip_once(use: ClipUse) -> Clip:
-    """Load the CLIP, or return the copy that this process has loaded before."""
-    if use not in _loaded:
-        _loaded.clear()
+    """Load the CLIP, or return the copy that this process has loaded before; `ModelChangedError` if it is another."""
+
+    def load() -> Clip:
         log.info("loading CLIP %s", use.name)
-        _loaded[use] = load_clip(use.identity, device=use.device)
-    return _loaded[use]
+        identity = place_model(use.identity)
+        loaded = load_clip(identity, device=choose_device(use.device))
+        check_unchanged(identity)
+        return loaded
 
-
-def forget_clip() -> None:
-    """Let go of the loaded CLIP: the model under test wants the memory."""
-    _loaded.clear()
+    return load_once(use, load)
 
 
 def _look(job: EmbedImagesJob, store: Store) -> Manifest:
@@ -190,4 +186,4 @@ def _flatten(chunk: pa.ListArray) -> np.ndarray:
     return numbers
 
 
-look_at_images = make_stage("look", _look)
+look_at_images = make_stage("look", _look, place="devices")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cmrm.revision import ModelIdentity
+from cmrm.revision import ModelIdentity, check_unchanged, place_model
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
@@ -59,23 +61,53 @@ class ModelUse:
         }
 
 
-# The last model that this process loaded, so that all shards of a run share one load.
-_loaded: dict[ModelUse, VisionLanguageModel] = {}
+AnyModel = TypeVar("AnyModel")
+
+# What this process loaded last, so that all shards of a run share one load.
+_loaded: dict[Hashable, Any] = {}
+# The device of a process that has one for itself: its own, whichever of that kind a spec says.
+DEVICE_VARIABLE = "CMRM_DEVICE"
+
+
+def load_once(use: Hashable, load: Callable[[], AnyModel]) -> AnyModel:
+    """Load a model, or return the copy that this process has loaded before; any other is let go of first."""
+    if use not in _loaded:
+        # Both at once might not fit.
+        forget_models()
+        _loaded[use] = load()
+    loaded: AnyModel = _loaded[use]
+    return loaded
+
+
+def forget_models() -> None:
+    """Let go of what is loaded: another model wants the memory."""
+    _loaded.clear()
+
+
+def choose_device(device: str) -> str:
+    """The device for a spec's `device`, in a process that may have been given one for itself."""
+    own = os.environ.get(DEVICE_VARIABLE, device)
+    return own if device in {"auto", own.partition(":")[0]} else device
 
 
 def load_model_once(use: ModelUse) -> VisionLanguageModel:
-    """Load the model, or return the copy that this process has loaded before."""
+    """Load the model, or return the copy that this process has loaded before.
+
+    Raises `ModelChangedError` if what was loaded is not what the identity names.
+    """
     # torch and transformers are imported with the first model: a run that reuses everything needs neither.
     from cmrm.model import load_model
 
-    if use not in _loaded:
-        # Let the model before it go first: both at once might not fit.
-        _loaded.clear()
+    def load() -> VisionLanguageModel:
         log.info("loading model %s", use.name)
-        _loaded[use] = load_model(
-            use.identity,
+        identity = place_model(use.identity)
+        loaded = load_model(
+            identity,
             dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
-            device=use.device,
+            device=choose_device(use.device),
             attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
         )
-    return _loaded[use]
+        check_unchanged(identity)
+        return loaded
+
+    return load_once(use, load)

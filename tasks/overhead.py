@@ -161,4 +161,4 @@ def choose_timed(slices: Sequence[Slice]) -> list[Slice]:
     return list({part.shard.dataset: part for part in reversed(slices)}.values())[::-1]
 
 
-measure_overhead = make_stage("overhead", _measure)
+measure_overhead = make_stage("overhead", _measure, place="one device")

@@ -25,7 +25,8 @@ from storage.rows import read_rows
 from storage.search import CANDIDATES, search_captions
 from storage.store import Store
 from storage.tables import from_rows, table_path
-from tasks.look import ClipUse, EmbedImagesJob, forget_clip, load_clip_once, plan_looks, read_vectors
+from tasks.look import ClipUse, EmbedImagesJob, load_clip_once, plan_looks, read_vectors
+from tasks.models import forget_models
 from tasks.progress import report_rows
 from tasks.sources import Source
 from tasks.stage import Job, make_stage
@@ -196,7 +197,7 @@ def _pair_by_captions(job: PairJob, questions: Sequence[str]) -> list[Match | No
 def _pair_by_clip(job: PairJob, store: Store, questions: Sequence[str]) -> list[Match | None]:
     assert job.clip is not None
     texts = embed_texts(load_clip_once(job.clip), questions)
-    forget_clip()
+    forget_models()
     names, places, scores = _rank_images(texts, (read_vectors(store, key) for key in job.looks))
     offers = (
         Offer(question, names[place], None, score)
@@ -262,4 +263,4 @@ def _digest_questions(asked: Mapping[str, str]) -> str:
     return digest(list(asked.items()))
 
 
-pair_images = make_stage("pair", _pair)
+pair_images = make_stage("pair", _pair, place="processor")

@@ -192,4 +192,4 @@ def _describe_shift(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-write_report = make_stage("report", _report)
+write_report = make_stage("report", _report, place="processor")

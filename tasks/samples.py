@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from cmrm.conditions import Condition, missing
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.rows import need_manifest, read_rows
+from storage.rows import count_values, iterate_rows_where, need_manifest
 from storage.store import Store
 
 Split = Literal["anchor", "target"]
@@ -46,9 +48,13 @@ class Shard:
 
     def read(self, store: Store, condition: Condition) -> list[StoredSample]:
         """The shard's samples that can be shown under the condition, in order."""
+        return [stored for stored in self.read_all(store) if missing(stored.sample, condition) is None]
+
+    def read_all(self, store: Store) -> list[StoredSample]:
+        """All samples of the shard, in order."""
         manifest = need_manifest(store, "ingest", self.ingest)
-        side = read_samples(store, manifest, self.split)[self.start : self.stop]
-        return [stored for stored in side if missing(stored.sample, condition) is None]
+        side = iterate_samples(store, manifest, self.split, start=self.start)
+        return list(islice(side, self.stop - self.start))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,36 +67,41 @@ class Slice:
     digest: str
 
 
-def read_samples(store: Store, manifest: Manifest, split: Split) -> list[StoredSample]:
-    """Read one side of an ingested data set, in its stored order."""
-    table = read_rows(store, manifest, "samples")
-    return [_from_row(row) for row in table.to_pylist() if row["split"] == split]
+def count_samples(store: Store, manifest: Manifest) -> Mapping[Split, int]:
+    """How many samples of an ingested data set are on each side."""
+    return count_values(store, manifest, "samples", "split")
 
 
+def iterate_samples(
+    store: Store, manifest: Manifest, split: Split, *, start: int = 0
+) -> Iterator[StoredSample]:
+    """Go through one side of an ingested data set in its stored order, from the `start`th sample."""
+    return map(_from_row, iterate_rows_where(store, manifest, "samples", "split", split, start=start))
+
+
+# What a run asks for again for every model and intervention; a slice is some hundred bytes.
+@lru_cache(maxsize=256)
 def slice_samples(
-    samples: Sequence[StoredSample],
-    *,
-    manifest: Manifest,
-    split: Split,
-    condition: Condition,
-    shard_size: int,
-) -> Iterator[Slice]:
-    """Cut one side of a data set into shards as a condition shows them; shards nobody can be shown are left out."""
-    for start in range(0, len(samples), shard_size):
-        members = samples[start : start + shard_size]
+    store: str, ingest: str, split: Split, condition: Condition, shard_size: int
+) -> tuple[Slice, ...]:
+    """Cut one side of an ingested data set into shards as a condition shows them.
+
+    Shards of which nothing can be shown are left out. `ingest` is the key of the data set's manifest.
+    """
+    opened = Store.open(store)
+    side = iterate_samples(opened, need_manifest(opened, "ingest", ingest), split)
+    slices = []
+    start = 0
+    while members := list(islice(side, shard_size)):
+        stop = start + len(members)
         shown = [stored.content(condition) for stored in members if missing(stored.sample, condition) is None]
-        if not shown:
-            continue
-        dataset = members[0].sample.dataset
-        shard = Shard(
-            dataset=dataset, ingest=manifest.key, split=split, start=start, stop=start + len(members)
-        )
-        yield Slice(
-            shard=shard,
-            condition=condition,
-            rows=len(shown),
-            digest=digest({"dataset": dataset, "samples": shown}),
-        )
+        if shown:
+            dataset = members[0].sample.dataset
+            shard = Shard(dataset=dataset, ingest=ingest, split=split, start=start, stop=stop)
+            shown_digest = digest({"dataset": dataset, "samples": shown})
+            slices.append(Slice(shard=shard, condition=condition, rows=len(shown), digest=shown_digest))
+        start = stop
+    return tuple(slices)
 
 
 def _from_row(row: dict[str, Any]) -> StoredSample:

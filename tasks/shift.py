@@ -118,4 +118,4 @@ def _find_states(store: Store, key: str) -> tuple[Path, ...]:
     return tuple(find_files(store, need_manifest(store, "embed", key), "hidden_states"))
 
 
-measure_shift = make_stage("shift", _measure)
+measure_shift = make_stage("shift", _measure, place="processor")

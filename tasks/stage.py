@@ -6,10 +6,10 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from prefect import Task, task
 from pydantic import ValidationError
@@ -19,8 +19,12 @@ from storage.identity import stage_key
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.progress import report_rows
+from tasks.stopping import flushed_before_leaving
 
 log = logging.getLogger("cmrm.tasks")
+
+# Where a stage's jobs run: on the devices that hold models, there one after the other, or on any processor.
+Place = Literal["devices", "one device", "processor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,51 +59,56 @@ Work = Callable[[AnyJob, Store], Manifest]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[AnyJob]):
-    """A stage: its name and the Prefect task that does one job of it."""
+    """A stage: its name, where its jobs run, and the Prefect task that does one job of it.
+
+    The task's cache key is the job's key and its persisted result the manifest, so Prefect shows what was reused.
+    """
 
     name: str
+    place: Place
     task: Task[[AnyJob], dict[str, Any]]
 
-    def run(self, jobs: Sequence[AnyJob]) -> list[Manifest]:
-        """Do each job that is not committed yet, in order, and return all manifests."""
-        return [self._run_one(job) for job in jobs]
+    def find(self, job: AnyJob) -> Manifest | None:
+        """Find what the job made, if that is committed and whole."""
+        return Store.open(job.store).find(job.stage, job.key)
 
-    def _run_one(self, job: AnyJob) -> Manifest:
-        store = Store.open(job.store)
-        committed = store.find(job.stage, job.key)
-        # Prefect looks for its own record only; whether the files it names are whole is known here.
+    def reuse(self, job: AnyJob) -> None:
+        """Let Prefect see that the job, which is committed, is reused."""
+        # Prefect looks for its own record only; without one it calls the task, which finds what is committed.
         try:
-            record = self.task.with_options(refresh_cache=committed is None)(job)
+            self.task(job)
         except (json.JSONDecodeError, ValidationError):
-            if committed is None:
-                raise  # the job's own: nothing of Prefect's was read
             # Prefect does not put its records in place at once: another process is writing this one, or died doing so.
             log.warning(
                 "%s %s: Prefect's record of it is cut short and is written again", job.stage, job.label
             )
-            record = self.task.with_options(refresh_cache=True)(job)
-        if committed is not None:
-            report_rows(job.rows)
-            return committed
-        return Manifest.from_json(record["manifest"].encode())
+            self.fresh(job)
+        report_rows(job.rows)
+
+    @property
+    def fresh(self) -> Task[[AnyJob], dict[str, Any]]:
+        """The task for a job that is not committed: Prefect's own record of it would name files that are gone."""
+        return self.task.with_options(refresh_cache=True)
+
+    def run(self, job: AnyJob) -> Manifest:
+        """Do a job that is not committed, in this process."""
+        return Manifest.from_json(self.fresh(job)["manifest"].encode())
 
 
-def make_stage(name: str, work: Work[AnyJob]) -> Stage[AnyJob]:
-    """Make a stage of a function that does one job and commits it.
-
-    The task's cache key is the job's key and its persisted result the manifest, so Prefect shows what was reused.
-    """
+def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
+    """Make a stage of a function that does one job and commits it."""
 
     def do(job: AnyJob) -> dict[str, Any]:
         store = Store.open(job.store)
         manifest = store.find(job.stage, job.key)
         if manifest is None:
             started = time.monotonic()
-            try:
-                manifest = work(job, store)
-            except PartsGoneError:
-                # Another worker was quicker with the same job; what it committed is this job's result.
-                manifest = store.find(job.stage, job.key) or work(job, store)
+            with flushed_before_leaving():
+                try:
+                    manifest = work(job, store)
+                except PartsGoneError:
+                    # Another worker was quicker with the same job; what it committed is this job's result.
+                    manifest = store.find(job.stage, job.key) or work(job, store)
             log.info("%s %s: %d rows in %.1f s", name, job.label, job.rows, time.monotonic() - started)
         else:
             log.info("%s %s: reused %s", name, job.label, job.key[:12])
@@ -112,4 +121,4 @@ def make_stage(name: str, work: Work[AnyJob]) -> Stage[AnyJob]:
         persist_result=True,
         result_serializer="json",
     )
-    return Stage(name=name, task=make_task(do))
+    return Stage(name=name, place=place, task=make_task(do))

@@ -16,14 +16,14 @@ from PIL import Image
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from cmrm.errors import UserError
-from flows import pipeline
 from flows.cli import main
 from flows.run import Result, run_spec
 from flows.spec import InterventionSpec, Spec, read_spec
+from flows.stages import Stages
 from storage.catalog import connect
-from storage.manifest import Manifest
 from storage.store import Store
 from tasks import embed, generate, models
+from tasks.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -49,15 +49,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def run(spec: Spec, store: Path) -> Result:
     return run_spec(spec, store=str(store), server=None)
-
-
-class Replaced:
-    """A stage whose `run` is another function."""
-
-    name = "embed"
-
-    def __init__(self, run: Callable[[list[Any]], list[Manifest]]) -> None:
-        self.run = run
 
 
 def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
@@ -255,14 +246,15 @@ def test_an_image_that_vanishes_after_ingest_stops_the_run_and_nothing_of_it_is_
 ) -> None:
     """A share that drops is no property of the rows: once it is back, the same command asks them all."""
     spec, image = read_spec(small_spec), small_spec.parent / "images" / "1.png"
-    embedded = embed.embed_anchors.run
+    do = Stages.run
 
-    def lose_an_image(jobs: list[embed.EmbedJob]) -> list[Manifest]:
-        image.rename(image.with_suffix(".away"))
-        return embedded(jobs)
+    def lose_an_image(self: Stages, stage: Stage[Any], jobs: list[Any], **more: Any) -> Any:
+        if stage.name == "embed":
+            image.rename(image.with_suffix(".away"))
+        return do(self, stage, jobs, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "embed_anchors", Replaced(lose_an_image))
+        patch.setattr(Stages, "run", lose_an_image)
         with pytest.raises(UserError, match=r"1\.png"):
             run(spec, tmp_path / "store")
     image.with_suffix(".away").rename(image)

@@ -1,0 +1,137 @@
+"""A run's stages: what is committed is reused, the rest goes to the workers, and both are shown and logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Generic
+
+from flows.progress import Bar, Bars, draw_bars
+from flows.workers import Here, Workers
+from storage.manifest import Manifest
+from storage.rows import expect_manifest
+from storage.store import Store
+from tasks.progress import listening
+from tasks.reasons import Reasons
+from tasks.stage import AnyJob, Stage
+
+log = logging.getLogger("cmrm.flows")
+
+Made = list[tuple[AnyJob, Manifest]]
+Told = Callable[[AnyJob, Manifest], None]
+
+
+class Stages:
+    """Runs stages one after the other, those that need a model's device on the workers, the others in this process."""
+
+    def __init__(self, bars: Bars, workers: Workers) -> None:
+        self._bars = bars
+        self._workers = workers
+
+    def run(
+        self, stage: Stage[AnyJob], jobs: Sequence[AnyJob], *, each: Told[AnyJob] | None = None
+    ) -> Made[AnyJob]:
+        """Do a stage's jobs that are not committed and return all, in order, each with the manifest of what it made.
+
+        `each` is told of every job as soon as that is there.
+        """
+        if not jobs:
+            return []  # a stage that this spec does not need
+        bar = self._bars.start(stage.name)
+        bar.expect(sum(job.rows for job in jobs))
+        made, reused = self._do(stage, jobs, bar, each)
+        self._bars.finish(stage.name, bar, jobs=len(jobs), reused=reused)
+        return [(job, made[job.key]) for job in jobs]
+
+    @contextmanager
+    def beside(self, stage: Stage[AnyJob]) -> Iterator[Beside[AnyJob]]:
+        """Do a stage's jobs in a thread beside the body, as they come."""
+        with ThreadPoolExecutor(1, thread_name_prefix=f"cmrm-{stage.name}") as thread:
+            beside = Beside(stage, self, thread)
+            try:
+                yield beside
+            except BaseException:
+                thread.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _do(
+        self, stage: Stage[AnyJob], jobs: Sequence[AnyJob], bar: Bar, each: Told[AnyJob] | None
+    ) -> tuple[dict[str, Manifest], int]:
+        if not jobs:
+            return {}, 0
+        made: dict[str, Manifest] = {}
+        reused: dict[str, Manifest] = {}
+        reasons = Reasons(Store.open(jobs[0].store), stage.name)
+
+        def missing() -> Iterator[AnyJob]:
+            # Looked for one at a time: the workers need not wait until all that is there is verified.
+            for job in {job.key: job for job in jobs}.values():
+                found = stage.find(job)
+                if found is None:
+                    log.info("%s %s runs: %s", stage.name, job.label, reasons.explain(job))
+                    yield job
+                    continue
+                with listening(bar.advance):
+                    stage.reuse(job)
+                reused[job.key] = found
+                if each is not None:
+                    each(job, found)
+
+        workers = Here() if stage.place == "processor" else self._workers
+        for job in workers.do(stage, missing(), advance=bar.advance):
+            made[job.key] = expect_manifest(Store.open(job.store), job.stage, job.key)
+            if each is not None:
+                each(job, made[job.key])
+        log.info(
+            "%s: %d jobs, %d reused as they are, %d run",
+            stage.name,
+            len(made) + len(reused),
+            len(reused),
+            len(made),
+        )
+        return made | reused, len(reused)
+
+
+class Beside(Generic[AnyJob]):
+    """A stage whose jobs come while another stage runs, and are done in a thread of their own."""
+
+    def __init__(self, stage: Stage[AnyJob], stages: Stages, thread: ThreadPoolExecutor) -> None:
+        self._stage = stage
+        self._stages = stages
+        self._thread = thread
+        self._bar: Bar | None = None
+        self._added: dict[str, Future[tuple[Made[AnyJob], int]]] = {}
+
+    def add(self, name: str, plan: Callable[[], Sequence[AnyJob]]) -> None:
+        """Plan some more jobs under a name and do them, in the thread; raises what earlier ones raised."""
+        for earlier in self._added.values():
+            if earlier.done():
+                earlier.result()
+        self._bar = self._bar or self._stages._bars.start(self._stage.name)
+        if name not in self._added:
+            self._added[name] = self._thread.submit(copy_context().run, self._do, self._bar, plan)
+
+    def finish(self, names: Sequence[str]) -> Made[AnyJob]:
+        """Wait for all jobs and return them, in the order of these names."""
+        done = {name: future.result() for name, future in self._added.items()}
+        if self._bar is not None:
+            jobs = sum(len(made) for made, _ in done.values())
+            reused = sum(count for _, count in done.values())
+            self._stages._bars.finish(self._stage.name, self._bar, jobs=jobs, reused=reused)
+        return [one for name in dict.fromkeys(names) for one in done[name][0]]
+
+    def _do(self, bar: Bar, plan: Callable[[], Sequence[AnyJob]]) -> tuple[Made[AnyJob], int]:
+        jobs = plan()
+        bar.expect(sum(job.rows for job in jobs))
+        made, reused = self._stages._do(self._stage, jobs, bar, None)
+        return [(job, made[job.key]) for job in jobs], reused
+
+
+@contextmanager
+def run_stages(workers: Workers) -> Iterator[Stages]:
+    """Run stages in the body, under bars, on the workers, which are let go in the end."""
+    with draw_bars() as bars, workers:
+        yield Stages(bars, workers)
