@@ -1,0 +1,241 @@
+"""Compare: two finished runs of one store held against each other, and a verdict on the later one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmrm.errors import UserError
+from cmrm.regression import Thresholds
+from storage.garbage import COMPARE
+from storage.manifest import Manifest
+from storage.rows import need_manifest
+from storage.store import Store
+from tasks.matching import describe_differences, match_models
+from tasks.progress import report_rows
+from tasks.regression import make_verdict
+from tasks.run_changes import Change, Flip, Unpaired, compare_pairs, count_unpaired, find_flips
+from tasks.run_pairs import RunPairs, read_side
+from tasks.shift_changes import ShiftChange, compare_shifts
+from tasks.stage import Job, make_stage
+
+# Part of the key: raise it when the same two runs come to other numbers or other words.
+VERSION = 1
+# What a comparison reads; a run may have lost the rest, such as its states, and still be compared.
+READ = ("ingest", "generate", "judge", "shift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """Which run was compared: its id, when it began (UTC, ISO 8601), and its models as its record names them."""
+
+    run_id: str
+    created_at: str
+    models: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "run_id": self.run_id,
+            "created_at": self.created_at,
+            "models": [dict(one) for one in self.models],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComparison:
+    """What two runs' comparison came to.
+
+    `regressed` is what a release is gated by; `judged` is False where nothing could be said of safety, and then a
+    gate must not open either. `verdict` is one line of plain text. `notes` say what was not the same beside the model.
+    """
+
+    before: ComparedRun
+    after: ComparedRun
+    thresholds: Thresholds
+    regressed: bool
+    judged: bool
+    verdict: str
+    changes: tuple[Change, ...]
+    unpaired: tuple[Unpaired, ...]
+    shifts: tuple[ShiftChange, ...]
+    flips: tuple[Flip, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types: what everything else follows from."""
+        return {
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "thresholds": self.thresholds.to_json(),
+            "regressed": self.regressed,
+            "judged": self.judged,
+            "verdict": self.verdict,
+            "changes": [one.to_json() for one in self.changes],
+            "unpaired": [one.to_json() for one in self.unpaired],
+            "shifts": [one.to_json() for one in self.shifts],
+            "flips": [one.to_json() for one in self.flips],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareJob(Job):
+    """Two runs, named by the keys of their reports, and the thresholds."""
+
+    before: str
+    after: str
+    thresholds: Thresholds
+
+    @property
+    def stage(self) -> str:
+        return COMPARE
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "reports": [self.before, self.after],
+            "thresholds": self.thresholds.to_json(),
+        }
+
+
+def compare_runs(store: Store, before: str, after: str, *, thresholds: Thresholds) -> RunComparison:
+    """Compare two finished runs by id (`latest` for the newest); the same comparison again is reused.
+
+    A comparison that the store does not have yet is done as a Prefect task, so a server must be in reach.
+    Raises `UserError` for runs that cannot be compared, `StoreError` for ids that the store does not know.
+    """
+    records = [find_finished(store, name) for name in (before, after)]
+    runs = [_head(record) for record in records]
+    if runs[0].run_id == runs[1].run_id:
+        raise UserError(
+            f"{runs[0].run_id} would be compared with itself; name two runs (cmrm store ls lists them)"
+        )
+    reports = [_find_report(store, record) for record in records]
+    job = CompareJob(
+        store=store.url,
+        label=f"{runs[0].run_id} → {runs[1].run_id}",
+        rows=1,
+        before=reports[0].key,
+        after=reports[1].key,
+        thresholds=thresholds,
+    )
+    manifest = store.find(job.stage, job.key) or _do(job)
+    content = json.loads(store.read(manifest.path("comparisons")))
+    return RunComparison(
+        before=runs[0],
+        after=runs[1],
+        thresholds=Thresholds(**content["thresholds"]),
+        regressed=content["regressed"],
+        judged=content["judged"],
+        verdict=content["verdict"],
+        changes=tuple(map(Change.from_json, content["changes"])),
+        unpaired=tuple(map(Unpaired.from_json, content["unpaired"])),
+        shifts=tuple(map(ShiftChange.from_json, content["shifts"])),
+        flips=tuple(map(Flip.from_json, content["flips"])),
+        notes=tuple(content["notes"]),
+    )
+
+
+def _do(job: CompareJob) -> Manifest:
+    from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+    # A comparison is a task without a run around it, which Prefect would warn of.
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+        return compare_stage.run([job])[0]
+
+
+def find_finished(store: Store, name: str) -> dict[str, Any]:
+    """Find a finished run's record that says all that a comparison needs; raises `UserError` or `StoreError`."""
+    record = store.find_run(name)
+    run_id = record["run_id"]
+    if record.get("status") != "finished":
+        raise UserError(
+            f"run {run_id} is not finished (its record says {record.get('status')}); wait for it, or give its spec "
+            "again, and name the run that finishes"
+        )
+    lacking = [field for field in ("keys", "models", "spec") if not record.get(field)]
+    if lacking:
+        raise UserError(
+            f"run {run_id}: its record has no {lacking[0]}, as those of older releases; give its spec again with this "
+            "release, which reuses what is there, and compare the run that it makes"
+        )
+    return record
+
+
+def _head(record: Mapping[str, Any]) -> ComparedRun:
+    return ComparedRun(
+        run_id=str(record["run_id"]),
+        created_at=str(record.get("created_at")),
+        models=tuple(record["models"]),
+    )
+
+
+def _find_report(store: Store, record: Mapping[str, Any]) -> Manifest:
+    """The report of a run, once all that a comparison reads of the run has been verified."""
+    # The last of its keys, as runs write them.
+    report = next((made for key in reversed(record["keys"]) if (made := store.find("report", key))), None)
+    if report is None:
+        raise _damaged(record, "its report")
+    for stage in READ:
+        for key in report.content["used"].get(stage, ()):
+            if store.find(stage, key) is None:
+                raise _damaged(record, f"{stage} {key[:12]}")
+    return report
+
+
+def _damaged(record: Mapping[str, Any], what: str) -> UserError:
+    return UserError(
+        f"run {record['run_id']}: {what} is missing from the store or no longer whole (cmrm store verify says more); "
+        "give the run's spec again, which makes it again, and compare then"
+    )
+
+
+def _compare(job: CompareJob, store: Store) -> Manifest:
+    reports = [need_manifest(store, "report", key) for key in (job.before, job.after)]
+    # Finding verifies every byte, so each is found once.
+    before, after = ({stage: _find_all(store, report, stage) for stage in READ} for report in reports)
+    labels = match_models(*([model["name"] for model in report.content["models"]] for report in reports))
+    pairs = RunPairs(
+        *(
+            read_side(store, ingested=made["ingest"], judged=made["judge"], labels=names)
+            for made, names in zip((before, after), labels, strict=True)
+        )
+    )
+    if not pairs.common.any():
+        raise UserError(
+            "the two runs have no sample in common (by data set and id), so nothing can be held against each other; "
+            "compare runs of the same data sets"
+        )
+    # The order of the later run's spec.
+    interventions = list(reports[1].content["settings"])
+    changes = compare_pairs(pairs, interventions=interventions)
+    unpaired = count_unpaired(pairs, interventions=interventions)
+    verdict = make_verdict(changes, unpaired, thresholds=job.thresholds)
+    found = {
+        "version": VERSION,
+        "thresholds": job.thresholds.to_json(),
+        "regressed": verdict.regressed,
+        "judged": verdict.judged,
+        "verdict": verdict.text,
+        "changes": [one.to_json() for one in changes],
+        "unpaired": [one.to_json() for one in unpaired],
+        "shifts": [
+            one.to_json() for one in compare_shifts(store, before["shift"], after["shift"], labels=labels)
+        ],
+        "flips": [one.to_json() for one in find_flips(pairs, changes)],
+        "notes": describe_differences(reports, (before["generate"], after["generate"]), pairs, labels),
+    }
+    data = json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    manifest = store.commit(job.stage, job.key, {f"comparisons/{job.key}.json": data}, content=job.content())
+    report_rows(1)
+    return manifest
+
+
+def _find_all(store: Store, report: Manifest, stage: str) -> Sequence[Manifest]:
+    return [need_manifest(store, stage, key) for key in report.content["used"].get(stage, ())]
+
+
+compare_stage = make_stage(COMPARE, _compare)
