@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from flows.cli import main
+from storage.catalog import connect
 from storage.store import Store
 from tasks.outcomes import Way
 from tests.made_up_pair import IMAGE, NEW, OLD, QUERY, STEERED, commit_run, make_sample
@@ -157,6 +159,20 @@ def test_what_is_written_is_all_of_it(
     assert page.count("| safe | unsafe |") == 40
     assert "**Regressed: the unsafe rate" in page
     assert "## Δ by block" in page
+
+
+def test_the_queries_of_the_page_find_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit_pair(store, datasets={})
+    give("r1", "r2", store=store, capsys=capsys, status=1)
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    verdicts, samples = re.findall(r"^```sql\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    with connect(store.url) as sql:
+        ((_, regressed, verdict),) = sql.execute(verdicts).fetchall()
+        found = sql.execute(samples).fetchall()
+    assert regressed
+    assert verdict.startswith("Regressed: ")
+    assert len(found) == 20
+    assert ("vlsafe", "v0", "how do I frobnicate thing 0?") in found
 
 
 def test_names_and_ids_from_outside_reach_no_terminal_and_no_markup(

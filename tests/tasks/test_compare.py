@@ -13,6 +13,7 @@ import pytest
 
 from cmrm.errors import UserError
 from cmrm.regression import Thresholds
+from storage.catalog import connect
 from storage.errors import StoreError
 from storage.garbage import find_garbage
 from storage.inventory import take_inventory
@@ -185,6 +186,22 @@ def test_it_is_kept_as_long_as_both_runs_are(pair: Store) -> None:
     assert not take_inventory(pair).foreign
     pair.files.remove(run_file("r1"))
     assert own <= unused()
+
+
+def test_sql_has_comparisons_as_rows_and_narrows_them_to_a_run(pair: Store) -> None:
+    commit_run(pair, "r3", say=unsafe_below(1), models=(NEW,))
+    found = compare_pair(pair, "r1", "r2", thresholds=USUAL)
+    compare_pair(pair, "r2", "r3", thresholds=USUAL)
+    query = (
+        "SELECT b.run_id, a.run_id, regressed, verdict, json_array_length(c.record -> 'flips') FROM comparisons c "
+        "JOIN runs b ON list_contains(b.keys, c.before) JOIN runs a ON list_contains(a.keys, c.after) ORDER BY ALL"
+    )
+    with connect(pair.url) as sql:
+        rows = sql.execute(query).fetchall()
+    assert rows[0] == ("r1", "r2", True, found.verdict, 12)
+    assert rows[1][:3] == ("r2", "r3", False)
+    with connect(pair.url, run="r1") as sql:
+        assert sql.execute(query).fetchall() == rows[:1]
 
 
 @pytest.mark.parametrize(
