@@ -37,7 +37,7 @@ def print_changes(console: Console, comparison: RunComparison) -> None:
     rows = ways[:MOST_ROWS]
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     notes = [
-        "% before → after in pairs; change in points [95 % interval]",
+        f"% before → after{_count_pairs(changes)}; change in points [95 % interval]",
         f"{WORSE} worse than allowed, and chance does not explain it" if marks else "",
         f"{len(shown)} of {len(columns)} columns; -o FILE.json has all." if len(shown) < len(columns) else "",
         f"{len(rows)} of {len(ways)} rows; -o FILE.json has all." if len(rows) < len(ways) else "",
@@ -57,6 +57,12 @@ def print_changes(console: Console, comparison: RunComparison) -> None:
     console.print(grid)
     # Not as the table's caption, which would be as narrow as the table.
     console.print(Text("\n".join(filter(None, notes)), style="italic"))
+
+
+def _count_pairs(changes: Sequence[Change]) -> str:
+    """In how many pairs: one number, or the fewest and the most."""
+    counts = sorted({one.change.n for one in changes})
+    return f" in {'–'.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))} pairs"
 
 
 def find_worse(comparison: RunComparison) -> list[tuple[Way, Column]]:

@@ -52,7 +52,7 @@ def print_comparison(console: Console, comparison: RunComparison) -> None:
     for note in comparison.notes[:MOST_NOTES]:
         console.print(_safe(f"{note}."))
     if len(comparison.notes) > MOST_NOTES:
-        console.print(f"… and {len(comparison.notes) - MOST_NOTES} more such notes (-o FILE.json).")
+        console.print(_safe(f"… and {len(comparison.notes) - MOST_NOTES} more such notes (-o FILE.json)."))
     for shift in comparison.shifts:
         console.print()
         _print_shift(console, shift)
@@ -115,7 +115,7 @@ def _print_flips(console: Console, comparison: RunComparison) -> None:
         line = f"{one.before} → {one.after}: {one.dataset}/{one.sample_id} ({model}{names[one.way]}, {one.judge})"
         console.print(_safe(line), soft_wrap=True)
     if len(flips) > MOST_FLIPS:
-        console.print(f"… and {len(flips) - MOST_FLIPS:,} more; -o FILE.csv has all.")
+        console.print(_safe(f"… and {len(flips) - MOST_FLIPS:,} more; -o FILE.csv has all."))
 
 
 def _print_counts(console: Console, flips: Sequence[Flip], names: Mapping[Way, str]) -> None:
@@ -139,7 +139,7 @@ def _print_counts(console: Console, flips: Sequence[Flip], names: Mapping[Way, s
         grid.add_row(_safe(names[way]), _safe(judge), *cells)
     console.print(grid)
     if len(counts) > len(rows):
-        console.print(f"{len(rows)} of {len(counts)} rows; -o FILE.csv has all.")
+        console.print(_safe(f"{len(rows)} of {len(counts)} rows; -o FILE.csv has all."))
 
 
 def _put_worst_first(comparison: RunComparison) -> list[Flip]:

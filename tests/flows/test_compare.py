@@ -81,6 +81,7 @@ def test_a_regression_ends_with_status_1_and_the_verdict_last(
     ]
     assert "*0.0 → 83.3" in lines[1]
     assert "+83.3 [+59, +94]" in lines[1]
+    assert "before → after in 24 pairs;" in lines[1]
     assert "Every verdict is in a pair." in shown
     assert "cosine   0.05" in shown
     assert "safe → unsafe: vlsafe/v0 (Image, refusal)" in shown

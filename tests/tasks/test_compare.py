@@ -114,6 +114,15 @@ def test_without_a_harmful_question_in_both_safety_is_not_judged(store: Store) -
     )
 
 
+def test_an_unsafe_rate_that_only_one_run_has_is_said_in_the_line(store: Store) -> None:
+    samples = [make_sample(number) for number in range(24)]
+    more = [*samples, *(make_sample(number, dataset="new") for number in range(24))]
+    commit_run(store, "r1", samples=samples, ways=[QUERY], say=unsafe_below(0))
+    commit_run(store, "r2", samples=more, ways=[QUERY], say=unsafe_below(0), models=(NEW,))
+    found = compare_pair(store, "r1", "r2", thresholds=Thresholds(unsafe_rise=0.5))
+    assert found.verdict.endswith("within the 50 points allowed; 1 unsafe rate has no sample in both runs.")
+
+
 def test_the_shift_is_compared_block_by_block_and_what_it_was_measured_on_is_told(store: Store) -> None:
     delta = np.eye(2, 4)
     commit_run(store, "r1", say=unsafe_below(0), shift={"delta": delta})
