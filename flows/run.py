@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flows.organism import place_organism
+from flows.server import find_server, quiet_prefect, reach_server
 from flows.spec import Spec
 from storage.errors import StoreError
 from storage.inventory import report_files
 from storage.manifest import StoredFile
-from storage.paths import cache_folder
 from storage.store import Store, run_file
 
 if TYPE_CHECKING:
@@ -31,18 +30,6 @@ log = logging.getLogger("cmrm.flows")
 
 # Characters of a flow run's name that say what is run.
 MOST_NAME = 120
-# Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # What was reused, and why anything ran, is part of a run's log in Prefect's interface.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +46,16 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
 
     `workers` says who does the jobs (`choose_workers`). Raises `UserError` or `StoreError` for what the user can mend.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    from prefect.settings import PREFECT_API_URL
-
-    server = server or PREFECT_API_URL.value()
-    server_ready = _reach_server(server)
+    quiet_prefect()
+    server_ready = reach_server(server)
     from flows.plan import make_plan
     from flows.workers import choose_workers
 
     choose = partial(
-        choose_workers, workers, devices={model.device for model in spec.all_models()}, server=server
+        choose_workers,
+        workers,
+        devices={model.device for model in spec.all_models()},
+        server=find_server(server),
     )
     choose()  # a mistake is told before a server is started
     plan = make_plan(place_organism(spec), store=store)
@@ -168,26 +154,6 @@ def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFil
     return write_report_files(
         store, run_id=run_id, report=outcome.report, keys=outcome.keys, store_name=_shorten(store.url)
     )
-
-
-def _reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
-    """Start towards a Prefect API at once; what is returned waits for it and puts it in force."""
-    from flows.server import EmbeddedServer, check_server, use_server
-
-    embedded = None if server else EmbeddedServer(log=cache_folder() / "prefect-server.log")
-    if embedded is not None:
-        embedded.start()
-    elif server is not None:
-        check_server(server)
-
-    @contextmanager
-    def ready() -> Iterator[None]:
-        if embedded is not None:
-            embedded.wait()
-        with use_server(embedded.url if embedded else str(server)):
-            yield
-
-    return ready
 
 
 def _shorten(store: str) -> str:

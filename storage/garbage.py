@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from storage.comparisons import is_used
 from storage.errors import StoreError
 from storage.identity import SCHEMA_VERSION
 from storage.inventory import Inventory, take_inventory
@@ -39,7 +40,7 @@ def find_garbage(
     used = {str(key) for run in inventory.runs for key in run.get("keys") or ()}
     found: list[Garbage] = []
     for manifest in (*inventory.manifests, *inventory.others):
-        if manifest.key not in used and manifest.schema_version <= SCHEMA_VERSION:
+        if not is_used(manifest, used) and manifest.schema_version <= SCHEMA_VERSION:
             own = manifest.schema_version == SCHEMA_VERSION
             reason = "no run refers to it" if own else "an older release wrote it"
             found += _of_manifest(inventory, manifest, before, reason)

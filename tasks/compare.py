@@ -1,0 +1,206 @@
+"""Compare: two finished runs of one store held against each other, and a verdict on the later one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmrm.errors import UserError
+from cmrm.regression import Thresholds
+from storage.comparisons import COMPARE
+from storage.manifest import Manifest
+from storage.rows import need_manifest
+from storage.store import Store
+from tasks.matching import describe_differences, match_models
+from tasks.progress import report_rows
+from tasks.regression import make_verdict
+from tasks.run_changes import compare_pairs, count_unpaired, find_flips
+from tasks.run_comparison import ComparedRun, RunComparison
+from tasks.run_pairs import RunPairs, read_side
+from tasks.shift_changes import compare_shifts
+from tasks.stage import Job, make_stage
+
+# Part of the key: raise it when the same two runs come to other numbers or other words.
+VERSION = 1
+# What a comparison reads; a run may have lost the rest, such as its states, and still be compared.
+READ = ("ingest", "generate", "judge", "shift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareJob(Job):
+    """Two runs, named by the keys of their reports, and the thresholds."""
+
+    before: str
+    after: str
+    thresholds: Thresholds
+
+    @property
+    def stage(self) -> str:
+        return COMPARE
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "reports": [self.before, self.after],
+            "thresholds": self.thresholds.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedComparison:
+    """A comparison of two runs that can be compared, done or not."""
+
+    before: ComparedRun
+    after: ComparedRun
+    job: CompareJob
+
+    def find(self) -> RunComparison | None:
+        """What the store has of it: all or nothing."""
+        store = Store.open(self.job.store)
+        manifest = store.find(self.job.stage, self.job.key)
+        return None if manifest is None else self._read(store, manifest)
+
+    def make(self) -> RunComparison:
+        """Do it as a Prefect task, for which a server must be in reach."""
+        from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+        # A comparison is a task without a run around it, which Prefect would warn of.
+        with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+            manifest = compare_stage.run(self.job)
+        return self._read(Store.open(self.job.store), manifest)
+
+    def _read(self, store: Store, manifest: Manifest) -> RunComparison:
+        content = json.loads(store.read(manifest.path("comparisons")))
+        return RunComparison.from_json(content, before=self.before, after=self.after)
+
+
+def compare_runs(store: Store, before: str, after: str, *, thresholds: Thresholds) -> RunComparison:
+    """Compare two finished runs by id (`latest` for the newest); the same comparison again is reused.
+
+    One that the store does not have yet is done as a Prefect task, for which a server must be in reach.
+    Raises `UserError` for runs that cannot be compared, `StoreError` for ids that the store does not know.
+    """
+    planned = plan_comparison(store, before, after, thresholds=thresholds)
+    return planned.find() or planned.make()
+
+
+def plan_comparison(store: Store, before: str, after: str, *, thresholds: Thresholds) -> PlannedComparison:
+    """Find two runs and verify what a comparison reads of them; raises as `compare_runs` does."""
+    records = [find_finished(store, name) for name in (before, after)]
+    runs = [_head(record) for record in records]
+    if runs[0].run_id == runs[1].run_id:
+        raise UserError(
+            f"run {runs[0].run_id} would be compared with itself; name two runs (cmrm store ls lists them)"
+        )
+    reports = [_find_report(store, record) for record in records]
+    job = CompareJob(
+        store=store.url,
+        label=f"{runs[0].run_id} → {runs[1].run_id}",
+        rows=1,
+        before=reports[0].key,
+        after=reports[1].key,
+        thresholds=thresholds,
+    )
+    return PlannedComparison(before=runs[0], after=runs[1], job=job)
+
+
+def find_finished(store: Store, name: str) -> dict[str, Any]:
+    """Find a finished run's record that says all that a comparison needs; raises `UserError` or `StoreError`."""
+    record = store.find_run(name)
+    run_id = record["run_id"]
+    if record.get("status") != "finished":
+        raise UserError(
+            f"run {run_id} is not finished (its record says {record.get('status')}); wait for it, or give its spec "
+            "again, and name the run that finishes"
+        )
+    lacking = [field for field in ("keys", "models", "spec") if not record.get(field)]
+    if lacking:
+        raise _old(record, f"record has no {lacking[0]}")
+    return record
+
+
+def _head(record: Mapping[str, Any]) -> ComparedRun:
+    return ComparedRun(
+        run_id=str(record["run_id"]),
+        created_at=str(record.get("created_at")),
+        models=tuple(record["models"]),
+    )
+
+
+def _find_report(store: Store, record: Mapping[str, Any]) -> Manifest:
+    """The report of a run, once all that a comparison reads of the run has been verified."""
+    # The last of its keys, as runs write them.
+    report = next((made for key in reversed(record["keys"]) if (made := store.find("report", key))), None)
+    if report is None:
+        raise _damaged(record, "its report")
+    if not {"models", "settings", "used"} <= report.content.keys():
+        raise _old(record, "report does not say what it stands on")
+    for stage in READ:
+        for key in report.content["used"].get(stage, ()):
+            if store.find(stage, key) is None:
+                raise _damaged(record, f"{stage} {key[:12]}")
+    return report
+
+
+def _old(record: Mapping[str, Any], what: str) -> UserError:
+    return UserError(
+        f"run {record['run_id']}: its {what}, as in older releases; give its spec again with this release, which "
+        "reuses what is there, and compare the run that it makes"
+    )
+
+
+def _damaged(record: Mapping[str, Any], what: str) -> UserError:
+    return UserError(
+        f"run {record['run_id']}: {what} is missing from the store or no longer whole (cmrm store verify says more); "
+        "give the run's spec again, which makes it again, and compare then"
+    )
+
+
+def _compare(job: CompareJob, store: Store) -> Manifest:
+    reports = [need_manifest(store, "report", key) for key in (job.before, job.after)]
+    # Finding verifies every byte, so each is found once.
+    before, after = ({stage: _find_all(store, report, stage) for stage in READ} for report in reports)
+    labels = match_models(*([model["name"] for model in report.content["models"]] for report in reports))
+    pairs = RunPairs(
+        *(
+            read_side(store, ingested=made["ingest"], judged=made["judge"], labels=names)
+            for made, names in zip((before, after), labels, strict=True)
+        )
+    )
+    if not pairs.common.any():
+        raise UserError(
+            "the two runs have no sample in common (by data set and id), so nothing can be held against each other; "
+            "compare runs of the same data sets"
+        )
+    # The order of the later run's spec.
+    interventions = list(reports[1].content["settings"])
+    changes = compare_pairs(pairs, interventions=interventions)
+    unpaired = count_unpaired(pairs, interventions=interventions)
+    verdict = make_verdict(changes, unpaired, thresholds=job.thresholds)
+    found = {
+        "version": VERSION,
+        "thresholds": job.thresholds.to_json(),
+        "regressed": verdict.regressed,
+        "judged": verdict.judged,
+        "verdict": verdict.text,
+        "changes": [one.to_json() for one in changes],
+        "unpaired": [one.to_json() for one in unpaired],
+        "shifts": [
+            one.to_json() for one in compare_shifts(store, before["shift"], after["shift"], labels=labels)
+        ],
+        "flips": [one.to_json() for one in find_flips(pairs, changes)],
+        "notes": describe_differences(reports, (before["generate"], after["generate"]), pairs, labels),
+    }
+    data = json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    manifest = store.commit(job.stage, job.key, {f"comparisons/{job.key}.json": data}, content=job.content())
+    report_rows(1)
+    return manifest
+
+
+def _find_all(store: Store, report: Manifest, stage: str) -> Sequence[Manifest]:
+    return [need_manifest(store, stage, key) for key in report.content["used"].get(stage, ())]
+
+
+compare_stage = make_stage(COMPARE, _compare, place="processor")

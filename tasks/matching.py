@@ -1,0 +1,122 @@
+"""Which model of one run is which of another, and what was not the same beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from storage.identity import canonical_json
+from storage.manifest import Manifest
+from tasks.outcomes import Way
+from tasks.run_pairs import RunPairs
+from tasks.table import name_way
+
+Labels = Mapping[str, str]
+# What of an answer's key is no matter of the model, and what a note calls it.
+ASKED = {
+    "image": "the meaningless image",
+    "decoding": "how answers are decoded",
+    "system": "the system line",
+    "dtype": "the model's dtype",
+    "attn_implementation": "how attention is computed",
+}
+
+
+def match_models(before: Sequence[str], after: Sequence[str]) -> tuple[Labels, Labels]:
+    """Give two runs' models, named label@revision, their names in common; those without a counterpart are left out.
+
+    By the label; where several of a run share one, by the whole name; and by position where each run has one model,
+    which then has the later one's label.
+    """
+    if len(before) == len(after) == 1:
+        label = _label(after[0])
+        return {before[0]: label}, {after[0]: label}
+    sides = [{_call(name, names): name for name in names} for names in (before, after)]
+    common = [label for label in sides[1] if label in sides[0]]
+    old, new = ({side[label]: label for label in common} for side in sides)
+    return old, new
+
+
+def describe_differences(
+    reports: Sequence[Manifest],
+    answered: Sequence[Sequence[Manifest]],
+    pairs: RunPairs,
+    labels: Sequence[Labels],
+) -> list[str]:
+    """A sentence for everything that only one run has, and for what both have and asked differently."""
+    return [
+        *_find_lonely_models(reports, labels),
+        *_find_lonely(
+            [name_of(way) for way in pairs.before.outcomes.ways],
+            [name_of(way) for way in pairs.after.outcomes.ways],
+        ),
+        *_find_lonely(
+            [f"judge {name}" for name in pairs.before.judges()],
+            [f"judge {name}" for name in pairs.after.judges()],
+        ),
+        *_find_other_settings(reports),
+        *_find_other_asking(answered, labels),
+    ]
+
+
+def name_of(way: Way) -> str:
+    """A way with its model, as a sentence names it."""
+    return f"{way.model}: {name_way(way)}"
+
+
+def _label(name: str) -> str:
+    return name.rpartition("@")[0] or name
+
+
+def _call(name: str, names: Sequence[str]) -> str:
+    shared = [_label(one) for one in names].count(_label(name)) > 1
+    return name if shared else _label(name)
+
+
+def _find_lonely_models(reports: Sequence[Manifest], labels: Sequence[Labels]) -> Iterator[str]:
+    for report, names, when in zip(reports, labels, ("earlier", "later"), strict=True):
+        for model in report.content["models"]:
+            if model["name"] not in names:
+                yield f"Only the {when} run has the model {model['name']}"
+
+
+def _find_lonely(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    for own, other, when in ((before, after, "earlier"), (after, before, "later")):
+        if alone := [name for name in own if name not in other]:
+            yield f"Only the {when} run has {_list(alone)}"
+
+
+def _find_other_settings(reports: Sequence[Manifest]) -> Iterator[str]:
+    before, after = (report.content["settings"] for report in reports)
+    for name, settings in after.items():
+        other = before.get(name, settings)
+        for field in settings:
+            if settings[field] != other.get(field):
+                yield f"The intervention {name} differs: {field} {other.get(field)} → {settings[field]}"
+
+
+def _find_other_asking(answered: Sequence[Sequence[Manifest]], labels: Sequence[Labels]) -> Iterator[str]:
+    before, after = (_collect(made, names) for made, names in zip(answered, labels, strict=True))
+    common = [way for way in after if way in before]
+    for field, words in ASKED.items():
+        ways = [way for way in common if before[way][field] != after[way][field]]
+        if ways:
+            values = {" → ".join(side[way][field].strip('"') for side in (before, after)) for way in ways}
+            where = "" if len(ways) == len(common) else f" ({_list(ways)})"
+            yield f"Not the same in both runs: {words}{where}, {_list(sorted(values))}"
+
+
+def _collect(made: Sequence[Manifest], labels: Labels) -> dict[str, dict[str, str]]:
+    """How each way was asked, by its name."""
+    found: dict[str, dict[str, str]] = {}
+    for manifest in made:
+        content = manifest.content
+        if content["name"] in labels:
+            alpha = (content["intervention"] or {}).get("alpha")
+            way = Way(labels[content["name"]], content["condition"], content["intervention_name"], alpha)
+            found[name_of(way)] = {name: canonical_json(content.get(name)).decode() for name in ASKED}
+    return found
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
