@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -92,12 +93,31 @@ class EmbeddedServer:
 
 
 def check_server(url: str) -> None:
-    """Raise `UserError` unless a Prefect API answers at the URL."""
+    """Raise `UserError` unless a Prefect API answers at the URL and lets this user in."""
     if not answers(url):
         raise UserError(
             f"no Prefect server answers at {url}. Start one (prefect server start), correct --server or "
             "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
         )
+    if not _admits(url):
+        raise UserError(
+            f"the Prefect server at {url} asks who is there and does not know the answer. Set "
+            "PREFECT_API_AUTH_STRING=user:password as the server has it in PREFECT_SERVER_API_AUTH_STRING."
+        )
+
+
+def _admits(url: str) -> bool:
+    """Whether the server takes what Prefect's client sends; health alone is told to anyone."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except PrefectHTTPStatusError as error:
+            return error.response.status_code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    return True
 
 
 def answers(url: str) -> bool:
