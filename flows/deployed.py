@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from cmrm.errors import UserError
 from flows.run import run_spec
-from flows.spec import read_spec
-from flows.store_commands import DEFAULT_STORE
+from flows.spec import Spec, read_spec
 from storage.store import Store
 from tasks.parcels import unpack_jobs
 
@@ -19,16 +20,29 @@ log = logging.getLogger("cmrm.flows")
 
 
 @flow(name="cmrm-run")
-def run_deployed(spec: str, store: str | None = None, limit: int | None = None, workers: str = "auto") -> str:
+def run_deployed(
+    spec: str, store: str | None = None, limit: int | None = None, workers: str | int = "auto"
+) -> str:
     """Run the spec in a file of the worker's machine, on all of its devices; returns the run's id.
 
-    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to mend it.
+    Without a `store` that of CMRM_STORE, else of the spec: a worker's own folder is no place to keep anything. Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to mend it.
     """
     read = read_spec(Path(spec))
     if limit is not None:
         read = read.limit(limit)
-    place = Store.open(store or read.store or DEFAULT_STORE).url
-    return run_spec(read, store=place, workers=workers).run_id
+    place = find_store(read, store)
+    return run_spec(read, store=place, workers=str(workers)).run_id
+
+
+def find_store(spec: Spec, store: str | None) -> str:
+    """The store of a deployed run; raises `UserError` where nothing names one."""
+    place = store or os.environ.get("CMRM_STORE") or spec.store
+    if place is None:
+        raise UserError(
+            "store: nothing names one, and a worker's folder goes with its flow run. Give the deployment the "
+            "parameter store, the worker the variable CMRM_STORE, or the spec a field store."
+        )
+    return Store.open(place).url
 
 
 @flow(name="cmrm-jobs")

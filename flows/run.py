@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flows.organism import place_organism
-from flows.server import find_server, quiet_prefect, reach_server
+from flows.prefect_api import find_server, quiet_prefect, reach_server
 from flows.spec import Spec
 from storage.errors import StoreError
 from storage.inventory import report_files

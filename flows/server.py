@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,20 +15,6 @@ from urllib.request import ProxyHandler, build_opener
 
 from cmrm.errors import UserError
 from storage.errors import explained
-from storage.paths import cache_folder
-
-# Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # What was reused, and why anything ran, is part of a run's log in Prefect's interface.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
-}
 
 STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 10.0
@@ -105,70 +89,6 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
         self._process = None
-
-
-def quiet_prefect() -> None:
-    """Set what keeps Prefect and others quiet, before they are imported; what a user has set stays."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-
-
-def find_server(server: str | None) -> str | None:
-    """The URL of `server`, else of the Prefect server that the user has set up; None where there is neither."""
-    from prefect.settings import PREFECT_API_URL
-
-    return server or PREFECT_API_URL.value()
-
-
-def reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
-    """Start towards the Prefect API at `server`, the one the user has set up, or an embedded one, at once.
-
-    What is returned waits for it and puts it in force. Raises `UserError` where none answers.
-    """
-    chosen = find_server(server)
-    embedded = None if chosen else EmbeddedServer(log=cache_folder() / "prefect-server.log")
-    if embedded is not None:
-        embedded.start()
-    elif chosen is not None:
-        check_server(chosen)
-
-    @contextmanager
-    def ready() -> Iterator[None]:
-        if embedded is not None:
-            embedded.wait()
-        with use_server(embedded.url if embedded else str(chosen)):
-            yield
-
-    return ready
-
-
-@contextmanager
-def use_server(url: str) -> Iterator[None]:
-    """Let Prefect talk to the server at a URL, in this thread, in all others and in processes that are started."""
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    earlier = os.environ.get(PREFECT_API_URL.name)
-    os.environ[PREFECT_API_URL.name] = url
-    # Threads of Prefect's own have no context; without a URL each would start one more server.
-    refresh_global_settings_context()
-    try:
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield
-    finally:
-        del os.environ[PREFECT_API_URL.name]
-        if earlier is not None:
-            os.environ[PREFECT_API_URL.name] = earlier
-        refresh_global_settings_context()
-
-
-def check_server(url: str) -> None:
-    """Raise `UserError` unless a Prefect API answers at the URL."""
-    if not answers(url):
-        raise UserError(
-            f"no Prefect server answers at {url}. Start one (prefect server start), correct --server or "
-            "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
-        )
 
 
 def answers(url: str) -> bool:

@@ -1,0 +1,108 @@
+"""The Prefect server that a run talks to: kept quiet, found or started, and put in force."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http import HTTPStatus
+
+from cmrm.errors import UserError
+from flows.server import EmbeddedServer, answers
+from storage.paths import cache_folder
+
+# Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What was reused, and why anything ran, is part of a run's log in Prefect's interface.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
+}
+
+
+def quiet_prefect() -> None:
+    """Set what keeps Prefect and others quiet, before they are imported; what a user has set stays."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def find_server(server: str | None) -> str | None:
+    """The URL of `server`, else of the Prefect server that the user has set up; None where there is neither."""
+    from prefect.settings import PREFECT_API_URL
+
+    return server or PREFECT_API_URL.value()
+
+
+def reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
+    """Start towards the Prefect API at `server`, the one the user has set up, or an embedded one, at once.
+
+    What is returned waits for it and puts it in force. Raises `UserError` where none answers.
+    """
+    chosen = find_server(server)
+    embedded = None if chosen else EmbeddedServer(log=cache_folder() / "prefect-server.log")
+    if embedded is not None:
+        embedded.start()
+    elif chosen is not None:
+        check_server(chosen)
+
+    @contextmanager
+    def ready() -> Iterator[None]:
+        if embedded is not None:
+            embedded.wait()
+        with use_server(embedded.url if embedded else str(chosen)):
+            yield
+
+    return ready
+
+
+@contextmanager
+def use_server(url: str) -> Iterator[None]:
+    """Let Prefect talk to the server at a URL, in this thread, in all others and in processes that are started."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    earlier = os.environ.get(PREFECT_API_URL.name)
+    os.environ[PREFECT_API_URL.name] = url
+    # Threads of Prefect's own have no context; without a URL each would start one more server.
+    refresh_global_settings_context()
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        del os.environ[PREFECT_API_URL.name]
+        if earlier is not None:
+            os.environ[PREFECT_API_URL.name] = earlier
+        refresh_global_settings_context()
+
+
+def check_server(url: str) -> None:
+    """Raise `UserError` unless a Prefect API answers at the URL and lets this user in."""
+    if not answers(url):
+        raise UserError(
+            f"no Prefect server answers at {url}. Start one (prefect server start), correct --server or "
+            "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
+        )
+    if not _admits(url):
+        raise UserError(
+            f"the Prefect server at {url} asks who is there and does not know the answer. Set "
+            "PREFECT_API_AUTH_STRING=user:password as the server has it in PREFECT_SERVER_API_AUTH_STRING."
+        )
+
+
+def _admits(url: str) -> bool:
+    """Whether the server takes what Prefect's client sends; health alone is told to anyone."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except PrefectHTTPStatusError as error:
+            return error.response.status_code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    return True
