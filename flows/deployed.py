@@ -25,7 +25,8 @@ def run_deployed(
 ) -> str:
     """Run the spec in a file of the worker's machine, on all of its devices; returns the run's id.
 
-    Without a `store` that of CMRM_STORE, else of the spec: a worker's own folder is no place to keep anything. Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to mend it.
+    Without a `store` that of CMRM_STORE, else of the spec: a worker's own folder is no place to keep anything.
+    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to mend it.
     """
     read = read_spec(Path(spec))
     if limit is not None:

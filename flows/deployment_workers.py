@@ -104,24 +104,24 @@ class DeploymentWorkers:
                 client.set_flow_run_state(chunk.run, Cancelling(), force=True)
 
     def _start(self, stage: Stage[AnyJob], jobs: Sequence[AnyJob]) -> _Chunk:
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        run = run_deployment(
+            self._name,
+            parameters={"stage": stage.name, "jobs": pack_jobs(jobs)},
+            flow_run_name=f"{stage.name}: {jobs[0].label}{more}",
+            timeout=0,
+        )
+        assert isinstance(run, FlowRun)
+        return _Chunk(run=run.id, jobs=jobs, since=time.monotonic())
+
+    def _count_workers(self, client: SyncPrefectClient) -> int:
         try:
-            run = run_deployment(
-                self._name,
-                parameters={"stage": stage.name, "jobs": pack_jobs(jobs)},
-                flow_run_name=f"{stage.name}: {jobs[0].label}"
-                + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""),
-                timeout=0,
-            )
+            deployment = client.read_deployment_by_name(self._name)
         except ObjectNotFound:
             raise UserError(
                 f"--workers deployment:{self._name}: there is no such deployment; prefect deployment ls lists them "
                 "(docs/deploy.md makes one)."
             ) from None
-        assert isinstance(run, FlowRun)
-        return _Chunk(run=run.id, jobs=jobs, since=time.monotonic())
-
-    def _count_workers(self, client: SyncPrefectClient) -> int:
-        deployment = client.read_deployment_by_name(self._name)
         if deployment.work_pool_name is None:
             return 1
         workers = client.read_workers_for_work_pool(deployment.work_pool_name)

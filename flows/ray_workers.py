@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -13,6 +14,8 @@ from cmrm.errors import UserError
 from flows.runner_workers import Future, Runner, RunnerWorkers
 from tasks.stopping import GRACE
 
+# Seconds for a cluster to take a call.
+PATIENCE = 10.0
 LOCAL_HOSTS = {"127.0.0.1", "localhost", "::1", None}
 
 
@@ -28,6 +31,7 @@ class RayWorkers(RunnerWorkers):
     def start(self) -> Runner:
         from prefect_ray import RayTaskRunner
 
+        self._refuse_silence()
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "auto" and "RAY_ADDRESS" not in os.environ:
             settings["include_dashboard"] = False
@@ -35,10 +39,7 @@ class RayWorkers(RunnerWorkers):
         try:
             runner.__enter__()
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--workers ray:{self._address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
-                "Start one (ray start --head), correct the address, or use ray:auto for one on this machine."
-            ) from error
+            raise self._explain(str(error).splitlines()[0]) from error
         self._refuse_unreachable_server()
         return cast(Runner, runner)
 
@@ -62,6 +63,22 @@ class RayWorkers(RunnerWorkers):
             ray.cancel(reference)
         if references:
             ray.wait(references, num_returns=len(references), timeout=GRACE)
+
+    def _refuse_silence(self) -> None:
+        """Raise `UserError` where nobody listens: Ray itself would try for minutes."""
+        place = urlsplit(self._address if "://" in self._address else f"//{self._address}")
+        if place.port is None:
+            return
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()
+        except OSError as error:
+            raise self._explain(error.strerror or str(error)) from error
+
+    def _explain(self, reason: str) -> UserError:
+        return UserError(
+            f"--workers ray:{self._address}: no Ray cluster answers there ({reason}). "
+            "Start one (ray start --head), correct the address, or use ray:auto for one on this machine."
+        )
 
     def _wants_gpu(self) -> bool:
         return self._device != "cpu" and self._count("GPU") > 0

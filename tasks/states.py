@@ -136,7 +136,8 @@ def _make_panel(
         points={
             group: projection.project(torch.from_numpy(one).float()).numpy() for group, one in vectors.items()
         },
-        explained=tuple(projection.explained_variance_ratio.tolist()),
+        # Its last bits depend on how a process shares out its sums.
+        explained=tuple(round(share, 9) for share in projection.explained_variance_ratio.tolist()),
         apart={
             group: measure_separability(vectors[text], one, seed=SEED, groups=[*common, *common]).to_json()
             for group, one in vectors.items()

@@ -59,7 +59,7 @@ def begin(spec: Path, store: Path, *arguments: str) -> Attempt:
 
 def wait_for(attempt: Attempt, what: Callable[[], Any]) -> Any:
     """Wait until something is there, while the run goes on."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not (found := what()):
         assert attempt.process.poll() is None, attempt.log.read_text()
         assert time.monotonic() < end
