@@ -36,10 +36,17 @@ def workers(tmp_path: Path, prefect_server: str) -> Iterator[list[int]]:
     """Two workers of a process pool that has the deployment cmrm-jobs/here; their process ids."""
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    deployment = do_jobs.to_deployment(name="here", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH)
+    deployment = do_jobs.to_deployment(
+        name="here", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH
+    )
     assert isinstance(deployment, RunnerDeployment)
     deployment.apply()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_API_URL": prefect_server,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--limit", "1"]
     with ExitStack() as stack:
         started = []
@@ -70,7 +77,9 @@ def children(parents: list[int]) -> list[int]:
 def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another(
     workers: list[int], llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
 ) -> None:
-    spec = write_spec(tmp_path / "data", llava_folder, conditions=["query", "image", "blank"], shard_size=8)
+    spec = write_spec(
+        tmp_path / "data", llava_folder, conditions=["query", "image"], shard_size=8, batch_size=1
+    )
     run_spec(read_spec(spec), store=str(tmp_path / "calm"))
 
     attempt = start(
