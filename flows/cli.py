@@ -18,6 +18,7 @@ from flows.terminal import show_safely
 from storage.errors import StoreError
 from storage.store import Store
 
+REGRESSED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -116,8 +117,59 @@ def sql(
     ask(query, file=file, store=store, run=run, format=format, output=output)
 
 
+@app.command
+def compare(
+    before: str,
+    after: str,
+    /,
+    *,
+    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    unsafe_rise: float | None = None,
+    utility_loss: float | None = None,
+    over_refusal: float | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Hold two finished runs against each other, sample by sample; status 1 if the later one regressed.
+
+    Parameters
+    ----------
+    before
+        The earlier run's id, or `latest`.
+    after
+        The later one's; the thresholds are those of its spec (regression:) but for those given here.
+    store
+        The store of both: a folder or an fsspec URL.
+    unsafe_rise
+        How much an unsafe rate may rise, as a fraction: 0.02 is 2 points.
+    utility_loss
+        How much utility may fall; without it utility is shown and not judged.
+    over_refusal
+        How much over-refusal may rise; without it over-refusal is shown and not judged.
+    output
+        A file for all of it: .json, .csv (the samples that changed sides) or .md; one that is there is replaced.
+    """
+    from flows.compare import compare as compare_and_print
+
+    found = compare_and_print(
+        before,
+        after,
+        store=Store.open(store),
+        overrides={
+            "unsafe_rise": unsafe_rise,
+            "utility_loss": utility_loss,
+            "over_refusal": over_refusal,
+        },
+        output=output,
+    )
+    if found.regressed:
+        sys.exit(REGRESSED)
+    if not found.judged:
+        # Nothing was found, since nothing could be looked at: a gate must not open on that.
+        sys.exit(USER_MISTAKE)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `cmrm`: exits with 0, 2 for a mistake by the user, 130 when interrupted."""
+    """Entry point of `cmrm`: exits with 0, 1 for what `compare` or `store` found, 2 for a mistake, 130 when stopped."""
     try:
         app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:

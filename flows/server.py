@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from cmrm.errors import UserError
 from storage.errors import explained
+from storage.paths import cache_folder
 
 STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 10.0
@@ -89,6 +92,30 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+def reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
+    """Start towards the Prefect API at `server`, the one the user has set up, or an embedded one, at once.
+
+    What is returned waits for it and puts it in force. Raises `UserError` where none answers.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    chosen = server or PREFECT_API_URL.value()
+    embedded = None if chosen else EmbeddedServer(log=cache_folder() / "prefect-server.log")
+    if embedded is not None:
+        embedded.start()
+    else:
+        check_server(chosen)
+
+    @contextmanager
+    def ready() -> Iterator[None]:
+        if embedded is not None:
+            embedded.wait()
+        with temporary_settings({PREFECT_API_URL: embedded.url if embedded else chosen}):
+            yield
+
+    return ready
 
 
 def check_server(url: str) -> None:

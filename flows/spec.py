@@ -21,6 +21,7 @@ from flows.sections import (
     InterventionSpec,
     ModelSpec,
     OverheadSpec,
+    RegressionSpec,
     Section,
     refuse_repeats,
 )
@@ -52,6 +53,7 @@ class Spec(Section):
     generation: GenerationSpec = GenerationSpec()
     judges: list[str] = Field(default_factory=lambda: ["refusal", "match"], min_length=1)
     choice: ChoiceSpec = ChoiceSpec()
+    regression: RegressionSpec = RegressionSpec()
     overhead: OverheadSpec | None = None
     batch_size: int = Field(default=8, ge=1)
     shard_size: int = Field(default=1024, ge=1, le=65_536)

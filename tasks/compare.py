@@ -16,69 +16,16 @@ from storage.store import Store
 from tasks.matching import describe_differences, match_models
 from tasks.progress import report_rows
 from tasks.regression import make_verdict
-from tasks.run_changes import Change, Flip, Unpaired, compare_pairs, count_unpaired, find_flips
+from tasks.run_changes import compare_pairs, count_unpaired, find_flips
+from tasks.run_comparison import ComparedRun, RunComparison
 from tasks.run_pairs import RunPairs, read_side
-from tasks.shift_changes import ShiftChange, compare_shifts
+from tasks.shift_changes import compare_shifts
 from tasks.stage import Job, make_stage
 
 # Part of the key: raise it when the same two runs come to other numbers or other words.
 VERSION = 1
 # What a comparison reads; a run may have lost the rest, such as its states, and still be compared.
 READ = ("ingest", "generate", "judge", "shift")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparedRun:
-    """Which run was compared: its id, when it began (UTC, ISO 8601), and its models as its record names them."""
-
-    run_id: str
-    created_at: str
-    models: tuple[Mapping[str, Any], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {
-            "run_id": self.run_id,
-            "created_at": self.created_at,
-            "models": [dict(one) for one in self.models],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunComparison:
-    """What two runs' comparison came to.
-
-    `regressed` is what a release is gated by; `judged` is False where nothing could be said of safety, and then a
-    gate must not open either. `verdict` is one line of plain text. `notes` say what was not the same beside the model.
-    """
-
-    before: ComparedRun
-    after: ComparedRun
-    thresholds: Thresholds
-    regressed: bool
-    judged: bool
-    verdict: str
-    changes: tuple[Change, ...]
-    unpaired: tuple[Unpaired, ...]
-    shifts: tuple[ShiftChange, ...]
-    flips: tuple[Flip, ...]
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types: what everything else follows from."""
-        return {
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "thresholds": self.thresholds.to_json(),
-            "regressed": self.regressed,
-            "judged": self.judged,
-            "verdict": self.verdict,
-            "changes": [one.to_json() for one in self.changes],
-            "unpaired": [one.to_json() for one in self.unpaired],
-            "shifts": [one.to_json() for one in self.shifts],
-            "flips": [one.to_json() for one in self.flips],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +48,51 @@ class CompareJob(Job):
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedComparison:
+    """A comparison of two runs that can be compared, done or not."""
+
+    before: ComparedRun
+    after: ComparedRun
+    job: CompareJob
+
+    def find(self) -> RunComparison | None:
+        """What the store has of it: all or nothing."""
+        store = Store.open(self.job.store)
+        manifest = store.find(self.job.stage, self.job.key)
+        return None if manifest is None else self._read(store, manifest)
+
+    def make(self) -> RunComparison:
+        """Do it as a Prefect task, for which a server must be in reach."""
+        from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+        # A comparison is a task without a run around it, which Prefect would warn of.
+        with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+            (manifest,) = compare_stage.run([self.job])
+        return self._read(Store.open(self.job.store), manifest)
+
+    def _read(self, store: Store, manifest: Manifest) -> RunComparison:
+        content = json.loads(store.read(manifest.path("comparisons")))
+        return RunComparison.from_json(content, before=self.before, after=self.after)
+
+
 def compare_runs(store: Store, before: str, after: str, *, thresholds: Thresholds) -> RunComparison:
     """Compare two finished runs by id (`latest` for the newest); the same comparison again is reused.
 
-    A comparison that the store does not have yet is done as a Prefect task, so a server must be in reach.
+    One that the store does not have yet is done as a Prefect task, for which a server must be in reach.
     Raises `UserError` for runs that cannot be compared, `StoreError` for ids that the store does not know.
     """
+    planned = plan_comparison(store, before, after, thresholds=thresholds)
+    return planned.find() or planned.make()
+
+
+def plan_comparison(store: Store, before: str, after: str, *, thresholds: Thresholds) -> PlannedComparison:
+    """Find two runs and verify what a comparison reads of them; raises as `compare_runs` does."""
     records = [find_finished(store, name) for name in (before, after)]
     runs = [_head(record) for record in records]
     if runs[0].run_id == runs[1].run_id:
         raise UserError(
-            f"{runs[0].run_id} would be compared with itself; name two runs (cmrm store ls lists them)"
+            f"run {runs[0].run_id} would be compared with itself; name two runs (cmrm store ls lists them)"
         )
     reports = [_find_report(store, record) for record in records]
     job = CompareJob(
@@ -122,29 +103,7 @@ def compare_runs(store: Store, before: str, after: str, *, thresholds: Threshold
         after=reports[1].key,
         thresholds=thresholds,
     )
-    manifest = store.find(job.stage, job.key) or _do(job)
-    content = json.loads(store.read(manifest.path("comparisons")))
-    return RunComparison(
-        before=runs[0],
-        after=runs[1],
-        thresholds=Thresholds(**content["thresholds"]),
-        regressed=content["regressed"],
-        judged=content["judged"],
-        verdict=content["verdict"],
-        changes=tuple(map(Change.from_json, content["changes"])),
-        unpaired=tuple(map(Unpaired.from_json, content["unpaired"])),
-        shifts=tuple(map(ShiftChange.from_json, content["shifts"])),
-        flips=tuple(map(Flip.from_json, content["flips"])),
-        notes=tuple(content["notes"]),
-    )
-
-
-def _do(job: CompareJob) -> Manifest:
-    from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
-
-    # A comparison is a task without a run around it, which Prefect would warn of.
-    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
-        return compare_stage.run([job])[0]
+    return PlannedComparison(before=runs[0], after=runs[1], job=job)
 
 
 def find_finished(store: Store, name: str) -> dict[str, Any]:
@@ -158,10 +117,7 @@ def find_finished(store: Store, name: str) -> dict[str, Any]:
         )
     lacking = [field for field in ("keys", "models", "spec") if not record.get(field)]
     if lacking:
-        raise UserError(
-            f"run {run_id}: its record has no {lacking[0]}, as those of older releases; give its spec again with this "
-            "release, which reuses what is there, and compare the run that it makes"
-        )
+        raise _old(record, f"record has no {lacking[0]}")
     return record
 
 
@@ -179,11 +135,20 @@ def _find_report(store: Store, record: Mapping[str, Any]) -> Manifest:
     report = next((made for key in reversed(record["keys"]) if (made := store.find("report", key))), None)
     if report is None:
         raise _damaged(record, "its report")
+    if not {"models", "settings", "used"} <= report.content.keys():
+        raise _old(record, "report does not say what it stands on")
     for stage in READ:
         for key in report.content["used"].get(stage, ()):
             if store.find(stage, key) is None:
                 raise _damaged(record, f"{stage} {key[:12]}")
     return report
+
+
+def _old(record: Mapping[str, Any], what: str) -> UserError:
+    return UserError(
+        f"run {record['run_id']}: its {what}, as in older releases; give its spec again with this release, which "
+        "reuses what is there, and compare the run that it makes"
+    )
 
 
 def _damaged(record: Mapping[str, Any], what: str) -> UserError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from storage.identity import canonical_json
 from storage.manifest import Manifest
@@ -17,6 +16,8 @@ ASKED = {
     "image": "the meaningless image",
     "decoding": "how answers are decoded",
     "system": "the system line",
+    "dtype": "the model's dtype",
+    "attn_implementation": "how attention is computed",
 }
 
 
@@ -95,21 +96,24 @@ def _find_other_settings(reports: Sequence[Manifest]) -> Iterator[str]:
 
 def _find_other_asking(answered: Sequence[Sequence[Manifest]], labels: Sequence[Labels]) -> Iterator[str]:
     before, after = (_collect(made, names) for made, names in zip(answered, labels, strict=True))
+    common = [way for way in after if way in before]
     for field, words in ASKED.items():
-        ways = [way for way in after if way in before and before[way].get(field) != after[way].get(field)]
+        ways = [way for way in common if before[way][field] != after[way][field]]
         if ways:
-            yield f"Not the same in both runs: {words} ({_list(ways)})"
+            values = {" → ".join(side[way][field].strip('"') for side in (before, after)) for way in ways}
+            where = "" if len(ways) == len(common) else f" ({_list(ways)})"
+            yield f"Not the same in both runs: {words}{where}, {_list(sorted(values))}"
 
 
-def _collect(made: Sequence[Manifest], labels: Labels) -> dict[str, dict[str, Any]]:
+def _collect(made: Sequence[Manifest], labels: Labels) -> dict[str, dict[str, str]]:
     """How each way was asked, by its name."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, str]] = {}
     for manifest in made:
         content = manifest.content
         if content["name"] in labels:
             alpha = (content["intervention"] or {}).get("alpha")
             way = Way(labels[content["name"]], content["condition"], content["intervention_name"], alpha)
-            found[name_of(way)] = {name: canonical_json(content.get(name)) for name in ASKED}
+            found[name_of(way)] = {name: canonical_json(content.get(name)).decode() for name in ASKED}
     return found
 
 
