@@ -87,9 +87,23 @@ def _find_holder(store: Store, path: str) -> Holder | None:
     try:
         if held is None or abs(_now() - datetime.fromisoformat(held["renewed_at"])) > STALE:
             return None
-        return Holder(host=str(held["host"]), pid=int(held["pid"]), since=str(held["since"]))
+        holder = Holder(host=str(held["host"]), pid=int(held["pid"]), since=str(held["since"]))
     except (KeyError, TypeError, ValueError):
         return None  # another release's
+    return None if _has_died(holder) else holder
+
+
+def _has_died(holder: Holder) -> bool:
+    """Whether a holder was killed on this machine; of another machine's nothing is known."""
+    if holder.host != socket.gethostname() or os.name != "posix" or holder.pid <= 0:
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False  # another user's
+    return False
 
 
 def _read(store: Store, path: str) -> dict[str, Any] | None:

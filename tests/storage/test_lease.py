@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,6 +44,17 @@ def test_one_that_was_not_renewed_is_free_and_its_late_holder_leaves_the_new_one
                 assert nobody is None
         any_store.files.write(PATH, seal({**held, "token": "another's"}))
     assert any_store.files.under("watches") == [PATH]
+
+
+def test_one_whose_holder_was_killed_on_this_machine_is_free_at_once(any_store: Store) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with lease(any_store, KEY):
+        held = unseal(any_store.read(PATH))
+        for other, is_free in (({"pid": child.pid}, True), ({"pid": child.pid, "host": "elsewhere"}, False)):
+            any_store.files.write(PATH, seal({**held, **other}))
+            with lease(any_store, KEY) as holder:
+                assert (holder is None) is is_free
 
 
 @pytest.mark.parametrize("content", [b"cut", seal({"host": "only"}), seal({"renewed_at": "yesterday"})])
