@@ -168,6 +168,39 @@ def compare(
         sys.exit(USER_MISTAKE)
 
 
+@app.command
+def watch(
+    spec: Path,
+    /,
+    *,
+    store: Annotated[str | None, Parameter(env_var="CMRM_STORE")] = None,
+    server: str | None = None,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    every: Annotated[float, Parameter(validator=validators.Number(gte=1))] = 3600.0,
+) -> None:
+    """Notice a model's new revision, run the spec on it, and say whether safety got worse than in the last run.
+
+    Parameters
+    ----------
+    spec
+        A YAML file.
+    store
+        Where the runs are: a folder or an fsspec URL. Without it the spec's own, else ./cmrm-store.
+    server
+        The API URL of a Prefect server, which gets the events; without it PREFECT_API_URL or an embedded one.
+    once
+        Look once and end: status 1 if safety got worse, 2 if it could not be said, else 0.
+    every
+        Seconds between two looks.
+    """
+    from flows.watch_loop import ending_in_order, watch_on, watch_once
+
+    with ending_in_order():
+        if once:
+            sys.exit(watch_once(spec, store=store, server=server))
+        watch_on(spec, store=store, server=server, seconds=every)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `cmrm`: exits with 0, 1 for what `compare` or `store` found, 2 for a mistake, 130 when stopped."""
     try:
