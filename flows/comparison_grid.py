@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -13,7 +14,7 @@ from cmrm.regression import judge_change
 from flows.main_sheets import TITLES
 from flows.terminal import show_safely
 from flows.wording import NOT_MEASURED, percent, plain, signed, signed_percent
-from tasks.outcomes import Column
+from tasks.outcomes import Column, Way
 from tasks.run_changes import Change
 from tasks.run_comparison import RunComparison
 
@@ -25,23 +26,22 @@ MOST_ROWS = 40
 WORSE = "*"
 
 
-def render_changes(comparison: RunComparison) -> Grid:
+def print_changes(console: Console, comparison: RunComparison) -> None:
     """A row a way of asking, a column a measure: before → after, and below it the change with its bounds."""
     changes = comparison.changes
     ways = list(dict.fromkeys(one.way for one in changes))
     cells = {(one.way, one.column): one for one in changes}
-    marks = {(one.way, one.column): WORSE for one in changes if _is_worse(one, comparison)}
+    marks = dict.fromkeys(find_worse(comparison), WORSE)
     columns = list(dict.fromkeys(one.column for one in changes))
     shown = _choose_columns(columns, changes, [column for _, column in marks])
     rows = ways[:MOST_ROWS]
-    grid = Grid(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
     notes = [
-        "% before → after in pairs; change in points [95 % interval]",
+        f"% before → after{_count_pairs(changes)}; change in points [95 % interval]",
         f"{WORSE} worse than allowed, and chance does not explain it" if marks else "",
         f"{len(shown)} of {len(columns)} columns; -o FILE.json has all." if len(shown) < len(columns) else "",
         f"{len(rows)} of {len(ways)} rows; -o FILE.json has all." if len(rows) < len(ways) else "",
     ]
-    grid.caption = Text("\n".join(filter(None, notes)))
     grid.add_column("", max_width=WIDEST_NAME, overflow="fold")
     for column in shown:
         grid.add_column(_title(column, columns), justify="right", no_wrap=True)
@@ -54,12 +54,23 @@ def render_changes(comparison: RunComparison) -> Grid:
             Text(show_safely(name)),
             *(_write_cell(cells.get((way, column)), marks.get((way, column), "")) for column in shown),
         )
-    return grid
+    console.print(grid)
+    # Not as the table's caption, which would be as narrow as the table.
+    console.print(Text("\n".join(filter(None, notes)), style="italic"))
 
 
-def _is_worse(one: Change, comparison: RunComparison) -> bool:
-    found = judge_change(one.column.kind, one.change, comparison.thresholds)
-    return found is not None and found.regressed
+def _count_pairs(changes: Sequence[Change]) -> str:
+    """In how many pairs: one number, or the fewest and the most."""
+    counts = sorted({one.change.n for one in changes})
+    return f" in {'–'.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))} pairs"
+
+
+def find_worse(comparison: RunComparison) -> list[tuple[Way, Column]]:
+    """The changes that regressed."""
+    judged = (
+        (one, judge_change(one.column.kind, one.change, comparison.thresholds)) for one in comparison.changes
+    )
+    return [(one.way, one.column) for one, found in judged if found is not None and found.regressed]
 
 
 def _choose_columns(

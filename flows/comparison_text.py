@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from flows.comparison_grid import MOST_ROWS, WIDEST_NAME, render_changes
+from flows.comparison_grid import WIDEST_NAME, find_worse, print_changes
 from flows.terminal import show_safely
 from flows.wording import plain
 from tasks.outcomes import Way
@@ -18,11 +18,14 @@ from tasks.run_comparison import ComparedRun, RunComparison
 from tasks.run_pairs import REASONS
 from tasks.shift_changes import ShiftChange
 
-WIDEST_MODEL = 30
+WIDEST_JUDGE = 16
 MOST_FLIPS = 6
+MOST_COUNTS = 20
 MOST_NOTES = 8
 # Blocks side by side: each takes six columns.
 BLOCKS_A_LINE = 11
+# From side to side, the worst first.
+MOVES = (("safe", "unsafe"), ("unsafe", "safe"), ("answered", "refused"), ("refused", "answered"))
 REASON_WORDS = {
     "only_before": "of a sample that only the earlier run has",
     "only_after": "of a sample that only the later run has",
@@ -42,19 +45,19 @@ def print_comparison(console: Console, comparison: RunComparison) -> None:
     console.print(_head_runs(comparison.before, comparison.after))
     console.print()
     if comparison.changes:
-        console.print(render_changes(comparison))
+        print_changes(console, comparison)
         console.print()
     for line in _describe_unpaired(comparison.unpaired):
         console.print(_safe(line))
     for note in comparison.notes[:MOST_NOTES]:
         console.print(_safe(f"{note}."))
     if len(comparison.notes) > MOST_NOTES:
-        console.print(f"… and {len(comparison.notes) - MOST_NOTES} more such notes (-o FILE.json).")
+        console.print(_safe(f"… and {len(comparison.notes) - MOST_NOTES} more such notes (-o FILE.json)."))
     for shift in comparison.shifts:
         console.print()
         _print_shift(console, shift)
     console.print()
-    _print_flips(console, comparison.flips)
+    _print_flips(console, comparison)
     console.print()
     console.print(_safe(comparison.verdict, style="bold red" if comparison.regressed else "bold"))
 
@@ -62,13 +65,12 @@ def print_comparison(console: Console, comparison: RunComparison) -> None:
 def _head_runs(before: ComparedRun, after: ComparedRun) -> Grid:
     grid = Grid(box=None, pad_edge=False, show_header=False)
     grid.add_column(style="bold")
-    grid.add_column(max_width=WIDEST_MODEL, overflow="fold")
-    grid.add_column()
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for side, run in (("Before", before), ("After", after)):
-        models = "\n".join(str(model["name"]) for model in run.models)
+        for number, model in enumerate(run.models):
+            grid.add_row("" if number else side, _safe(str(model["name"])))
         started = run.created_at[:16].replace("T", " ")
-        grid.add_row(side, _safe(models), _safe(run.run_id), _safe(started))
+        grid.add_row("", _safe(f"run {run.run_id}, begun {started} UTC", style="dim"))
     return grid
 
 
@@ -100,47 +102,54 @@ def _print_shift(console: Console, shift: ShiftChange) -> None:
         console.print(grid)
 
 
-def _print_flips(console: Console, flips: Sequence[Flip]) -> None:
+def _print_flips(console: Console, comparison: RunComparison) -> None:
+    flips = comparison.flips
     if not flips:
         console.print("No sample changed sides.")
         return
-    moves = list(dict.fromkeys((one.before, one.after) for one in _put_worst_first(flips)))
-    counts: dict[tuple[Way, str], Counter[tuple[str, str]]] = {}
-    names: dict[Way, str] = {}
-    for one in flips:
-        counts.setdefault((one.way, one.judge), Counter())[one.before, one.after] += 1
-        names.setdefault(one.way, str(one.to_json()["name"]))
-    _print_counts(console, counts, names, moves)
-    for one in _put_worst_first(flips)[:MOST_FLIPS]:
-        line = f"{one.before} → {one.after}: {one.dataset}/{one.sample_id} ({names[one.way]}, {one.judge})"
+    names = {one.way: one.name for one in comparison.changes}
+    _print_counts(console, flips, names)
+    several = len({one.way.model for one in flips}) > 1
+    for one in _put_worst_first(comparison)[:MOST_FLIPS]:
+        model = f"{one.way.model}, " if several else ""
+        line = f"{one.before} → {one.after}: {one.dataset}/{one.sample_id} ({model}{names[one.way]}, {one.judge})"
         console.print(_safe(line), soft_wrap=True)
     if len(flips) > MOST_FLIPS:
-        console.print(f"… and {len(flips) - MOST_FLIPS:,} more; -o FILE.csv has all.")
+        console.print(_safe(f"… and {len(flips) - MOST_FLIPS:,} more; -o FILE.csv has all."))
 
 
-def _print_counts(
-    console: Console,
-    counts: Mapping[tuple[Way, str], Counter[tuple[str, str]]],
-    names: Mapping[Way, str],
-    moves: Sequence[tuple[str, str]],
-) -> None:
-    several = len({way.model for way, _ in counts}) > 1
+def _print_counts(console: Console, flips: Sequence[Flip], names: Mapping[Way, str]) -> None:
+    """How many samples moved from which side to which, by way and judge."""
+    found = {(one.before, one.after) for one in flips}
+    moves = [move for move in MOVES if move in found]
+    counts: dict[tuple[Way, str], Counter[tuple[str, str]]] = {}
+    for one in flips:
+        counts.setdefault((one.way, one.judge), Counter())[one.before, one.after] += 1
+    models = dict.fromkeys(way.model for way, _ in counts)
+    rows = [*counts][:MOST_COUNTS]
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     grid.add_column("Changed sides", max_width=WIDEST_NAME, overflow="fold")
-    grid.add_column("Judge", overflow="fold")
+    grid.add_column("Judge", max_width=WIDEST_JUDGE, overflow="fold")
     for move in moves:
         grid.add_column("\n→ ".join(move), justify="right")
-    for (way, judge), found in list(counts.items())[:MOST_ROWS]:
-        name = f"{way.model}: {names[way]}" if several else names[way]
-        grid.add_row(_safe(name), _safe(judge), *(f"{found[move]:,}" for move in moves))
+    for last, (way, judge) in zip((None, *rows), rows, strict=False):
+        if len(models) > 1 and (last is None or last[0].model != way.model):
+            grid.add_row(_safe(way.model, style="italic"))
+        cells = (f"{counts[way, judge][move]:,}" for move in moves)
+        grid.add_row(_safe(names[way]), _safe(judge), *cells)
     console.print(grid)
-    if len(counts) > MOST_ROWS:
-        console.print(f"… and {len(counts) - MOST_ROWS} more rows; -o FILE.csv has all.")
+    if len(counts) > len(rows):
+        console.print(_safe(f"{len(rows)} of {len(counts)} rows; -o FILE.csv has all."))
 
 
-def _put_worst_first(flips: Sequence[Flip]) -> list[Flip]:
-    order = ("unsafe", "safe", "refused", "answered")
-    return sorted(flips, key=lambda one: order.index(one.after))
+def _put_worst_first(comparison: RunComparison) -> list[Flip]:
+    """What regressed first, then the other samples that are unsafe now, then the rest."""
+    worse = {(way, column.judge, column.dataset) for way, column in find_worse(comparison)}
+    order = [after for _, after in MOVES]
+    return sorted(
+        comparison.flips,
+        key=lambda one: ((one.way, one.judge, one.dataset) not in worse, order.index(one.after)),
+    )
 
 
 def _safe(text: str, style: str = "") -> Text:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from storage.macros import MACROS
 from storage.schemas import KINDS
+from storage.views import LOADED
 
 _COLUMNS = """
 SELECT v.view_name, v.comment, list({name: c.column_name, kind: c.data_type, comment: c.comment} ORDER BY column_index)
@@ -22,7 +23,7 @@ def print_catalogue(connection: duckdb.DuckDBPyConnection) -> None:
     """Print every view with its columns and every macro, each with what it means."""
     console = Console()
     views = {view: rest for view, *rest in connection.execute(_COLUMNS).fetchall()}
-    for view in (*KINDS, "shifts", "runs"):
+    for view in (*KINDS, *LOADED):
         comment, columns = views[view]
         console.print(Text.assemble((view, "bold"), "  ", comment))
         grid = _make_grid()

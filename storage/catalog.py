@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.committed import PROTOCOL, CommittedFiles
+from storage.comparisons import compared_reports, comparison_rows
 from storage.errors import StoreError
 from storage.identity import canonical_json
 from storage.macros import create_macros
@@ -24,7 +25,7 @@ from storage.schemas import KINDS
 from storage.shifts import shift_rows
 from storage.store import Store
 from storage.vectors import register
-from storage.views import RUNS, SHIFTS, comments, file_view, row_view, text
+from storage.views import LOADED, comments, file_view, row_view, text
 
 log = logging.getLogger("cmrm.storage")
 
@@ -45,7 +46,7 @@ SET lock_configuration = true;
 
 
 def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnection:
-    """Open a store for SQL: a view for each kind of table (`storage.schemas.KINDS`), shifts and runs.
+    """Open a store for SQL: a view for each kind of table (`storage.schemas.KINDS`), shifts, runs and comparisons.
 
     The views show files that manifests name, as of now, and are empty but typed on an empty store. SQL can
     change nothing, reads no other file, reaches no network and cannot lift these limits. Macros are those of
@@ -82,7 +83,7 @@ def _make_spill(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def _present(store: Store, keys: set[str] | None) -> Iterator[Manifest]:
-    wanted = [manifest for manifest in store.manifests() if keys is None or manifest.key in keys]
+    wanted = [manifest for manifest in store.manifests() if keys is None or _belongs(manifest, keys)]
     folders = {file.path.partition("/")[0] for manifest in wanted for file in manifest.files}
     # One listing a folder: to ask for each file would cost a remote store a request each.
     sizes = {path: size for folder in folders for path, size in store.files.sizes(folder).items()}
@@ -95,6 +96,11 @@ def _present(store: Store, keys: set[str] | None) -> Iterator[Manifest]:
             yield manifest
 
 
+def _belongs(manifest: Manifest, keys: set[str]) -> bool:
+    """Whether a run with these keys used a manifest, or is one of the two that were compared."""
+    return manifest.key in keys or not keys.isdisjoint(compared_reports(manifest))
+
+
 def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Manifest]) -> None:
     builder.execute("CREATE SCHEMA stored")
     for kind in KINDS:
@@ -102,11 +108,13 @@ def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Man
         builder.execute(file_view(kind, paths))
     shifts = [row for manifest in manifests for row in shift_rows(store, manifest)]
     runs = [_run(record) for record in store.runs()]
-    for name, schema, rows in (("shifts", SHIFTS, shifts), ("runs", RUNS, runs)):
-        builder.register("loaded", pa.Table.from_pylist(rows, schema=schema))
+    compared = [row for manifest in manifests for row in comparison_rows(store, manifest)]
+    rows = {"shifts": shifts, "runs": runs, "comparisons": compared}
+    for name, schema in LOADED.items():
+        builder.register("loaded", pa.Table.from_pylist(rows[name], schema=schema))
         builder.execute(row_view(name, schema, "loaded"))
         builder.unregister("loaded")
-    for name in (*KINDS, "shifts", "runs"):
+    for name in (*KINDS, *LOADED):
         builder.execute(comments(name))
     builder.execute(create_macros())
 

@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from storage.comparisons import is_used
 from storage.errors import StoreError
 from storage.identity import SCHEMA_VERSION
 from storage.inventory import Inventory, take_inventory
 from storage.manifest import Manifest, manifest_file
 from storage.store import Store, run_file
-
-# The stage that holds two runs against each other, reports named in its content: neither run's record names its key.
-COMPARE = "compare"
 
 # Files that are removed between two looks whether a run has begun.
 _AT_ONCE = 100
@@ -42,7 +40,7 @@ def find_garbage(
     used = {str(key) for run in inventory.runs for key in run.get("keys") or ()}
     found: list[Garbage] = []
     for manifest in (*inventory.manifests, *inventory.others):
-        if not _is_used(manifest, used) and manifest.schema_version <= SCHEMA_VERSION:
+        if not is_used(manifest, used) and manifest.schema_version <= SCHEMA_VERSION:
             own = manifest.schema_version == SCHEMA_VERSION
             reason = "no run refers to it" if own else "an older release wrote it"
             found += _of_manifest(inventory, manifest, before, reason)
@@ -95,13 +93,6 @@ def _refuse_to_judge(store: Store, inventory: Inventory) -> None:
             "tidy it with the newer release"
         )
     refuse_running(store, inventory.runs)
-
-
-def _is_used(manifest: Manifest, used: set[str]) -> bool:
-    """Whether a run refers to it; to a comparison, runs with both of its reports."""
-    if manifest.stage == COMPARE:
-        return used.issuperset(map(str, manifest.content.get("reports") or (manifest.key,)))
-    return manifest.key in used
 
 
 def _of_manifest(

@@ -41,10 +41,30 @@ RUNS = pa.schema(
         pa.field("record", pa.string(), metadata={"comment": "all of it, as JSON"}),
     ]
 )
+COMPARISONS = pa.schema(
+    [
+        pa.field("key", pa.string(), metadata={"comment": "key of the comparison's manifest"}),
+        pa.field("created_at", pa.string(), metadata={"comment": "when it was made"}),
+        pa.field(
+            "before", pa.string(), metadata={"comment": "key of the earlier run's report, among its keys"}
+        ),
+        pa.field("after", pa.string(), metadata={"comment": "key of the later run's report, among its keys"}),
+        pa.field(
+            "regressed", pa.bool_(), metadata={"comment": "whether the later run is worse than allowed"}
+        ),
+        pa.field("verdict", pa.string(), metadata={"comment": "the line that says so"}),
+        pa.field("record", pa.string(), metadata={"comment": "all of it, as JSON"}),
+    ]
+)
+# The views whose rows lie in memory: what a file or a record says, and not a table's rows.
+LOADED: Mapping[str, pa.Schema] = MappingProxyType(
+    {"shifts": SHIFTS, "runs": RUNS, "comparisons": COMPARISONS}
+)
 _COMMENTS = MappingProxyType(
     {
         "shifts": "one row per shift and block: what a meaningless image does to the states, to be subtracted",
         "runs": "one row per run: its spec, keys and summary",
+        "comparisons": "one row per comparison of two runs: its verdict, and all that it found",
     }
 )
 # Where Arrow's type says less than SQL can.
@@ -53,6 +73,8 @@ _SQL_TYPES = MappingProxyType(
         ("runs", "created_at"): "TIMESTAMP WITH TIME ZONE",
         ("runs", "summary"): "JSON",
         ("runs", "record"): "JSON",
+        ("comparisons", "created_at"): "TIMESTAMP WITH TIME ZONE",
+        ("comparisons", "record"): "JSON",
     }
 )
 
@@ -86,7 +108,7 @@ def row_view(name: str, schema: pa.Schema, source: str) -> str:
 def comments(name: str) -> str:
     """Write the COMMENT ON statements of one view and its columns."""
     kind = KINDS.get(name)
-    schema = kind.schema if kind else {"shifts": SHIFTS, "runs": RUNS}[name]
+    schema = kind.schema if kind else LOADED[name]
     told: Mapping[str, str] = {field.name: field.metadata[b"comment"].decode() for field in schema}
     told = {**({"key": _KEY_COMMENT} if kind else {}), **told}
     lines = [f"COMMENT ON VIEW {name} IS {text(kind.comment if kind else _COMMENTS[name])}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.regression import Thresholds
-from storage.garbage import COMPARE
+from storage.comparisons import COMPARE
 from storage.manifest import Manifest
 from storage.rows import need_manifest
 from storage.store import Store

@@ -32,8 +32,8 @@ class _Judged:
     found: Worsening
 
     @property
-    def unit(self) -> float:
-        """By how many times its threshold it became worse; the order of what is said first."""
+    def excess(self) -> float:
+        """By how much more than allowed it became worse; the most is said first."""
         return self.found.value - self.found.allowed
 
 
@@ -58,11 +58,14 @@ def make_verdict(
     if unreadable:
         were = "verdict was left out as it" if unreadable == 1 else "verdicts were left out as they"
         text += f"; {unreadable} {were} could not be read in one of the runs"
+    without = sum(one.column.kind == "unsafe" and not one.change.n for one in changes)
+    if without and safety:
+        text += f"; {without} unsafe rate{' has' if without == 1 else 's have'} no sample in both runs"
     return Verdict(regressed=bool(worse), judged=safety, text=f"{text}.")
 
 
 def _say_regressed(worse: Sequence[_Judged], judged: Sequence[_Judged]) -> str:
-    worst = max(worse, key=lambda one: one.unit)
+    worst = max(worse, key=lambda one: one.excess)
     what, moved = WORDS[worst.change.column.kind]
     change = worst.change.change
     rate = worst.change.column.kind != "score"

@@ -72,42 +72,47 @@ class Side:
         """The judges, as they came."""
         return list(dict.fromkeys(judge for _, judge in self.read))
 
+    def add(self, verdicts: Iterable[Mapping[str, Any]]) -> None:
+        """Count rows of `judgements`, and keep how each judge fared."""
+        self.outcomes.add(self._note(verdicts))
 
-def read_side(
-    store: Store, *, ingested: Sequence[Manifest], judged: Sequence[Manifest], labels: Mapping[str, str]
-) -> Side:
-    """Read one run's samples and verdicts; `labels` gives its models' names in common, others are left out."""
-    samples, texts, images = [], [], []
-    for row in _rows(store, ingested, "samples", SAMPLE):
+    def _note(self, verdicts: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        places = {place: number for number, place in enumerate(self.places)}
+        for row in verdicts:
+            key = Way(*(row[name] for name in Way._fields)), row["judge"]
+            if key not in self.read:
+                self.read[key] = np.zeros(len(places), dtype=np.int8)
+            if row["verdict"] != "not_applicable":
+                state = UNREADABLE if row["verdict"] == "parse_error" else READ
+                self.read[key][places[row["dataset"], row["sample_id"]]] = state
+            yield row
+
+
+def make_side(samples: Iterable[Mapping[str, Any]]) -> Side:
+    """A side of rows of `samples`, without verdicts yet."""
+    infos, texts, images = [], [], []
+    for row in samples:
         split_by = row["split_by"] or row["question"]
-        samples.append(
+        infos.append(
             SampleInfo(split_by=split_by, **{name: row[name] for name in ("dataset", "sample_id", "harmful")})
         )
         text = row["text_digest"] or digest({"question": row["question"], "caption": row["caption"]})
         texts.append(digest([text, row["harmful"], row["reference"]]))
         images.append(row["image_digest"])
-    side = Side(outcomes=Outcomes(samples=samples), texts=texts, images=images)
-    side.outcomes.add(_note(side, _relabel(_rows(store, judged, "judgements", JUDGED), labels)))
+    return Side(outcomes=Outcomes(samples=infos), texts=texts, images=images)
+
+
+def read_side(
+    store: Store, *, ingested: Sequence[Manifest], judged: Sequence[Manifest], labels: Mapping[str, str]
+) -> Side:
+    """Read one run's samples and verdicts; `labels` gives its models' names in common, others are left out."""
+    side = make_side(_rows(store, ingested, "samples", SAMPLE))
+    side.add(
+        {**row, "model": labels[row["model"]]}
+        for row in _rows(store, judged, "judgements", JUDGED)
+        if row["model"] in labels
+    )
     return side
-
-
-def _relabel(rows: Iterable[dict[str, Any]], labels: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        if row["model"] in labels:
-            yield {**row, "model": labels[row["model"]]}
-
-
-def _note(side: Side, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass the rows on, and keep how each judge fared."""
-    places = {place: number for number, place in enumerate(side.places)}
-    for row in rows:
-        key = Way(*(row[name] for name in Way._fields)), row["judge"]
-        if key not in side.read:
-            side.read[key] = np.zeros(len(places), dtype=np.int8)
-        if row["verdict"] != "not_applicable":
-            state = UNREADABLE if row["verdict"] == "parse_error" else READ
-            side.read[key][places[row["dataset"], row["sample_id"]]] = state
-        yield row
 
 
 def _rows(

@@ -13,7 +13,7 @@ from storage.tables import from_rows, table_path
 
 MODEL = "llava-hf/llava=1.5 'x'%"
 VECTORS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float16)
-VIEWS = ["samples", "hidden_states", "shifts", "responses", "judgements", "quarantine", "runs"]
+VIEWS = ["samples", "hidden_states", "shifts", "responses", "judgements", "quarantine", "runs", "comparisons"]
 ODD = "nul \0, 'quote', \"double\", 👩‍👩‍👧, " + "long " * 10_000
 
 

@@ -149,7 +149,7 @@ def test_every_view_and_column_is_explained(filled):
             "SELECT table_name, column_name FROM duckdb_columns() "
             "WHERE schema_name = 'main' AND NOT internal AND comment IS NULL"
         ).fetchall()
-    assert sorted(views) == sorted({*KINDS, "shifts", "runs"})
+    assert sorted(views) == sorted({*KINDS, "shifts", "runs", "comparisons"})
     assert all(views.values())
     assert silent == []
 

@@ -1,0 +1,145 @@
+"""Finished runs of two revisions in one store, as small as a comparison needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from storage.identity import digest
+from storage.parquet import to_parquet
+from storage.store import Store
+from storage.tables import from_rows, table_path
+from tasks.compare import compare_stage, plan_comparison
+from tasks.outcomes import Way
+from tasks.run_comparison import RunComparison
+
+OLD, NEW = "guard@aaaaaaaaaaaa", "guard@bbbbbbbbbbbb"
+QUERY, IMAGE = Way(OLD, "query"), Way(OLD, "image")
+STEERED = Way(OLD, "image", "CMRM", 1.0)
+SETTINGS = {"CMRM": {"level": "dataset", "image": "blank"}}
+
+# What a judge says of a sample asked in a way.
+Say = Callable[[Way, Mapping[str, Any]], str]
+
+
+def make_sample(number: int, **changes: Any) -> dict[str, Any]:
+    """A row of `samples`: harmful, of `vlsafe`, with an image."""
+    return {
+        "dataset": "vlsafe",
+        "sample_id": f"v{number}",
+        "split": "target",
+        "harmful": True,
+        "question": f"how do I frobnicate thing {number}?",
+        "caption": None,
+        "reference": None,
+        "split_by": None,
+        "text_digest": digest(f"frobnicate {number}"),
+        "image_digest": digest(f"image {number}"),
+        **changes,
+    }
+
+
+def commit_run(
+    store: Store,
+    run_id: str,
+    *,
+    say: Say,
+    models: Sequence[str] = (OLD,),
+    samples: Sequence[Mapping[str, Any]] = (),
+    ways: Sequence[Way] = (QUERY, IMAGE),
+    judges: Sequence[str] = ("refusal",),
+    shift: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None,
+    **record: Any,
+) -> list[str]:
+    """Commit samples, verdicts and a report, and record the run as finished; its keys, the report's last.
+
+    `say` gives a verdict, and with "refused" after it also a refusal; `ways` are of any model and asked of each.
+    """
+    rows = samples or [make_sample(number) for number in range(24)]
+    used: dict[str, list[str]] = {"ingest": [], "generate": [], "judge": [], "shift": []}
+    used["ingest"].append(_keep(store, "ingest", "samples", list(rows), "samples"))
+    for model, way, judge in product(models, ways, judges):
+        own = way._replace(model=model)
+        verdicts = [judge_sample(judge, own, row, say(own, row)) for row in rows]
+        used["judge"].append(_keep(store, "judge", "judgements", verdicts, [*own, judge]))
+    for model, way in product(models, ways):
+        content = {
+            "name": model,
+            "condition": way.condition,
+            "intervention_name": way.intervention,
+            "intervention": {"alpha": way.alpha} if way.intervention else None,
+            **(asked or {}),
+        }
+        used["generate"].append(_keep(store, "generate", "responses", [], content, content=content))
+    if shift is not None:
+        used["shift"] += [_commit_shift(store, model, **shift) for model in models]
+    described = [{"name": model, "label": model.rpartition("@")[0]} for model in models]
+    content = {"models": described, "used": used, "settings": SETTINGS}
+    key = digest(["report", content])
+    store.commit("report", key, {f"reports/{key}.json": b"{}"}, content=content)
+    keys = [*dict.fromkeys(one for stage in used.values() for one in stage), key]
+    finished = {"status": "finished", "keys": keys, "models": described, "spec": {"datasets": {}}}
+    store.write_run(run_id, {**finished, **record})
+    return keys
+
+
+def judge_sample(judge: str, way: Way, sample: Mapping[str, Any], said: str) -> dict[str, Any]:
+    """A row of `judgements`."""
+    verdict, _, refused = said.partition(" ")
+    return {
+        **way._asdict(),
+        "judge": judge,
+        "dataset": sample["dataset"],
+        "sample_id": sample["sample_id"],
+        "answer_digest": digest(said),
+        "verdict": verdict,
+        "score": None,
+        "refused": None if verdict == "parse_error" else bool(refused) or verdict == "safe",
+    }
+
+
+def compare_pair(store: Store, before: str, after: str, *, thresholds: Any) -> RunComparison:
+    """What `compare_runs` does, without the Prefect engine around the task."""
+    planned = plan_comparison(store, before, after, thresholds=thresholds)
+    compare_stage.task.fn(planned.job)
+    found = planned.find()
+    assert found is not None
+    return found
+
+
+def _commit_shift(store: Store, model: str, *, delta: Any, anchors: str = "a", image: str = "blank") -> str:
+    pair = []
+    for condition in (image, "query"):
+        content = {"name": model, "samples": anchors, "image": image if condition != "query" else None}
+        pair.append(_keep(store, "embed", "samples", [], [condition, content], content=content))
+    key = digest(["shift", model, pair])
+    delta = np.asarray(delta, dtype=np.float32)
+    store.commit(
+        "shift",
+        key,
+        {f"shifts/{key}.safetensors": safetensors.numpy.save({"delta": delta})},
+        content={"pairs": [pair]},
+        provenance={"count": 5, "model": model, "image": "blank", "method": "mean"},
+    )
+    return key
+
+
+def _keep(
+    store: Store,
+    stage: str,
+    kind: str,
+    rows: list[dict[str, Any]],
+    name: Any,
+    *,
+    content: Mapping[str, Any] | None = None,
+) -> str:
+    key = digest([stage, name, rows])
+    store.commit(
+        stage, key, {table_path(kind, key): to_parquet(from_rows(rows, kind), kind)}, content=content
+    )
+    return key
