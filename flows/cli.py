@@ -196,9 +196,10 @@ def watch(
     from flows.watch_loop import ending_in_order, watch_on, watch_once
 
     with ending_in_order():
-        if once:
-            sys.exit(watch_once(spec, store=store, server=server))
-        watch_on(spec, store=store, server=server, seconds=every)
+        if not once:
+            watch_on(spec, store=store, server=server, seconds=every)
+        elif status := watch_once(spec, store=store, server=server):
+            sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
