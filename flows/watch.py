@@ -18,11 +18,11 @@ from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.text import Text
 
-from cmrm.errors import ModelChangedError, ModelUnavailableError
+from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.regression import Thresholds
 from cmrm.revision import find_revision, make_fingerprint
 from flows.organism import place_organism
-from flows.run import run_spec
+from flows.run import Result, run_spec
 from flows.spec import Spec, read_spec
 from flows.store_commands import DEFAULT_STORE
 from flows.terminal import show_safely
@@ -73,11 +73,10 @@ def look(spec: Path, store: str) -> Look:
     """
     # Read anew with each try: a folder that was not there is no folder to a spec.
     read = read_spec(spec)
-    models = place_organism(read).all_models()
-    now = [make_fingerprint(one.id, find_revision(one.id, revision=one.revision)) for one in models]
+    now = _find_fingerprints(read)
     runs = find_past_runs(Store.open(store), read)
     if not runs:
-        result = run_spec(read, store=store)
+        result = _run(read, store, now)
         return Look(said="First", text="First run, nothing to compare with.", report=result.report)
     last = runs[-1]
     if last.fingerprints != now:
@@ -93,9 +92,27 @@ def look(spec: Path, store: str) -> Look:
     return _compare(read, store, before, last)
 
 
+def _find_fingerprints(spec: Spec) -> list[str]:
+    models = place_organism(spec).all_models()
+    return [make_fingerprint(one.id, find_revision(one.id, revision=one.revision)) for one in models]
+
+
+def _run(spec: Spec, store: str, now: list[str]) -> Result:
+    try:
+        return run_spec(spec, store=store)
+    except UserError as error:
+        # Weights that cannot be loaded are a mistake in them, unless they are others by now, or gone.
+        if (
+            not isinstance(error, ModelChangedError | ModelUnavailableError)
+            and _find_fingerprints(spec) != now
+        ):
+            raise ModelChangedError(f"{error} It was changed meanwhile.") from error
+        raise
+
+
 def _measure(spec: Spec, store: str, before: PastRun, now: list[str]) -> Look:
     tell_updated(before, now, store=store)
-    result = run_spec(spec, store=store)
+    result = _run(spec, store, now)
     after = next(run for run in find_past_runs(Store.open(store), spec) if run.run_id == result.run_id)
     if after.fingerprints != now:
         raise ModelChangedError(

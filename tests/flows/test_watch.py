@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+import cmrm.model
 import flows.watch
 import flows.watch_events
 from cmrm.errors import ModelChangedError
@@ -226,6 +227,32 @@ def test_a_revision_that_changes_while_its_run_begins_is_resolved_anew(
     events = read_events(prefect_server, tiny.parent / "store", count=3)
     assert [event["event"] for event in events] == ["cmrm.model.updated"] * 2 + ["cmrm.safety.ok"]
     assert [event["payload"]["after"]["fingerprint"] for event in events[1:]] == last.fingerprints * 2
+
+
+def test_a_folder_that_vanishes_before_it_is_loaded_is_waited_for(
+    tiny: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, away = tiny.parent / "model", tiny.parent / "away"
+    load, find = cmrm.model.load_model, flows.watch.find_revision
+
+    def load_what_has_vanished(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(cmrm.model, "load_model", load)
+        model.rename(away)
+        return load(*arguments, **more)
+
+    def find_once_more(model_id: str, *, revision: str) -> str:
+        try:
+            return find(model_id, revision=revision)
+        finally:
+            if away.exists():
+                away.rename(model)
+
+    monkeypatch.setattr(cmrm.model, "load_model", load_what_has_vanished)
+    monkeypatch.setattr(flows.watch, "find_revision", find_once_more)
+    assert watch(tiny) == 0
+    assert "It is tried again." in watch.complained
+    assert "First run" in watch.said
+    assert [run["status"] for run in open_store(tiny).runs()] == ["failed", "finished"]
 
 
 def test_a_second_watch_says_who_is_at_it_and_leaves(tiny: Path, watch: Watch) -> None:
