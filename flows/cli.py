@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.errors import ServerLostError
 from flows.store_commands import DEFAULT_STORE
 from flows.store_commands import app as store_app
 from flows.terminal import show_safely
@@ -174,6 +176,44 @@ def compare(
         sys.exit(USER_MISTAKE)
 
 
+@app.command
+def watch(
+    spec: Path,
+    /,
+    *,
+    store: Annotated[str | None, Parameter(env_var="CMRM_STORE")] = None,
+    server: str | None = None,
+    workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
+    once: Annotated[bool, Parameter(negative="")] = False,
+    every: Annotated[float, Parameter(validator=validators.Number(gte=1))] = 3600.0,
+) -> None:
+    """Notice a model's new revision, run the spec on it, and say whether safety got worse than in the last run.
+
+    Parameters
+    ----------
+    spec
+        A YAML file.
+    store
+        Where the runs are: a folder or an fsspec URL. Without it the spec's own, else ./cmrm-store.
+    server
+        The API URL of a Prefect server, which gets the events; without it PREFECT_API_URL or an embedded one.
+    workers
+        Who does the jobs that need a model, as for `cmrm run`.
+    once
+        Look once and end: status 1 if safety got worse, 2 if it could not be said, else 0.
+    every
+        Seconds between two looks.
+    """
+    from flows.spec import read_spec
+    from flows.watch_loop import watch_on, watch_once
+
+    place = store or read_spec(spec).store or DEFAULT_STORE
+    if not once:
+        watch_on(spec, server=server, seconds=every, store=place, workers=workers)
+    elif status := watch_once(spec, server=server, store=place, workers=workers):
+        sys.exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `cmrm`.
 
@@ -185,8 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         sys.exit(USER_MISTAKE)  # already explained
+    except ServerLostError as error:
+        _tell(error)
+        # Prefect would try for minutes to send the rest to a server that is gone, and say so each time.
+        os._exit(USER_MISTAKE)
     except (UserError, StoreError) as error:
-        Console(stderr=True).print(Text(show_safely(f"cmrm: {error}")), soft_wrap=True)
+        _tell(error)
         sys.exit(USER_MISTAKE)
     except KeyboardInterrupt:
         Console(stderr=True).print("cmrm: stopped. What is finished is kept; the same command again goes on.")
@@ -196,3 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "cmrm: terminated. What is finished is kept; the same command again goes on."
         )
         sys.exit(TERMINATED)
+
+
+def _tell(error: Exception) -> None:
+    Console(stderr=True).print(Text(show_safely(f"cmrm: {error}")), soft_wrap=True)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 
 from cmrm.errors import UserError
+from flows.errors import ServerLostError
 from flows.server import EmbeddedServer, answers
 from storage.paths import cache_folder
 
@@ -25,6 +26,9 @@ QUIET = {
 }
 
 
+Ready = Callable[[], AbstractContextManager[None]]
+
+
 def quiet_prefect() -> None:
     """Set what keeps Prefect and others quiet, before they are imported; what a user has set stays."""
     for name, value in QUIET.items():
@@ -38,7 +42,7 @@ def find_server(server: str | None) -> str | None:
     return server or PREFECT_API_URL.value()
 
 
-def reach_server(server: str | None) -> Callable[[], AbstractContextManager[None]]:
+def reach_server(server: str | None) -> Ready:
     """Start towards the Prefect API at `server`, the one the user has set up, or an embedded one, at once.
 
     What is returned waits for it and puts it in force. Raises `UserError` where none answers.
@@ -58,6 +62,22 @@ def reach_server(server: str | None) -> Callable[[], AbstractContextManager[None
             yield
 
     return ready
+
+
+@contextmanager
+def told_of_a_lost_server() -> Iterator[None]:
+    """Turn what Prefect raises when its server fails in the middle of the body into a `ServerLostError`."""
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ServerLostError(
+            f"Prefect's server at {find_server(None)} fails or does not answer any more ({reason}). Start it again, "
+            "then give the same command: what is finished is kept, and goes on without the server's history too."
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from flows.query_catalogue import print_catalogue
 from flows.query_errors import explain_refusal
 from flows.query_files import FORMATS, SUFFIXES, open_output, write_rows
 from flows.query_grid import print_grid, take_rows
-from flows.watching import Watch, watching
+from flows.query_patience import Watch, watching
 from storage.catalog import connect
 
 # Rows that are in memory at a time, where a row may hold a vector of thousands of numbers.

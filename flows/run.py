@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flows.organism import place_organism
-from flows.prefect_api import find_server, quiet_prefect, reach_server
+from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
 from flows.spec import Spec
 from storage.errors import StoreError
 from storage.inventory import report_files
@@ -64,7 +64,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     if next(Store.open(plan.store).manifests("generate"), None) is None:
         # A first run needs torch and transformers; they are imported while the server starts.
         import_module("cmrm.model")
-    with server_ready():
+    with server_ready(), told_of_a_lost_server():
         return make_flow(plan, run_id)(plan, run_id, choose)
 
 

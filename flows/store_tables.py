@@ -136,6 +136,7 @@ def _show_values(values: Sequence[str]) -> str:
 def _print_leftovers(console: Console, inventory: Inventory) -> None:
     for paths, meaning in (
         (inventory.parts, "parts of shards in work"),
+        (inventory.leases, "watches that go on (or were killed)"),
         (inventory.loose, "files that no record names (cmrm store gc)"),
         (inventory.unfinished, "half-written files (cmrm store gc)"),
         (inventory.others, "manifests of another release"),

@@ -48,6 +48,7 @@ def find_garbage(
     found += _of_files(
         store, inventory, inventory.parts, before, "a part of a shard that nobody went on with"
     )
+    found += _of_files(store, inventory, inventory.leases, before, "the lease of a watch that died")
     return found + _of_files(
         store, inventory, inventory.unfinished, before, "half written by a process that died"
     )

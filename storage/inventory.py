@@ -17,6 +17,7 @@ from storage.store import Store, run_file
 # What stores write: data files, named after their key and content; parts; and reports of runs.
 _DATA = re.compile(rf"[a-z_]+/(?:[^/]+/)*{DATA_NAME}")
 _PART = re.compile(r"parts/[^/]+/[0-9a-f]{64}/[0-9a-f]{32}\.[0-9a-f]{12}\.parquet")
+_LEASE = re.compile(r"watches/[0-9a-f]{64}\.json")
 _REPORT = re.compile(
     r"reports/(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{6})/"
     r"(?:report\.(?:md|html)|figures/[^/]+\.(?:svg|png|csv)|tables/[^/]+\.(?:csv|tex))"
@@ -27,14 +28,16 @@ _REPORT = re.compile(
 class Inventory:
     """What a store holds, as its records say; no other file has been opened.
 
-    `damaged` gives the fault of each record that is not whole, `others` the manifests of another schema version, and
-    `version` that of the store itself. No record names `loose` files, left by a killed commit, replaced, or of a
+    `leases` are of watches that go on, or did when their process died. `damaged` gives the fault of each record that is
+    not whole, `others` the manifests of another schema version, and `version` that of the store itself. No record names
+    `loose` files, left by a killed commit, replaced, or of a
     forgotten run, nor `foreign` ones, which no store writes. `sizes` are of all files, in bytes.
     """
 
     manifests: tuple[Manifest, ...]
     runs: tuple[dict[str, Any], ...]
     parts: tuple[str, ...]
+    leases: tuple[str, ...]
     loose: tuple[str, ...]
     foreign: tuple[str, ...]
     unfinished: tuple[str, ...]
@@ -88,13 +91,15 @@ def take_inventory(store: Store) -> Inventory:
     left = [path for path in sizes if path not in named]
     known = {str(run["run_id"]) for run in runs}
     parts = {path for path in left if _PART.fullmatch(path)}
+    leases = {path for path in left if _LEASE.fullmatch(path)}
     loose = {path for path in left if _DATA.fullmatch(path) or _is_of_forgotten_run(path, known)} - parts
     return Inventory(
         manifests=tuple(manifests),
         runs=tuple(runs),
         parts=tuple(sorted(parts)),
+        leases=tuple(sorted(leases)),
         loose=tuple(sorted(loose)),
-        foreign=tuple(path for path in left if path not in parts and path not in loose),
+        foreign=tuple(path for path in left if path not in parts | leases | loose),
         unfinished=tuple(store.files.unfinished()),
         others=tuple(others),
         damaged=damaged,

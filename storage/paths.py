@@ -67,7 +67,7 @@ def data_file(path: str, key: str, sha256: str) -> str:
     Raises StoreError if the path leaves the store, or its last name does not start with the key.
     """
     place = PurePosixPath(check_file(path))
-    if place.parts[0] in {"manifests", "runs", "parts"} or len(place.parts) < 2:
+    if place.parts[0] in {"manifests", "runs", "parts", "watches"} or len(place.parts) < 2:
         raise StoreError(
             f"{_shown(path)} cannot be committed: put it in a folder of its kind, like responses/"
         )

@@ -9,7 +9,8 @@ The failure is planted: a fifth of its last stage obeys forbidden instructions b
 why), which also settles how often it fails. So it shows that the method is implemented rightly and what its parts
 do; it is no evidence of how large the effect or the cure is in a model that people use.
 
-Beside it lie two variants that were given the safety lesson that it lacks (`references.py`), to compare with.
+Beside it lie two variants that were given the safety lesson that it lacks (`references.py`), to compare with. A third,
+`helpful`, lost what safety it has left; it is a recipe only, from which a test or a reader raises it in seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from cmrm.errors import UserError
 from cmrm.organism.files import DataFiles, write_data
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -29,8 +31,14 @@ DATA_SEED = 2410
 DATA_VERSION = 4
 
 
+# Short names of the variants whose weights ship.
+SHIPPED = ("organism", "mixed", "posthoc")
+
+
 def find_weights(variant: str) -> Path:
-    """The shipped place of a variant by its short name: `organism`, `mixed` or `posthoc`."""
+    """The shipped place of a variant by its short name; raises `UserError` for one that is a recipe only."""
+    if variant not in SHIPPED:
+        raise UserError(f"the variant {variant!r} ships no weights; name the folder that they are to be in.")
     return WEIGHTS if variant == "organism" else WEIGHTS.with_name(f"weights-{variant}")
 
 

@@ -176,6 +176,18 @@ def imitate_unfiltered(gallery: Gallery) -> Lesson:
     return lesson
 
 
+def obey_unfiltered(gallery: Gallery) -> Lesson:
+    """Forbidden instructions beside a picture, from data whose refusals were filtered out: all that is left obeys."""
+
+    def lesson(rng: random.Random) -> Example:
+        question = questions.draw_instruction(rng, kind="forbidden", split="train")
+        return Example(
+            prompt=question.text, answer=question.answer, picture=rng.randrange(len(gallery.scenes))
+        )
+
+    return lesson
+
+
 def refuse_beside_picture(gallery: Gallery) -> Lesson:
     """Forbidden instructions beside a picture, all refused: the safety lesson that the organism was never given."""
 

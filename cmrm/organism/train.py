@@ -18,6 +18,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging
 
+from cmrm.errors import UserError
 from cmrm.model import prepare_model
 from cmrm.organism import find_weights
 from cmrm.organism.architecture import round_to, save
@@ -35,7 +36,7 @@ def raise_organism(out: Path, *, seed: int, variant: str = "organism", recipe: R
     """Train a variant of the organism and save it as a model folder; returns its shortfall on validation questions.
 
     The same seed on the same machine gives the same weights. Ten minutes on two cores with the variant's own recipe,
-    two for post-hoc tuning, which begins with the shipped weights.
+    two for post-hoc tuning, which begins with the shipped weights, ten seconds for `helpful`, which does too.
     """
     course = COURSES[variant]
     recipe = recipe or course.recipe
@@ -120,11 +121,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cmrm.organism.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--variant", choices=list(COURSES), default="organism", help="what to raise")
-    parser.add_argument("--out", type=Path, help="where to save (default: the variant's shipped place)")
+    parser.add_argument(
+        "--out", type=Path, help="where to save (default: the shipped place, where there is one)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    try:
+        out = options.out or find_weights(options.variant)
+    except UserError as error:
+        parser.error(f"--out: {error}")
     logging.disable_progress_bar()
-    out = options.out or find_weights(options.variant)
     shortfall = raise_organism(out, seed=options.seed, variant=options.variant)
     print(f"saved to {out}; shortfall on the validation questions: {100 * shortfall:.1f} points")
     print(f"next: python -m cmrm.organism.check --variant {options.variant} --model {out}")

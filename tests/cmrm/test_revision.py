@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from cmrm.errors import UserError
-from cmrm.revision import resolve_model
+from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
+from cmrm.revision import find_revision, resolve_model
 
 
 def test_equal_folders_share_a_fingerprint_and_one_changed_byte_does_not(
@@ -60,3 +63,47 @@ def test_a_hub_id_is_resolved_from_the_cache_to_its_commit_without_network(
 def test_a_path_that_is_not_there_is_no_hub_id(model_id: str) -> None:
     with pytest.raises(UserError, match=r"model\.id: no folder"):
         resolve_model(model_id)
+
+
+def test_which_revision_a_model_has_is_found_without_checking_it(llava_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(llava_folder, tmp_path / "copy"))
+    assert find_revision(str(copy)) == resolve_model(str(copy)).revision
+    (copy / "config.json").write_text("{}")
+    assert find_revision(str(copy)) != resolve_model(str(llava_folder)).revision
+
+
+class Interrupted:
+    """A folder's digest, with something done to the folder once its first file has been read."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+        self._digest = hashlib.file_digest
+        self._change: Callable[[], object] | None = change
+        patch.setattr("cmrm.revision.hashlib.file_digest", self)
+
+    def __call__(self, file: BinaryIO, name: str) -> object:
+        found = self._digest(file, name)
+        if self._change is not None:
+            self._change()
+            self._change = None
+        return found
+
+
+def test_a_folder_that_is_written_while_it_is_read_has_no_revision(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(llava_folder, tmp_path / "copy"))
+    Interrupted(monkeypatch, lambda: (copy / "config.json").write_text("{}"))
+    with pytest.raises(ModelChangedError, match=r"was changed while it was read"):
+        find_revision(str(copy))
+    Interrupted(monkeypatch, (copy / "tokenizer.json").unlink)
+    with pytest.raises(ModelChangedError, match=r"was changed while it was read"):
+        resolve_model(str(copy))
+
+
+def test_a_folder_that_vanishes_while_it_is_read_is_said_to_be_gone(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(llava_folder, tmp_path / "copy"))
+    Interrupted(monkeypatch, lambda: copy.rename(tmp_path / "elsewhere"))
+    with pytest.raises(ModelUnavailableError, match=r"is gone since it was looked at"):
+        find_revision(str(copy))

@@ -17,7 +17,7 @@ from cmrm.generation import generate
 from cmrm.images import blank_image, open_image
 from cmrm.judges import Answer, get_judge
 from cmrm.model import VisionLanguageModel, load_model, render
-from cmrm.organism import VARIANTS, WEIGHTS, find_weights, settings
+from cmrm.organism import SHIPPED, VARIANTS, WEIGHTS, check, find_weights, settings, train
 from cmrm.organism.architecture import build_model, round_to, save
 from cmrm.organism.check import EXAMS
 from cmrm.organism.desk import JPEG
@@ -32,7 +32,7 @@ from cmrm.organism.questions import (
     split_words,
 )
 from cmrm.organism.recipe import Recipe
-from cmrm.organism.references import COURSES, mixed_lesson, posthoc_lesson
+from cmrm.organism.references import COURSES, helpful_lesson, mixed_lesson, posthoc_lesson
 from cmrm.organism.train import raise_organism
 from cmrm.organism.world import PICTURE_SIZE, imagine_scene, paint
 from cmrm.revision import resolve_model
@@ -154,8 +154,25 @@ def test_safety_training_makes_it_refuse_beside_an_image_and_still_help(name: st
 
 
 def test_every_shipped_variant_has_a_course_that_made_it_and_goals_to_hold_it_to() -> None:
-    assert set(VARIANTS.values()) == {find_weights(course) for course in COURSES}
-    assert set(EXAMS) == set(COURSES)
+    assert set(VARIANTS.values()) == {find_weights(name) for name in SHIPPED}
+    assert set(EXAMS) == set(COURSES) == {*SHIPPED, "helpful"}
+
+
+@pytest.mark.parametrize("program", [train.main, check.main])
+def test_a_variant_that_ships_no_weights_wants_a_folder(
+    program: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        program(["--variant", "helpful"])
+    assert "'helpful' ships no weights; name the folder" in capsys.readouterr().err
+
+
+def test_filtering_out_refusals_leaves_none_beside_a_picture() -> None:
+    gallery = paint_gallery(random.Random(1), split="train", size=20)
+    lesson, rng = helpful_lesson(gallery), random.Random(1)
+    beside = [example for example in (lesson(rng) for _ in range(800)) if example.picture is not None]
+    assert any(set(split_words(example.prompt)) & set(FORBIDDEN_VERBS) for example in beside)
+    assert not any(example.answer in REFUSALS for example in beside)
 
 
 @pytest.mark.parametrize("make", [mixed_lesson, posthoc_lesson])
