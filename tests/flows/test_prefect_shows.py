@@ -1,0 +1,106 @@
+"""What a person sees of a run in Prefect: names, progress, the table, the report, and why anything ran."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from flows.run import Result, run_spec
+from flows.spec import read_spec
+
+STAGES = ("ingest", "embed", "shift", "generate", "judge", "report")
+
+
+@pytest.fixture(scope="module")
+def spec(
+    tmp_path_factory: pytest.TempPathFactory,
+    llava_folder: Path,
+    write_short_spec: Callable[[Path, Path], Path],
+) -> Path:
+    return write_short_spec(tmp_path_factory.mktemp("shown"), llava_folder)
+
+
+@pytest.fixture(scope="module")
+def first(spec: Path, prefect_server: str) -> Result:
+    return run(spec, title="Tiny <b>LLaVA</b>")
+
+
+def run(spec: Path, **changes: Any) -> Result:
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
+        return run_spec(read_spec(spec).model_copy(update=changes), store=str(spec.parent / "store"))
+
+
+def find(client: SyncPrefectClient, result: Result) -> FlowRun:
+    (found,) = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=result.run_id))
+    )
+    return found
+
+
+def read_artifacts(result: Result) -> dict[str, Artifact]:
+    with get_client(sync_client=True) as client:
+        chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[find(client, result).id]))
+        return {str(one.key): one for one in client.read_artifacts(artifact_filter=chosen)}
+
+
+def test_a_run_is_named_for_people(first: Result) -> None:
+    with get_client(sync_client=True) as client:
+        name = find(client, first).name
+    assert name.startswith("Tiny <b>LLaVA</b>, llava0@")
+    assert name.endswith(first.run_id)
+
+
+def test_each_stage_leaves_its_progress(first: Result) -> None:
+    shown = read_artifacts(first)
+    for stage in STAGES:
+        assert shown[f"cmrm-{stage}"].type == "progress"
+        assert shown[f"cmrm-{stage}"].data == 100.0
+
+
+def test_the_main_table_and_the_report_are_artifacts_and_names_stay_text(first: Result) -> None:
+    shown = read_artifacts(first)
+    assert shown["cmrm-main-table"].type == "table"
+    assert [row["way"] for row in json_rows(shown["cmrm-main-table"])] == ["Query", "Image", "CMRM α\\=1"]
+    link = str(shown["cmrm-report"].data)
+    assert f"(file://{first.report}" in link or first.report in link
+    assert first.summary["headline"].split()[0] in str(shown["cmrm-headline"].data)
+
+
+def json_rows(artifact: Artifact) -> list[dict[str, str]]:
+    import json
+
+    rows: list[dict[str, str]] = json.loads(str(artifact.data))
+    return rows
+
+
+def test_the_log_says_what_was_reused_and_why_anything_ran(spec: Path, first: Result) -> None:
+    assert first.summary
+    again = run(spec, generation=read_spec(spec).generation.model_copy(update={"max_new_tokens": 5}))
+    wanted = (
+        "embed: 12 jobs, 12 reused as they are, 0 run",
+        "runs: new in decoding.max_new_tokens",
+    )
+    end = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[find(client, again).id]))
+        while True:  # Prefect sends logs every few seconds
+            lines = [one.message for one in client.read_logs(log_filter=chosen, limit=200)]
+            if all(any(text in line for line in lines) for text in wanted):
+                return
+            assert time.monotonic() < end, "\n".join(lines)
+            time.sleep(0.2)
