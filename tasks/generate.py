@@ -61,7 +61,6 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
         finish=lambda batch: _answer_batch(job, vlm, batch, acted),
         partitions={},
         provenance={
-            "batch_size": job.batch_size,
             "device": str(vlm.device),
             "steered_states_since_resumed": acted,
         },
