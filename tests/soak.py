@@ -259,7 +259,7 @@ def main() -> int:
             environments=(own, served, served),
             arguments=asked.arguments,
             chance=random.Random(asked.seed),
-            kill_workers=asked.workers,
+            kill_workers=asked.kill_workers,
         )
         outcome = "0 lost, 0 twice, tables equal"
         rounds = 0

@@ -186,6 +186,7 @@ def move_everything(setting: Setting) -> None:
 
 ANSWERED = {"generate": 2, "judge": 4, "report": 1}
 ALL_OF_THE_MODEL = {"embed": 10, "shift": 1, "generate": 9, "judge": 18, "report": 1}
+OTHER_SHIFT = {"shift": 1, "generate": 2, "judge": MANY, "report": 1}
 REPORT = {"report": 1}
 NOTHING: Done = {}
 CHANGES: dict[str, tuple[Change, Done]] = {
@@ -197,11 +198,8 @@ CHANGES: dict[str, tuple[Change, Done]] = {
     "scope": (steer(scope="prefill"), ANSWERED),
     "composition": (steer(composition="direct"), ANSWERED),
     "level": (steer(level="sample"), ANSWERED),
-    "method": (steer(method="pca"), {"shift": 1, "generate": 2, "judge": MANY, "report": 1}),
-    "meaningless image of the shift": (
-        steer(image="noise"),
-        {"shift": 1, "generate": 2, "judge": MANY, "report": 1},
-    ),
+    "method": (steer(method="pca"), OTHER_SHIFT),
+    "meaningless image of the shift": (steer(image="noise"), OTHER_SHIFT),
     "intervention renamed": (steer(name="ours"), ANSWERED),
     "intervention added": (
         update(interventions=[{"name": "CMRM", "alpha": 1.0}, {"name": "half", "alpha": 0.5}]),
@@ -234,10 +232,7 @@ CHANGES: dict[str, tuple[Change, Done]] = {
         {"ingest": 1, "embed": 5, "shift": 1, "generate": 5, "report": 1},
     ),
     "file renamed": (rename_the_file, NOTHING),
-    "data set added": (
-        add_a_data_set,
-        {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1},
-    ),
+    "data set added": (add_a_data_set, {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1}),
     # Rows carry the name, and Δ's key is made of those of its states: the other data set is steered anew too.
     "data set renamed": (
         rename_a_data_set,
@@ -267,10 +262,7 @@ CHANGES: dict[str, tuple[Change, Done]] = {
         update(images={"size": 40}),
         {"embed": 4, "shift": 1, "generate": 4, "judge": MANY, "report": 1},
     ),
-    "colour of blank images": (
-        update(images={"color": [0, 0, 0]}),
-        {"embed": 2, "shift": 1, "generate": 2, "judge": MANY, "report": 1},
-    ),
+    "colour of blank images": (update(images={"color": [0, 0, 0]}), OTHER_SHIFT | {"embed": 2}),
     "seed of noise images": (
         update(images={"seed": 1}),
         {"embed": 2, "generate": 2, "judge": 4, "report": 1},

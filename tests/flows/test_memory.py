@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from cmrm.errors import UserError
+from flows.run import run_spec
+from flows.spec import read_spec
 from storage.catalog import connect
 
 ROOT = Path(__file__).parents[2]
@@ -115,3 +119,18 @@ def test_under_a_hard_limit_large_batches_fail_and_smaller_ones_give_the_same_ro
     assert names[0] == names[1]
     vectors = [np.array(read(tmp_path / store, f"SELECT vector {order}")) for store in ("short", "calm")]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_timing_that_does_not_fit_is_refused_since_its_batch_size_is_what_is_timed(
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("cmrm.generation.generate", lack_memory)
+    nothing_else = {"conditions": [], "target_states": [], "interventions": [], "anchors": {"from": {}}}
+    timed = {"samples": 2, "repeats": 1, "batch_size": 2}
+    spec = write_spec(tmp_path / "data", llava_folder, **nothing_else, overhead=timed)
+    with pytest.raises(UserError, match=r"batch of 2\. Give a smaller overhead\.batch_size"):
+        run_spec(read_spec(spec), store=str(tmp_path / "store"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.attempt import STAGES
+from tests.attempt import STAGES, list_workers
 from tests.soak import Failure, Soak, check_kept, write_soak_spec
 
 
@@ -43,3 +45,18 @@ def test_a_manifest_that_goes_or_is_made_again_is_noticed(tmp_path: Path) -> Non
     manifest.unlink()
     with pytest.raises(Failure, match="is gone"):
         check_kept(tmp_path, before)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the workers among the processes of /proc")
+def test_a_runs_workers_are_its_children_other_than_the_server() -> None:
+    wait = "import sys; sys.stdin.read()"
+    commands = ([sys.executable, "-c", wait], [sys.executable, "-c", f"{wait} # create_app"])
+    worker, server = (subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands)
+    try:
+        found = list_workers(os.getpid())
+        assert worker.pid in found
+        assert server.pid not in found
+    finally:
+        for process in (worker, server):
+            process.communicate()
+    assert worker.pid not in list_workers(os.getpid())
