@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from safetensors.torch import load_file, save_file
 
 from flows.run import run_spec
@@ -81,9 +82,11 @@ def finished(
 
 
 @pytest.fixture(autouse=True)
-def _draw_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a report shows is no matter here, and its figures would take most of the time."""
+def _lose_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Do without the report's figures, and without the second that Prefect waits for a flow's heartbeat to end."""
     monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 @pytest.fixture
