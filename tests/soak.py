@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     parser.add_argument("--samples", type=int, default=32, help="questions in each of the three data sets")
     parser.add_argument(
-        "--workers", action="store_true", help="kill worker processes of the run, not the run itself"
+        "--kill-workers", action="store_true", help="kill worker processes of the run, not the run itself"
     )
     parser.add_argument("arguments", nargs="*", help="more arguments for `cmrm run`, after --")
     asked = parser.parse_args()
