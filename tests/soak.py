@@ -29,6 +29,8 @@ from tests.same_tables import Difference, compare_stores
 
 # In each round every stage is killed once, and so many more are drawn.
 DRAWN = 5
+# The stages that have workers.
+WITH_WORKERS = ("embed", "generate")
 BAD_LINES = (
     '{"id": "cut',
     '{"id": "token", "question": "say </s> now", "image": "0.png"}',
@@ -73,6 +75,9 @@ class Soak:
         hits: Counter[str] = Counter()
         wiped = 0
         kept: dict[str, bytes] = {}
+        if self.kill_workers:
+            hits = self.disturb_workers(self.start(store.name, environment), targets)
+            kept, targets = check_kept(store, kept), ()
         for target in targets:
             attempt = self.start(store.name, environment)
             hit = self.disturb(attempt, target)
@@ -95,17 +100,23 @@ class Soak:
         moment = self.chance.random() * self.remaining(attempt.store, target)
         attempt.wait_for(target)
         time.sleep(moment)
-        if self.kill_workers:
-            hit = attempt.glance()
-            killed = attempt.kill_a_worker(self.chance)
-            # The run may put another in its place, or end in order.
-            check(attempt, attempt.end(), allowed={0, 1, 2} if killed else {0})
-            return hit if killed else None
         if not attempt.kill():
             check(attempt, attempt.process.returncode, allowed={0})
             return None
         check(attempt, 0, allowed={0})
         return attempt.glance()
+
+    def disturb_workers(self, attempt: Attempt, targets: Sequence[str]) -> Counter[str]:
+        """Kill workers of one run, stage after stage, until it ends: with others in their place, or in order."""
+        hits: Counter[str] = Counter()
+        for target in targets:
+            if not attempt.wait_for(target):
+                break
+            time.sleep(self.chance.random() * self.remaining(attempt.store, target))
+            hit = attempt.glance()
+            hits[hit] += attempt.kill_a_worker(self.chance)
+        check(attempt, attempt.end(), allowed={0, 1, 2})
+        return hits
 
     def remaining(self, store: Path, stage: str) -> float:
         """About how many seconds the stage still takes: what is committed is not done again."""
@@ -205,7 +216,8 @@ def run_rounds(soak: Soak, *, kills: int, seconds: float) -> Iterator[str]:
     soak.run_calmly()
     yield f"undisturbed: {', '.join(f'{stage} {lasted:.1f} s' for stage, lasted in soak.lasted.items())}"
     number = 0
-    while soak.hits.total() < kills or any(not soak.hits[stage] for stage in STAGES[1:]):
+    wanted = WITH_WORKERS if soak.kill_workers else STAGES[1:]
+    while soak.hits.total() < kills or any(not soak.hits[stage] for stage in wanted):
         if time.monotonic() > end:
             raise Failure(f"only {soak.hits.total()} kills in {seconds / 60:.0f} min, of {kills}")
         number += 1
