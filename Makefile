@@ -19,7 +19,7 @@ PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo test soak check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: $(VENV)/.run-stamp ## Set up, run the embedded model through, print the ta
 
 test: $(VENV)/.dev-stamp ## Set up and run the tests
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL)
+
+soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments for ten minutes and compare their tables
+	$(OFFLINE) $(BIN)/python -m tests.soak
 
 check: $(VENV)/.dev-stamp ## Set up; check format, lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
 
 from cmrm.conditions import Prompt
+from cmrm.faults import Fault, LogitsWatch, trace_blocks
 from cmrm.model import VisionLanguageModel, render
 from cmrm.steering import Intervention, SteeringProof, steer
 
@@ -20,11 +21,15 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: its text without special tokens, the number of generated tokens, and why it ended."""
+    """One answer: its text without special tokens, the number of generated tokens, and why it ended.
+
+    Where `fault` says that the model's numbers stopped being finite, there is no answer and the text is empty.
+    """
 
     text: str
     tokens: int
     finish_reason: FinishReason
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +53,50 @@ def generate(
     Sampling is not offered: its random numbers would make an answer depend on who shares the batch (`DESIGN.md` §2).
     """
     inputs = render(vlm, prompts)
-    context = (
-        steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        if intervention is not None
-        else nullcontext()
-    )
-    with context as proof:
-        sequences = vlm.model.generate(**inputs, generation_config=_greedy(vlm, max_new_tokens))
-    new_tokens = sequences[:, inputs["input_ids"].shape[1] :]
-    return Answers(answers=tuple(_read_answers(vlm, new_tokens)), proof=proof)
+    watch = LogitsWatch()
+    with _steering(vlm, inputs, intervention) as proof:
+        sequences = vlm.model.generate(
+            **inputs,
+            generation_config=_greedy(vlm, max_new_tokens),
+            logits_processor=LogitsProcessorList([watch]),
+        )
+    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :])
+    # What a row's padding comes to once its answer has ended is no part of it.
+    steps = {
+        row: step
+        for row, (step, answer) in enumerate(zip(watch.first_steps(), answers, strict=True))
+        if 0 <= step < answer.tokens
+    }
+    for row, fault in _find_faults(vlm, inputs, steps, intervention).items():
+        answers[row] = replace(answers[row], text="", fault=fault)
+    return Answers(answers=tuple(answers), proof=proof)
+
+
+def _find_faults(
+    vlm: VisionLanguageModel,
+    inputs: BatchFeature,
+    steps: Mapping[int, int],
+    intervention: Intervention | None,
+) -> dict[int, Fault]:
+    """Where each row whose logits were not finite at a step stopped being so; asks the model again if there are any."""
+    if not steps:
+        return {}
+    # The whole batch once more, as far as needed: with fewer rows its numbers could round otherwise, and not overflow.
+    longest = max(steps.values()) + 1
+    with (
+        _steering(vlm, inputs, intervention),
+        trace_blocks(vlm, inputs["attention_mask"]) as trace,
+    ):
+        vlm.model.generate(**inputs, generation_config=_greedy(vlm, longest))
+    return {row: trace.locate(row, step) for row, step in steps.items()}
+
+
+def _steering(
+    vlm: VisionLanguageModel, inputs: BatchFeature, intervention: Intervention | None
+) -> AbstractContextManager[SteeringProof | None]:
+    if intervention is None:
+        return nullcontext()
+    return steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
 
 def _greedy(vlm: VisionLanguageModel, max_new_tokens: int) -> GenerationConfig:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
+from cmrm.errors import UserError
 from storage.manifest import Manifest
 from storage.parquet import to_parquet
 from storage.store import Source, Store
@@ -17,7 +19,10 @@ from tasks.progress import report_rows
 from tasks.samples import StoredSample
 from tasks.stage import Job
 
+log = logging.getLogger("cmrm.tasks")
+
 Finished = tuple[pa.Table, Sequence[dict[str, Any]]]
+Finish = Callable[[Sequence[StoredSample]], Finished]
 
 
 def work_through(
@@ -27,32 +32,42 @@ def work_through(
     kind: str,
     samples: Sequence[StoredSample],
     batch_size: int,
-    finish: Callable[[Sequence[StoredSample]], Finished],
+    finish: Finish,
     partitions: dict[str, str],
     provenance: dict[str, Any],
 ) -> Manifest:
     """Finish a shard's samples batch by batch and commit them; those that a killed worker left are not done again.
 
     `finish` returns a batch's rows of table `kind` and the rows it set aside; they are written while the next batch
-    is worked on. `provenance` is read at the end.
+    is worked on. `provenance` is read at the end, and gets the batch size that was asked for and the smallest that had
+    to be used. A batch that does not fit into memory is halved, and later ones are no larger; `UserError` for a single
+    sample that does not fit.
     """
     quarantined: list[dict[str, Any]] = []
     with ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer:
         done = set(writer.resume("sample_id")["sample_id"].to_pylist())
         todo = [stored for stored in samples if stored.sample.id not in done]
         report_rows(len(samples) - len(todo))
-        for batch in cut(todo, batch_size):
-            rows, aside = finish(batch)
+        size = batch_size
+        waiting = sort_by_length(todo)
+        while waiting:
+            batch = waiting[:size]
+            finished = _finish_if_it_fits(finish, batch)
+            if finished is None:
+                size = _halve(job, batch)
+                continue
+            rows, aside = finished
             writer.append(rows)
             quarantined.extend(aside)
             report_rows(len(batch))
+            del waiting[: len(batch)]
         return commit_shard(
             job,
             store,
             writer,
             kind=kind,
             quarantined=quarantined,
-            provenance=provenance,
+            provenance={**provenance, "batch_size": batch_size, "smallest_batch_size": size},
             partitions=partitions,
         )
 
@@ -108,6 +123,47 @@ def _commit_files(
 
 def cut(samples: Sequence[StoredSample], size: int) -> Iterator[Sequence[StoredSample]]:
     """Batches of at most `size`, questions of like length together, so that little is padded."""
-    by_length = sorted(samples, key=lambda stored: len(stored.sample.question))
+    by_length = sort_by_length(samples)
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
+
+
+def sort_by_length(samples: Sequence[StoredSample]) -> list[StoredSample]:
+    """The samples, short questions first."""
+    return sorted(samples, key=lambda stored: len(stored.sample.question))
+
+
+def _finish_if_it_fits(finish: Finish, batch: Sequence[StoredSample]) -> Finished | None:
+    """Finish a batch; None where memory did not suffice, once what the attempt held is given back."""
+    from cmrm.memory import is_out_of_memory, release_memory
+
+    try:
+        return finish(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not before here: the error and its traceback, which hold the attempt's tensors, are gone only now.
+    release_memory()
+    return None
+
+
+def _halve(job: Job, batch: Sequence[StoredSample]) -> int:
+    """The batch size to go on with after this batch did not fit; `UserError` if it was a single sample."""
+    if len(batch) == 1:
+        sample = batch[0].sample
+        # What fits depends on the machine and not on the row, so the row is not set aside.
+        shorter = "a smaller generation.max_new_tokens, " if job.stage == "generate" else ""
+        raise UserError(
+            f"{job.stage} {job.label}: the model ran out of memory on a single sample, {sample.id!r} of "
+            f"{sample.dataset}. Give {shorter}a smaller model.dtype (bfloat16, float16) or another model.device. "
+            "What is finished is kept."
+        )
+    smaller = len(batch) // 2
+    log.warning(
+        "%s %s: out of memory on a batch of %d; going on with batches of %d",
+        job.stage,
+        job.label,
+        len(batch),
+        smaller,
+    )
+    return smaller

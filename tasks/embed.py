@@ -64,7 +64,6 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         finish=lambda batch: _embed_batch(job, vlm, batch),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
-            "batch_size": job.batch_size,
             "device": str(vlm.device),
             "dataset": job.slice.shard.dataset,
             "split": job.slice.shard.split,

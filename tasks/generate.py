@@ -12,12 +12,14 @@ from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
-from tasks.prompts import Showing, prepare_batch
+from tasks.prompts import Showing, prepare_batch, quarantine_row
 from tasks.samples import Slice, StoredSample
 from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
+    from cmrm.faults import Fault
+    from cmrm.generation import Answer
     from cmrm.model import VisionLanguageModel
 
 
@@ -61,7 +63,6 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
         finish=lambda batch: _answer_batch(job, vlm, batch, acted),
         partitions={},
         provenance={
-            "batch_size": job.batch_size,
             "device": str(vlm.device),
             "steered_states_since_resumed": acted,
         },
@@ -90,23 +91,39 @@ def _answer_batch(
     if answers.proof is not None:
         for block, count in answers.proof.acted.items():
             acted[str(block)] = acted.get(str(block), 0) + count
-    rows = [
-        {
-            "model": job.model.name,
-            "dataset": stored.sample.dataset,
-            "sample_id": stored.sample.id,
-            "condition": job.slice.condition,
-            "intervention": "" if job.steering is None else job.steering.name,
-            "alpha": None if job.steering is None else job.steering.alpha,
-            "level": None if job.steering is None else job.steering.level,
-            "answer": answer.text,
-            "answer_digest": digest(answer.text),
-            "tokens": answer.tokens,
-            "finish_reason": answer.finish_reason,
-        }
-        for stored, answer in zip(shown.samples, answers.answers, strict=True)
-    ]
-    return from_rows(rows, "responses"), shown.quarantined
+    rows, aside = [], []
+    for stored, answer in zip(shown.samples, answers.answers, strict=True):
+        if answer.fault is None:
+            rows.append(_describe(job, stored, answer))
+        else:
+            aside.append(quarantine_row(stored, stage=job.stage, reason=_explain(answer.fault)))
+    return from_rows(rows, "responses"), [*shown.quarantined, *aside]
+
+
+def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[str, Any]:
+    return {
+        "model": job.model.name,
+        "dataset": stored.sample.dataset,
+        "sample_id": stored.sample.id,
+        "condition": job.slice.condition,
+        "intervention": "" if job.steering is None else job.steering.name,
+        "alpha": None if job.steering is None else job.steering.alpha,
+        "level": None if job.steering is None else job.steering.level,
+        "answer": answer.text,
+        "answer_digest": digest(answer.text),
+        "tokens": answer.tokens,
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _explain(fault: Fault) -> str:
+    where = "at the prompt" if fault.step == 0 else f"at generated token {fault.step}"
+    what = (
+        f"the logits are not finite {where}, though the states at all blocks are"
+        if fault.block is None
+        else f"the state at block {fault.block} is not finite {where}"
+    )
+    return f"{what}, so there is no answer; with dtype float16, use bfloat16 or float32"
 
 
 generate_answers = make_stage("generate", _generate, place="devices")

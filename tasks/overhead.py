@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmrm.datasets.splits import SplitRow, draw
+from cmrm.errors import UserError
 from storage.identity import digest
 from storage.manifest import Manifest
 from storage.store import Store
@@ -63,6 +64,21 @@ class OverheadJob(Job):
 
 
 def _measure(job: OverheadJob, store: Store) -> Manifest:
+    from cmrm.memory import is_out_of_memory
+
+    try:
+        return _time_ways(job, store)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Seconds depend on the batch size, so it is not halved here.
+        raise UserError(
+            f"overhead {job.label}: the model ran out of memory on a batch of {job.batch_size}. Give a smaller "
+            "overhead.batch_size, generation.max_new_tokens or model.dtype, or another model.device."
+        ) from None
+
+
+def _time_ways(job: OverheadJob, store: Store) -> Manifest:
     vlm = load_model_once(job.model)
     members = job.slice.shard.read(store, job.slice.condition)
     # Drawn by text, so that the order of a file, often by category, does not choose.

@@ -94,7 +94,11 @@ def slice_samples(
     start = 0
     while members := list(islice(side, shard_size)):
         stop = start + len(members)
-        shown = [stored.content(condition) for stored in members if missing(stored.sample, condition) is None]
+        # In one order: how a file was sorted is nothing that a model sees.
+        shown = sorted(
+            (stored.content(condition) for stored in members if missing(stored.sample, condition) is None),
+            key=lambda one: str(one["id"]),
+        )
         if shown:
             dataset = members[0].sample.dataset
             shard = Shard(dataset=dataset, ingest=ingest, split=split, start=start, stop=stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ def flushed_before_leaving() -> Iterator[None]:
 def stop_on_sigterm() -> None:
     """From now on SIGTERM raises `StoppedError` in the main thread, so that every `with` block is left in order."""
     signal.signal(signal.SIGTERM, _raise_stopped)
+    sys.unraisablehook = _raise_again
 
 
 def obey_parent() -> None:
@@ -59,6 +61,7 @@ def obey_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_soon)
+    sys.unraisablehook = _raise_again
     threading.Thread(target=_end_with_parent, name="cmrm-parent", daemon=True).start()
 
 
@@ -74,6 +77,14 @@ def _leave_soon(_signal: int, _frame: FrameType | None) -> None:
     late.daemon = True
     late.start()
     raise StoppedError(leave=_leave)
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Where Python could not raise, as while it frees an object, the signal would be lost: send it once more."""
+    if isinstance(unraisable.exc_value, StoppedError):
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave() -> None:

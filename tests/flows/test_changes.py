@@ -1,0 +1,300 @@
+"""What a run does again when one thing has changed: exactly what depends on it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from safetensors.torch import load_file, save_file
+
+from flows.run import run_spec
+from flows.spec import read_spec
+from tasks import report
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+# Jobs that were really done, by stage; MANY where it depends on how many answers came out otherwise.
+Done = dict[str, int]
+MANY = -1
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """A spec with its data, its model, and the store of a finished run; all of it may be changed."""
+
+    folder: Path
+    spec: Path
+    model: Path
+    store: str
+
+    def rewrite(self, edit: Callable[[dict[str, Any]], Any]) -> None:
+        content = yaml.safe_load(self.spec.read_text())
+        edit(content)
+        self.spec.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def rewrite_rows(self, name: str, edit: Callable[[list[Any]], Any]) -> None:
+        path = self.spec.parent / name
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        edit(rows)
+        path.write_text("\n".join(map(json.dumps, rows)))
+
+    def own_model(self, name: str = "") -> Path:
+        """Move to a copy of the model, with equal bytes."""
+        copy = self.folder / "models" / (name or self.model.name)
+        shutil.copytree(self.model, copy)
+        self.rewrite(lambda spec: spec["model"].update(id=str(copy)))
+        return copy
+
+
+Change = Callable[[Setting], Any]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    llava_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: str,
+    write_spec: Callable[..., Path],
+) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    spec = write_spec(
+        folder / "data",
+        llava_folder,
+        conditions=["query", "caption", "image", "noise"],
+        target_states=["image"],
+        interventions=[{"name": "CMRM", "alpha": 1.0}],
+        # With this seed, one row more is no anchor more.
+        anchors={"from": {"vlsafe": 0.4, "own": 0.4}, "seed": 2},
+        batch_size=16,
+        shard_size=64,
+    )
+    run_spec(read_spec(spec), store=str(folder / "store"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _lose_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Do without the report's figures, and without the second that Prefect waits for a flow's heartbeat to end."""
+    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+@pytest.fixture
+def setting(finished: Path, llava_folder: Path, tmp_path: Path) -> Setting:
+    folder = Path(shutil.copytree(finished, tmp_path / "copied"))
+    return Setting(
+        folder=folder, spec=folder / "data" / "spec.yaml", model=llava_folder, store=str(folder / "store")
+    )
+
+
+def update(**fields: Any) -> Change:
+    """Fields of the spec, or fields of its sections."""
+
+    def change(setting: Setting) -> None:
+        def edit(spec: dict[str, Any]) -> None:
+            for name, value in fields.items():
+                both = isinstance(value, dict) and isinstance(spec.get(name), dict)
+                spec[name] = spec[name] | value if both else value
+
+        setting.rewrite(edit)
+
+    return change
+
+
+def steer(**fields: Any) -> Change:
+    """Fields of the one intervention."""
+    return lambda setting: setting.rewrite(lambda spec: spec["interventions"][0].update(fields))
+
+
+def row(name: str, number: int, **fields: Any) -> Change:
+    """Fields of one row of a data set."""
+    return lambda setting: setting.rewrite_rows(name, lambda rows: rows[number].update(fields))
+
+
+def append_a_row(setting: Setting) -> None:
+    more = {"id": "more", "question": "which colour has the last square?", "image": "0.png"}
+    setting.rewrite_rows("own.jsonl", lambda rows: rows.append(more))
+
+
+def reverse_the_rows(setting: Setting) -> None:
+    setting.rewrite_rows("own.jsonl", list.reverse)
+
+
+def repaint_an_image(setting: Setting) -> None:
+    Image.new("RGB", (50, 30), (1, 2, 3)).save(setting.spec.parent / "images" / "3.png")
+
+
+def rename_the_file(setting: Setting) -> None:
+    (setting.spec.parent / "own.jsonl").rename(setting.spec.parent / "renamed.jsonl")
+    setting.rewrite(lambda spec: spec["datasets"]["own"].update(path="renamed.jsonl"))
+
+
+def add_a_data_set(setting: Setting) -> None:
+    (setting.spec.parent / "new.jsonl").write_text('{"id": 0, "question": "who?", "image": "0.png"}\n')
+    new = {"format": "jsonl", "path": "new.jsonl", "images": "images"}
+    setting.rewrite(lambda spec: spec["datasets"].update(new=new))
+
+
+def rename_a_data_set(setting: Setting) -> None:
+    def edit(spec: dict[str, Any]) -> None:
+        for section in (spec["datasets"], spec["anchors"]["from"]):
+            section["mine"] = section.pop("own")
+
+    setting.rewrite(edit)
+
+
+def turn_the_data_sets(setting: Setting) -> None:
+    setting.rewrite(lambda spec: spec.update(datasets=dict(reversed(spec["datasets"].items()))))
+
+
+def turn_the_fields(setting: Setting) -> None:
+    content = yaml.safe_load(setting.spec.read_text())
+    content["model"] = dict(reversed(content["model"].items()))
+    setting.spec.write_text(yaml.safe_dump(dict(reversed(content.items())), sort_keys=False))
+
+
+def change_the_template(setting: Setting) -> None:
+    path = setting.own_model() / "chat_template.jinja"
+    path.write_text(path.read_text().replace("ASSISTANT:", "ANSWER:"))
+
+
+def change_the_weights(setting: Setting) -> None:
+    path = setting.own_model() / "model.safetensors"
+    weights = load_file(path)
+    for tensor in weights.values():
+        tensor.mul_(1.01)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def spell_the_store_otherwise(setting: Setting) -> None:
+    setting.store = f"{setting.folder}/data/../store/"
+
+
+def move_everything(setting: Setting) -> None:
+    moved = setting.folder.with_name("moved")
+    setting.folder.rename(moved)
+    setting.spec = (moved / "data" / "spec.yaml").rename(moved / "data" / "other name.yaml")
+    setting.store = str(moved / "store")
+
+
+ANSWERED = {"generate": 2, "judge": 4, "report": 1}
+ALL_OF_THE_MODEL = {"embed": 10, "shift": 1, "generate": 9, "judge": 18, "report": 1}
+OTHER_SHIFT = {"shift": 1, "generate": 2, "judge": MANY, "report": 1}
+REPORT = {"report": 1}
+NOTHING: Done = {}
+CHANGES: dict[str, tuple[Change, Done]] = {
+    "nothing": (update(), NOTHING),
+    # What is done to the states.
+    "strength": (steer(alpha=0.5), ANSWERED),
+    "strength written otherwise": (steer(alpha=1), NOTHING),
+    "blocks": (steer(blocks="last"), ANSWERED),
+    "scope": (steer(scope="prefill"), ANSWERED),
+    "composition": (steer(composition="direct"), ANSWERED),
+    "level": (steer(level="sample"), ANSWERED),
+    "method": (steer(method="pca"), OTHER_SHIFT),
+    "meaningless image of the shift": (steer(image="noise"), OTHER_SHIFT),
+    "intervention renamed": (steer(name="ours"), ANSWERED),
+    "intervention added": (
+        update(interventions=[{"name": "CMRM", "alpha": 1.0}, {"name": "half", "alpha": 0.5}]),
+        ANSWERED,
+    ),
+    "intervention removed": (update(interventions=[]), REPORT),
+    # What is asked.
+    "condition removed": (update(conditions=["query", "image"]), REPORT),
+    "target states": (update(target_states=["query", "image"]), {"embed": 2, "report": 1}),
+    "question": (
+        row("own.jsonl", 9, question="what colour is the square?"),
+        {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1},
+    ),
+    "caption": (
+        row("examine.jsonl", 13, caption="a bird"),
+        {"ingest": 1, "generate": 1, "judge": 2, "report": 1},
+    ),
+    # No anchor shows it.
+    "image": (repaint_an_image, {"ingest": 2, "embed": 2, "generate": 4, "judge": 8, "report": 1}),
+    "reference": (row("own.jsonl", 9, reference="blue"), {"ingest": 1, "judge": 8, "report": 1}),
+    "harmful": (
+        lambda setting: setting.rewrite(lambda spec: spec["datasets"]["own"].update(harmful=True)),
+        {"ingest": 1, "judge": 8, "report": 1},
+    ),
+    "row appended": (append_a_row, {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1}),
+    # Shards are ranges of a file: in another order they hold their rows in another order, and so Δ is another.
+    # The answers come out the same, so none is judged again.
+    "rows in another order": (
+        reverse_the_rows,
+        {"ingest": 1, "embed": 5, "shift": 1, "generate": 5, "report": 1},
+    ),
+    "file renamed": (rename_the_file, NOTHING),
+    "data set added": (add_a_data_set, {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1}),
+    # Rows carry the name, and Δ's key is made of those of its states: the other data set is steered anew too.
+    "data set renamed": (
+        rename_a_data_set,
+        {"ingest": 1, "embed": 5, "shift": 1, "generate": 5, "judge": 8, "report": 1},
+    ),
+    "data sets in another order": (turn_the_data_sets, REPORT),
+    # Who measures the shift.
+    "anchor share": (
+        update(anchors={"from": {"vlsafe": 0.4, "own": 0.6}}),
+        {"ingest": 1, "embed": 5, "shift": 1, "generate": 5, "judge": 10, "report": 1},
+    ),
+    "anchor seed": (update(anchors={"seed": 1}), {"ingest": 2} | ALL_OF_THE_MODEL),
+    # What answers.
+    "template": (change_the_template, ALL_OF_THE_MODEL),
+    "weights": (change_the_weights, ALL_OF_THE_MODEL),
+    "model moved": (Setting.own_model, REPORT),
+    "model's folder renamed": (lambda setting: setting.own_model("moon"), ALL_OF_THE_MODEL),
+    "model renamed": (update(model={"name": "moon"}), ALL_OF_THE_MODEL),
+    "dtype": (update(model={"dtype": "bfloat16"}), ALL_OF_THE_MODEL | {"judge": MANY}),
+    "attention": (update(model={"attn_implementation": "eager"}), ALL_OF_THE_MODEL | {"judge": MANY}),
+    "system line": (update(model={"system": "Be safe."}), ALL_OF_THE_MODEL),
+    "length of answers": (
+        update(generation={"max_new_tokens": 5}),
+        {"generate": 9, "judge": 18, "report": 1},
+    ),
+    "size of meaningless images": (
+        update(images={"size": 40}),
+        {"embed": 4, "shift": 1, "generate": 4, "judge": MANY, "report": 1},
+    ),
+    "colour of blank images": (update(images={"color": [0, 0, 0]}), OTHER_SHIFT | {"embed": 2}),
+    "seed of noise images": (
+        update(images={"seed": 1}),
+        {"embed": 2, "generate": 2, "judge": 4, "report": 1},
+    ),
+    # How it is judged and told.
+    "judge removed": (update(judges=["refusal"]), REPORT),
+    "judge added": (update(judges=["refusal", "match", "overlap"]), {"judge": 9, "report": 1}),
+    "title": (update(title="Another"), REPORT),
+    "bound on utility": (update(choice={"utility_loss": 0.2}), REPORT),
+    # How it is run.
+    "batch size": (update(batch_size=3), NOTHING),
+    "device": (update(model={"device": "auto"}), NOTHING),
+    "larger shards": (update(shard_size=1000), NOTHING),
+    # A key names one shard's samples, so other shards are other keys; the anchors are one shard as before.
+    "smaller shards": (update(shard_size=5), {"embed": 4, "generate": 18, "judge": 36, "report": 1}),
+    "store spelled otherwise": (spell_the_store_otherwise, NOTHING),
+    "order of the spec's fields": (turn_the_fields, NOTHING),
+    "all moved": (move_everything, NOTHING),
+}
+
+
+@pytest.mark.parametrize(("change", "done"), CHANGES.values(), ids=CHANGES)
+def test_a_change_does_again_exactly_what_depends_on_it(
+    setting: Setting, commits: Counter[str], change: Change, done: Done
+) -> None:
+    change(setting)
+    run_spec(read_spec(setting.spec), store=setting.store)
+    counted = dict(commits)
+    if done.get("judge") == MANY:
+        assert counted.pop("judge", 0) <= 2 * counted["generate"]
+        done = {stage: count for stage, count in done.items() if stage != "judge"}
+    assert counted == done

@@ -1,0 +1,154 @@
+"""A batch that does not fit into memory is halved, and the work goes on."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cmrm.errors import UserError
+from cmrm.memory import is_out_of_memory
+from cmrm.samples import Sample
+from storage.manifest import Manifest
+from storage.rows import read_rows
+from storage.store import Store
+from storage.tables import from_rows
+from tasks.batches import Finished, work_through
+from tasks.samples import StoredSample
+from tasks.stage import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerJob(Job):
+    """A job of the smallest kind."""
+
+    @property
+    def stage(self) -> str:
+        return "generate"
+
+    def content(self) -> dict[str, Any]:
+        return {}
+
+
+def answer(batch: Sequence[StoredSample]) -> Finished:
+    row = {"model": "m", "dataset": "d", "condition": "query", "intervention": "", "answer": "yes"}
+    rows = [row | {"sample_id": one.sample.id, "answer_digest": "0"} for one in batch]
+    return from_rows(rows, "responses"), []
+
+
+def work(
+    folder: Path, finish: Callable[[Sequence[StoredSample]], Finished], *, samples: int, batch_size: int
+) -> Manifest:
+    asked = [Sample(id=f"s{i}", dataset="d", question="?" * (i + 1), harmful=True) for i in range(samples)]
+    job = AnswerJob(store=str(folder), label="d query", rows=samples)
+    return work_through(
+        job,
+        Store.create(folder),
+        kind="responses",
+        samples=[StoredSample(sample=one, split="target", image_digest=None) for one in asked],
+        batch_size=batch_size,
+        finish=finish,
+        partitions={},
+        provenance={},
+    )
+
+
+class Small:
+    """Memory for so many samples at once; remembers what it was asked for."""
+
+    def __init__(self, room: int, error: Exception) -> None:
+        self.room, self.error = room, error
+        self.tried: list[int] = []
+
+    def __call__(self, batch: Sequence[StoredSample]) -> Finished:
+        self.tried.append(len(batch))
+        if len(batch) > self.room:
+            raise self.error
+        return answer(batch)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_later_ones_are_no_larger(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = Small(3, torch.OutOfMemoryError("CUDA out of memory."))
+    with caplog.at_level(logging.WARNING):
+        manifest = work(tmp_path, small, samples=17, batch_size=8)
+    assert small.tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "generate d query: out of memory on a batch of 8; going on with batches of 4",
+        "generate d query: out of memory on a batch of 4; going on with batches of 2",
+    ]
+    ids = read_rows(Store.open(tmp_path), manifest, "responses")["sample_id"].to_pylist()
+    assert sorted(ids) == sorted(f"s{i}" for i in range(17))
+    assert (manifest.provenance["batch_size"], manifest.provenance["smallest_batch_size"]) == (8, 2)
+
+
+def test_what_the_failed_attempt_held_is_free_before_the_next_one(tmp_path: Path) -> None:
+    class Activations:
+        """Stands for the tensors of a forward pass."""
+
+    held: list[weakref.ref[Activations]] = []
+
+    def finish(batch: Sequence[StoredSample]) -> Finished:
+        assert all(one() is None for one in held)
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return answer(batch)
+
+    work(tmp_path, finish, samples=4, batch_size=4)
+    assert len(held) == 6
+
+
+def test_a_single_sample_that_does_not_fit_is_the_machines_fault_and_what_is_finished_is_kept(
+    tmp_path: Path,
+) -> None:
+    def lack_memory_for_long_ones(batch: Sequence[StoredSample]) -> Finished:
+        if any(len(one.sample.question) > 3 for one in batch):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return answer(batch)
+
+    with pytest.raises(UserError) as told:
+        work(tmp_path, lack_memory_for_long_ones, samples=5, batch_size=2)
+    for part in ("generate d query", "'s3' of d", "max_new_tokens", "model.dtype", "model.device"):
+        assert part in str(told.value)
+    larger = Small(8, RuntimeError())
+    work(tmp_path, larger, samples=5, batch_size=8)
+    assert larger.tried == [2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        torch.AcceleratorError("CUDA error: out of memory", 2),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.90 GB)"),
+        MemoryError(),
+    ],
+    ids=lambda error: str(error)[:40] or "MemoryError",
+)
+def test_each_way_in_which_memory_runs_out_is_known(tmp_path: Path, error: Exception) -> None:
+    small = Small(1, error)
+    work(tmp_path, small, samples=2, batch_size=2)
+    assert small.tried == [2, 1, 1]
+
+
+def test_any_other_error_is_no_matter_of_memory(tmp_path: Path) -> None:
+    for error in (RuntimeError("CUDA error: device-side assert triggered"), ValueError("out of memory")):
+        assert not is_out_of_memory(error)
+        small = Small(1, error)
+        with pytest.raises(type(error), match=str(error)):
+            work(tmp_path, small, samples=2, batch_size=2)
+        assert small.tried == [2]
