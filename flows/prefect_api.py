@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +34,14 @@ def quiet_prefect() -> None:
     """Set what keeps Prefect and others quiet, before they are imported; what a user has set stays."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    show_own_logs()
+
+
+def show_own_logs() -> None:
+    """Let this project's loggers pass on what a run did, which Prefect shows beside its own lines."""
+    own = logging.getLogger("cmrm")
+    if own.level == logging.NOTSET:
+        own.setLevel(logging.INFO)
 
 
 def find_server(server: str | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import cast
 
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from flows.prefect_api import show_own_logs
 from flows.runner_workers import Future, Runner, RunnerWorkers
 from flows.workers import Advance, Here
 from tasks.models import DEVICE_VARIABLE
@@ -59,6 +60,7 @@ class ProcessWorkers(RunnerWorkers):
 def prepare_process(devices: Queue[str], threads: int) -> None:
     """Make a new worker process ready: its device, its share of the processors, its end with the run's."""
     obey_parent()
+    show_own_logs()
     os.environ[DEVICE_VARIABLE] = devices.get()
     # Read by torch when it is imported; together the processes have no more threads than there are processors.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -67,7 +67,7 @@ class Bar:
     def _create(self) -> UUID | None:
         try:
             created = create_progress_artifact(
-                0.0, key=f"cmrm-{self._name}", description=f"Rows of the stage {self._name}"
+                0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
             )
         except ARTIFACT_ERRORS as error:
             log.warning("Prefect shows no progress of %s: %s", self._name, error)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Generic
+from typing import Any, Generic
 
 from flows.progress import Bar, Bars, draw_bars
 from flows.workers import Here, Workers
@@ -40,10 +40,10 @@ class Stages:
         """
         if not jobs:
             return []  # a stage that this spec does not need
-        bar = self._bars.start(stage.name)
+        bar = self.start(stage)
         bar.expect(sum(job.rows for job in jobs))
-        made, reused = self._do(stage, jobs, bar, each)
-        self._bars.finish(stage.name, bar, jobs=len(jobs), reused=reused)
+        made, reused = self.do(stage, jobs, bar, each)
+        self.finish(stage, bar, jobs=len(jobs), reused=reused)
         return [(job, made[job.key]) for job in jobs]
 
     @contextmanager
@@ -57,9 +57,19 @@ class Stages:
                 thread.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _do(
+    def start(self, stage: Stage[Any]) -> Bar:
+        """Draw the bar of a stage."""
+        return self._bars.start(stage.name)
+
+    def finish(self, stage: Stage[Any], bar: Bar, *, jobs: int, reused: int) -> None:
+        """Let the bar of a stage be full, and the log say what was reused."""
+        self._bars.finish(stage.name, bar, jobs=jobs, reused=reused)
+        log.info("%s is done: of %d jobs %d were reused as they are", stage.name, jobs, reused)
+
+    def do(
         self, stage: Stage[AnyJob], jobs: Sequence[AnyJob], bar: Bar, each: Told[AnyJob] | None
     ) -> tuple[dict[str, Manifest], int]:
+        """Do jobs under a bar; what each made, by key, and how many were reused. `each` is told of them."""
         if not jobs:
             return {}, 0
         made: dict[str, Manifest] = {}
@@ -85,13 +95,6 @@ class Stages:
             made[job.key] = expect_manifest(Store.open(job.store), job.stage, job.key)
             if each is not None:
                 each(job, made[job.key])
-        log.info(
-            "%s: %d jobs, %d reused as they are, %d run",
-            stage.name,
-            len(made) + len(reused),
-            len(reused),
-            len(made),
-        )
         return made | reused, len(reused)
 
 
@@ -110,7 +113,7 @@ class Beside(Generic[AnyJob]):
         for earlier in self._added.values():
             if earlier.done():
                 earlier.result()
-        self._bar = self._bar or self._stages._bars.start(self._stage.name)
+        self._bar = self._bar or self._stages.start(self._stage)
         if name not in self._added:
             self._added[name] = self._thread.submit(copy_context().run, self._do, self._bar, plan)
 
@@ -120,13 +123,13 @@ class Beside(Generic[AnyJob]):
         if self._bar is not None:
             jobs = sum(len(made) for made, _ in done.values())
             reused = sum(count for _, count in done.values())
-            self._stages._bars.finish(self._stage.name, self._bar, jobs=jobs, reused=reused)
+            self._stages.finish(self._stage, self._bar, jobs=jobs, reused=reused)
         return [one for name in dict.fromkeys(names) for one in done[name][0]]
 
     def _do(self, bar: Bar, plan: Callable[[], Sequence[AnyJob]]) -> tuple[Made[AnyJob], int]:
         jobs = plan()
         bar.expect(sum(job.rows for job in jobs))
-        made, reused = self._stages._do(self._stage, jobs, bar, None)
+        made, reused = self._stages.do(self._stage, jobs, bar, None)
         return [(job, made[job.key]) for job in jobs], reused
 
 
