@@ -77,6 +77,8 @@ def powers(count: int) -> Iterator[int]:
 
 def show_empty_shards(folder: Path, workers: Sequence[str]) -> None:
     """Milliseconds for a shard whose job commits one row."""
+    from empty_shards import time_empty_shards
+
     counts = (1, 10, 50, 200)
     print(
         f"Orchestration alone: ms a shard (goal ≤ {GOAL_MS}), median of 3; what starting the workers takes is left out"
