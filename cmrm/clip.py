@@ -46,7 +46,7 @@ def resolve_clip(model_id: str, *, revision: str = "main") -> ModelIdentity:
 
     A local folder is digested whole; a hub id is resolved to its commit and downloaded if it is not cached.
     """
-    folder = Path(model_id).expanduser()
+    folder = Path(model_id).expanduser().resolve()
     try:
         found, place = (
             (digest_folder(folder), folder) if folder.exists() else download_model(model_id, revision)

@@ -28,7 +28,8 @@ PATIENCE = 20.0
 class ModelIdentity:
     """A model that cannot change any more: `revision` is a hub commit or the digest of the local files.
 
-    `id` is what the user wrote; `folder` is where the files lie on this machine and is no part of the identity.
+    `id` is what the user wrote; `folder` is where the files lie on this machine, links followed, and is no part of the
+    identity.
     """
 
     id: str
@@ -40,6 +41,14 @@ class ModelIdentity:
     def fingerprint(self) -> str:
         """What keys are made of: equal weights in two folders share it, two revisions never do."""
         return make_fingerprint(self.id, self.revision)
+
+    def call(self, label: str | None = None) -> str:
+        """The model for people and for tables: its label, else its folder's name or its id; and its revision.
+
+        It is part of keys, so nothing here may look at the disk again: a link that is turned is another model.
+        """
+        own = self.folder.name if self.revision.startswith("sha256:") else self.id
+        return f"{label or own}@{self.revision.removeprefix('sha256:')[:12]}"
 
 
 def make_fingerprint(model_id: str, revision: str) -> str:
@@ -74,7 +83,7 @@ def _find_folder(model_id: str) -> Path | None:
     """The folder that an id names, None for an id on the hub."""
     folder = Path(model_id).expanduser()
     if folder.exists():
-        return folder
+        return folder.resolve()
     if model_id.startswith((".", "~", os.sep)) or model_id.count("/") != 1:
         raise ModelUnavailableError(
             f"model.id: no folder {model_id!r}; give a model folder or a hub id such as llava-hf/llava-1.5-7b-hf."

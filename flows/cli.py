@@ -24,6 +24,8 @@ from tasks.stopping import TERMINATED, StoppedError, stop_on_sigterm
 REGRESSED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
+# A month, in seconds: a watch that looks less often is a mistake in the number.
+LONGEST_PAUSE = 31 * 24 * 3600.0
 
 app = App(
     name="cmrm",
@@ -185,7 +187,7 @@ def watch(
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     once: Annotated[bool, Parameter(negative="")] = False,
-    every: Annotated[float, Parameter(validator=validators.Number(gte=1))] = 3600.0,
+    every: Annotated[float, Parameter(validator=validators.Number(gte=1, lte=LONGEST_PAUSE))] = 3600.0,
 ) -> None:
     """Notice a model's new revision, run the spec on it, and say whether safety got worse than in the last run.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from cmrm.errors import UserError
 from cmrm.regression import Thresholds
 from flows.mistakes import explain_mistake
-from flows.prefect_api import quiet_prefect, reach_server
+from flows.prefect_api import quiet_prefect, reach_server, told_of_a_lost_server
 from flows.sections import RegressionSpec
 from storage.store import Store
 
@@ -53,7 +53,7 @@ def find_or_compare(store: Store, before: str, after: str, *, thresholds: Thresh
     planned = plan_comparison(store, before, after, thresholds=thresholds)
     if (found := planned.find()) is not None:
         return found
-    with reach_server(None)():
+    with reach_server(None)(), told_of_a_lost_server():
         return planned.make()
 
 

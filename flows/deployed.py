@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from prefect import flow
 
 from cmrm.errors import UserError
-from flows.run import run_spec
-from flows.spec import Spec, read_spec
-from storage.store import Store
+from flows.prefect_api import quiet_prefect
+from flows.run import find_store, run_spec
+from flows.spec import read_spec
 from tasks.parcels import unpack_jobs
 
 log = logging.getLogger("cmrm.flows")
@@ -35,27 +34,22 @@ def run_deployed(
     return run_spec(read, store=place, workers=str(workers)).run_id
 
 
-def find_store(spec: Spec, store: str | None) -> str:
-    """The store of a deployed run; raises `UserError` where nothing names one."""
-    place = store or os.environ.get("CMRM_STORE") or spec.store
-    if place is None:
-        raise UserError(
-            "store: nothing names one, and a worker's folder goes with its flow run. Give the deployment the "
-            "parameter store, the worker the variable CMRM_STORE, or the spec a field store."
-        )
-    return Store.open(place).url
-
-
 @flow(name="cmrm-jobs")
-def do_jobs(stage: str, jobs: Sequence[dict[str, Any]]) -> list[str]:
-    """Do some jobs of a stage one after the other, with the model loaded once; returns their keys.
+def do_jobs(stage: str, jobs: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+    """Do some jobs of a stage one after the other, with the model loaded once.
 
-    `jobs` are as `tasks.parcels.pack_jobs` writes them. One that is committed is not done again.
+    `jobs` are as `tasks.parcels.pack_jobs` writes them, `keys` theirs. One that is committed is not done again.
+    Raises `UserError` where this worker would keep them under other keys.
     """
+    quiet_prefect()
     found, unpacked = unpack_jobs(stage, jobs)
+    if [job.key for job in unpacked] != list(keys):
+        raise UserError(
+            "jobs: this worker names them otherwise than the run that shares them out, so it runs another release of "
+            "cmrm; install the same one on both."
+        )
     for job in unpacked:
         if found.find(job) is None:
             found.run(job)
         else:
             log.info("%s %s: done by another worker", stage, job.label)
-    return [job.key for job in unpacked]

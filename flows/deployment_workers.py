@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, State
 
 from cmrm.errors import UserError
@@ -24,19 +27,24 @@ from tasks.stage import AnyJob, Stage
 
 log = logging.getLogger("cmrm.flows")
 
-# Seconds between two looks at the flow runs, and of waiting after which the log says that none was taken up.
+# Seconds between two looks at the flow runs, and between two lines of the log about one in which nothing happens.
 GLANCE = 2.0
-PATIENCE = 120.0
+PATIENCE = 300.0
 # Flow runs for each worker that is there: the quick ones take more of them.
 RUNS_A_WORKER = 2
+# Prefect's server takes half a mebibyte of parameters; the rest of them is small.
+MOST_BYTES = 384 << 10
 # Rounds in a row in which flow runs died and no job was finished.
 MOST_DEATHS = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Chunk:
+    """Jobs that one flow run has; `since` is when its state was last seen to change."""
+
     run: UUID
     jobs: Sequence[Any]
+    state: str = ""
     since: float
 
 
@@ -74,8 +82,9 @@ class DeploymentWorkers:
                 deaths += bool(left)
                 if deaths > MOST_DEATHS:
                     raise UserError(
-                        f"--workers deployment:{self._name}: flow runs of {stage.name} died {deaths} times without a "
-                        "job finished between them; look at their logs in Prefect, then give the same command again."
+                        f"--workers deployment:{self._name}: flow runs of {stage.name} ended {deaths} times without a "
+                        f"job finished between them, such as {left[0].label}; look at their logs in Prefect, then "
+                        "give the same command again."
                     )
                 todo = left
 
@@ -83,31 +92,50 @@ class DeploymentWorkers:
         self, client: SyncPrefectClient, stage: Stage[AnyJob], jobs: Sequence[AnyJob]
     ) -> Iterator[tuple[AnyJob, bool]]:
         """Make flow runs of all jobs, and give each job as its flow run ends, with whether it is committed."""
-        runs = 1 if stage.place == "one device" else RUNS_A_WORKER * self._count_workers(client)
-        size = math.ceil(len(jobs) / runs)
-        chunks = [self._start(stage, jobs[start : start + size]) for start in range(0, len(jobs), size)]
-        waiting = {chunk.run: chunk for chunk in chunks}
+        waiting: dict[UUID, _Chunk] = {}
         try:
+            for part in self._cut(client, stage, jobs):
+                chunk = self._start(stage, part)
+                waiting[chunk.run] = chunk
             while waiting:
                 time.sleep(self._glance)
                 for chunk in list(waiting.values()):
-                    run = client.read_flow_run(chunk.run)
-                    if run.state is None or not run.state.is_final():
-                        self._tell_of_waiting(chunk, run)
-                        continue
-                    del waiting[chunk.run]
-                    self._refuse_failure(run, run.state)
-                    for job in chunk.jobs:
-                        yield job, stage.find(job) is not None
+                    if self._has_ended(client, stage, chunk):
+                        del waiting[chunk.run]
+                        for job in chunk.jobs:
+                            yield job, stage.find(job) is not None
         finally:
             for chunk in waiting.values():
-                client.set_flow_run_state(chunk.run, Cancelling(), force=True)
+                # One that cannot be told any more must not keep the others from being told.
+                with suppress(httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound):
+                    client.set_flow_run_state(chunk.run, Cancelling())
+
+    def _cut(
+        self, client: SyncPrefectClient, stage: Stage[AnyJob], jobs: Sequence[AnyJob]
+    ) -> Iterator[Sequence[AnyJob]]:
+        """Some jobs for each worker, and no more than fit into a flow run's parameters."""
+        runs = 1 if stage.place == "one device" else RUNS_A_WORKER * self._count_workers(client)
+        most = math.ceil(len(jobs) / runs)
+        part: list[AnyJob] = []
+        size = 0
+        for job in jobs:
+            bytes_ = len(json.dumps(pack_jobs([job])))
+            if part and (len(part) == most or size + bytes_ > MOST_BYTES):
+                yield part
+                part, size = [], 0
+            part.append(job)
+            size += bytes_
+        yield part
 
     def _start(self, stage: Stage[AnyJob], jobs: Sequence[AnyJob]) -> _Chunk:
         more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         run = run_deployment(
             self._name,
-            parameters={"stage": stage.name, "jobs": pack_jobs(jobs)},
+            parameters={
+                "stage": stage.name,
+                "jobs": pack_jobs(jobs),
+                "keys": [job.key for job in jobs],
+            },
             flow_run_name=f"{stage.name}: {jobs[0].label}{more}",
             timeout=0,
         )
@@ -127,16 +155,28 @@ class DeploymentWorkers:
         workers = client.read_workers_for_work_pool(deployment.work_pool_name)
         return max(1, sum(worker.status == "ONLINE" for worker in workers))
 
-    def _tell_of_waiting(self, chunk: _Chunk, run: FlowRun) -> None:
-        waited = time.monotonic() - chunk.since
-        if run.state is not None and run.state.is_scheduled() and waited % PATIENCE > PATIENCE - self._glance:
-            log.warning("%s waits since %.0f s: no worker of its pool has taken it up", run.name, waited)
+    def _has_ended(self, client: SyncPrefectClient, stage: Stage[AnyJob], chunk: _Chunk) -> bool:
+        run = client.read_flow_run(chunk.run)
+        state = run.state
+        if state is not None and state.is_final():
+            _refuse_failure(run, state)
+            return True
+        name = "unknown" if state is None else str(state.name)
+        if name != chunk.state:
+            chunk.state, chunk.since = name, time.monotonic()
+        elif time.monotonic() - chunk.since > PATIENCE:
+            # A machine may die between taking a flow run up and its first heartbeat, and says nothing more.
+            log.warning("%s is %s, and has been for %.0f minutes", run.name, chunk.state, PATIENCE / 60)
+            chunk.since = time.monotonic()
+            return all(stage.find(job) is not None for job in chunk.jobs)
+        return False
 
-    def _refuse_failure(self, run: FlowRun, state: State[Any]) -> None:
-        if state.is_failed() or state.is_cancelled():
-            raise UserError(
-                f"the flow run {run.name} ended as {state.name}: {state.message or 'no reason given'}. What is "
-                "finished is kept; mend that, then give the same command again."
-            )
-        if state.is_crashed():
-            log.warning("%s crashed (%s): its jobs go to other workers", run.name, state.message)
+
+def _refuse_failure(run: FlowRun, state: State[Any]) -> None:
+    if state.is_failed() or state.is_cancelled():
+        raise UserError(
+            f"the flow run {run.name} ended as {state.name}: {state.message or 'no reason given'}. What is "
+            "finished is kept; mend that, then give the same command again."
+        )
+    if state.is_crashed():
+        log.warning("%s crashed (%s): its jobs go to other workers", run.name, state.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
@@ -76,7 +77,10 @@ def reach_server(server: str | None) -> Ready:
 
 @contextmanager
 def told_of_a_lost_server() -> Iterator[None]:
-    """Turn what Prefect raises when its server fails in the middle of the body into a `ServerLostError`."""
+    """Turn what Prefect raises when its server fails in the middle of the body into a `ServerLostError`.
+
+    What the server refuses, in good health, becomes a `UserError` with its words.
+    """
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -84,10 +88,21 @@ def told_of_a_lost_server() -> Iterator[None]:
         yield
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        where = show_url(find_server(None) or "")
+        refused = isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error
+        if refused:
+            raise UserError(
+                f"Prefect's server at {where} refused what the run asked of it: {error}"
+            ) from error
         raise ServerLostError(
-            f"Prefect's server at {find_server(None)} fails or does not answer any more ({reason}). Start it again, "
+            f"Prefect's server at {where} fails or does not answer any more ({reason}). Start it again, "
             "then give the same command: what is finished is kept, and goes on without the server's history too."
         ) from error
+
+
+def show_url(url: str) -> str:
+    """A URL without the user and password that may stand in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 @contextmanager
@@ -114,18 +129,19 @@ def check_server(url: str) -> None:
     """Raise `UserError` unless a Prefect API answers at the URL and lets this user in."""
     if not answers(url):
         raise UserError(
-            f"no Prefect server answers at {url}. Start one (prefect server start), correct --server or "
+            f"no Prefect server answers at {show_url(url)}. Start one (prefect server start), correct --server or "
             "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
         )
     if not _admits(url):
         raise UserError(
-            f"the Prefect server at {url} asks who is there and does not know the answer. Set "
+            f"the Prefect server at {show_url(url)} asks who is there and does not know the answer. Set "
             "PREFECT_API_AUTH_STRING=user:password as the server has it in PREFECT_SERVER_API_AUTH_STRING."
         )
 
 
 def _admits(url: str) -> bool:
     """Whether the server takes what Prefect's client sends; health alone is told to anyone."""
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -135,4 +151,9 @@ def _admits(url: str) -> bool:
             client.api_version()
         except PrefectHTTPStatusError as error:
             return error.response.status_code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+        except (httpx.HTTPError, ValueError) as error:
+            raise UserError(
+                f"what answers at {show_url(url)} is no Prefect server ({str(error).splitlines()[0]}). "
+                "Correct --server or PREFECT_API_URL: it ends in /api."
+            ) from error
     return True

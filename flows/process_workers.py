@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from multiprocessing.queues import Queue
@@ -16,7 +17,7 @@ from flows.runner_workers import Future, Runner, RunnerWorkers
 from flows.workers import Advance, Here
 from tasks.models import DEVICE_VARIABLE
 from tasks.stage import AnyJob, Stage
-from tasks.stopping import obey_parent
+from tasks.stopping import GRACE, obey_parent
 
 
 class ProcessWorkers(RunnerWorkers):
@@ -52,9 +53,16 @@ class ProcessWorkers(RunnerWorkers):
         # None waits inside the pool: what was handed to a process could not be called back from it.
         return len(self._devices)
 
-    def stop_jobs(self, _futures: Iterable[Future]) -> None:
-        for child in multiprocessing.active_children():
+    def stop_jobs(self, futures: Iterable[Future]) -> None:  # noqa: ARG002 - whole processes are stopped
+        children = multiprocessing.active_children()
+        for child in children:
             child.terminate()
+        end = time.monotonic() + GRACE + 1
+        for child in children:
+            child.join(max(0.0, end - time.monotonic()))
+            if child.is_alive():
+                # Python answers no signal while it waits for a device or a disk.
+                child.kill()
 
 
 def prepare_process(devices: Queue[str], threads: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from cmrm.errors import UserError
-from flows.runner_workers import Future, Runner, RunnerWorkers
+from flows.runner_workers import Death, Future, Runner, RunnerWorkers
 from tasks.stopping import GRACE
 
 # Seconds for a cluster to take a call.
@@ -31,7 +31,6 @@ class RayWorkers(RunnerWorkers):
     def start(self) -> Runner:
         from prefect_ray import RayTaskRunner
 
-        self._refuse_silence()
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "auto" and "RAY_ADDRESS" not in os.environ:
             settings["include_dashboard"] = False
@@ -40,7 +39,11 @@ class RayWorkers(RunnerWorkers):
             runner.__enter__()
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise self._explain(str(error).splitlines()[0]) from error
-        self._refuse_unreachable_server()
+        try:
+            self._refuse_unreachable_server()
+        except UserError as error:
+            runner.__exit__(type(error), error, None)
+            raise
         return cast(Runner, runner)
 
     def most(self) -> int:
@@ -55,24 +58,36 @@ class RayWorkers(RunnerWorkers):
         options = {"num_cpus": 1, "num_gpus": int(self._wants_gpu()), "max_calls": 0, "max_retries": 0}
         return cast("AbstractContextManager[Any]", remote_options(**options))
 
-    def stop_jobs(self, _futures: Iterable[Future]) -> None:
+    def stop_jobs(self, futures: Iterable[Future]) -> None:
         import ray
 
-        references = [future.wrapped_future for future in _futures]  # type: ignore[attr-defined] # Ray's have it
+        references = [future.wrapped_future for future in futures]  # type: ignore[attr-defined] # Ray's have it
         for reference in references:
             ray.cancel(reference)
         if references:
             ray.wait(references, num_returns=len(references), timeout=GRACE)
 
-    def _refuse_silence(self) -> None:
+    def find_death(self, future: Future) -> Death | None:
+        import ray
+
+        death = super().find_death(future)
+        error = future.state.data
+        if death is not None and isinstance(error, ray.exceptions.RayTaskError):
+            # Its worker lives, and another one would fail as this one did: a package that is not there, as a rule.
+            raise UserError(
+                f"--workers ray: a job could not be begun ({str(error).strip().splitlines()[-1]}). Install the same "
+                "cmrm on each node, then give the same command again."
+            ) from error
+        return death
+
+    def refuse_silence(self) -> None:
         """Raise `UserError` where nobody listens: Ray itself would try for minutes."""
-        place = urlsplit(self._address if "://" in self._address else f"//{self._address}")
-        if place.port is None:
-            return
         try:
-            socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()
-        except OSError as error:
-            raise self._explain(error.strerror or str(error)) from error
+            place = urlsplit(self._address if "://" in self._address else f"//{self._address}")
+            if place.port is not None:
+                socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()
+        except (OSError, ValueError) as error:
+            raise self._explain(str(error)) from error
 
     def _explain(self, reason: str) -> UserError:
         return UserError(
@@ -106,4 +121,6 @@ def make_ray_workers(address: str, *, device: str, server: str | None) -> RayWor
         import prefect_ray  # noqa: F401 - is it there?
     except ImportError:
         raise UserError("--workers ray: needs packages of its own: pip install 'cmrm[ray]'") from None
-    return RayWorkers(address, device=device, server=server)
+    workers = RayWorkers(address, device=device, server=server)
+    workers.refuse_silence()
+    return workers

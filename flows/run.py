@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from cmrm.errors import UserError
 from flows.organism import place_organism
 from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
 from flows.spec import Spec
@@ -20,6 +22,7 @@ from storage.errors import StoreError
 from storage.inventory import report_files
 from storage.manifest import StoredFile
 from storage.store import Store, run_file
+from storage.whole import forget_found_whole
 
 if TYPE_CHECKING:
     from flows.pipeline import Outcome
@@ -47,6 +50,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     `workers` says who does the jobs (`choose_workers`). Raises `UserError` or `StoreError` for what the user can mend.
     """
     quiet_prefect()
+    forget_found_whole()
     server_ready = reach_server(server)
     from flows.plan import make_plan
     from flows.workers import choose_workers
@@ -68,15 +72,28 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
         return make_flow(plan, run_id)(plan, run_id, choose)
 
 
+def find_store(spec: Spec, store: str | None) -> str:
+    """The store of a run that a worker does, as a URL; raises `UserError` where nothing names one."""
+    place = store or os.environ.get("CMRM_STORE") or spec.store
+    if place is None:
+        raise UserError(
+            "store: nothing names one, and a worker's folder goes with its flow run. Give the deployment the "
+            "parameter store, the worker the variable CMRM_STORE, or the spec a field store."
+        )
+    return Store.open(place).url
+
+
 def make_flow(plan: Plan, run_id: str) -> Callable[[Plan, str, Callable[[], Workers]], Result]:
     """The Prefect flow of a run, named for people: what is run, on which models, and the run's id."""
     from prefect import flow
 
-    name = ", ".join(filter(None, (plan.spec.title, *(model.name for model in plan.models))))
+    name = ", ".join(filter(None, (plan.spec.title, *(model.name for model in plan.models))))[:MOST_NAME]
+    # Prefect fills in braces, with whatever the parameters hold.
+    name = name.replace("{", "{{").replace("}", "}}")
     # Nothing of it needs to travel: a worker is given jobs, and what a run made is in the store.
     named = flow(
         name="cmrm",
-        flow_run_name=f"{name[:MOST_NAME]} · {run_id}",
+        flow_run_name=f"{name} · {run_id}",
         validate_parameters=False,
         persist_result=False,
     )

@@ -27,6 +27,14 @@ Runner = TaskRunner[Future]
 MOST_DEATHS = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """The end of a worker that had a job: why, and whether it took all jobs of the runner with it."""
+
+    why: str
+    takes_all: bool = False
+
+
 class RunnerWorkers(ABC):
     """Does jobs through a task runner, which is started with the first of them and kept until the run ends."""
 
@@ -42,8 +50,21 @@ class RunnerWorkers(ABC):
         """How many jobs may be with the runner at once; known once it is started."""
 
     @abstractmethod
-    def stop_jobs(self, _futures: Iterable[Future]) -> None:
+    def stop_jobs(self, futures: Iterable[Future]) -> None:
         """Tell the workers to stop what they do, so that they flush and let go."""
+
+    def find_death(self, future: Future) -> Death | None:
+        """Say how the worker of a finished future died, None if it did not; raises what the job itself raised."""
+        try:
+            future.wait()
+        except BrokenExecutor:
+            return Death(why="its process was killed", takes_all=True)
+        state = future.state
+        if state.is_crashed():
+            return Death(why=state.message or "it crashed")
+        if not state.is_completed():
+            future.result()
+        return None
 
     def sending(self) -> AbstractContextManager[Any]:
         """What is in force while a job is sent out, such as the resources that it needs."""
@@ -67,7 +88,7 @@ class RunnerWorkers(ABC):
             while self._send(stage, source, again, under_way):
                 future = next(as_completed(list(under_way)))
                 job = under_way.pop(future)
-                death = find_death(future)
+                death = self.find_death(future)
                 if death is None:
                     deaths = 0
                     advance(job.rows)
@@ -109,25 +130,3 @@ class RunnerWorkers(ABC):
 
     def _most(self, stage: Stage[Any]) -> int:
         return 1 if self._runner is None or stage.place == "one device" else self.most()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Death:
-    """The end of a worker that had a job: why, and whether it took all jobs of the runner with it."""
-
-    why: str
-    takes_all: bool = False
-
-
-def find_death(future: Future) -> Death | None:
-    """Say how the worker of a finished future died, None if it did not; raises what the job itself raised."""
-    try:
-        future.wait()
-    except BrokenExecutor:
-        return Death(why="its process was killed", takes_all=True)
-    state = future.state
-    if state.is_crashed():
-        return Death(why=state.message or "it crashed")
-    if not state.is_completed():
-        future.result()
-    return None

@@ -93,9 +93,9 @@ class EmbeddedServer:
 
 def answers(url: str) -> bool:
     """Whether a Prefect API answers at the URL; a server on this machine is never asked through a proxy."""
-    local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
-    opener = build_opener(ProxyHandler({})) if local else build_opener()
     try:
+        local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+        opener = build_opener(ProxyHandler({})) if local else build_opener()
         with opener.open(f"{url.rstrip('/')}/health", timeout=10):
             return True
     except (OSError, ValueError, HTTPException):

@@ -30,6 +30,7 @@ class Stages:
     def __init__(self, bars: Bars, workers: Workers) -> None:
         self._bars = bars
         self._workers = workers
+        self._reasons: dict[str, Reasons] = {}
 
     def run(
         self, stage: Stage[AnyJob], jobs: Sequence[AnyJob], *, each: Told[AnyJob] | None = None
@@ -74,7 +75,9 @@ class Stages:
             return {}, 0
         made: dict[str, Manifest] = {}
         reused: dict[str, Manifest] = {}
-        reasons = Reasons(Store.open(jobs[0].store), stage.name)
+        if stage.name not in self._reasons:
+            self._reasons[stage.name] = Reasons(Store.open(jobs[0].store), stage.name)
+        reasons = self._reasons[stage.name]
 
         def missing() -> Iterator[AnyJob]:
             # Looked for one at a time: the workers need not wait until all that is there is verified.

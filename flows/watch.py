@@ -21,9 +21,8 @@ from rich.text import Text
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.regression import Thresholds
 from cmrm.revision import find_revision, make_fingerprint
-from flows.deployed import find_store
 from flows.organism import place_organism
-from flows.run import Result, run_spec
+from flows.run import Result, find_store, run_spec
 from flows.spec import Spec, read_spec
 from flows.terminal import show_safely
 from flows.watch_events import tell_updated, tell_verdict
@@ -113,7 +112,10 @@ def _run(spec: Spec, store: str, workers: str, now: list[str]) -> Result:
 def _measure(spec: Spec, store: str, workers: str, before: PastRun, now: list[str]) -> Look:
     tell_updated(before, now, store=store)
     result = _run(spec, store, workers, now)
-    after = next(run for run in find_past_runs(Store.open(store), spec) if run.run_id == result.run_id)
+    runs = find_past_runs(Store.open(store), spec)
+    after = next((run for run in runs if run.run_id == result.run_id), None)
+    if after is None:
+        raise UserError(f"run {result.run_id} vanished from {store} before it was compared; watch again.")
     if after.fingerprints != now:
         raise ModelChangedError(
             "model.id: another revision came while the run was starting; what the run came to is kept under its own."

@@ -62,7 +62,7 @@ def choose_workers(text: str, *, devices: Collection[str], server: str | None) -
         from flows.ray_workers import make_ray_workers
 
         return make_ray_workers(place or "auto", device=device, server=server)
-    if kind == "deployment" and place:
+    if kind == "deployment" and place.count("/") == 1:
         if server is None:
             raise UserError(
                 "--workers deployment: needs a Prefect server that the workers share; give its URL as --server or "

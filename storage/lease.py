@@ -39,6 +39,10 @@ def lease_file(key: str) -> str:
     return f"watches/{check_key(key)}.json"
 
 
+# What this process is, beside its number.
+_PROCESS = uuid4().hex
+
+
 @contextmanager
 def lease(store: Store, key: str) -> Iterator[Holder | None]:
     """Hold a lease within a `with` block, renewed by a thread: None, or who holds it already.
@@ -51,6 +55,7 @@ def lease(store: Store, key: str) -> Iterator[Holder | None]:
         return
     own = {
         "token": uuid4().hex,
+        "process": _PROCESS,
         **asdict(Holder(host=socket.gethostname(), pid=os.getpid(), since=_now().isoformat())),
     }
     _write(store, path, own)
@@ -90,6 +95,9 @@ def _find_holder(store: Store, path: str) -> Holder | None:
         holder = Holder(host=str(held["host"]), pid=int(held["pid"]), since=str(held["since"]))
     except (KeyError, TypeError, ValueError):
         return None  # another release's
+    if (holder.host, holder.pid) == (socket.gethostname(), os.getpid()):
+        # In a container that was started anew, processes have the same numbers again.
+        return holder if held.get("process") == _PROCESS else None
     return None if _has_died(holder) else holder
 
 

@@ -16,6 +16,11 @@ _found_whole: dict[tuple[str, StoredFile], Hashable] = {}
 MOST_REMEMBERED = 1 << 18
 
 
+def forget_found_whole() -> None:
+    """Let every file be read again: what a disk loses without a write is seen by reading alone."""
+    _found_whole.clear()
+
+
 def find_fault(files: Files, file: StoredFile) -> str | None:
     """Read a file and say what is wrong with it: missing, cut or changed; None if it verifies."""
     try:

@@ -48,9 +48,7 @@ class ClipUse:
     @property
     def name(self) -> str:
         """The model for people and for tables."""
-        folder = Path(self.identity.id)
-        name = folder.resolve().name if folder.is_dir() else self.identity.id
-        return f"{name}@{self.identity.revision.removeprefix('sha256:')[:12]}"
+        return self.identity.call()
 
     def content(self) -> dict[str, Any]:
         """What of it determines the vectors and their rows."""

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmrm.revision import ModelIdentity, check_unchanged, place_model
@@ -33,10 +32,8 @@ class ModelUse:
 
     @property
     def name(self) -> str:
-        """The model for people and for tables: its label, else its id or its folder's name; and its revision."""
-        folder = Path(self.identity.id)
-        name = self.label or (folder.resolve().name if folder.is_dir() else self.identity.id)
-        return f"{name}@{self.identity.revision.removeprefix('sha256:')[:12]}"
+        """The model for people and for tables."""
+        return self.identity.call(self.label)
 
     def describe(self) -> dict[str, str]:
         """The model for records: what it is called, what was asked for, and the immutable revision that it came to."""

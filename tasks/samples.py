@@ -80,7 +80,7 @@ def iterate_samples(
 
 
 # What a run asks for again for every model and intervention; a slice is some hundred bytes.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def slice_samples(
     store: str, ingest: str, split: Split, condition: Condition, shard_size: int
 ) -> tuple[Slice, ...]:

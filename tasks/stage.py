@@ -19,7 +19,7 @@ from storage.identity import stage_key
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.progress import report_rows
-from tasks.stopping import flushed_before_leaving
+from tasks.stopping import StoppedError, flushed_before_leaving
 
 log = logging.getLogger("cmrm.tasks")
 
@@ -96,7 +96,11 @@ class Stage(Generic[AnyJob]):
 
 
 def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
-    """Make a stage of a function that does one job and commits it."""
+    """Make a stage of a function that does one job and commits it.
+
+    What a library raises that is no `Exception` (`sys.exit`) comes out as a `RuntimeError`: a pool of processes would
+    wait for ever for a job that ended so.
+    """
 
     def do(job: AnyJob) -> dict[str, Any]:
         store = Store.open(job.store)
@@ -109,6 +113,12 @@ def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
                 except PartsGoneError:
                     # Another worker was quicker with the same job; what it committed is this job's result.
                     manifest = store.find(job.stage, job.key) or work(job, store)
+                except StoppedError:
+                    raise
+                except SystemExit as error:
+                    raise RuntimeError(
+                        f"{name} {job.label}: something called sys.exit({error.code})"
+                    ) from error
             log.info("%s %s: %d rows in %.1f s", name, job.label, job.rows, time.monotonic() - started)
         else:
             log.info("%s %s: reused %s", name, job.label, job.key[:12])

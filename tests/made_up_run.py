@@ -95,7 +95,7 @@ def commit_answers(
 def _use(name: str) -> ModelUse:
     revision = f"sha256:{digest(name)}"
     return ModelUse(
-        identity=ModelIdentity(id=name, revision=revision, model_type="llava", folder=Path("nowhere")),
+        identity=ModelIdentity(id=name, revision=revision, model_type="llava", folder=Path("nowhere", name)),
         label=None,
         dtype="float32",
         device="cpu",

@@ -165,7 +165,9 @@ def test_a_variable_that_does_not_fit_the_template_is_refused(
     deployment = find(client, "cmrm-jobs", kind)
     with pytest.raises(PrefectHTTPStatusError, match=variable):
         client.create_flow_run_from_deployment(
-            deployment.id, parameters={"stage": "judge", "jobs": []}, job_variables={variable: "many"}
+            deployment.id,
+            parameters={"stage": "judge", "jobs": [], "keys": []},
+            job_variables={variable: "many"},
         )
 
 

@@ -50,17 +50,8 @@ from flows.cli import main
 main(["run", spec, "--store", store])
 """
 ROOT = Path(__file__).parents[2]
-MOMENTS = (
-    "ingest",
-    "embed",
-    "within embed",
-    "shift",
-    "generate",
-    "within generate",
-    "judge",
-    "report",
-    "never",
-)
+# Random moments of all stages are test_soak's; within a shard of so short a run only a hand on the trigger kills.
+MOMENTS = ("embed", "within embed", "within generate", "report", "never")
 TABLES = {
     "samples": "dataset, sample_id",
     "responses": "dataset, sample_id, condition, intervention",

@@ -19,11 +19,11 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.run import Result, run_spec
 from flows.spec import read_spec
+from storage.store import Store
 from tests.attempt import start
 
 STAGES = ("ingest", "embed", "shift", "generate", "judge", "report")
@@ -40,7 +40,7 @@ def spec(
 
 @pytest.fixture(scope="module")
 def first(spec: Path, prefect_server: str) -> Result:
-    return run(spec, title="Tiny <b>LLaVA</b>")
+    return run(spec, title="Tiny <b>LLaVA</b> {plan.spec} {0, 0.4}")
 
 
 def run(spec: Path, **changes: Any) -> Result:
@@ -48,23 +48,21 @@ def run(spec: Path, **changes: Any) -> Result:
         return run_spec(read_spec(spec).model_copy(update=changes), store=str(spec.parent / "store"))
 
 
-def find(client: SyncPrefectClient, result: Result) -> FlowRun:
-    (found,) = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=result.run_id))
-    )
+def find(client: SyncPrefectClient, run_id: str) -> FlowRun:
+    (found,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=run_id)))
     return found
 
 
 def read_artifacts(result: Result) -> dict[str, Artifact]:
     with get_client(sync_client=True) as client:
-        chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[find(client, result).id]))
+        chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[find(client, result.run_id).id]))
         return {str(one.key): one for one in client.read_artifacts(artifact_filter=chosen)}
 
 
 def test_a_run_is_named_for_people(first: Result) -> None:
     with get_client(sync_client=True) as client:
-        name = find(client, first).name
-    assert name.startswith("Tiny <b>LLaVA</b>, llava0@")
+        name = find(client, first.run_id).name
+    assert name.startswith("Tiny <b>LLaVA</b> {plan.spec} {0, 0.4}, llava0@")
     assert name.endswith(first.run_id)
 
 
@@ -97,16 +95,16 @@ def test_the_log_says_what_was_reused_and_why_anything_ran(spec: Path, first: Re
     longer.write_text(spec.read_text().replace("max_new_tokens: 4", "max_new_tokens: 5"))
     # A process of its own, since loggers are set up once in each.
     environment = {**os.environ, "PREFECT_LOGGING_TO_API_ENABLED": "true"}
-    again = start(longer, spec.parent / "store", log=spec.with_name("log"), environment=environment)
-    assert again.end() == 0, again.log.read_text()
+    attempt = start(longer, spec.parent / "store", log=spec.with_name("log"), environment=environment)
+    assert attempt.end() == 0, attempt.log.read_text()
     wanted = (
         r"embed is done: of (\d+) jobs \1 were reused as they are",
         r"generate is done: of \d+ jobs 0 were reused",
         r"generate own image 0–6 runs: new in decoding\.max_new_tokens",
     )
     with get_client(sync_client=True) as client:
-        (found,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
-        chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[found.id]))
+        run_id = str(Store.open(attempt.store).runs()[-1]["run_id"])
+        chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[find(client, run_id).id]))
         lines = [one.message for one in client.read_logs(log_filter=chosen, limit=200)]
     for text in wanted:
         assert any(re.search(text, line) for line in lines), "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from cmrm.errors import UserError
-from flows.ray_workers import RayWorkers
 from flows.run import run_spec
 from flows.spec import read_spec
+from flows.workers import choose_workers
 from tests.attempt import start
 from tests.same_tables import compare_stores
 
@@ -73,6 +74,8 @@ def test_a_run_on_ray_whose_worker_was_killed_comes_to_the_same_as_a_local_one(
 
 
 def test_a_cluster_that_does_not_answer_is_told_of_in_a_line() -> None:
-    workers = RayWorkers("127.0.0.1:9", device="cpu", server=None)
-    with pytest.raises(UserError, match=r"--workers ray:127\.0\.0\.1:9: no Ray cluster answers there"):
-        workers.start()
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999", "head:port", "[::1"):
+        with pytest.raises(
+            UserError, match=re.escape(f"--workers ray:{address}: no Ray cluster answers there")
+        ):
+            choose_workers(f"ray:{address}", devices={"cpu"}, server=None)

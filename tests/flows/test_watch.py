@@ -282,7 +282,7 @@ def test_the_pages_automation_is_one_that_a_server_takes(
     monkeypatch.setenv("SLACK_WEBHOOK_URL", "https://hooks.slack.com/services/A/B/C")
     exec(code, {})
     with urlopen(Request(f"{prefect_server}/automations/filter", b"{}", JSON)) as response:
-        (automation,) = json.load(response)
+        found = json.load(response)
+    (automation,) = [one for one in found if one["trigger"]["expect"] == [flows.watch_events.REGRESSED]]
     assert automation["enabled"]
-    assert automation["trigger"]["expect"] == [flows.watch_events.REGRESSED]
     assert [action["type"] for action in automation["actions"]] == ["send-notification"]
