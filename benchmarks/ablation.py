@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from cmrm.model import load_model
 from cmrm.organism import WEIGHTS
-from cmrm.organism.check import (
+from cmrm.organism.bench import (
     Bench,
     Intervene,
     answer,

@@ -22,8 +22,9 @@ from cmrm.errors import UserError
 from cmrm.model import prepare_model
 from cmrm.organism import find_weights
 from cmrm.organism.architecture import round_to, save
-from cmrm.organism.check import EXAMS, Bench, Exam, set_up
+from cmrm.organism.bench import Bench, set_up
 from cmrm.organism.files import write_data
+from cmrm.organism.goals import EXAMS, Exam
 from cmrm.organism.recipe import Recipe, Stage
 from cmrm.organism.references import COURSES
 from cmrm.organism.tokenizer import build_processor, build_tokenizer

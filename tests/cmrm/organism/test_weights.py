@@ -19,8 +19,8 @@ from cmrm.judges import Answer, get_judge
 from cmrm.model import VisionLanguageModel, load_model, render
 from cmrm.organism import SHIPPED, VARIANTS, WEIGHTS, check, find_weights, settings, train
 from cmrm.organism.architecture import build_model, round_to, save
-from cmrm.organism.check import EXAMS
 from cmrm.organism.desk import JPEG
+from cmrm.organism.goals import EXAMS
 from cmrm.organism.lessons import Example, Gallery, Lesson, paint_gallery, render_prompt
 from cmrm.organism.questions import (
     FORBIDDEN_VERBS,
