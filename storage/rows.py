@@ -66,7 +66,7 @@ def count_values(store: Store, manifest: Manifest, kind: str, column: str) -> Co
 def iterate_rows_where(
     store: Store, manifest: Manifest, kind: str, column: str, value: str, *, start: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Go through a manifest's rows whose column has a value, in order, from the `start`th of them.
+    """Go through a manifest's rows whose column has a value, file by file, from the `start`th of them.
 
     One row group is in memory at a time, and those before `start` are passed by without reading them.
     """

@@ -1,0 +1,93 @@
+"""A loaded model is what its identity names, whatever happens to its folder, and is loaded once in a process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cmrm.model
+from cmrm.errors import ModelChangedError, ModelUnavailableError
+from cmrm.revision import resolve_model
+from tasks.models import DEVICE_VARIABLE, ModelUse, choose_device, forget_models, load_model_once
+
+
+@pytest.fixture
+def folder(llava_folder: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    forget_models()
+
+
+def use(folder: Path) -> ModelUse:
+    return ModelUse(
+        identity=resolve_model(str(folder)),
+        label=None,
+        dtype="float32",
+        device="cpu",
+        attn_implementation="sdpa",
+        system=None,
+    )
+
+
+def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = cmrm.model.load_model
+
+    def load_and_lose(*arguments: Any, **more: Any) -> Any:
+        loaded = load(*arguments, **more)
+        (folder / "chat_template.jinja").write_text("another template")
+        return loaded
+
+    chosen = use(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(cmrm.model, "load_model", load_and_lose)
+        with pytest.raises(ModelChangedError, match="changed while they were being used"):
+            load_model_once(chosen)
+    with pytest.raises(ModelChangedError):
+        load_model_once(chosen)
+    assert load_model_once(use(folder)) is load_model_once(use(folder))
+
+
+def test_loaded_weights_do_not_change_with_their_file(folder: Path) -> None:
+    loaded = load_model_once(use(folder))
+    before = [parameter.clone() for parameter in loaded.model.parameters()]
+    with (folder / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 2)
+        file.write(b"\x3f" * (size - size // 2))
+    for parameter, earlier in zip(loaded.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, earlier)
+
+
+def test_a_model_keeps_its_name_when_the_link_to_its_folder_is_turned(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    chosen = use(link)
+    assert chosen.name.startswith("model@")
+    link.unlink()
+    link.symlink_to(tmp_path)
+    assert chosen.name.startswith("model@")
+    load_model_once(chosen)
+
+
+def test_a_folder_that_another_machine_has_is_said_to_be_missing_here(folder: Path) -> None:
+    chosen = use(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(ModelUnavailableError, match="not on this machine"):
+        load_model_once(chosen)
+
+
+def test_a_process_with_a_device_of_its_own_uses_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("auto") == "auto"
+    monkeypatch.setenv(DEVICE_VARIABLE, "cuda:1")
+    assert [choose_device(device) for device in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cpu",
+    ]
