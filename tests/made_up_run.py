@@ -95,8 +95,8 @@ def commit_answers(
 def _use(name: str) -> ModelUse:
     revision = f"sha256:{digest(name)}"
     return ModelUse(
-        identity=ModelIdentity(id=name, revision=revision, model_type="llava", folder=Path("nowhere", name)),
-        label=None,
+        identity=ModelIdentity(id=name, revision=revision, model_type="llava", folder=Path("nowhere")),
+        label=name,
         dtype="float32",
         device="cpu",
         attn_implementation="sdpa",

@@ -119,7 +119,7 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(store, tmp_path)
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=30)[1].decode()
-    assert process.returncode == 130
+    assert process.returncode == 130, message
     assert message == "cmrm: the query was stopped.\n"
     assert [*rooms.iterdir(), *out.iterdir()] == []
 
@@ -142,6 +142,6 @@ def test_a_slow_query_shows_how_far_it_is_on_a_terminal_alone(store):
         assert wait_for(bar_is_there)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[0] == b""
-    assert process.returncode == 130
+    assert process.returncode == 130, message
     os.close(terminal)
     os.close(main_end)
