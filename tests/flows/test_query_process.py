@@ -142,6 +142,6 @@ def test_a_slow_query_shows_how_far_it_is_on_a_terminal_alone(store):
         assert wait_for(bar_is_there)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[0] == b""
-    assert process.returncode == 130, message
+    assert process.returncode == 130
     os.close(terminal)
     os.close(main_end)
