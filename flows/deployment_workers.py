@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -66,7 +66,7 @@ class DeploymentWorkers:
     ) -> None:
         """Leave nothing behind: `do` cancels what is under way."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Iterator[AnyJob]:
+    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
         todo = list(jobs)
         deaths = 0
         with get_client(sync_client=True) as client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import chain
 from multiprocessing.queues import Queue
 from typing import cast
@@ -31,7 +31,7 @@ class ProcessWorkers(RunnerWorkers):
         self._list_devices = list_devices
         self._devices: Sequence[str] = ()
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Iterator[AnyJob]:
+    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
         source = iter(jobs)
         for first in source:
             self._devices = self._devices or self._list_devices()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import copy_context
 from typing import Any, Generic
 
@@ -94,10 +94,12 @@ class Stages:
                     each(job, found)
 
         workers = Here() if stage.place == "processor" else self._workers
-        for job in workers.do(stage, missing(), advance=bar.advance):
-            made[job.key] = expect_manifest(Store.open(job.store), job.stage, job.key)
-            if each is not None:
-                each(job, made[job.key])
+        # Closed at once, whatever went wrong here: the workers are told to stop before anyone waits for them.
+        with closing(workers.do(stage, missing(), advance=bar.advance)) as finished:
+            for job in finished:
+                made[job.key] = expect_manifest(Store.open(job.store), job.stage, job.key)
+                if each is not None:
+                    each(job, made[job.key])
         return made | reused, len(reused)
 
 

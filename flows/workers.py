@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,7 +24,7 @@ class Workers(Protocol):
     ) -> None:
         """Let go of everything; after an error, what is under way is told to stop."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Iterator[AnyJob]:
+    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
         """Do jobs and yield each when it is committed, in any order; `advance` is told of finished rows.
 
         Raises what a job raised. A worker's death is no error of the job: it is given to another one.
@@ -42,7 +42,7 @@ class Here:
     ) -> None:
         """Leave nothing behind."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Iterator[AnyJob]:
+    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
         for job in jobs:
             with listening(advance):
                 stage.run(job)
