@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, State
 
 from cmrm.errors import UserError
-from flows.workers import Advance
+from flows.workers import MOST_DEATHS, Advance
 from tasks.parcels import pack_jobs
 from tasks.stage import AnyJob, Stage
 
@@ -34,8 +34,6 @@ PATIENCE = 300.0
 RUNS_A_WORKER = 2
 # Prefect's server takes half a mebibyte of parameters; the rest of them is small.
 MOST_BYTES = 384 << 10
-# Rounds in a row in which flow runs died and no job was finished.
-MOST_DEATHS = 5
 
 
 @dataclass(kw_only=True)

@@ -16,15 +16,13 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner
 
 from cmrm.errors import UserError
-from flows.workers import Advance
+from flows.workers import MOST_DEATHS, Advance
 from tasks.stage import AnyJob, Stage
 
 log = logging.getLogger("cmrm.flows")
 
 Future = PrefectFuture[Any]
 Runner = TaskRunner[Future]
-# Deaths in a row, without a job finished between them, after which the jobs themselves are held to be the cause.
-MOST_DEATHS = 5
 
 
 @dataclass(frozen=True, kw_only=True)

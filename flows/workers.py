@@ -11,6 +11,8 @@ from tasks.progress import listening
 from tasks.stage import AnyJob, Stage
 
 Advance = Callable[[int], None]
+# Deaths in a row, without a job finished between them, after which the jobs themselves are held to be the cause.
+MOST_DEATHS = 5
 
 
 class Workers(Protocol):

@@ -13,6 +13,19 @@ from numpy.typing import NDArray
 Kind = Literal["unsafe", "utility", "score", "over_refusal"]
 KINDS: tuple[Kind, ...] = ("unsafe", "utility", "score", "over_refusal")
 Values = NDArray[np.float32]
+# The columns of `judgements` that `Outcomes.add` reads.
+JUDGED = (
+    "model",
+    "judge",
+    "dataset",
+    "sample_id",
+    "condition",
+    "intervention",
+    "alpha",
+    "verdict",
+    "refused",
+    "score",
+)
 
 
 class Way(NamedTuple):

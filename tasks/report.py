@@ -19,7 +19,7 @@ from tasks.figure import Figure
 from tasks.figures import draw_curves, draw_overhead, draw_states
 from tasks.headline import Bound, make_headline
 from tasks.models import ModelUse
-from tasks.outcomes import Outcomes, SampleInfo, Way
+from tasks.outcomes import JUDGED, Outcomes, SampleInfo, Way
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
 from tasks.states import describe_panel, make_panels
@@ -27,18 +27,6 @@ from tasks.table import make_table
 
 # Part of the key: raise it when the same verdicts come to other numbers or another picture.
 VERSION = 7
-JUDGED = (
-    "model",
-    "judge",
-    "dataset",
-    "sample_id",
-    "condition",
-    "intervention",
-    "alpha",
-    "verdict",
-    "refused",
-    "score",
-)
 
 
 Made = Mapping[str, Sequence[Manifest]]

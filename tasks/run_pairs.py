@@ -14,7 +14,7 @@ from storage.identity import digest
 from storage.manifest import Manifest
 from storage.rows import read_rows
 from storage.store import Store
-from tasks.outcomes import Column, Outcomes, SampleInfo, Values, Way
+from tasks.outcomes import JUDGED, Column, Outcomes, SampleInfo, Values, Way
 
 Reason = Literal["only_before", "only_after", "changed", "parse_error", "not_judged"]
 REASONS: tuple[Reason, ...] = ("only_before", "only_after", "changed", "parse_error", "not_judged")
@@ -28,18 +28,6 @@ SAMPLE = (
     "split_by",
     "text_digest",
     "image_digest",
-)
-JUDGED = (
-    "model",
-    "judge",
-    "dataset",
-    "sample_id",
-    "condition",
-    "intervention",
-    "alpha",
-    "verdict",
-    "refused",
-    "score",
 )
 # What a judge made of an answer; 0 is that there was none, or that it was not its business.
 READ, UNREADABLE = 1, 2
