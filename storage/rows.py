@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ def read_rows(store: Store, manifest: Manifest, kind: str, columns: Sequence[str
     tables = [read_parquet(path) for path in find_files(store, manifest, kind)]
     table = pa.concat_tables(tables)
     return table if columns is None else table.select(list(columns))
+
+
+def iterate_all(
+    store: Store, manifests: Iterable[Manifest], kind: str, columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Go through the rows of one kind of many manifests, or these columns of them; one manifest's are in memory."""
+    for manifest in manifests:
+        yield from read_rows(store, manifest, kind, columns).to_pylist()
 
 
 def count_values(store: Store, manifest: Manifest, kind: str, column: str) -> Counter[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.manifest import Manifest
 from storage.parquet import read_parquet
-from storage.rows import need_manifest, read_rows
+from storage.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.agreement import describe_agreement
 from tasks.costs import describe_costs
@@ -75,7 +75,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     panels = make_panels(store, made["embed"], harmful=harmful)
     bound = Bound(utility_loss=job.utility_loss, over_refusal=job.over_refusal)
     states = [record for panel in panels for record in describe_panel(panel)]
-    costs = describe_costs(_rows(store, made["overhead"], "timings"))
+    costs = describe_costs(iterate_all(store, made["overhead"], "timings"))
     figures = [*draw_curves(curves), *draw_states(panels), *draw_overhead(costs)]
     summary = {
         "version": VERSION,
@@ -112,7 +112,7 @@ def _read_outcomes(store: Store, made: Made) -> Outcomes:
             harmful=row["harmful"],
             split_by=row["split_by"] or row["question"],
         )
-        for row in _rows(
+        for row in iterate_all(
             store,
             made["ingest"],
             "samples",
@@ -120,15 +120,8 @@ def _read_outcomes(store: Store, made: Made) -> Outcomes:
         )
     ]
     outcomes = Outcomes(samples=samples)
-    outcomes.add(_rows(store, made["judge"], "judgements", JUDGED))
+    outcomes.add(iterate_all(store, made["judge"], "judgements", JUDGED))
     return outcomes
-
-
-def _rows(
-    store: Store, manifests: Sequence[Manifest], folder: str, columns: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    for manifest in manifests:
-        yield from read_rows(store, manifest, folder, columns).to_pylist()
 
 
 def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Way, int]:

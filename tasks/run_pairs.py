@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from storage.identity import digest
 from storage.manifest import Manifest
-from storage.rows import read_rows
+from storage.rows import iterate_all
 from storage.store import Store
 from tasks.outcomes import JUDGED, Column, Outcomes, SampleInfo, Values, Way
 
@@ -94,20 +94,13 @@ def read_side(
     store: Store, *, ingested: Sequence[Manifest], judged: Sequence[Manifest], labels: Mapping[str, str]
 ) -> Side:
     """Read one run's samples and verdicts; `labels` gives its models' names in common, others are left out."""
-    side = make_side(_rows(store, ingested, "samples", SAMPLE))
+    side = make_side(iterate_all(store, ingested, "samples", SAMPLE))
     side.add(
         {**row, "model": labels[row["model"]]}
-        for row in _rows(store, judged, "judgements", JUDGED)
+        for row in iterate_all(store, judged, "judgements", JUDGED)
         if row["model"] in labels
     )
     return side
-
-
-def _rows(
-    store: Store, manifests: Sequence[Manifest], folder: str, columns: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    for manifest in manifests:
-        yield from read_rows(store, manifest, folder, columns).to_pylist()
 
 
 class RunPairs:
