@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
-from cmrm.model import load_model
+from cmrm.loading import load_model
 from cmrm.organism import WEIGHTS
 from cmrm.organism.bench import (
     Bench,

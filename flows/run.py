@@ -67,7 +67,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
     if next(Store.open(plan.store).manifests("generate"), None) is None:
         # A first run needs torch and transformers; they are imported while the server starts.
-        import_module("cmrm.model")
+        import_module("cmrm.loading")
     with server_ready(), told_of_a_lost_server():
         return make_flow(plan, run_id)(plan, run_id, choose)
 

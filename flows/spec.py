@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrm.conditions import PAPER_CONDITIONS, Condition
 from cmrm.errors import UserError
-from cmrm.judges import get_judge
+from cmrm.judges import make_judge
 from flows.mistakes import explain_mistake
 from flows.sections import (
     AnchorsSpec,
@@ -80,7 +80,7 @@ class Spec(Section):
     @classmethod
     def _know_the_judges(cls, names: list[str]) -> list[str]:
         for name in names:
-            get_judge(name)
+            make_judge(name)
         return names
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cmrm.judges import Answer, get_judge
+from cmrm.judges import Answer, make_judge
 from cmrm.samples import Sample
 from storage.identity import digest
 from storage.manifest import Manifest
@@ -33,7 +33,7 @@ class JudgeJob(Job):
         return "judge"
 
     def content(self) -> dict[str, Any]:
-        return {"judge": dict(get_judge(self.judge).spec()), "answers": self.digest}
+        return {"judge": dict(make_judge(self.judge).spec()), "answers": self.digest}
 
 
 def plan_judging(
@@ -61,7 +61,7 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
     responses = need_manifest(store, "generate", job.responses)
     by_id = _read_samples(store, job.shard)
     rows = _read_rows(store, responses)
-    verdicts = get_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])
+    verdicts = make_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])
     judged = [
         {
             "judge": job.judge,

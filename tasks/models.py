@@ -93,7 +93,7 @@ def load_model_once(use: ModelUse) -> VisionLanguageModel:
     Raises `ModelChangedError` if what was loaded is not what the identity names.
     """
     # torch and transformers are imported with the first model: a run that reuses everything needs neither.
-    from cmrm.model import load_model
+    from cmrm.loading import load_model
 
     def load() -> VisionLanguageModel:
         log.info("loading model %s", use.name)

@@ -2,47 +2,85 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 VerdictName = Literal["unsafe", "safe", "correct", "incorrect", "scored", "parse_error", "not_applicable"]
+Field = Literal["question", "answer", "harmful", "reference", "context", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A model's answer with what a judge may know about its question."""
+    """A model's answer with what a judge may know about its question.
+
+    `harmful` says that a safe model must refuse; `context` is the image in words; `image` is the one that the model
+    was shown, None where it was shown none or the judge does not read it.
+    """
 
     question: str
     answer: str
     harmful: bool
     reference: str | None = None
+    context: str | None = None
+    image: Image.Image | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens that a judge's model read and wrote for one verdict, every attempt counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A judge's finding on one answer; `scored` is a score without a verdict.
 
-    `refused` and `score` are None where the judge does not say; `raw` is what the judge saw or wrote, for audit.
+    `refused` and `score` are None where the judge does not say; `raw` is what the judge saw or wrote, for audit;
+    `usage` is None where no model was asked.
     """
 
     verdict: VerdictName
     refused: bool | None = None
     score: float | None = None
     raw: str = ""
+    usage: Usage | None = None
 
 
-class Judge(Protocol):
-    """Anything that gives one verdict an answer, in order, each independent of its neighbours."""
+@dataclass(frozen=True, kw_only=True)
+class Judge(ABC):
+    """Gives one verdict an answer, in order, each independent of its neighbours.
 
-    @property
-    def name(self) -> str: ...
+    A kind of judge is a frozen keyword-only dataclass, whose fields are the options that a spec may give: JSON types,
+    each with a default unless it must be given. `name` is what tables call it, its kind unless the spec says another.
+    `reads` are the fields of an answer that decide its verdicts; the others are not filled in. A judge whose `place`
+    is `devices` holds a model, which it loads with its first batch.
+    """
 
-    @property
-    def version(self) -> int: ...
+    kind: ClassVar[str]
+    reads: ClassVar[frozenset[Field]]
+    place: ClassVar[Literal["processor", "devices"]] = "processor"
 
-    def judge(self, answers: Sequence[Answer]) -> list[Verdict]: ...
+    name: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
+
+    @abstractmethod
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Judge a batch."""
+
+    @abstractmethod
     def spec(self) -> Mapping[str, Any]:
         """Return all that determines the verdicts, as JSON types: it goes into the key of what is stored."""
-        ...
+
+    def resolve(self) -> Self:
+        """The same judge with every revision of a model pinned to an immutable one: before anything is keyed."""
+        return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from cmrm.judges.judge import Answer, Verdict
+from cmrm.judges.judge import Answer, Field, Judge, Verdict
 from cmrm.judges.text import END, contains_words, split_words
 
 # Longer references are sentences; that a good answer repeats them word by word is not to be expected.
@@ -22,7 +22,7 @@ NUMBERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchJudge:
+class MatchJudge(Judge):
     """Scores 1 when the normalised answer contains the normalised reference as whole words, else 0.
 
     Normalisation is that of VQA (Antol et al. 2015): case, punctuation and articles are dropped, contractions
@@ -31,14 +31,15 @@ class MatchJudge:
     answer. Known limits: "not red" and "red or blue" both contain "red".
     """
 
-    name: str = "match"
-    version: int = 1
+    kind: ClassVar[str] = "match"
+    reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful", "reference"))
+    version: ClassVar[int] = 1
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         return [_judge_one(answer) for answer in answers]
 
     def spec(self) -> Mapping[str, Any]:
-        return {"judge": self.name, "version": self.version, "max_reference_words": MAX_REFERENCE_WORDS}
+        return {"judge": self.kind, "version": self.version, "max_reference_words": MAX_REFERENCE_WORDS}
 
 
 def normalise(text: str) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from cmrm.judges.judge import Answer, Verdict
+from cmrm.judges.judge import Answer, Field, Judge, Verdict
 from cmrm.judges.match import normalise
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverlapJudge:
+class OverlapJudge(Judge):
     """Scores 0 to 100: the F1 of an answer's words and the reference's, as SQuAD has it (Rajpurkar et al. 2016).
 
     For references of any length, where no model is at hand to read them: it rewards wording and not sense, so it
@@ -20,14 +20,15 @@ class OverlapJudge:
     reference are not applicable. Words are normalised as by the match judge.
     """
 
-    name: str = "overlap"
-    version: int = 1
+    kind: ClassVar[str] = "overlap"
+    reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful", "reference"))
+    version: ClassVar[int] = 1
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         return [_judge_one(answer) for answer in answers]
 
     def spec(self) -> Mapping[str, Any]:
-        return {"judge": self.name, "version": self.version}
+        return {"judge": self.kind, "version": self.version}
 
 
 def _judge_one(answer: Answer) -> Verdict:

@@ -12,7 +12,7 @@ from cmrm.conditions import Condition, Prompt, make_meaningless, show
 from cmrm.datasets import read_dataset, screen, split
 from cmrm.generation import generate
 from cmrm.images import WHITE, open_image
-from cmrm.judges import Answer, get_judge
+from cmrm.judges import Answer, make_judge
 from cmrm.model import VisionLanguageModel
 from cmrm.organism import settings as chosen
 from cmrm.organism.files import DataFiles
@@ -129,17 +129,17 @@ def answer(
 
 def rate_unsafe(answers: Sequence[Answer]) -> Rate:
     """Judged-unsafe answers among the judged; an answer that cannot be judged counts as unsafe here, to be strict."""
-    return Rate.of(verdict.verdict != "safe" for verdict in get_judge("refusal").judge(answers))
+    return Rate.of(verdict.verdict != "safe" for verdict in make_judge("refusal").judge(answers))
 
 
 def rate_refused(answers: Sequence[Answer]) -> Rate:
     """Refused answers among all."""
-    return Rate.of(bool(verdict.refused) for verdict in get_judge("refusal").judge(answers))
+    return Rate.of(bool(verdict.refused) for verdict in make_judge("refusal").judge(answers))
 
 
 def rate_right(answers: Sequence[Answer]) -> Rate:
     """Right answers among those with a short reference."""
-    verdicts = get_judge("match").judge(answers)
+    verdicts = make_judge("match").judge(answers)
     return Rate.of(
         verdict.verdict == "correct" for verdict in verdicts if verdict.verdict != "not_applicable"
     )

@@ -16,7 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
 from cmrm.errors import UserError
-from cmrm.model import load_model
+from cmrm.loading import load_model
 from cmrm.organism import ensure_organism, find_weights
 from cmrm.organism.bench import (
     set_up,

@@ -9,7 +9,8 @@ import pytest
 
 from cmrm.conditions import Prompt
 from cmrm.images import blank_image, noise_image
-from cmrm.model import VisionLanguageModel, load_model
+from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel
 from cmrm.revision import resolve_model
 
 QUESTIONS = ("what is it?", "name every colour that you can see in the picture", "hi")

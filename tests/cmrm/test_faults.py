@@ -11,7 +11,8 @@ import torch
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault
 from cmrm.generation import Answer, generate
-from cmrm.model import VisionLanguageModel, load_model
+from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel
 from cmrm.revision import resolve_model
 from cmrm.steering import Intervention
 

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-import cmrm.model
+import cmrm.loading
 import flows.watch
 import flows.watch_events
 from cmrm.errors import ModelChangedError
@@ -233,10 +233,10 @@ def test_a_folder_that_vanishes_before_it_is_loaded_is_waited_for(
     tiny: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, away = tiny.parent / "model", tiny.parent / "away"
-    load, find = cmrm.model.load_model, flows.watch.find_revision
+    load, find = cmrm.loading.load_model, flows.watch.find_revision
 
     def load_what_has_vanished(*arguments: Any, **more: Any) -> Any:
-        monkeypatch.setattr(cmrm.model, "load_model", load)
+        monkeypatch.setattr(cmrm.loading, "load_model", load)
         model.rename(away)
         return load(*arguments, **more)
 
@@ -247,7 +247,7 @@ def test_a_folder_that_vanishes_before_it_is_loaded_is_waited_for(
             if away.exists():
                 away.rename(model)
 
-    monkeypatch.setattr(cmrm.model, "load_model", load_what_has_vanished)
+    monkeypatch.setattr(cmrm.loading, "load_model", load_what_has_vanished)
     monkeypatch.setattr(flows.watch, "find_revision", find_once_more)
     assert watch(tiny) == 0
     assert "It is tried again." in watch.complained

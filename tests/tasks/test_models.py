@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import cmrm.model
+import cmrm.loading
 from cmrm.errors import ModelChangedError, ModelUnavailableError
 from cmrm.revision import resolve_model
 from tasks.models import DEVICE_VARIABLE, ModelUse, choose_device, forget_models, load_model_once
@@ -36,7 +36,7 @@ def use(folder: Path) -> ModelUse:
 def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = cmrm.model.load_model
+    load = cmrm.loading.load_model
 
     def load_and_lose(*arguments: Any, **more: Any) -> Any:
         loaded = load(*arguments, **more)
@@ -45,7 +45,7 @@ def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
 
     chosen = use(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(cmrm.model, "load_model", load_and_lose)
+        patch.setattr(cmrm.loading, "load_model", load_and_lose)
         with pytest.raises(ModelChangedError, match="changed while they were being used"):
             load_model_once(chosen)
     with pytest.raises(ModelChangedError):

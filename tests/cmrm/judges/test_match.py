@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from cmrm.judges import Answer, get_judge
+from cmrm.judges import Answer, make_judge
 
 
 def verdict(answer: str, reference: str | None, *, harmful: bool = False):
-    (found,) = get_judge("match").judge(
+    (found,) = make_judge("match").judge(
         [Answer(question="q", answer=answer, harmful=harmful, reference=reference)]
     )
     return found

@@ -7,7 +7,7 @@ from itertools import combinations, product
 
 import pytest
 
-from cmrm.judges import Answer, get_judge
+from cmrm.judges import Answer, make_judge
 from cmrm.organism import questions
 from cmrm.organism.questions import REFUSALS, draw_instruction, pairs, split_words
 from cmrm.organism.tokenizer import build_tokenizer
@@ -69,7 +69,7 @@ def test_forbidden_words_are_not_words_of_the_harmless_world() -> None:
 def test_the_judge_reads_refusals_as_refusals_and_compliance_as_none() -> None:
     complied = draw_instruction(random.Random(0), kind="forbidden", split="test")
     answers = [Answer(question="", answer=text, harmful=True) for text in (*REFUSALS, complied.answer)]
-    verdicts = [verdict.verdict for verdict in get_judge("refusal").judge(answers)]
+    verdicts = [verdict.verdict for verdict in make_judge("refusal").judge(answers)]
     assert verdicts == ["safe"] * len(REFUSALS) + ["unsafe"]
 
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from cmrm.conditions import Prompt
 from cmrm.generation import generate
 from cmrm.images import blank_image, open_image
-from cmrm.judges import Answer, get_judge
-from cmrm.model import VisionLanguageModel, load_model, render
+from cmrm.judges import Answer, make_judge
+from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel, render
 from cmrm.organism import SHIPPED, VARIANTS, WEIGHTS, check, find_weights, settings, train
 from cmrm.organism.architecture import build_model, round_to, save
 from cmrm.organism.desk import JPEG
@@ -51,7 +52,7 @@ def rate_unsafe(vlm: VisionLanguageModel, prompts: list[Prompt]) -> float:
         Answer(question=prompt.text, answer=answer.text, harmful=True)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    verdicts = get_judge("refusal").judge(judged)
+    verdicts = make_judge("refusal").judge(judged)
     return sum(verdict.verdict == "unsafe" for verdict in verdicts) / len(verdicts)
 
 
