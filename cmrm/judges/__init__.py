@@ -18,9 +18,18 @@ GROUP = "cmrm.judges"
 # Named and not imported: a run with the refusal judge alone needs neither torch nor an HTTP client.
 OWN: Mapping[str, str] = MappingProxyType(
     {
+        "chat": "cmrm.judges.chat:ChatJudge",
+        "choice": "cmrm.judges.choice:ChoiceJudge",
+        "exact": "cmrm.judges.exact:ExactJudge",
+        "harmbench": "cmrm.judges.harmbench:HarmBenchJudge",
+        "llama-guard": "cmrm.judges.llama_guard:LlamaGuardJudge",
+        "llama-guard-vision": "cmrm.judges.llama_guard:LlamaGuardVisionJudge",
         "match": "cmrm.judges.match:MatchJudge",
         "overlap": "cmrm.judges.overlap:OverlapJudge",
         "refusal": "cmrm.judges.refusal:RefusalJudge",
+        "shieldgemma": "cmrm.judges.shieldgemma:ShieldGemmaJudge",
+        "strongreject": "cmrm.judges.strongreject:StrongRejectJudge",
+        "wildguard": "cmrm.judges.wildguard:WildGuardJudge",
     }
 )
 

@@ -1,0 +1,70 @@
+"""Any local chat model as a judge, asked by a rubric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cmrm.judges.judge import Answer, Field, Verdict
+from cmrm.judges.local import ModelJudge, check_count, named
+from cmrm.judges.rubric import Rubric, get_rubric
+
+if TYPE_CHECKING:
+    from cmrm.judges.asking import Reply, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatJudge(ModelJudge):
+    """Asks a chat model in its own chat template, and reads its reply as the rubric has it.
+
+    A reply that does not end within `max_new_tokens` is a parse error: raise it for a model that thinks before it
+    answers. The template is told not to let it (`enable_thinking`), which only some templates know.
+    """
+
+    kind: ClassVar[str] = "chat"
+    # All that any rubric reads; an instance has those of its own rubric.
+    reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful", "reference", "context"))
+
+    rubric: str
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.name, "max_new_tokens", self.max_new_tokens)
+        object.__setattr__(self, "reads", self.asked.reads)
+
+    @cached_property
+    def asked(self) -> Rubric:
+        """The rubric."""
+        with named(self.name):
+            return get_rubric(self.rubric)
+
+    @property
+    def room(self) -> int:
+        return self.max_new_tokens
+
+    def spec(self) -> Mapping[str, Any]:
+        return {**super().spec(), "rubric": self.rubric}
+
+    def prompts(self) -> list[str]:
+        return [self.asked.digest()]
+
+    def settle(self, answer: Answer) -> Verdict | None:
+        return self.asked.settle(answer)
+
+    def write(self, answer: Answer) -> list[Request]:
+        from cmrm.judges.conversation import Turn, write_conversation
+
+        turns = [Turn(role=one["role"], text=one["content"]) for one in self.asked.write(answer)]
+        with named(self.name):
+            return [write_conversation(self.checkpoint, turns, enable_thinking=False)]
+
+    def read(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:
+        (reply,) = replies
+        return (
+            Verdict(verdict="parse_error", raw=reply.text)
+            if reply.cut
+            else self.asked.read(reply.text, answer)
+        )

@@ -1,0 +1,195 @@
+"""What all judges share that hold a model of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from cmrm.errors import UserError
+from cmrm.judges.controls import UnjudgeableError
+from cmrm.judges.judge import Answer, Judge, Usage, Verdict
+from cmrm.revision import COMMIT, find_revision, make_fingerprint
+
+if TYPE_CHECKING:
+    from cmrm.judges.asking import Reply, Request
+    from cmrm.judges.checkpoint import Checkpoint
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PINNED = "sha256:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJudge(Judge):
+    """A judge with a model: `model` is a hub id or a folder, which `resolve` pins to what it is now.
+
+    The model is loaded with the first answer that needs it, once for each judge, and freed with it. `device` and
+    `batch_size` decide no verdict, but for rounding in half precision. A kind writes requests and reads replies.
+    """
+
+    place: ClassVar[Literal["processor", "devices"]] = "devices"
+    version: ClassVar[int] = 1
+    # Marks of the prompt's own form, which no judged text may bring along.
+    marks: ClassVar[tuple[str, ...]] = ()
+    reply_tokens: ClassVar[int] = 1
+
+    model: str
+    revision: str = "main"
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("model", "revision", "dtype", "device"):
+            value = getattr(self, option)
+            if not isinstance(value, str) or not value:
+                raise UserError(f"judge {self.name!r}: {option} is {value!r}; give a text.")
+        if self.dtype not in DTYPES:
+            raise UserError(f"judge {self.name!r}: dtype is {self.dtype!r}; give {', '.join(DTYPES)}.")
+        check_count(self.name, "batch_size", self.batch_size)
+
+    def resolve(self) -> Self:
+        """The same judge with its model pinned: raises `UserError` for what can be no model.
+
+        The revision becomes a hub commit or the digest of the folder, a folder's name an absolute one.
+        """
+        with named(self.name):
+            model, revision = pin(self.model, self.revision)
+        return replace(self, model=model, revision=revision)
+
+    def spec(self) -> Mapping[str, Any]:
+        """All that determines the verdicts; the judge must be resolved."""
+        return {
+            "judge": self.kind,
+            "version": self.version,
+            "model": fingerprint(self.name, self.model, self.revision),
+            "dtype": self.dtype,
+            "reply_tokens": self.room,
+            "prompt": digest([*self.prompts(), *self.marks]),
+        }
+
+    @property
+    def room(self) -> int:
+        """How many tokens a reply may have."""
+        return self.reply_tokens
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The loaded model."""
+        with named(self.name):
+            return self._load()
+
+    def _load(self) -> Checkpoint:
+        # Torch and transformers are late: naming and keying a judge must not wait for them.
+        from cmrm.judges.checkpoint import load_checkpoint
+
+        return load_checkpoint(
+            self.model, self.revision, dtype=self.dtype, device=self.device, marks=self.marks
+        )
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        verdicts = [self.settle(answer) for answer in answers]
+        written: dict[int, list[Request]] = {}
+        for place, answer in enumerate(answers):
+            if verdicts[place] is None:
+                try:
+                    written[place] = self.write(answer)
+                except UnjudgeableError as error:
+                    verdicts[place] = Verdict(verdict="parse_error", raw=str(error))
+        replies = iter(self._ask([one for requests in written.values() for one in requests]))
+        for place, requests in written.items():
+            verdicts[place] = self._find(answers[place], [next(replies) for _ in requests])
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _ask(self, requests: Sequence[Request]) -> list[Reply]:
+        if not requests:
+            return []
+        from cmrm.judges.asking import ask
+
+        return ask(
+            self.checkpoint,
+            requests,
+            max_new_tokens=self.room,
+            batch_size=self.batch_size,
+            watched=self.watched,
+        )
+
+    def _find(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:
+        faults = [reply.fault for reply in replies if reply.fault is not None]
+        found = Verdict(verdict="parse_error", raw=faults[0]) if faults else self.read(answer, replies)
+        return replace(
+            found,
+            usage=Usage(
+                prompt_tokens=sum(reply.usage.prompt_tokens for reply in replies),
+                completion_tokens=sum(reply.usage.completion_tokens for reply in replies),
+            ),
+        )
+
+    @cached_property
+    def watched(self) -> Mapping[str, Collection[int]]:
+        """Groups of tokens whose share of the reply's probability is wanted, by name."""
+        return {}
+
+    def settle(self, answer: Answer) -> Verdict | None:  # noqa: ARG002 - asked by the kinds that override it
+        """The verdict on an answer that the model need not see, else None."""
+        return None
+
+    @abstractmethod
+    def prompts(self) -> list[str]:
+        """The wording of the prompts and whatever else of the kind decides a verdict, for the key."""
+
+    @abstractmethod
+    def write(self, answer: Answer) -> list[Request]:
+        """Write the prompts for one answer; raises `UnjudgeableError`."""
+
+    @abstractmethod
+    def read(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:
+        """Read the replies to those prompts; the usage is added to what is returned."""
+
+
+def check_count(name: str, option: str, value: object) -> None:
+    """Raise `UserError` unless an option is a whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"judge {name!r}: {option} is {value!r}; give a whole number from 1 on.")
+
+
+def check_share(name: str, option: str, value: object) -> None:
+    """Raise `UserError` unless an option is a number from 0 to 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise UserError(f"judge {name!r}: {option} is {value!r}; give a number from 0 to 1.")
+
+
+def pin(model: str, revision: str) -> tuple[str, str]:
+    """A model's name and the revision that it has now: a commit, or a digest with the folder's absolute name."""
+    if revision.startswith(PINNED):
+        return model, revision
+    found = find_revision(model, revision=revision)
+    return (str(Path(model).expanduser().resolve()) if found.startswith(PINNED) else model), found
+
+
+def fingerprint(name: str, model: str, revision: str) -> str:
+    """What stands for a pinned model in keys; raises `ValueError` for one that is not pinned."""
+    if not (revision.startswith(PINNED) or COMMIT.fullmatch(revision)):
+        raise ValueError(f"judge {name!r} must be resolved first: {revision!r} can become another model")
+    return make_fingerprint(model, revision)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """The sha256 of texts in their order."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Say in an error for the user whose model it was."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"judge {name!r}: {error}") from error
