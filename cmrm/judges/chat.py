@@ -58,8 +58,9 @@ class ChatJudge(ModelJudge):
         from cmrm.judges.conversation import Turn, write_conversation
 
         turns = [Turn(role=one["role"], text=one["content"]) for one in self.asked.write(answer)]
+        checkpoint = self.checkpoint
         with named(self.name):
-            return [write_conversation(self.checkpoint, turns, enable_thinking=False)]
+            return [write_conversation(checkpoint, turns, enable_thinking=False)]
 
     def read(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:
         (reply,) = replies

@@ -26,7 +26,7 @@ LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded model with what its prompts need; `processor` is None for a model of text alone.
+    """A loaded model with what its prompts need; `processor` is None where it takes no images, and `blind` says why.
 
     `ends` are the tokens that end a reply. `context` is how many tokens the model can hold, prompt and reply
     together, None where its config does not say.
@@ -35,6 +35,7 @@ class Checkpoint:
     model: Any
     tokenizer: Any
     processor: Any | None
+    blind: str
     controls: Controls
     model_type: str
     ends: frozenset[int]
@@ -62,25 +63,23 @@ def load_checkpoint(
         model = _load_model(folder, sees=sees, dtype=dtype)
         if adapter is not None:
             model = _attach(model, _find_weights(*adapter), adapter[0])
-        _own_weights(model)
-        model = model.to(_choose_device(device)).eval()
-        source: Any = AutoProcessor if sees else AutoTokenizer
-        reader = source.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = _place(model, _choose_device(device)).eval()
+        reader, blind = _load_reader(folder, sees=sees)
+    except UserError:
+        raise
     except LOADING_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{model_id!r} cannot be loaded: {reason}. Check that its folder is complete."
+            f"{model_id!r} cannot be loaded: {_say(error)}. Check that its folder is complete."
         ) from error
     for one, pinned in ((model_id, revision), *([adapter] if adapter else [])):
         _check_unchanged(one, pinned)
-    tokenizer = reader.tokenizer if sees else reader
+    tokenizer = reader if blind else reader.tokenizer
     ends = _prepare(model, tokenizer)
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
-        processor=reader if sees else None,
+        processor=None if blind else reader,
+        blind=blind,
         controls=find_controls(tokenizer, (*marks, *_placeholders(reader))),
         model_type=str(config.get("model_type", "")),
         ends=ends,
@@ -93,6 +92,23 @@ def _load_model(folder: Path, *, sees: bool, dtype: str) -> Any:
     return kind.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
+
+
+def _load_reader(folder: Path, *, sees: bool) -> tuple[Any, str]:
+    """The processor of a model that sees; or a tokenizer, with the reason why there is no more."""
+    blind = "it is a model of text alone"
+    if sees:
+        try:
+            return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True), ""
+        except ImportError as error:
+            # Some processors of images need torchvision; texts can be judged without.
+            blind = _say(error)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True), blind
+
+
+def _say(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _find_weights(model_id: str, revision: str) -> Path:
@@ -127,11 +143,12 @@ def _attach(model: Any, folder: Path, adapter_id: str) -> Any:
     return PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
 
 
-def _own_weights(model: Any) -> None:
-    """Copy the weights into memory of their own: as they are loaded they are the file, and change as it is written."""
-    for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
-        if tensor.device.type == "cpu":
+def _place(model: Any, device: torch.device) -> Any:
+    """Put a model on a device, in memory of its own: as weights are loaded they are the file, and change with it."""
+    if device.type == "cpu":
+        for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
             tensor.data = tensor.data.clone()
+    return model.to(device)
 
 
 def _choose_device(device: str) -> torch.device:
@@ -140,8 +157,9 @@ def _choose_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"there is no device {device!r} here ({reason}); use auto, cpu or cuda.") from None
+        raise UserError(
+            f"there is no device {device!r} here ({_say(error)}); use auto, cpu or cuda."
+        ) from None
 
 
 def _check_unchanged(model_id: str, revision: str) -> None:

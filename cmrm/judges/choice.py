@@ -14,7 +14,7 @@ from cmrm.judges.match import normalise
 OFFER = re.compile(r"^\((?P<letter>[A-Z])\) (?P<text>.+)$", re.MULTILINE)
 REFERENCE = re.compile(r"\(?(?P<letter>[A-Z])\)?\.?")
 # A letter alone or at the head of its choice, "(B) red"; a bare one needs a sign, since "A dog" opens with a word.
-HEAD = re.compile(r"\W*(?:\((?P<round>[A-Z])\)|(?P<signed>[A-Z])(?=[.):,*]|\W*$))")
+HEAD = re.compile(r"\W*(?:\((?P<round>[A-Z])\)|(?P<signed>[A-Z])(?=[.):,*\n]|\W*$))")
 # A letter that is said to be the answer: "the correct option is (B)", "Answer: **B**".
 SAID = re.compile(
     r"\b(?:answer|choice|option)\b(?:\s+is|\s*:|\s+would\s+be)?[\s:*\"'(]*(?P<letter>[A-Z])\b(?!['’])",

@@ -56,8 +56,9 @@ class LlamaGuardJudge(ModelJudge):
         from cmrm.judges.conversation import Turn, write_conversation
 
         turns = [Turn(role="user", text=answer.question), Turn(role="assistant", text=answer.answer)]
+        checkpoint = self.checkpoint
         with named(self.name):
-            return write_conversation(self.checkpoint, turns, image=image)
+            return write_conversation(checkpoint, turns, image=image)
 
     def read(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:  # noqa: ARG002 - the same for every answer
         (reply,) = replies
@@ -80,8 +81,8 @@ class LlamaGuardVisionJudge(LlamaGuardJudge):
     def write(self, answer: Answer) -> list[Request]:
         if self.checkpoint.processor is None:
             raise UserError(
-                f"judge {self.name!r}: {self.model!r} takes no image; give one such as "
-                "meta-llama/Llama-Guard-4-12B, or the judge llama-guard."
+                f"judge {self.name!r}: {self.model!r} takes no image here ({self.checkpoint.blind}); "
+                "give a model such as meta-llama/Llama-Guard-3-11B-Vision, or the judge llama-guard."
             )
         return [self._write(answer, answer.image)]
 

@@ -97,8 +97,9 @@ class ShieldGemmaJudge(ModelJudge):
         from cmrm.judges.conversation import Turn, write_conversation
 
         turns = [Turn(role="user", text=answer.question), Turn(role="assistant", text=answer.answer)]
+        checkpoint = self.checkpoint
         with named(self.name):
-            request = write_conversation(self.checkpoint, turns, guideline=policy)
+            request = write_conversation(checkpoint, turns, guideline=policy)
         if policy not in request.text:
             raise UserError(
                 f"judge {self.name!r}: the chat template of {self.model!r} does not show its guideline; give a "

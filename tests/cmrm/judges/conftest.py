@@ -159,7 +159,7 @@ def taught(
         for request in make(kind, folders[kind]).write(answer(text))
     ]
     model = LlamaForCausalLM.from_pretrained(folders["harmbench"])
-    teach(model, judge_tokenizer, lessons)
+    fit(model, judge_tokenizer, lessons)
     return {
         kind: make(kind, save(home / kind, model, judge_tokenizer, TEMPLATES.get(kind))).resolve()
         for kind in REPLIES
@@ -173,7 +173,13 @@ def make(kind: str, folder: Path, **options: Any) -> ModelJudge:
     return made
 
 
-def teach(model: Any, tokenizer: Any, lessons: Sequence[tuple[Request, str]]) -> None:
+@pytest.fixture(scope="session")
+def teach() -> Callable[..., None]:
+    """What fits a model to replies: for tests of further kinds."""
+    return fit
+
+
+def fit(model: Any, tokenizer: Any, lessons: Sequence[tuple[Request, str]]) -> None:
     """Fit a model to replies, until it gives every one."""
     rows, targets = [], []
     for request, reply in lessons:
