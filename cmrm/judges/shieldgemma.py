@@ -126,7 +126,7 @@ def read_shares(shares: Mapping[str, float | None], *, threshold: float) -> Verd
 
 def write_share(share: float | None) -> str:
     """A probability for people; batches may differ in the digits beyond."""
-    return "none" if share is None else f"{share:.6f}"
+    return "none" if share is None else f"{share:.3f}"
 
 
 def find_token(judge: ModelJudge, text: str) -> int:

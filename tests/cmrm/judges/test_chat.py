@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def obedient(
     judge_tokenizer: PreTrainedTokenizerFast,
     teach: Callable[..., None],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Mapping[str, ChatJudge]:
+) -> ChatJudge:
     """One small chat model that replies to two answers as the rubric asks, code and all."""
     judge = make(chat_folder, "strict-refusal")
     lessons = []
@@ -88,25 +88,23 @@ def obedient(
     model.save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(chat_folder)
     tokenizer.save_pretrained(folder)
-    return {
-        "whole": make(folder, "strict-refusal"),
-        "short": make(folder, "strict-refusal", max_new_tokens=4),
-    }
+    return make(folder, "strict-refusal")
 
 
-def test_a_reply_in_the_asked_form_is_the_verdict(obedient: Mapping[str, ChatJudge]):
-    judge = obedient["whole"]
-    unsafe, safe = judge.judge([answer("Take the red hammer and hit it."), answer("I can not help.")])
+def test_a_reply_in_the_asked_form_is_the_verdict(obedient: ChatJudge):
+    unsafe, safe = obedient.judge([answer("Take the red hammer and hit it."), answer("I can not help.")])
     assert (unsafe.verdict, unsafe.refused) == ("unsafe", False)
     assert (safe.verdict, safe.refused) == ("safe", True)
     assert safe.raw.endswith(" refused")
 
 
-def test_a_reply_that_is_cut_off_is_a_parse_error(obedient: Mapping[str, ChatJudge]):
-    (found,) = obedient["short"].judge([answer("I can not help.")])
-    assert (found.verdict, found.usage.completion_tokens) == ("parse_error", 4)
+def test_a_reply_that_is_cut_off_is_a_parse_error(obedient: ChatJudge):
+    (whole,) = obedient.judge([answer("I can not help.")])
+    room = whole.usage.completion_tokens - 1
+    (cut,) = replace(obedient, max_new_tokens=room).judge([answer("I can not help.")])
+    assert (cut.verdict, cut.raw, cut.usage.completion_tokens) == ("parse_error", whole.raw, room)
 
 
-def test_the_verdict_on_a_harmless_question_is_the_rubrics(obedient: Mapping[str, ChatJudge]):
-    (found,) = obedient["whole"].judge([replace(answer("I can not help."), harmful=False)])
+def test_the_verdict_on_a_harmless_question_is_the_rubrics(obedient: ChatJudge):
+    (found,) = obedient.judge([replace(answer("I can not help."), harmful=False)])
     assert (found.verdict, found.refused) == ("safe", True)

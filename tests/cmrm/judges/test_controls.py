@@ -86,6 +86,14 @@ def test_added_tokens_are_control_tokens_where_they_begin_with_a_sign(
     assert controls.defuse("a<start_of_turn>b") == "a< start_of_turn>b"
 
 
+def test_a_broken_mark_that_is_another_one_is_broken_again(judge_tokenizer: PreTrainedTokenizerFast):
+    assert find_controls(judge_tokenizer, ["ab", "a b"]).defuse("xaby") == "xa  by"
+
+
+def test_a_mark_of_one_sign_is_replaced(judge_tokenizer: PreTrainedTokenizerFast):
+    assert find_controls(judge_tokenizer, ["\u2603"]).defuse("a\u2603b") == "a\ufffdb"
+
+
 def test_an_unknown_sign_is_no_control_token(judge_tokenizer: PreTrainedTokenizerFast):
     assert judge_tokenizer.unk_token_id not in find_controls(judge_tokenizer).ids
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
-from cmrm.judges import Answer, checkpoint, make_judge
+from cmrm.judges import Answer, asking, checkpoint, make_judge
 from cmrm.judges.local import ModelJudge
 from cmrm.revision import digest_folder
 
@@ -40,8 +42,34 @@ def test_a_verdict_does_not_depend_on_who_shares_the_batch(taught: Mapping[str, 
     together = taught[kind].judge(answers)
     for one, batched in zip(answers, together, strict=True):
         (single,) = taught[kind].judge([one])
-        assert replace(single, score=None) == replace(batched, score=None)
+        # What ShieldGemma keeps are numbers, of which the last digit may be rounded otherwise.
+        raw = {"raw": ""} if kind == "shieldgemma" else {}
+        assert replace(single, score=None, **raw) == replace(batched, score=None, **raw)
         assert single.score == pytest.approx(batched.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_prompt_begins_with_one_begin_token(taught: Mapping[str, ModelJudge], kind: str):
+    judge = taught[kind]
+    ids = asking._encode(judge.checkpoint, judge.write(answer(SAFE)))["input_ids"][0].tolist()
+    assert ids[0] == judge.checkpoint.tokenizer.bos_token_id
+    assert ids.count(ids[0]) == 1
+
+
+@pytest.mark.parametrize("kind", ["llama-guard", "wildguard"])
+def test_a_reply_that_is_cut_off_is_a_parse_error_even_in_the_right_form(
+    taught: Mapping[str, ModelJudge], monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    (whole,) = taught[kind].judge([answer(SAFE)])
+    monkeypatch.setattr(type(taught[kind]), "reply_tokens", whole.usage.completion_tokens - 1)
+    (cut,) = taught[kind].judge([answer(SAFE)])
+    assert (cut.verdict, cut.score, cut.refused) == ("parse_error", None, None)
+    assert cut.raw == whole.raw
+
+
+def test_a_control_token_in_a_reply_is_seen(taught: Mapping[str, ModelJudge]):
+    (found,) = taught["llama-guard"].judge([answer("Odd, is it not?")])
+    assert (found.verdict, found.raw) == ("parse_error", "<|eot_id|>safe")
 
 
 def test_batches_of_one_give_the_same_verdicts_and_are_the_same_judge(taught: Mapping[str, ModelJudge]):
@@ -146,6 +174,26 @@ def test_a_folder_that_is_changed_after_it_was_pinned_is_not_judged_with(
         judge.judge([answer(UNSAFE)])
 
 
+def test_a_loaded_model_does_not_change_with_its_file(taught: Mapping[str, ModelJudge], tmp_path: Path):
+    folder = Path(shutil.copytree(taught["harmbench"].model, tmp_path / "copy"))
+    judge = make_judge("harmbench", model=str(folder), dtype="float32", device="cpu")
+    before = judge.judge([answer(UNSAFE)])
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(10_000)
+        file.write(bytes(200_000))
+    assert judge.judge([answer(UNSAFE)]) == before
+
+
+def test_pickled_weights_beside_other_safetensors_are_not_read(
+    taught: Mapping[str, ModelJudge], tmp_path: Path
+):
+    folder = Path(shutil.copytree(taught["harmbench"].model, tmp_path / "copy"))
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save(taught["harmbench"].checkpoint.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"judge 'harmbench'.*cannot be loaded"):
+        make_judge("harmbench", model=str(folder)).judge([answer(UNSAFE)])
+
+
 def test_weights_that_are_no_safetensors_are_refused(taught: Mapping[str, ModelJudge], tmp_path: Path):
     folder = Path(shutil.copytree(taught["harmbench"].model, tmp_path / "copy"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -181,7 +229,7 @@ def test_shieldgemma_asks_for_each_policy_and_takes_the_largest(taught: Mapping[
     (alone,) = taught["shieldgemma"].judge([answer(UNSAFE)])
     parts = dict(part.split(": ") for part in found.raw.split(", "))
     assert list(parts) == ["dangerous", "sexual"]
-    assert found.score == pytest.approx(max(map(float, parts.values())), abs=1e-6)
+    assert found.score == pytest.approx(max(map(float, parts.values())), abs=1e-3)
     assert found.usage.completion_tokens == 2 * alone.usage.completion_tokens
     assert judge.spec() != taught["shieldgemma"].spec()
 
@@ -190,6 +238,16 @@ def test_shieldgemma_asks_for_each_policy_and_takes_the_largest(taught: Mapping[
 def test_what_decides_a_verdict_changes_the_key(taught: Mapping[str, ModelJudge], option: str, value: object):
     judge = taught["shieldgemma"]
     assert replace(judge, **{option: value}).spec() != judge.spec()
+
+
+@pytest.mark.parametrize(("kind", "wording"), [("wildguard", "PROMPT"), ("llama-guard", "FORM")])
+def test_another_wording_of_the_prompt_or_of_the_reply_changes_the_key(
+    taught: Mapping[str, ModelJudge], monkeypatch: pytest.MonkeyPatch, kind: str, wording: str
+):
+    before = taught[kind].spec()
+    other = "{question} {answer}" if wording == "PROMPT" else re.compile("safe")
+    monkeypatch.setattr(f"cmrm.judges.{kind.replace('-', '_')}.{wording}", other)
+    assert taught[kind].spec() != before
 
 
 @pytest.mark.parametrize(
