@@ -36,7 +36,7 @@ def check_vision_tower(patient: Patient) -> str:
         raise CheckFailedError("other parts ran under steering than without it")
     if changed := [name for name in plain if not torch.equal(plain[name], steered[name])]:
         raise CheckFailedError(f"the output of {changed[0]} changed under steering")
-    return f"unchanged: {', '.join(plain)}"
+    return f"unchanged: {', '.join(name.rpartition('.')[2] for name in plain)}"
 
 
 def check_unload(patient: Patient) -> str:
@@ -61,7 +61,7 @@ def check_unload(patient: Patient) -> str:
             raise CheckFailedError(f"{left} hooks are left{' after an error' if error else ''}")
     if not torch.equal(plain.tokens, answer_steered(vlm, patient.pictured, None).tokens):
         raise CheckFailedError("the answers are others than before the model was steered")
-    return "no hook is left, nor after an error; answers as before"
+    return "no hook is left; answers as before"
 
 
 class _StopError(Exception):

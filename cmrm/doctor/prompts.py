@@ -34,7 +34,7 @@ def check_same_template(patient: Patient) -> str:
         worst = max(worst, len(short) - before - after)
     if worst > MOST_RECUT:
         raise CheckFailedError(f"besides the image, the arms differ in {worst} tokens")
-    return f"equal but for the image ({worst} tokens cut otherwise beside it)"
+    return f"equal but for the image ({worst} tokens recut)"
 
 
 def _tokens(patient: Patient, prompt: Prompt) -> list[int]:

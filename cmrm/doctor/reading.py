@@ -41,7 +41,7 @@ def check_states(patient: Patient) -> str:
         reference = torch.stack([state[0, -1].to(vlm.device) for state in made[1:-1]])
         states = patient.pictured_states[row, :-1]
         errors.append(patient.agree(states, reference, what=f"question {row + 1}"))
-    return f"equal to output_hidden_states (error {max(errors):.1g})"
+    return f"equal output_hidden_states (error {max(errors):.1g})"
 
 
 def check_left_padding(patient: Patient) -> str:

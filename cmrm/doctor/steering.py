@@ -26,7 +26,7 @@ def check_exactness(patient: Patient) -> str:
     far = float((patient.pictured_states - patient.text_states).norm() / patient.text_states.norm())
     if far <= patient.tolerance:
         raise CheckFailedError(f"the image hardly moves the states ({far:.1g}), so nothing was tried")
-    return f"α = 1 gives the text-only state (error {max(errors):.1g}; the image moves it by {far:.2g})"
+    return f"α = 1 undoes a shift of {far:.2g} (error {max(errors):.1g})"
 
 
 def check_identity(patient: Patient) -> str:
@@ -36,7 +36,7 @@ def check_identity(patient: Patient) -> str:
     zero = generate(patient.vlm, patient.pictured, max_new_tokens=STEPS, intervention=none)
     if plain.answers != zero.answers:
         raise CheckFailedError("answers under α = 0 differ from those without an intervention")
-    return "α = 0 gives the same answers as no intervention"
+    return "α = 0 changes no answer"
 
 
 def check_proof(patient: Patient) -> str:
@@ -140,7 +140,7 @@ def _check_reference(patient: Patient, scope: Scope) -> str:
     plain = answer_steered(vlm, prompt, None)
     if torch.equal(plain.logits, steered.logits):
         raise CheckFailedError("steering changed no logit, so nothing was tried")
-    return f"equal to a cache-free loop over {STEPS} tokens (error {error:.1g})"
+    return f"equals a cache-free loop (error {error:.1g})"
 
 
 def _agree_in_steps(patient: Patient, found: Steps, expected: Steps, *, what: str) -> float:
