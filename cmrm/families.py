@@ -26,6 +26,7 @@ class Family:
     the model computes by itself from the image's grid (M-RoPE).
     `image_only_blocks`: the path in `config.json` to the numbers of the blocks that are skipped without an image.
     `mixed_batches`: whether prompts with and without an image can share a batch.
+    `system`: the system line of prompts that are given none, where the template would else treat the arms unlike.
     `template`: a chat template for processors that are published without one; a processor's own goes first.
     `text_only_form`: for processors that refuse text alone, what they make of a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts go through the tokenizer.
@@ -38,6 +39,7 @@ class Family:
     first_position: int = 0
     image_only_blocks: str | None = None
     mixed_batches: bool = True
+    system: str | None = None
     template: str | None = None
     text_only_form: str | None = None
 
@@ -63,7 +65,10 @@ _ROWS = (
         model_type="mllama",
         blocks="layers",
         image_token="image_token_id",
+        mixed_batches=False,
         image_only_blocks="text_config.cross_attention_layers",
+        # Its template prints a system header with a system line and wherever there is no image.
+        system="",
     ),
     Family(
         model_type="paligemma",

@@ -68,7 +68,7 @@ def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Pat
             # The usual start, 0.02, leaves all answers of so small a model alike, and gates at zero shut the image out.
             if weight.dim() > 1:
                 weight.normal_(0, 0.25, generator=generator)
-            elif not name.endswith("bias") and not weight.any():
+            elif not name.endswith("bias") and not (weight == 1).all():
                 weight.normal_(0.5, 0.25, generator=generator)
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
