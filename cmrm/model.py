@@ -12,7 +12,7 @@ from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
 from cmrm.families import Family, get_family
-from cmrm.parts import find_blocks, find_image_only_blocks, list_special_tokens, read_config
+from cmrm.parts import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
 from cmrm.templates import SystemForm, Turns, check_arms, choose_system_form, choose_template, make_turns
 
 
@@ -62,7 +62,7 @@ def prepare_model(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    image_token_id = int(read_config(model.config, family.image_token, field="image_token", where=where))
+    image_token_id = find_image_token(model.config, family, where=where)
     blocks = find_blocks(decoder, family.blocks, where=where)
     template = choose_template(processor, family, where=where)
     return VisionLanguageModel(
@@ -85,7 +85,7 @@ def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:
     Such a text would be read as an image placeholder or a change of speaker; the stages set the row aside instead.
     """
     text = f"{prompt.system or ''}\n{prompt.text}"
-    return next((token for token in sorted(vlm.special_tokens) if token in text), None)
+    return min((token for token in vlm.special_tokens if token in text), default=None)
 
 
 def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:

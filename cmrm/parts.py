@@ -10,6 +10,9 @@ from torch import nn
 from cmrm.errors import UserError
 from cmrm.families import Family
 
+# What the fields of a config are called.
+KINDS = {int: "number", list: "list"}
+
 
 def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module, ...]:
     """Follow a family's path to the decoder blocks; `UserError` that says what is there where it leads nowhere."""
@@ -36,7 +39,7 @@ def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: s
     path = family.image_only_blocks
     if path is None:
         return frozenset()
-    numbers = frozenset(read_config(config, path, field="image_only_blocks", where=where))
+    numbers = frozenset(_follow(config, path, list, field="image_only_blocks", where=where))
     if not numbers <= frozenset(range(blocks - 1)):
         raise UserError(
             f"model.family.image_only_blocks: {path!r} of {where!r} names blocks {sorted(numbers)} of {blocks}; what "
@@ -45,19 +48,29 @@ def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: s
     return numbers
 
 
-def read_config(config: Any, path: str, *, field: str, where: str) -> Any:
-    """Follow a path that a family's `field` gives into the model's config; `UserError` where it leads nowhere."""
+def find_image_token(config: Any, family: Family, *, where: str) -> int:
+    """Id of the image placeholder token; `UserError` where the family's path leads to none."""
+    return int(_follow(config, family.image_token, int, field="image_token", where=where))
+
+
+def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
     found = config
     for name in path.split("."):
         value = getattr(found, name, None)
         if value is None:
-            there = ", ".join(sorted(key for key in found.to_dict() if "token" in key or "config" in key))
-            raise UserError(
-                f"model.family.{field}: {path!r} leads nowhere in the config of {where!r}: {type(found).__name__} has "
-                f"no {name!r}. Fields that might be meant: {there or 'none'}."
-            )
+            what = f"{type(found).__name__} has no {name!r}"
+            break
         found = value
-    return found
+    else:
+        if isinstance(found, kind):
+            return found
+        what = f"there is a {type(found).__name__}"
+    known = found.to_dict() if hasattr(found, "to_dict") else {}
+    there = ", ".join(sorted(key for key, value in known.items() if isinstance(value, kind | dict)))
+    raise UserError(
+        f"model.family.{field}: {path!r} leads to no {KINDS[kind]} in the config of {where!r}: {what}. "
+        f"What might be meant: {there or 'nothing'}."
+    )
 
 
 def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:

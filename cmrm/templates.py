@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
 
@@ -18,6 +18,8 @@ NOW = datetime(2024, 7, 26)  # noqa: DTZ001 - as it is printed, it has no zone
 # How a template reads a system line: as a list of parts, as user turns are, or as a text alone.
 SystemForm = Literal["parts", "text"]
 Turns = list[dict[str, Any]]
+# What a template prints that takes a list of parts for a text.
+LIST = "[{'type'"
 
 
 def choose_template(processor: Any, family: Family, *, where: str) -> str:
@@ -46,17 +48,16 @@ def _stop_clock(template: str) -> str:
 
 
 def choose_system_form(processor: Any, template: str) -> SystemForm:
-    """Find out which form the template prints, with one prompt."""
-    parts = [{"type": "text", "text": "?"}]
-    turns = [{"role": "system", "content": parts}, {"role": "user", "content": parts}]
-    try:
-        text = processor.apply_chat_template(turns, chat_template=template)
-    except TypeError:
-        return "text"
-    except TemplateError:
-        return "parts"
-    # The list itself was printed.
-    return "text" if "'type'" in text else "parts"
+    """Find out, with one prompt, in which form the template prints a system line; `parts` where it does in none."""
+    for form in get_args(SystemForm):
+        turns = make_turns(text="?", image=None, system="?", form=form)
+        try:
+            text = processor.apply_chat_template(turns, chat_template=template)
+        except (TemplateError, TypeError):
+            continue
+        if LIST not in text:
+            return form
+    return "parts"
 
 
 def make_turns(*, text: str, image: Any | None, system: str | None, form: SystemForm) -> Turns:
@@ -74,18 +75,24 @@ def make_turns(*, text: str, image: Any | None, system: str | None, form: System
 def check_arms(processor: Any, template: str, arms: Sequence[Turns], *, system: str | None, who: str) -> None:
     """Print one prompt with an image and without: both must hold the system line, and differ by the image alone.
 
-    `arms` are the two, in this order; `who` names the model's type. Raises `UserError` naming the spec's field.
+    `arms` are the two, in this order; `who` names the model's type. Raises `UserError` saying what to change.
     """
     who = f"the chat template of this {who} model"
     try:
         shown, alone = processor.apply_chat_template(
             list(arms), chat_template=template, add_generation_prompt=True
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
+        what, field = ("a prompt", "model.id") if system is None else ("a system line", "model.system")
         raise UserError(
-            f"model.system: {who} refuses {'a prompt' if system is None else 'a system line'} ({error}). Leave "
-            "model.system out, or give the model's folder a template that takes it."
+            f"{field}: {who} refuses {what} ({error}). Give the model's folder a template that takes it, with an image "
+            "and without, or leave model.system out if it is given."
         ) from None
+    if LIST in shown + alone:
+        raise UserError(
+            f"model.id: {who} is one for texts: it prints what a prompt consists of as {alone!r}. Give the model's "
+            "folder a template that goes through the parts of a message."
+        )
     # Templates trim what they print.
     if any((system or "").strip() not in text for text in (shown, alone)):
         raise UserError(

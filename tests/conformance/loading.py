@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ from cmrm.model import VisionLanguageModel
 from cmrm.revision import resolve_model
 from tests.conformance.builders import BUILDERS
 
+Load = Callable[[str], VisionLanguageModel]
 # Gemma 2, the backbone of PaliGemma 2, runs on no other in transformers.
 ATTENTION: Mapping[str, Attention] = MappingProxyType({"paligemma": "eager"})
 

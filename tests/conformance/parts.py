@@ -68,6 +68,9 @@ def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Pat
             # The usual start, 0.02, leaves all answers of so small a model alike, and gates at zero shut the image out.
             if not (weight == 1).all():
                 weight.normal_(0, 0.25, generator=generator)
+        # An answer that holds the image's token would be taken for a prompt with more images than it has.
+        if (token := model.config.image_token_id) < len(output := model.get_output_embeddings().weight):
+            output[token] = 0
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

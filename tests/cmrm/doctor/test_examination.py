@@ -115,21 +115,13 @@ def another_image_token(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) ->
     return replace(vlm, image_token_id=vlm.processor.tokenizer.encode("a")[0])
 
 
-def another_template_with_images(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    whole = vlm.processor.chat_template
+def another_template_with_images(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
     bare = (
         "{% for part in messages[0].content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}"
+        "{% endif %}{% endfor %}"
     )
-    patch.setattr(
-        vlm.processor,
-        "chat_template",
-        "{% if messages[0].content | length > 1 %}"
-        + bare
-        + "{% endif %}{% endfor %}{% else %}"
-        + whole
-        + "{% endif %}",
-    )
-    return vlm
+    both = f"{{% if messages[0].content | length > 1 %}}{bare}{{% else %}}{vlm.template}{{% endif %}}"
+    return replace(vlm, template=both)
 
 
 BROKEN = [
