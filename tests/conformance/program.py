@@ -8,6 +8,7 @@ other process of the tests may see it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
@@ -36,15 +37,23 @@ def main() -> None:
 
 
 def admit_torchvision() -> torch.library.Library | None:
-    """Let torchvision be imported though its compiled part does not fit this torch, as long as the result is kept.
+    """Let torchvision be imported where its compiled part does not fit this torch, as long as the result is kept.
 
     A module of it asks for the signatures of two operators, which no image processor ever calls.
     """
     if importlib.util.find_spec("torchvision") is None:
         return None
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    else:
+        return None
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    importlib.import_module("torchvision")
     return operators
 
 
