@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -129,7 +130,8 @@ def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Seque
     mask = inputs["attention_mask"]
     with capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured:
         # The base model has no language-model head: logits over the vocabulary would be thrown away.
-        vlm.model.base_model(**inputs, **_count_positions(vlm, inputs), use_cache=False)
+        base = vlm.model.base_model
+        base(**inputs, **_count_positions(vlm, inputs), **_fewest_logits(base), use_cache=False)
     return captured.stack(blocks).float()
 
 
@@ -138,3 +140,8 @@ def _count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str
     if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
         return {}
     return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
+
+
+def _fewest_logits(base: nn.Module) -> dict[str, int]:
+    """Some models are their own base; those are asked for the last token's logits, not for every one's."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in signature(base.forward).parameters else {}

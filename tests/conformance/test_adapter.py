@@ -79,6 +79,21 @@ def test_a_model_that_computes_positions_from_the_image_is_given_none_with_one(t
     assert seen[1] is not None
 
 
+def test_reading_makes_no_logits_or_those_of_one_token(tiny: Load) -> None:
+    vlm = tiny("llava")
+    # As Llama 4, which is its own base model.
+    whole = SimpleNamespace(base_model=vlm.model, device=vlm.device, dtype=vlm.model.dtype)
+    made: list[Tensor] = []
+    handle = vlm.model.lm_head.register_forward_hook(lambda _head, _args, logits: made.append(logits))
+    try:
+        states = embed(vlm, SHOWN, blocks=[0])
+        assert not made
+        assert torch.equal(embed(replace(vlm, model=whole), SHOWN, blocks=[0]), states)
+    finally:
+        handle.remove()
+    assert [logits.shape[:2] for logits in made] == [(3, 1)]
+
+
 @pytest.mark.parametrize("name", MIXED)
 def test_prompts_with_and_without_an_image_can_share_a_batch(tiny: Load, name: str) -> None:
     vlm = tiny(name)
