@@ -23,7 +23,9 @@ def check_image_tokens(patient: Patient) -> str:
 
 
 def check_same_template(patient: Patient) -> str:
-    """Both arms have the same tokens but for one run of them, where the image stands (`DESIGN.md` §2, law 4)."""
+    """Both arms have the same tokens but for one run of them, where the image stands (law 4)."""
+    tokenizer = patient.vlm.processor.tokenizer
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
     worst = 0
     for text, pictured in zip(patient.text, patient.pictured, strict=True):
         short, long = _tokens(patient, text), _tokens(patient, pictured)
@@ -31,6 +33,10 @@ def check_same_template(patient: Patient) -> str:
         after = min(_count_common(short[::-1], long[::-1]), len(short) - before)
         if after == 0:
             raise CheckFailedError("the prompts end in different tokens: one arm has another template")
+        if marks & set(long[before : len(long) - after]) - set(short[before : len(short) - after]):
+            raise CheckFailedError(
+                "the text-only prompt lacks a mark of its beginning or end that the other has"
+            )
         worst = max(worst, len(short) - before - after)
     if worst > MOST_RECUT:
         raise CheckFailedError(f"besides the image, the arms differ in {worst} tokens")

@@ -11,6 +11,7 @@ from cmrm.doctor import CHECKS
 from cmrm.families import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import examine_all
+from tests.conformance.page import PAGE, insert_section, write_section
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,10 @@ def test_the_family_passes_all_checks(examined: Mapping[str, Mapping[str, Any]],
     assert found["error"] is None
     assert [one["name"] for one in found["findings"]] == [check.name for check in CHECKS]
     assert {one["name"]: one["detail"] for one in found["findings"] if not one["passed"]} == {}
+
+
+def test_the_page_of_models_says_what_was_found(examined: Mapping[str, Mapping[str, Any]]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == insert_section(page, write_section(examined)), (
+        "write it anew: python -m tests.conformance.page"
+    )
