@@ -18,6 +18,7 @@ GROUP = "cmrm.judges"
 # Named and not imported: a run with the refusal judge alone needs neither torch nor an HTTP client.
 OWN: Mapping[str, str] = MappingProxyType(
     {
+        "endpoint": "cmrm.judges.endpoint:EndpointJudge",
         "match": "cmrm.judges.match:MatchJudge",
         "overlap": "cmrm.judges.overlap:OverlapJudge",
         "refusal": "cmrm.judges.refusal:RefusalJudge",
