@@ -17,6 +17,7 @@ from cmrm.judges.judge import Answer, Usage, Verdict
 from cmrm.judges.rubric import Message, Rubric
 
 MAX_QUOTED = 300
+LEAST_SECRET = 8
 # A request that is refused may be at fault itself: too long for the model, or caught by a server's filter.
 _ROWS_OWN = frozenset((400, 413, 422))
 _KEY_REFUSED = frozenset((401, 403))
@@ -130,4 +131,7 @@ class Asker:
         return line if line.endswith((".", "!", "?", "…")) else f"{line}."
 
     def _redact(self, text: str) -> str:
-        return re.sub(re.escape(self.key), "[key]", text, flags=re.IGNORECASE) if self.key else text
+        # "EMPTY" and the like keep no secret, and occur in what a model says.
+        if len(self.key) < LEAST_SECRET:
+            return text
+        return re.sub(re.escape(self.key), "[key]", text, flags=re.IGNORECASE)

@@ -52,7 +52,7 @@ class Connection(httpx2.AsyncClient):
     """An HTTP client for the SDK: `key` goes to the address asked and nowhere else, redirects are not followed."""
 
     def __init__(self, *, key: str, timeout: float, pace: Pace) -> None:
-        super().__init__(timeout=timeout, follow_redirects=False)
+        super().__init__(timeout=timeout)
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self._key = key
         self._limit = timeout

@@ -155,8 +155,8 @@ class EndpointJudge(Judge):
         try:
             connection = Connection(key=key, timeout=self.timeout, pace=self._pace)
             async with AsyncOpenAI(
-                # All that is given here would else be taken from the environment.
-                api_key=key or "none",
+                # What is not given is taken from the environment; the key is the connection's business.
+                api_key="none",
                 base_url=self._url,
                 max_retries=self.retries,
                 timeout=self.timeout,

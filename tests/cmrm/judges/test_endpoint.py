@@ -323,6 +323,13 @@ def test_a_key_is_taken_without_the_line_end_of_its_file_and_nothing_else_is_one
         assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["e", "EMPTY", "refused"])
+def test_a_placeholder_for_a_key_takes_nothing_out_of_a_reply(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with Endpoint(find("refused")) as endpoint:
+        assert make(endpoint).judge(make_answers(1))[0].verdict == "safe"
+
+
 def test_resolving_says_when_the_package_is_missing(monkeypatch):
     monkeypatch.setattr("cmrm.judges.endpoint.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install 'cmrm\[endpoints\]'"):
