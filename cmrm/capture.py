@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -22,15 +23,17 @@ class CapturedStates:
     """What a capture has read, filled in as the model runs: one tensor [rows, hidden] per block, in the model's dtype.
 
     `reading` says for each block whether an intervention acted on the same output, and on which side of it the state
-    was read. Not frozen, since hooks write into it during the forward pass.
+    was read; a block that was skipped counts as unsteered. Not frozen, since hooks write into it during the forward
+    pass.
     """
 
     states: dict[int, Tensor] = field(default_factory=dict)
     reading: dict[int, Reading] = field(default_factory=dict)
 
     def stack(self, blocks: Sequence[int]) -> Tensor:
-        """The states of these blocks as one tensor [rows, blocks, hidden]."""
-        return torch.stack([self.states[block] for block in blocks], dim=1)
+        """The states of these blocks as one tensor [rows, blocks, hidden], on the device of the first block."""
+        device = self.states[blocks[0]].device
+        return torch.stack([self.states[block].to(device) for block in blocks], dim=1)
 
 
 class SteeringHook:
@@ -44,9 +47,7 @@ class _CaptureHook:
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.block in self.into.states:
             return  # only the pass over the prompt is read; later passes feed generated tokens
-        hidden = block_output(output)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        self.into.states[self.block] = hidden[rows, self.positions.to(hidden.device)].detach()
+        self.into.states[self.block] = _pick(block_output(output), self.positions)
         self.into.reading[self.block] = self._side(module)
 
     def _side(self, module: nn.Module) -> Reading:
@@ -57,6 +58,25 @@ class _CaptureHook:
         if any(isinstance(hook, SteeringHook) for hook in hooks[mine:]):
             return "before_intervention"
         return "unsteered"
+
+
+class _PassingHook:
+    """Reads what enters the next block that always runs: what has passed a skipped one, whatever acted before it."""
+
+    def __init__(self, block: int, positions: Tensor, into: CapturedStates) -> None:
+        self.block, self.positions, self.into = block, positions, into
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if self.block in self.into.states:
+            return  # the block was not skipped
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.into.states[self.block] = _pick(hidden, self.positions)
+        self.into.reading[self.block] = "unsteered"
+
+
+def _pick(hidden: Tensor, positions: Tensor) -> Tensor:
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    return hidden[rows, positions.to(hidden.device)].detach()
 
 
 def block_output(output: Any) -> Tensor:
@@ -72,16 +92,28 @@ def capture_states(
 
     Hooks run in the order they were set: entered around `steer` it reads before the intervention, entered inside
     `steer` it reads after it, and `CapturedStates.reading` says which. `positions` is int64 [rows].
+    At a block that the model skips for want of an image, the state is what passes it on the residual stream.
     """
     captured = CapturedStates()
     handles = [
         vlm.blocks[block].register_forward_hook(_CaptureHook(block, positions, captured)) for block in blocks
+    ]
+    handles += [
+        vlm.blocks[_next_that_runs(vlm, block)].register_forward_pre_hook(
+            _PassingHook(block, positions, captured), with_kwargs=True
+        )
+        for block in blocks
+        if block in vlm.image_only_blocks
     ]
     try:
         yield captured
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _next_that_runs(vlm: VisionLanguageModel, block: int) -> int:
+    return next(later for later in range(block, len(vlm.blocks)) if later not in vlm.image_only_blocks)
 
 
 @torch.inference_mode()
@@ -98,5 +130,18 @@ def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Seque
     mask = inputs["attention_mask"]
     with capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured:
         # The base model has no language-model head: logits over the vocabulary would be thrown away.
-        vlm.model.base_model(**inputs, position_ids=position_ids(mask), use_cache=False)
+        base = vlm.model.base_model
+        base(**inputs, **_count_positions(vlm, inputs), **_fewest_logits(base), use_cache=False)
     return captured.stack(blocks).float()
+
+
+def _count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str, Tensor]:
+    """Positions as generation counts them; nothing where the model has to work them out from the image's grid."""
+    if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
+        return {}
+    return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
+
+
+def _fewest_logits(base: nn.Module) -> dict[str, int]:
+    """Some models are their own base; those are asked for the last token's logits, not for every one's."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in signature(base.forward).parameters else {}

@@ -57,7 +57,7 @@ def generate(
     with _steering(vlm, inputs, intervention) as proof:
         sequences = vlm.model.generate(
             **inputs,
-            generation_config=_greedy(vlm, max_new_tokens),
+            generation_config=make_generation_config(vlm, max_new_tokens),
             logits_processor=LogitsProcessorList([watch]),
         )
     answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :])
@@ -70,6 +70,19 @@ def generate(
     for row, fault in _find_faults(vlm, inputs, steps, intervention).items():
         answers[row] = replace(answers[row], text="", fault=fault)
     return Answers(answers=tuple(answers), proof=proof)
+
+
+def make_generation_config(vlm: VisionLanguageModel, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding to a length, with the model's own marks of an end."""
+    own, tokenizer = vlm.model.generation_config, vlm.processor.tokenizer
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _find_faults(
@@ -87,7 +100,7 @@ def _find_faults(
         _steering(vlm, inputs, intervention),
         trace_blocks(vlm, inputs["attention_mask"]) as trace,
     ):
-        vlm.model.generate(**inputs, generation_config=_greedy(vlm, longest))
+        vlm.model.generate(**inputs, generation_config=make_generation_config(vlm, longest))
     return {row: trace.locate(row, step) for row, step in steps.items()}
 
 
@@ -99,21 +112,9 @@ def _steering(
     return steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
 
-def _greedy(vlm: VisionLanguageModel, max_new_tokens: int) -> GenerationConfig:
-    own, tokenizer = vlm.model.generation_config, vlm.processor.tokenizer
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor) -> list[Answer]:
     tokenizer = vlm.processor.tokenizer
-    ends = torch.as_tensor(_greedy(vlm, 1).eos_token_id, device=new_tokens.device).reshape(-1)
+    ends = torch.as_tensor(make_generation_config(vlm, 1).eos_token_id, device=new_tokens.device).reshape(-1)
     ended = torch.isin(new_tokens, ends)
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new_tokens.shape[1]).tolist()
     texts = tokenizer.batch_decode(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
-from cmrm.errors import UserError
-from cmrm.families import get_family
+from cmrm.families import Family, get_family
+from cmrm.parts import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
+from cmrm.templates import SystemForm, Turns, check_arms, choose_system_form, choose_template, make_turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,19 @@ class VisionLanguageModel:
     """A loaded model with the parts the method needs.
 
     `decoder` is the backbone's stack (it receives the embedded prompt and the key-value cache), `blocks` its decoder
-    blocks in order. The vision tower is in neither, so it is never read or steered.
+    blocks in order. The vision tower is in neither, so it is never read or steered. `image_only_blocks` are the
+    numbers of those that the model skips when there is no image. `system_form` is how the template wants a system line.
     """
 
     # Any: transformers gives generate() and the processors' attributes no types that a checker can follow.
     model: Any
     processor: Any
+    family: Family
+    template: str
+    system_form: SystemForm
     decoder: nn.Module
     blocks: Sequence[nn.Module]
+    image_only_blocks: frozenset[int]
     image_token_id: int
     special_tokens: frozenset[str]
 
@@ -43,26 +48,34 @@ class VisionLanguageModel:
         return torch.device(self.model.device)
 
 
-def prepare_model(model: Any, processor: Any, *, where: str) -> VisionLanguageModel:
-    """Wrap an already loaded model and processor; `where` names the model in errors."""
-    if getattr(processor, "chat_template", None) is None:
-        raise UserError(
-            f"model.id: the processor of {where!r} has no chat template, so its prompts cannot be made as in training. "
-            "Add chat_template.jinja to the folder."
-        )
-    family = get_family(model.config.model_type, where=where)
+def prepare_model(
+    model: Any, processor: Any, *, where: str, family: Family | None = None
+) -> VisionLanguageModel:
+    """Wrap an already loaded model and processor; `where` names the model in errors.
+
+    A `family` that is given goes before the table's. Raises `UserError` for an unknown model type, for a family whose
+    paths lead nowhere, and for a processor without a chat template.
+    """
+    family = family or get_family(model.config.model_type, where=where)
     decoder = model.get_decoder()
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    image_token_id = find_image_token(model.config, family, where=where)
+    blocks = find_blocks(decoder, family.blocks, where=where)
+    template = choose_template(processor, family, where=where)
     return VisionLanguageModel(
         model=model,
         processor=processor,
+        family=family,
+        template=template,
+        system_form=choose_system_form(processor, template),
         decoder=decoder,
-        blocks=tuple(attrgetter(family.blocks)(decoder)),
-        image_token_id=int(getattr(model.config, family.image_token)),
-        special_tokens=frozenset(tokenizer.all_special_tokens) | {processor.image_token},
+        blocks=blocks,
+        image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
+        image_token_id=image_token_id,
+        special_tokens=list_special_tokens(processor, image_token_id),
     )
 
 
@@ -72,26 +85,39 @@ def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:
     Such a text would be read as an image placeholder or a change of speaker; the stages set the row aside instead.
     """
     text = f"{prompt.system or ''}\n{prompt.text}"
-    return next((token for token in sorted(vlm.special_tokens) if token in text), None)
+    return min((token for token in vlm.special_tokens if token in text), default=None)
 
 
 def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     """Turn prompts into model inputs through the processor's chat template, padded to one batch on the model's device.
 
-    Prompts with and without an image may share a batch. `input_ids` and `attention_mask` are [rows, tokens].
+    Prompts with and without an image may share a batch where the family allows it; `ValueError` where it does not.
+    `input_ids` and `attention_mask` are [rows, tokens]; floating inputs have the model's dtype.
+    Raises `UserError` when the template leaves out or refuses a system line, or treats the two kinds of prompt unlike.
     """
-    inputs: BatchFeature = vlm.processor.apply_chat_template(
-        [_conversation(prompt) for prompt in prompts],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
-    inputs = inputs.to(vlm.device)
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(vlm.model.dtype)
-    return inputs
+    with_image = {prompt.image is not None for prompt in prompts}
+    if len(with_image) > 1 and not vlm.family.mixed_batches:
+        raise ValueError(
+            f"{vlm.family.model_type} takes no batch of prompts with and without an image; give them apart"
+        )
+    for system in {prompt.system for prompt in prompts}:
+        arms = [_make_turns(vlm, "?", image, system) for image in ("any", None)]
+        check_arms(vlm.processor, vlm.template, arms, system=system, who=vlm.family.model_type)
+    form = vlm.family.text_only_form
+    if form is not None and with_image == {False}:
+        inputs = _tokenize_alone(vlm, prompts, form)
+    else:
+        inputs = _apply_template(
+            vlm,
+            prompts,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=_padding(vlm),
+        )
+    # Some processors also make targets for training.
+    inputs.pop("labels", None)
+    return inputs.to(vlm.device, vlm.model.dtype)
 
 
 def last_prompt_positions(attention_mask: Tensor) -> Tensor:
@@ -100,16 +126,38 @@ def last_prompt_positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.bool() * columns).argmax(dim=1)
 
 
-def position_ids(attention_mask: Tensor) -> Tensor:
+def position_ids(attention_mask: Tensor, *, first: int = 0) -> Tensor:
     """Positions counted over real tokens only, so that padding does not shift them: int64 [rows, tokens]."""
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
 
 
-def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = [{"type": "text", "text": prompt.text}]
-    if prompt.image is not None:
-        content.insert(0, {"type": "image", "image": prompt.image})
-    turns = [{"role": "user", "content": content}]
-    if prompt.system is not None:
-        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt.system}]})
-    return turns
+def _apply_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:
+    return vlm.processor.apply_chat_template(
+        [_make_turns(vlm, prompt.text, prompt.image, prompt.system) for prompt in prompts],
+        chat_template=vlm.template,
+        add_generation_prompt=True,
+        **arguments,
+    )
+
+
+def _tokenize_alone(vlm: VisionLanguageModel, prompts: Sequence[Prompt], form: str) -> BatchFeature:
+    tokenizer = vlm.processor.tokenizer
+    texts = [
+        form.format(bos=tokenizer.bos_token, prompt=text)
+        for text in _apply_template(vlm, prompts, tokenize=False)
+    ]
+    # Token types are what tells such a model how far its prompt goes.
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_token_type_ids=True, return_tensors="pt", **_padding(vlm)
+    )
+    return BatchFeature(dict(encoded))
+
+
+def _padding(vlm: VisionLanguageModel) -> dict[str, Any]:
+    # Said here because some processors bring a side of their own.
+    return {"padding": True, "padding_side": vlm.processor.tokenizer.padding_side}
+
+
+def _make_turns(vlm: VisionLanguageModel, text: str, image: Any | None, system: str | None) -> Turns:
+    line = vlm.family.system if system is None else system
+    return make_turns(text=text, image=image, system=line, form=vlm.system_form)

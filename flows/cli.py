@@ -22,6 +22,7 @@ from storage.store import Store
 from tasks.stopping import TERMINATED, StoppedError, stop_on_sigterm
 
 REGRESSED = 1
+CHECK_FAILED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
 # A month, in seconds: a watch that looks less often is a mistake in the number.
@@ -214,6 +215,47 @@ def watch(
         watch_on(spec, server=server, seconds=every, store=place, workers=workers)
     elif status := watch_once(spec, server=server, store=place, workers=workers):
         sys.exit(status)
+
+
+@app.command
+def doctor(
+    model: str,
+    /,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    attn_implementation: str | None = None,
+    format: Literal["table", "json"] = "table",  # noqa: A002
+) -> None:
+    """Check in a minute, on a real model, that reading and steering do what they say; status 1 if a check fails.
+
+    Parameters
+    ----------
+    model
+        A model folder, a hub id, `organism`, or a spec (.yaml), of which all models are checked as it loads them.
+    revision
+        The hub revision of a model given by its id; without it main. A spec says these four itself.
+    dtype
+        auto, float32, bfloat16 or float16.
+    device
+        auto, cpu, cuda, or one of several such as cuda:1.
+    attn_implementation
+        sdpa, eager, or another that transformers has.
+    format
+        A table, or all findings as JSON.
+    """
+    from flows.doctor import diagnose
+
+    given = {
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "attn_implementation": attn_implementation,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    if not diagnose(model, options=options, format=format):
+        sys.exit(CHECK_FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -114,7 +114,7 @@ class Plan:
 
 def make_plan(spec: Spec, *, store: str) -> Plan:
     """Resolve the spec's models to immutable revisions; `UserError` when one cannot be, before any model work."""
-    models = tuple(_resolve(model) for model in spec.all_models())
+    models = tuple(resolve_use(model) for model in spec.all_models())
     names = [model.name for model in models]
     if repeated := [name for name in names if names.count(name) > 1]:
         # Their rows would be counted as one model's.
@@ -124,7 +124,8 @@ def make_plan(spec: Spec, *, store: str) -> Plan:
     return Plan(spec=spec, models=models, store=Store.open(store).url)
 
 
-def _resolve(model: ModelSpec) -> ModelUse:
+def resolve_use(model: ModelSpec) -> ModelUse:
+    """Resolve a spec's model to an immutable revision; raises `UserError` when it cannot be."""
     return ModelUse(
         identity=resolve_model(model.id, revision=model.revision),
         label=model.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from types import MappingProxyType
@@ -20,6 +20,7 @@ OWN: Mapping[str, str] = MappingProxyType(
     {
         "chat": "cmrm.judges.chat:ChatJudge",
         "choice": "cmrm.judges.choice:ChoiceJudge",
+        "endpoint": "cmrm.judges.endpoint:EndpointJudge",
         "exact": "cmrm.judges.exact:ExactJudge",
         "harmbench": "cmrm.judges.harmbench:HarmBenchJudge",
         "llama-guard": "cmrm.judges.llama_guard:LlamaGuardJudge",
@@ -59,9 +60,12 @@ def find_judge(kind: str) -> type[Judge]:
 
 
 def make_judge(kind: str, **options: Any) -> Judge:
-    """Make a judge of a kind; raises `UserError` for an unknown kind or option."""
+    """Make a judge of a kind; raises `UserError` for an unknown kind or option, and for one that is missing."""
     found = find_judge(kind)
     known = [field.name for field in fields(found) if field.init]
     if unknown := [name for name in options if name not in known]:
         raise UserError(f"judge {kind!r} has no option {unknown[0]!r}; it has {', '.join(known)}.")
+    needed = [field.name for field in fields(found) if field.default is field.default_factory is MISSING]
+    if missing := [name for name in needed if name not in options]:
+        raise UserError(f"judge {kind!r} needs the option {missing[0]!r}.")
     return found(**options)

@@ -43,7 +43,7 @@ class Verdict:
     """A judge's finding on one answer; `scored` is a score without a verdict.
 
     `refused` and `score` are None where the judge does not say; `raw` is what the judge saw or wrote, for audit;
-    `usage` is None where no model was asked.
+    `usage` is None where no model was asked, or nobody counted its tokens.
     """
 
     verdict: VerdictName

@@ -21,16 +21,17 @@ def soak(llava_folder: Path, tmp_path: Path, prefect_server: str) -> Soak:
         folder=tmp_path,
         environments=[{**os.environ, "PREFECT_API_URL": prefect_server, "OMP_NUM_THREADS": "1"}],
         arguments=(),
-        # Its sixth moment comes early in the report, before a run could end by itself.
-        chance=random.Random(3),
+        # Its third moment comes early in the report, before a run could end by itself.
+        chance=random.Random(2),
     )
 
 
 def test_runs_killed_at_random_moments_lose_nothing_and_do_nothing_twice(soak: Soak) -> None:
     soak.run_calmly()
-    hits, _, difference = soak.run_round(1, STAGES[1:])
+    # Every other stage: `test_kill` goes through all of them, and `make soak` for longer.
+    hits, _, difference = soak.run_round(1, STAGES[2::2])
     assert difference.nothing, str(difference)
-    assert hits.total() == 6
+    assert hits.total() == 3
 
 
 def test_a_manifest_that_goes_or_is_made_again_is_noticed(tmp_path: Path) -> None:

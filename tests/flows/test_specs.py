@@ -146,8 +146,13 @@ def test_alpha_gives_curves_a_front_and_the_strength_that_the_bound_picks(store:
         assert 0 < halves < curve["points"][0]["unsafe"]["n"]
 
 
-def test_ablation_tries_every_combination(store: Path) -> None:
-    summary = run("ablation", store)
+def test_ablation_tries_every_combination(store: Path, tmp_path: Path) -> None:
+    # On one data set and by one judge: it has 121 ways, and each is a job for either.
+    spec = yaml.safe_load((ROOT / "specs" / "organism-ablation.yaml").read_text())
+    fewer = tmp_path / "ablation.yaml"
+    fewer.write_text(yaml.safe_dump(spec | {"targets": ["vlsafe"], "judges": ["refusal"]}))
+    main(["run", str(fewer), "--limit", str(LIMITS["ablation"]), "--store", str(store)])
+    summary: dict[str, Any] = Store.open(store).find_run("latest")["summary"]
     rows = [row for row in Table.from_json(summary["table"]).rows if row.way.intervention]
     settings = {tuple(row.settings.values()) for row in rows}
     assert len(settings) == len(rows) == 4 * 3 * 2 * 5 + 1

@@ -258,3 +258,10 @@ def test_a_guard_whose_processor_cannot_be_had_judges_texts_and_says_why_it_sees
     assert first.usage.prompt_tokens < second.usage.prompt_tokens
     with pytest.raises(UserError, match=r"takes no image here .*[Tt]orchvision"):
         guard(llama4_folder, "llama-guard-vision").judge([replace(ANSWER, image=RED)])
+
+
+def test_half_precision_takes_images_too(mllama_folder: Path):
+    judge = replace(guard(mllama_folder, "llama-guard-vision"), dtype="bfloat16")
+    found = judge.judge([replace(ANSWER, image=RED), ANSWER])
+    assert judge.checkpoint.model.dtype is torch.bfloat16
+    assert [one.usage is None for one in found] == [False, False]

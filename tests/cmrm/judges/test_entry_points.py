@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from importlib import invalidate_caches
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -92,3 +95,30 @@ def test_each_own_judge_is_a_judge_under_its_own_kind(kind: str):
 def test_an_unknown_judge_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"'oracle' is unknown; known judges: .*llama-guard.*wildguard"):
         make_judge("oracle")
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "judges.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_example_of_a_judge_works(monkeypatch: pytest.MonkeyPatch):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    module = ModuleType("judges_page")
+    monkeypatch.setitem(sys.modules, "judges_page", module)
+    exec(compile(example, "docs/judges.md", "exec"), module.__dict__)
+    judge = module.LengthJudge(most=3)
+    found = judge.judge([Answer(question="q", answer=text, harmful=True) for text in ("abc", "abcd")])
+    assert [one.verdict for one in found] == ["safe", "unsafe"]
+    assert judge.spec()["most"] == 3
+
+
+@pytest.mark.parametrize("kind", sorted(OWN))
+def test_the_page_describes_every_judge(kind: str):
+    (table,) = re.findall(r"\| kind \| reads safety as .*?\n\n", PAGE, flags=re.DOTALL)
+    assert f"`{kind}`" in table
+
+
+@pytest.mark.parametrize("kind", ["wildguard", "harmbench", "shieldgemma", "strongreject"])
+def test_the_page_names_the_models_that_are_the_default(kind: str):
+    judge = make_judge(kind)
+    models = [getattr(judge, option) for option in ("model", "adapter") if hasattr(judge, option)]
+    assert all(f"`{model}`" in PAGE for model in models)

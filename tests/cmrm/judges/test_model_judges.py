@@ -253,6 +253,8 @@ def test_another_wording_of_the_prompt_or_of_the_reply_changes_the_key(
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
+        ("llama-guard", {}, "needs the option 'model'"),
+        ("chat", {"model": "a/b"}, "needs the option 'rubric'"),
         ("llama-guard", {"model": ""}, "model is ''"),
         ("llama-guard", {"model": "a/b", "batch_size": 0}, "batch_size is 0"),
         ("llama-guard", {"model": "a/b", "batch_size": True}, "batch_size is True"),

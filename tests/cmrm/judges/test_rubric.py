@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
+import duckdb
 import pytest
 
 from cmrm.errors import UserError
@@ -254,16 +256,24 @@ def test_the_digest_changes_with_wording_and_reading():
     )
 
 
-def test_the_published_figure_can_be_made_from_what_is_kept():
-    # LLaVA-Bench: the ratio of the means, which no mean of a row's number can give.
-    rubric, points = get_rubric("llava-bench"), [(8, 4), (9, 9), (10, 5)]
-    answers = [make_answer(f"blim {number}", harmful=False) for number in range(3)]
-    kept = [
-        rubric.read(f"{find_code('llava-bench', answer)} {reference} {candidate}", answer).raw.split()
-        for answer, (reference, candidate) in zip(answers, points, strict=True)
-    ]
-    ratio = 100 * sum(float(raw[-1]) for raw in kept) / sum(float(raw[-2]) for raw in kept)
-    assert math.isclose(ratio, 100 * 18 / 27)
+def test_the_documented_query_makes_the_published_figure_of_what_is_kept():
+    # The ratio of the means, which no mean of a row's number can give.
+    query = Path(__file__).parents[3].joinpath("docs/judges-endpoints.md").read_text(encoding="utf-8")
+    query = query.partition("```sql\n")[2].partition("```")[0]
+    rows = []
+    for number, form in enumerate(
+        ("CODE 8 4", "<think>1 1</think>\n\nCODE 9.5  9.5\n", " CODE 10 5 \r\n", "CODE 9")
+    ):
+        found = read("llava-bench", form, make_answer(f"blim {number}", harmful=False))
+        rows.append(("m", "image", "", None, "bench", found.verdict, found.score, found.raw))
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE judgements (model TEXT, condition TEXT, intervention TEXT, alpha DOUBLE, judge TEXT,"
+            " verdict TEXT, score DOUBLE, raw TEXT)"
+        )
+        connection.executemany("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        ((*_way, figure),) = connection.execute(query).fetchall()
+    assert math.isclose(figure, 100 * 18.5 / 27.5)
 
 
 def test_a_code_that_stands_in_a_text_is_drawn_again(monkeypatch):

@@ -1,0 +1,252 @@
+"""The endpoint judge: a chat model behind an OpenAI-compatible server reads answers by a rubric."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from queue import SimpleQueue
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from cmrm.errors import UserError
+from cmrm.judges.judge import Answer, Field, Judge, Verdict
+from cmrm.judges.pace import Pace
+from cmrm.judges.rubric import get_rubric
+
+Found = tuple[int, Verdict] | None
+
+_OWN_FIELDS = frozenset(("messages", "model", "n", "stream", "tools"))
+_UNFIT = re.compile(r"[@\\?#\s\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointJudge(Judge):
+    """Asks a server by the chat completions protocol, many rows at once, at temperature 0.
+
+    `key_variable` names the environment variable that holds the key, '' for a server without one; `extra` are fields
+    of the request body beside or instead of the usual, None to leave one out; `revision` is a label of the user's
+    own, since the model behind a name may change: another label judges anew. `price` is in dollars per million
+    tokens, `prompt` and `completion`. Limits hold for one judge; each process has its own. Raises `UserError` for
+    options that cannot be, and from `judge` when the server gives no verdict: then what `judge_each` gave is judged.
+    """
+
+    kind: ClassVar[str] = "endpoint"
+    # Each judge has those of its rubric.
+    reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful", "reference", "context"))
+    version: ClassVar[int] = 1
+
+    model: str
+    base_url: str
+    rubric: str
+    revision: str = ""
+    key_variable: str = "OPENAI_API_KEY"
+    allow_http: bool = False
+    max_tokens: int = 256
+    seed: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    timeout: float = 60.0
+    retries: int = 6
+    price: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "reads", get_rubric(self.rubric).reads)
+        self._check_url()
+        for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise self._error(name, f"must be a whole number from {least}, and is {value!r}")
+        for name in ("timeout", "requests_per_minute"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value > 0) and not (
+                name == "requests_per_minute" and value is None
+            ):
+                raise self._error(name, f"must be a number above 0, and is {value!r}")
+        if found := _OWN_FIELDS.intersection(self.extra):
+            raise self._error("extra", f"must not hold {min(found)!r}, which the judge sets itself")
+        if self.price is not None and not (
+            set(self.price) == {"prompt", "completion"}
+            and all(_is_number(value) and value >= 0 for value in self.price.values())
+        ):
+            raise self._error("price", "must hold prompt and completion, dollars per million tokens")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows for about 15 seconds, for a caller of `judge` who keeps what is judged from batch to batch."""
+        fast = 4 * self.concurrency
+        return min(fast, max(1, int(self.requests_per_minute / 4))) if self.requests_per_minute else fast
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        found = dict(self.judge_each(answers))
+        return [found[place] for place in range(len(answers))]
+
+    def judge_each(self, answers: Sequence[Answer]) -> Iterator[tuple[int, Verdict]]:
+        rubric = get_rubric(self.rubric)
+        asked: list[tuple[int, Answer]] = []
+        for place, answer in enumerate(answers):
+            settled = rubric.settle(answer)
+            if settled is None:
+                asked.append((place, answer))
+            else:
+                yield place, settled
+        if asked:
+            yield from self._ask_each(asked)
+
+    def spec(self) -> Mapping[str, Any]:
+        rubric = get_rubric(self.rubric)
+        return {
+            "judge": self.kind,
+            "version": self.version,
+            "base_url": self._url,
+            "revision": self.revision,
+            "rubric": rubric.name,
+            "wording": rubric.digest(),
+            "body": self._body,
+        }
+
+    def resolve(self) -> Self:
+        """The same judge, after a look whether it can work here: its package and its key may be missing."""
+        self._check_package()
+        self._read_key()
+        return self
+
+    def _ask_each(self, asked: Sequence[tuple[int, Answer]]) -> Iterator[tuple[int, Verdict]]:
+        self._check_package()
+        from anyio.from_thread import start_blocking_portal
+
+        found: SimpleQueue[Found] = SimpleQueue()
+        # A thread with an event loop of its own: this one may have none, or one that is running.
+        with start_blocking_portal() as portal:
+            work = portal.start_task_soon(self._work, self._read_key(), asked, found.put)
+            while (one := found.get()) is not None:
+                yield one
+            work.result()
+
+    async def _work(
+        self, key: str, asked: Sequence[tuple[int, Answer]], give: Callable[[Found], None]
+    ) -> None:
+        from openai import AsyncOpenAI
+
+        from cmrm.judges.asker import Asker
+        from cmrm.judges.connection import Connection
+
+        rows = iter(asked)
+        errors: list[UserError] = []
+
+        async def ask_rows() -> None:
+            for place, answer in rows:
+                # What is on its way is paid for and waited for; nothing new is sent after an error.
+                if errors:
+                    return
+                try:
+                    give((place, await asker.judge(answer)))
+                except UserError as error:
+                    errors.append(error)
+
+        try:
+            connection = Connection(key=key, timeout=self.timeout, pace=self._pace)
+            async with AsyncOpenAI(
+                # What is not given is taken from the environment; the key is the connection's business.
+                api_key="none",
+                base_url=self._url,
+                max_retries=self.retries,
+                timeout=self.timeout,
+                http_client=connection,
+            ) as sdk:
+                asker = Asker(
+                    place=f"judges.{self.name}",
+                    url=self._url,
+                    key=key,
+                    key_variable=self.key_variable,
+                    body=self._body,
+                    rubric=get_rubric(self.rubric),
+                    sdk=sdk,
+                    connection=connection,
+                )
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.concurrency, len(asked))):
+                        group.create_task(ask_rows())
+        finally:
+            give(None)
+        if errors:
+            raise errors[0]
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(interval=60 / self.requests_per_minute if self.requests_per_minute else 0.0)
+
+    @property
+    def _body(self) -> dict[str, Any]:
+        usual = {"model": self.model, "max_tokens": self.max_tokens, "temperature": 0, "seed": self.seed}
+        return {name: value for name, value in {**usual, **self.extra}.items() if value is not None}
+
+    @property
+    def _url(self) -> str:
+        return self.base_url.rstrip("/")
+
+    def _check_url(self) -> None:
+        # The address is not repeated: a password may be in it.
+        if _UNFIT.search(self.base_url):
+            raise self._error(
+                "base_url", "must be an address alone, without a user, password, query or blank"
+            )
+        try:
+            parts = urlsplit(self.base_url)
+            fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise self._error(
+                "base_url", f"must be like https://host/v1 or http://host:8000/v1, and is {self.base_url!r}"
+            )
+        if parts.scheme == "http" and self.key_variable and not self.allow_http:
+            if _is_loopback(parts.hostname or ""):
+                return
+            raise self._error(
+                "base_url",
+                "would send the key unencrypted over the network; use https, give key_variable: '' if the server "
+                "needs no key, or allow_http: true if the network is yours",
+            )
+
+    def _check_package(self) -> None:
+        if find_spec("openai") is None:
+            raise UserError(f"judges.{self.name} needs the openai package: pip install 'cmrm[endpoints]'.")
+
+    def _read_key(self) -> str:
+        if not self.key_variable:
+            return ""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise self._error(
+                "key_variable",
+                f"names {self.key_variable}, which holds no key here; set that environment variable, or give '' if "
+                f"{self._url} needs none",
+            )
+        if not re.fullmatch(r"[!-~]+", key):
+            raise self._error(
+                "key_variable", f"names {self.key_variable}, which holds something that is no key"
+            )
+        return key
+
+    def _error(self, option: str, what: str) -> UserError:
+        return UserError(f"judges.{self.name}.{option} {what}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,88 @@
+"""Find a loaded model's parts by what its family says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from cmrm.errors import UserError
+from cmrm.families import Family
+
+# What the fields of a config are called.
+KINDS = {int: "number", list: "list"}
+
+
+def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module, ...]:
+    """Follow a family's path to the decoder blocks; `UserError` that says what is there where it leads nowhere."""
+    found: Any = decoder
+    for name in path.split("."):
+        children = dict(found.named_children()) if isinstance(found, nn.Module) else {}
+        if name not in children:
+            there = ", ".join(children) or "nothing"
+            raise UserError(
+                f"model.family.blocks: {path!r} leads nowhere in {where!r}: {type(found).__name__} has no {name!r}. "
+                f"What is there: {there}."
+            )
+        found = children[name]
+    if not isinstance(found, nn.ModuleList) or len(found) == 0:
+        raise UserError(
+            f"model.family.blocks: {path!r} of {where!r} is one {type(found).__name__}, not a list of decoder blocks. "
+            f"What is in it: {', '.join(name for name, _ in found.named_children()) or 'nothing'}."
+        )
+    return tuple(found)
+
+
+def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: str) -> frozenset[int]:
+    """Numbers, among `blocks`, of those that the model skips without an image; `UserError` if its last is one."""
+    path = family.image_only_blocks
+    if path is None:
+        return frozenset()
+    numbers = frozenset(_follow(config, path, list, field="image_only_blocks", where=where))
+    if not numbers <= frozenset(range(blocks - 1)):
+        raise UserError(
+            f"model.family.image_only_blocks: {path!r} of {where!r} names blocks {sorted(numbers)} of {blocks}; what "
+            "passes a skipped block is read at a later one, so the last cannot be among them."
+        )
+    return numbers
+
+
+def find_image_token(config: Any, family: Family, *, where: str) -> int:
+    """Id of the image placeholder token; `UserError` where the family's path leads to none."""
+    return int(_follow(config, family.image_token, int, field="image_token", where=where))
+
+
+def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
+    found = config
+    for name in path.split("."):
+        value = getattr(found, name, None)
+        if value is None:
+            what = f"{type(found).__name__} has no {name!r}"
+            break
+        found = value
+    else:
+        if isinstance(found, kind):
+            return found
+        what = f"there is a {type(found).__name__}"
+    known = found.to_dict() if hasattr(found, "to_dict") else {}
+    there = ", ".join(sorted(key for key, value in known.items() if isinstance(value, kind | dict)))
+    raise UserError(
+        f"model.family.{field}: {path!r} leads to no {KINDS[kind]} in the config of {where!r}: {what}. "
+        f"What might be meant: {there or 'nothing'}."
+    )
+
+
+def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:
+    """Texts that a question must not hold: they would be read as an image or as a change of speaker."""
+    tokenizer = processor.tokenizer
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    # Some processors replace a text that is no token of the tokenizer's.
+    replaced = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    tokens: Iterable[Any] = (
+        *tokenizer.all_special_tokens,
+        *added,
+        tokenizer.convert_ids_to_tokens(image_token_id),
+        *replaced,
+    )
+    return frozenset(token for token in tokens if isinstance(token, str) and token)

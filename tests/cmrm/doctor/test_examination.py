@@ -1,0 +1,169 @@
+"""The doctor finds a sound model sound, and names the check that a broken one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cmrm.capture
+import cmrm.doctor.leaving
+import cmrm.steering
+from cmrm.doctor import CHECKS, run_checks
+from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel
+from cmrm.revision import resolve_model
+from cmrm.steering import SteeringProof, _SteerBlock
+
+Break = Callable[[VisionLanguageModel, pytest.MonkeyPatch], VisionLanguageModel]
+
+
+@pytest.fixture
+def vlm(llava_folder: Path) -> VisionLanguageModel:
+    return load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu")
+
+
+def failed(vlm: VisionLanguageModel) -> dict[str, str]:
+    return {one.name: one.detail for one in run_checks(vlm, image_size=32) if not one.passed}
+
+
+def steer_otherwise(patch: pytest.MonkeyPatch, act: Callable[..., Any]) -> None:
+    original = _SteerBlock.__call__
+    patch.setattr(
+        _SteerBlock, "__call__", lambda self, block, args, output: act(original, self, block, args, output)
+    )
+
+
+def off_after_prefill(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    steer_otherwise(
+        patch,
+        lambda original, self, block, args, output: (
+            original(self, block, args, output) if output.shape[1] > 1 else None
+        ),
+    )
+    return vlm
+
+
+def never_acting(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    steer_otherwise(patch, lambda *_: None)
+    return vlm
+
+
+def counted_and_not_done(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    def act(original: Callable[..., Any], *rest: Any) -> None:
+        original(*rest)
+
+    steer_otherwise(patch, act)
+    return vlm
+
+
+def first_row_alone(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    def act(original: Callable[..., Any], self: Any, block: Any, args: Any, output: Any) -> Any:
+        moved = original(self, block, args, output)
+        return None if moved is None else torch.cat([moved[:1], output[1:]])
+
+    steer_otherwise(patch, act)
+    return vlm
+
+
+def sign_turned(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    def act(original: Callable[..., Any], self: Any, block: Any, args: Any, output: Any) -> Any:
+        moved = original(self, block, args, output)
+        return None if moved is None else 2 * output - moved
+
+    steer_otherwise(patch, act)
+    return vlm
+
+
+def never_removed(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.steering.steer
+
+    @contextmanager
+    def steer(vlm: VisionLanguageModel, *rest: Any, **options: Any) -> Iterator[SteeringProof]:
+        vlm.blocks[0].register_forward_hook(lambda *_: None)
+        with original(vlm, *rest, **options) as proof:
+            yield proof
+
+    patch.setattr(cmrm.doctor.leaving, "steer", steer)
+    return vlm
+
+
+def position_by_counting(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    patch.setattr(cmrm.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) - 1)
+    return vlm
+
+
+def last_column(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    patch.setattr(cmrm.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) * 0 + mask.shape[1] - 1)
+    return vlm
+
+
+def blocks_in_disorder(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    return replace(vlm, blocks=vlm.blocks[::-1])
+
+
+def blocks_of_the_tower(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    return replace(vlm, blocks=tuple(vlm.model.model.vision_tower.encoder.layers))
+
+
+def another_image_token(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    return replace(vlm, image_token_id=vlm.processor.tokenizer.encode("a")[0])
+
+
+def another_template_with_images(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    bare = (
+        "{% for part in messages[0].content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}"
+        "{% endif %}{% endfor %}"
+    )
+    both = f"{{% if messages[0].content | length > 1 %}}{bare}{{% else %}}{vlm.template}{{% endif %}}"
+    return replace(vlm, template=both)
+
+
+BROKEN = [
+    (never_acting, "proof of steering"),
+    (counted_and_not_done, "exactness"),
+    (off_after_prefill, "every step"),
+    (off_after_prefill, "reference, every_step"),
+    (first_row_alone, "every row"),
+    (sign_turned, "exactness"),
+    (never_removed, "unload"),
+    (position_by_counting, "batch, left padding"),
+    (last_column, "batch, right padding"),
+    (blocks_in_disorder, "states"),
+    (blocks_of_the_tower, "decoder blocks"),
+    (another_image_token, "image tokens"),
+    (another_template_with_images, "same template"),
+]
+
+
+def test_a_sound_model_passes_every_check(vlm: VisionLanguageModel) -> None:
+    findings = run_checks(vlm, image_size=32)
+    assert [one.name for one in findings] == [check.name for check in CHECKS]
+    assert {one.name: one.detail for one in findings if not one.passed} == {}
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"), BROKEN, ids=[f"{broken.__name__}-{check}" for broken, check in BROKEN]
+)
+def test_a_broken_model_fails_the_check_that_is_about_it(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, broken: Break, check: str
+) -> None:
+    found = failed(broken(vlm, monkeypatch))
+    assert check in found, found
+
+
+def test_what_a_check_raises_is_its_finding_and_the_others_go_on(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel image\nfor this device")
+
+    monkeypatch.setattr(vlm.model, "generate", fail)
+    found = failed(vlm)
+    assert found["identity"] == "RuntimeError: no kernel image"
+    assert "states" not in found

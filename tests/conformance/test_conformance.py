@@ -1,0 +1,39 @@
+"""Every family passes every check that `cmrm doctor` runs on a user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from cmrm.doctor import CHECKS
+from cmrm.families import FAMILIES
+from tests.conformance.builders import BUILDERS
+from tests.conformance.examining import examine_all
+from tests.conformance.page import PAGE, insert_section, write_section
+
+
+@pytest.fixture(scope="module")
+def examined() -> Mapping[str, Mapping[str, Any]]:
+    """What each family's examination came to."""
+    return examine_all()
+
+
+def test_every_family_of_the_table_is_examined(examined: Mapping[str, Any]) -> None:
+    assert set(BUILDERS) == set(FAMILIES) == set(examined)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_family_passes_all_checks(examined: Mapping[str, Mapping[str, Any]], family: str) -> None:
+    found = examined[family]
+    assert found["error"] is None
+    assert [one["name"] for one in found["findings"]] == [check.name for check in CHECKS]
+    assert {one["name"]: one["detail"] for one in found["findings"] if not one["passed"]} == {}
+
+
+def test_the_page_of_models_says_what_was_found(examined: Mapping[str, Mapping[str, Any]]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == insert_section(page, write_section(examined)), (
+        "write it anew: python -m tests.conformance.page"
+    )

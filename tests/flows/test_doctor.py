@@ -1,0 +1,85 @@
+"""`cmrm doctor` on a sound model, on one whose hook is broken, and on mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmrm.steering import _SteerBlock
+from flows.cli import main
+from tasks.models import forget_models
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    forget_models()
+
+
+def doctor(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", *arguments])
+    return int(stopped.value.code or 0)
+
+
+def test_the_embedded_model_passes_all_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "organism"])
+    printed = capsys.readouterr().out
+    assert "All 17 checks passed" in printed
+    assert "FAILED" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_broken_hook_is_found_by_name_and_the_status_is_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act: Callable[..., Any] = _SteerBlock.__call__
+    monkeypatch.setattr(
+        _SteerBlock,
+        "__call__",
+        lambda self, block, args, output: act(self, block, args, output) if output.shape[1] > 1 else None,
+    )
+    assert doctor("organism") == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line.split("FAILED")[0].strip() for line in lines if "FAILED" in line]
+    assert failed == [
+        "proof of steering",
+        "every step",
+        "reference, every_step",
+        "reference, all",
+    ]
+    assert "every step, reference, every_step" in lines[-2] + lines[-1]
+
+
+def test_a_spec_is_checked_model_by_model_and_json_holds_all(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, llava_folder: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        f"models:\n  - {{id: organism}}\n  - {{id: {llava_folder}, name: random, dtype: float32}}\n"
+        "datasets: {mine: {format: jsonl, path: mine.jsonl}}\nanchors: {from: {mine: 0.2}}\nimages: {size: 32}\n"
+    )
+    main(["doctor", str(spec), "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [one["model"].partition("@")[0] for one in found] == ["organism", "random"]
+    assert all(finding["passed"] for one in found for finding in one["findings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["organism", "--dtype", "float8"], "model.dtype"),
+        (["./nowhere"], "no folder './nowhere'"),
+        (["nowhere.yaml"], "no such spec file"),
+    ],
+)
+def test_a_mistake_costs_a_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert doctor(*arguments) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err
