@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING
 from inspect import getdoc
 from pathlib import Path
@@ -86,7 +87,8 @@ def read_judges(text: str) -> list[JudgeUse]:
         return read_judge_list(_read_file(path), folder=path.resolve().parent, where=text)
     kind, _, options = text.partition(":")
     given: dict[str, Any] = {"kind": kind}
-    for part in filter(None, options.split(",")):
+    # A comma inside a value, such as a list's, is followed by no name.
+    for part in filter(None, re.split(r",(?=\s*\w+=)", options)):
         name, equals, value = part.partition("=")
         if not equals:
             raise UserError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cmrm.errors import UserError
 from flows.spec import Spec
 from storage.manifest import Manifest
 from storage.store import Store
@@ -72,12 +71,4 @@ class JudgePlan:
 
 def resolve_judges(judges: Sequence[JudgeUse]) -> tuple[JudgeUse, ...]:
     """Pin the revisions of judges' models; `UserError` when one cannot be, before any model work."""
-    return tuple(map(_resolve, judges))
-
-
-def _resolve(judge: JudgeUse) -> JudgeUse:
-    try:
-        return resolve_judge(judge)
-    except UserError as error:
-        # Models are resolved by functions that know of the spec's own.
-        raise type(error)(f"judge {judge.name!r}: {error}") from error
+    return tuple(map(resolve_judge, judges))

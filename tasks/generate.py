@@ -65,7 +65,7 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
         kind="responses",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: _answer_batch(job, vlm, batch, acted),
+        finish=lambda batch: [_answer_batch(job, vlm, batch, acted)],
         partitions={},
         provenance={
             "device": str(vlm.device),

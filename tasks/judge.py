@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Of judges that have no batch size of their own: small beside a shard, large beside what a call costs.
 BATCH_SIZE = 256
+# How much finished work may wait for the rest of its batch.
+PIECE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +110,39 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
 
 def _judge_batch(
     job: JudgeJob, judge: Judge, batch: Sequence[StoredSample], rows: Mapping[str, dict[str, Any]]
-) -> Finished:
+) -> Iterator[Finished]:
+    """The verdicts on a batch, in pieces of a second's work: what came before an error is kept."""
     answered = [rows[stored.sample.id] for stored in batch]
-    verdicts = judge.judge(
-        [_to_answer(job, judge, row, stored) for row, stored in zip(answered, batch, strict=True)]
+    answers = [_to_answer(job, judge, row, stored) for row, stored in zip(answered, batch, strict=True)]
+    verdicts = iter(judge.judge_each(answers))
+    waiting = set(range(len(batch)))
+    ready: list[dict[str, Any]] = []
+    since = time.monotonic()
+    while True:
+        try:
+            place, verdict = next(verdicts, (None, None))
+        except BaseException:
+            yield from_rows(ready, "judgements"), []
+            raise
+        if place is None or verdict is None:
+            break
+        if place not in waiting:
+            raise _miscounted(job)
+        waiting.remove(place)
+        ready.append(_to_row(job, answered[place], verdict))
+        if time.monotonic() - since >= PIECE_SECONDS:
+            yield from_rows(ready, "judgements"), []
+            ready, since = [], time.monotonic()
+    if waiting:
+        raise _miscounted(job)
+    yield from_rows(ready, "judgements"), []
+
+
+def _miscounted(job: JudgeJob) -> UserError:
+    return UserError(
+        f"judge {job.judge.name!r} did not give one verdict on each answer; its judge() must return as many as it is "
+        "given, in order."
     )
-    if len(verdicts) != len(batch):
-        raise UserError(
-            f"judge {job.judge.name!r} gave {len(verdicts)} verdicts on {len(batch)} answers; it must give one on "
-            "each, in order."
-        )
-    judged = [_to_row(job, row, verdict) for row, verdict in zip(answered, verdicts, strict=True)]
-    return from_rows(judged, "judgements"), []
 
 
 _CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")

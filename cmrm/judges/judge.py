@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -76,6 +76,13 @@ class Judge(ABC):
     @abstractmethod
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """Judge a batch."""
+
+    def judge_each(self, answers: Sequence[Answer]) -> Iterator[tuple[int, Verdict]]:
+        """Judge a batch, and give each verdict with its place in it as soon as it is there, in any order.
+
+        What came before an error is judged and may be kept. Without a method of its own, a judge gives all at once.
+        """
+        yield from enumerate(self.judge(answers))
 
     @abstractmethod
     def spec(self) -> Mapping[str, Any]:
