@@ -148,7 +148,13 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
             one.to_json() for one in compare_shifts(store, before["shift"], after["shift"], labels=labels)
         ],
         "flips": [one.to_json() for one in find_flips(pairs, changes)],
-        "notes": describe_differences(reports, (before["generate"], after["generate"]), pairs, labels),
+        "notes": describe_differences(
+            reports,
+            answered=(before["generate"], after["generate"]),
+            judged=(before["judge"], after["judge"]),
+            pairs=pairs,
+            labels=labels,
+        ),
     }
     data = json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     manifest = store.commit(job.stage, job.key, {f"comparisons/{job.key}.json": data}, content=job.content())
