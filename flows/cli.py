@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cmrm.errors import UserError
 from flows.errors import ServerLostError
+from flows.judge_commands import judge, judges
 from flows.store_commands import DEFAULT_STORE
 from flows.store_commands import app as store_app
 from flows.terminal import show_safely
@@ -34,6 +35,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(store_app)
+app.command(judge)
+app.command(judges)
 
 
 @app.command
@@ -64,25 +67,16 @@ def run(
         Take at most so many samples of each data set: a first look before a long run.
     """
     from flows.defaults import make_default_spec
-    from flows.render import describe_parse_errors, describe_quarantine, render_grid
+    from flows.result_text import print_result
     from flows.run import run_spec
     from flows.spec import read_spec
-    from tasks.table import Table
 
     read = make_default_spec() if spec is None else read_spec(spec)
     if limit is not None:
         read = read.limit(limit)
     place = Store.open(store or read.store or DEFAULT_STORE).url
     result = run_spec(read, store=place, server=server, workers=workers)
-    table = Table.from_json(result.summary["table"])
-    console = Console()
-    if table.rows:
-        console.print(render_grid(table))
-        console.print(Text(describe_parse_errors(table)))
-    console.print(Text(describe_quarantine(result.summary["quarantined"])))
-    console.print()
-    console.print(Text(show_safely(result.summary["headline"])))
-    console.print(Text(f"Report: {result.report}"), soft_wrap=True)
+    print_result(Console(), result)
 
 
 def _refuse_unknown_option(_: Any, query: str | None) -> None:

@@ -31,7 +31,7 @@ def compare(
     quiet_prefect()
     from flows.comparison_files import check_output, write_comparison
     from flows.comparison_text import print_comparison
-    from tasks.compare import find_finished
+    from tasks.finished_runs import find_finished
 
     if output is not None:
         check_output(output)

@@ -10,12 +10,12 @@ from typing import Any
 from flows.curve_sheets import describe_choices, make_choice_sheet, make_curve_sheets
 from flows.document import Block, Command, Document, Picture, Section, Sentence, shorten_models
 from flows.finding_sheets import (
-    make_agreement_sheet,
     make_overhead_sheet,
     make_quarantine_sheet,
     make_shift_sheet,
     make_states_sheet,
 )
+from flows.judge_sheets import make_agreement_sheet, make_judges_sheet
 from flows.main_sheets import describe_settings, make_ablation_sheet, make_changes_sheet, make_main_sheet
 from flows.render import describe_parse_errors, describe_quarantine
 from tasks.table import Table
@@ -48,6 +48,7 @@ def make_document(
         ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_sheets(curves)]),
         ("states", "Final states", [*shown["states"], make_states_sheet(summary["states"])]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_sheet(summary["overhead"])]),
+        ("judges", "Judges", [make_judges_sheet(summary["judges"])]),
         ("agreement", "Agreement between judges", [make_agreement_sheet(summary["agreement"])]),
         ("figures", "Further figures", rest),
         (

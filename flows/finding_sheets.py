@@ -1,15 +1,14 @@
-"""The tables beside the main one: final states, overhead, agreement of judges, what was set aside, shifts."""
+"""The tables beside the main one: final states, overhead, what was set aside, shifts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cmrm.comparisons import Agreement
 from cmrm.ratios import Cost
 from cmrm.separability import Separability
 from flows.document import Band, Heading, Measure, Sheet, head_numbers, make_bands, shorten_models
-from flows.main_sheets import TITLES, flatten_value
+from flows.main_sheets import flatten_value
 from flows.wording import NONE, NOT_MEASURED, percent, plain, write_value
 from tasks.figures import name_group
 from tasks.states import Group
@@ -56,22 +55,6 @@ def make_overhead_sheet(costs: Sequence[Record]) -> Sheet | None:
         bands=_band(costs, _write_cost),
         records=tuple(_flatten_cost(cost) for cost in costs),
         note=f"Measured on {devices}, the same batches in turn; 95 % bootstrap intervals over batches.",
-    )
-
-
-def make_agreement_sheet(agreement: Sequence[Record]) -> Sheet | None:
-    """How far judges agree about the same answers."""
-    if not agreement:
-        return None
-    return Sheet(
-        name="agreement",
-        title="Agreement between judges",
-        headings=(
-            *(Heading(title=title, numeric=False) for title in ("Verdict", "Judges")),
-            *head_numbers("Cohen’s κ", "Same verdict (%)", "Answers"),
-        ),
-        bands=_band(agreement, _write_agreement),
-        records=tuple(agreement),
     )
 
 
@@ -186,20 +169,6 @@ def _flatten_cost(one: Record) -> dict[str, Any]:
 def _seconds(value: float | None) -> str:
     """Three digits that count: a model takes milliseconds or minutes."""
     return "" if value is None else f"{value:#.3g}".removesuffix(".")
-
-
-def _write_agreement(one: Record) -> tuple[Measure, ...]:
-    found = Agreement(**{name: one[name] for name in ("n", "observed", "kappa", "low", "high")})
-    kappa = NONE
-    if found.kappa is not None:
-        kappa = Measure(text=plain(found.kappa), low=plain(found.low), high=plain(found.high))
-    return (
-        Measure(text=TITLES[one["kind"]]),
-        Measure(text=f"{one['first']} and {one['second']}"),
-        kappa,
-        Measure(text=percent(found.observed)),
-        _count(found.n),
-    )
 
 
 def _write_shift(one: Record) -> tuple[Measure, ...]:

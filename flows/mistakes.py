@@ -16,7 +16,7 @@ def explain_mistake(problem: Any, root: type[BaseModel]) -> str:
         return _correct_the_name(path, problem["loc"], root)
     if problem["type"] == "missing":
         return f"{path}: this field is missing. Add it."
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     shown = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
     return f"{path}{shown}: {message}." if path else f"{message}."
 

@@ -102,7 +102,7 @@ class ModelPlan:
                 rows=part.rows,
                 slice=part,
                 model=self.model,
-                showing=self._showing(part.shard.dataset),
+                showing=make_showing(self.spec, part.shard.dataset, system=self.model.system),
                 steering=steering,
                 max_new_tokens=self.spec.generation.max_new_tokens,
                 batch_size=self.spec.batch_size,
@@ -124,7 +124,7 @@ class ModelPlan:
                 rows=min(overhead.samples, part.rows) * overhead.repeats * len(ways),
                 slice=part,
                 model=self.model,
-                showing=self._showing(part.shard.dataset),
+                showing=make_showing(self.spec, part.shard.dataset, system=self.model.system),
                 ways=ways,
                 samples=overhead.samples,
                 repeats=overhead.repeats,
@@ -141,7 +141,7 @@ class ModelPlan:
             rows=part.rows,
             slice=part,
             model=self.model,
-            showing=self._showing(part.shard.dataset),
+            showing=make_showing(self.spec, part.shard.dataset, system=self.model.system),
             steering=steering,
             batch_size=self.spec.batch_size,
         )
@@ -162,14 +162,16 @@ class ModelPlan:
                     self.store, samples[name].key, split, condition, self.spec.shard_size
                 )
 
-    def _showing(self, dataset: str) -> Showing:
-        images = self.spec.images
-        red, green, blue = images.color
-        return Showing(
-            images=self.spec.datasets[dataset].images,
-            meaningless=make_meaningless(size=images.size, color=(red, green, blue), seed=images.seed),
-            system=self.model.system,
-        )
+
+def make_showing(spec: Spec, dataset: str, *, system: str | None = None) -> Showing:
+    """How a data set's samples are shown."""
+    images = spec.images
+    red, green, blue = images.color
+    return Showing(
+        images=spec.datasets[dataset].images,
+        meaningless=make_meaningless(size=images.size, color=(red, green, blue), seed=images.seed),
+        system=system,
+    )
 
 
 def _steer(intervention: InterventionSpec, alpha: float, shifts: Shifts) -> Steering:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from flows.judge_plan import Judged, JudgePlan
 from flows.plan import Plan
-from flows.stages import run_stages
+from flows.stages import Stages, run_stages
 from flows.workers import Workers
 from storage.manifest import Manifest
 from tasks.embed import EmbedJob, embed_anchors
-from tasks.generate import GenerateJob, generate_answers
+from tasks.generate import generate_answers
 from tasks.ingest import ingest
-from tasks.judge import judge_answers
+from tasks.judge import Answers, judge_answers, judge_on_devices
 from tasks.look import look_at_images
 from tasks.overhead import OverheadJob, measure_overhead
 from tasks.pair import pair_images
@@ -30,6 +32,7 @@ class Outcome:
 
 def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
     """Run a plan, inside a Prefect flow. A job of a stage whose result is committed and whole is not done again."""
+    judging = plan.judging
     with run_stages(workers) as stages, stages.beside(judge_answers) as verdicts:
         # Questions that come without an image are given one of their own, where asked for.
         pairings = plan.pairings()
@@ -43,7 +46,7 @@ def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
 
         embedded: list[tuple[EmbedJob, Manifest]] = []
         measured: list[tuple[ShiftJob, Manifest]] = []
-        answered: list[tuple[GenerateJob, Manifest]] = []
+        answered: list[Answers] = []
         timed: list[tuple[OverheadJob, Manifest]] = []
         for model in plan.by_model():
             # States of the anchors, without an image and with each.
@@ -57,11 +60,14 @@ def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
             # Answers of the targets under each condition, and with αΔ subtracted under each intervention.
             steered = model.steer({(job.image, job.method): made.key for job, made in shifts})
             # A shard's answers are judged while the next ones are made.
-            answered += stages.run(
+            answers = stages.run(
                 generate_answers,
                 model.generate_jobs(samples, steered),
-                each=lambda job, made: verdicts.add(made.key, partial(plan.judge_jobs, job, made)),
+                each=lambda job, made: verdicts.add(
+                    made.key, partial(judging.jobs_beside, job.as_answered(made))
+                ),
             )
+            answered += [job.as_answered(made) for job, made in answers]
 
             # What the interventions make of the targets' states, and what they cost in seconds, where asked for.
             states += stages.run(embed_anchors, model.embed_steered_jobs(samples, steered))
@@ -69,18 +75,43 @@ def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
             embedded += states
             measured += shifts
 
-        # What the verdicts come to.
-        judged = verdicts.finish([made.key for _, made in answered])
+        judged = verdicts.finish([one.responses.key for one in answered])
         used = {
             "look": [made for _, made in looked],
             "pair": [made for _, made in paired],
             "ingest": [made for _, made in ingested],
             "embed": [made for _, made in embedded],
             "shift": [made for _, made in measured],
-            "generate": [made for _, made in answered],
+            "generate": [one.responses for one in answered],
             "overhead": [made for _, made in timed],
-            "judge": [made for _, made in judged],
         }
-        ((_, report),) = stages.run(write_report, plan.report_jobs(used))
+        return _conclude(judging, stages, answered, judged, used)
+
+
+def run_judging(
+    judging: JudgePlan,
+    answered: Sequence[Answers],
+    used: Mapping[str, Sequence[Manifest]],
+    workers: Workers,
+) -> Outcome:
+    """Judge answers that are there, inside a Prefect flow; `used` is what else the report is on."""
+    with run_stages(workers) as stages:
+        judged = stages.run(judge_answers, [job for one in answered for job in judging.jobs_beside(one)])
+        return _conclude(judging, stages, answered, judged, used)
+
+
+def _conclude(
+    judging: JudgePlan,
+    stages: Stages,
+    answered: Sequence[Answers],
+    judged: Judged,
+    used: Mapping[str, Sequence[Manifest]],
+) -> Outcome:
+    # A judge that holds a model has the devices to itself, after the models that it judges.
+    judged = [*judged, *stages.run(judge_on_devices, judging.jobs_on_devices(answered))]
+
+    # What the verdicts come to.
+    used = {**used, "judge": judging.sort(judged, answered)}
+    ((_, report),) = stages.run(write_report, judging.report_jobs(used))
     keys = dict.fromkeys(made.key for stage in used.values() for made in stage)
     return Outcome(report=report, keys=(*keys, report.key))

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cmrm.errors import UserError
 from cmrm.revision import resolve_model
+from flows.judge_plan import JudgePlan, resolve_judges
 from flows.model_plan import ModelPlan, Samples
 from flows.sections import ModelSpec
 from flows.spec import Spec
 from storage.manifest import Manifest
 from storage.store import Store
-from tasks.generate import GenerateJob
 from tasks.ingest import IngestJob, plan_ingest
-from tasks.judge import JudgeJob, plan_judging
+from tasks.judges import JudgeUse
 from tasks.models import ModelUse
 from tasks.pair import Pairing, plan_pairing
-from tasks.report import ReportJob
 from tasks.samples import count_samples
 from tasks.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be run: `spec` on the resolved models, kept in `store`."""
+    """What is to be run: `spec` on the resolved models, judged by the resolved judges, kept in `store`."""
 
     spec: Spec
     models: tuple[ModelUse, ...]
+    judges: tuple[JudgeUse, ...]
     store: str
 
     def sources(self) -> list[Source]:
@@ -85,35 +85,19 @@ class Plan:
         """The part of each model, in the order of the spec."""
         return [ModelPlan(spec=self.spec, model=model, store=self.store) for model in self.models]
 
-    def judge_jobs(self, answers: GenerateJob, responses: Manifest) -> list[JudgeJob]:
-        """A shard of answers before every judge."""
-        return plan_judging(
-            Store.open(self.store),
-            shard=answers.slice.shard,
-            responses=responses,
-            judges=self.spec.judges,
-            label=answers.label,
+    @property
+    def judging(self) -> JudgePlan:
+        """What becomes of the answers."""
+        return JudgePlan(
+            spec=self.spec,
+            judges=self.judges,
+            models=tuple(model.describe() for model in self.models),
+            store=self.store,
         )
-
-    def report_jobs(self, used: Mapping[str, Sequence[Manifest]]) -> list[ReportJob]:
-        """One report over all that the run made; `used` holds the manifests of each stage."""
-        return [
-            ReportJob(
-                store=self.store,
-                label=self.spec.title or ", ".join(model.name for model in self.models),
-                rows=1,
-                models=self.models,
-                title=self.spec.title,
-                used={stage: tuple(made.key for made in manifests) for stage, manifests in used.items()},
-                settings={one.name: one.describe() for one in self.spec.all_interventions()},
-                utility_loss=self.spec.choice.utility_loss,
-                over_refusal=self.spec.choice.over_refusal,
-            )
-        ]
 
 
 def make_plan(spec: Spec, *, store: str) -> Plan:
-    """Resolve the spec's models to immutable revisions; `UserError` when one cannot be, before any model work."""
+    """Resolve the spec's models and judges to immutable revisions; `UserError` when one cannot be, before any work."""
     models = tuple(resolve_use(model) for model in spec.all_models())
     names = [model.name for model in models]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -121,7 +105,7 @@ def make_plan(spec: Spec, *, store: str) -> Plan:
         raise UserError(
             f"models: {names.count(repeated[0])} of them are called {repeated[0]}; give each a `name` of its own."
         )
-    return Plan(spec=spec, models=models, store=Store.open(store).url)
+    return Plan(spec=spec, models=models, judges=resolve_judges(spec.judges), store=Store.open(store).url)
 
 
 def resolve_use(model: ModelSpec) -> ModelUse:

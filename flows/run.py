@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flows.pipeline import Outcome
     from flows.plan import Plan
     from flows.workers import Workers
+    from tasks.judges import JudgeUse
 
 log = logging.getLogger("cmrm.flows")
 
@@ -44,6 +45,16 @@ class Result:
     report: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a flow run does: its title for people, what it is recorded as, and how the workers do it."""
+
+    store: str
+    title: str
+    record: Mapping[str, Any]
+    do: Callable[[Workers], Outcome]
+
+
 def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str = "auto") -> Result:
     """Run a spec with the Prefect server at `server`, the one the user has set up, or an embedded one.
 
@@ -58,18 +69,23 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     choose = partial(
         choose_workers,
         workers,
-        devices={model.device for model in spec.all_models()},
+        devices=list_devices(spec, spec.judges),
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started
     plan = make_plan(place_organism(spec), store=store)
-    # Two people may start within one second; neither may write over the other's record.
-    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
     if next(Store.open(plan.store).manifests("generate"), None) is None:
         # A first run needs torch and transformers; they are imported while the server starts.
         import_module("cmrm.loading")
     with server_ready(), told_of_a_lost_server():
-        return make_flow(plan, run_id)(plan, run_id, choose)
+        return do_recorded(_describe(plan), choose)
+
+
+def list_devices(spec: Spec, judges: Iterable[JudgeUse], *, models: bool = True) -> set[str]:
+    """The devices that a spec's models ask for, and those of its judges that hold one; auto where none does."""
+    asked = {model.device for model in spec.all_models()} if models else set()
+    asked |= {judge.device for judge in judges if judge.place == "devices"}
+    return asked or {"auto"}
 
 
 def find_store(spec: Spec, store: str | None) -> str:
@@ -83,13 +99,19 @@ def find_store(spec: Spec, store: str | None) -> str:
     return Store.open(place).url
 
 
-def make_flow(plan: Plan, run_id: str) -> Callable[[Plan, str, Callable[[], Workers]], Result]:
+def do_recorded(work: Work, choose: Callable[[], Workers]) -> Result:
+    """Do some work as a run of its own, or as the earlier run that came to the same from the same spec."""
+    # Two people may start within one second; neither may write over the other's record.
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+    return make_flow(work, run_id)(work, run_id, choose)
+
+
+def make_flow(work: Work, run_id: str) -> Callable[[Work, str, Callable[[], Workers]], Result]:
     """The Prefect flow of a run, named for people: what is run, on which models, and the run's id."""
     from prefect import flow
 
-    name = ", ".join(filter(None, (plan.spec.title, *(model.name for model in plan.models))))[:MOST_NAME]
     # Prefect fills in braces, with whatever the parameters hold.
-    name = name.replace("{", "{{").replace("}", "}}")
+    name = work.title[:MOST_NAME].replace("{", "{{").replace("}", "}}")
     # Nothing of it needs to travel: a worker is given jobs, and what a run made is in the store.
     named = flow(
         name="cmrm",
@@ -100,25 +122,51 @@ def make_flow(plan: Plan, run_id: str) -> Callable[[Plan, str, Callable[[], Work
     return named(_run_recorded)
 
 
-def _run_recorded(plan: Plan, run_id: str, choose: Callable[[], Workers]) -> Result:
-    from flows.artifacts import show_result
-    from flows.pipeline import run_pipeline
+def title_run(spec: Spec, models: Iterable[Mapping[str, Any]]) -> str:
+    """What a run is called in Prefect: the spec's title, and the models."""
+    return ", ".join(filter(None, (spec.title, *(model["name"] for model in models))))
 
-    store = Store.create(plan.store)
-    record = {
-        "model": ", ".join(model.name for model in plan.models),
-        "models": [model.describe() for model in plan.models],
-        "spec": plan.spec.model_dump(mode="json", by_alias=True),
+
+def describe_run(
+    spec: Spec, models: Sequence[Mapping[str, Any]], judges: Iterable[JudgeUse]
+) -> dict[str, Any]:
+    """What a run's record says of it from the start; runs of which it is the same may be one."""
+    return {
+        "model": ", ".join(model["name"] for model in models),
+        "models": list(models),
+        "judges": [judge.to_json() for judge in judges],
+        "spec": spec.model_dump(mode="json", by_alias=True),
     }
-    store.write_run(run_id, {**record, "status": "running"})
+
+
+def _describe(plan: Plan) -> Work:
+    def do(workers: Workers) -> Outcome:
+        from flows.pipeline import run_pipeline
+
+        return run_pipeline(plan, workers)
+
+    models = [model.describe() for model in plan.models]
+    return Work(
+        store=plan.store,
+        title=title_run(plan.spec, models),
+        record=describe_run(plan.spec, models, plan.judges),
+        do=do,
+    )
+
+
+def _run_recorded(work: Work, run_id: str, choose: Callable[[], Workers]) -> Result:
+    from flows.artifacts import show_result
+
+    store = Store.create(work.store)
+    store.write_run(run_id, {**work.record, "status": "running"})
     try:
-        outcome = run_pipeline(plan, choose())
-        finished = record | {"status": "finished", "keys": list(outcome.keys)}
+        outcome = work.do(choose())
+        finished = {**work.record, "status": "finished", "keys": list(outcome.keys)}
         run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
     except BaseException as error:
         # What stopped the run may keep this from being written too, and is what there is to be told.
         with suppress(StoreError):
-            store.write_run(run_id, {**record, "status": "failed", "error": type(error).__name__})
+            store.write_run(run_id, {**work.record, "status": "failed", "error": type(error).__name__})
         raise
     if run["run_id"] != run_id:
         run = _confirm(store, run, outcome)

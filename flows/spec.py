@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrm.conditions import PAPER_CONDITIONS, Condition
 from cmrm.errors import UserError
-from cmrm.judges import make_judge
+from flows.judge_fields import JudgeField, read_judge_field, refuse_shared_names, start_judge_at
 from flows.mistakes import explain_mistake
 from flows.sections import (
     AnchorsSpec,
@@ -25,6 +25,7 @@ from flows.sections import (
     Section,
     refuse_repeats,
 )
+from tasks.judges import JudgeUse
 
 # What a path in a spec that names the embedded model's own files starts with, before and after pathlib has read it.
 ORGANISM = ("organism://", "organism:/")
@@ -51,7 +52,9 @@ class Spec(Section):
         ]
     )
     generation: GenerationSpec = GenerationSpec()
-    judges: list[str] = Field(default_factory=lambda: ["refusal", "match"], min_length=1)
+    judges: list[JudgeField] = Field(
+        default_factory=lambda: [read_judge_field(kind) for kind in ("refusal", "match")], min_length=1
+    )
     choice: ChoiceSpec = ChoiceSpec()
     regression: RegressionSpec = RegressionSpec()
     overhead: OverheadSpec | None = None
@@ -71,17 +74,16 @@ class Spec(Section):
                 raise ValueError(f"the name {name!r} may hold letters, digits, '-', '_' and '.' only")
         return datasets
 
-    @field_validator("targets", "conditions", "target_states", "steered_states", "judges")
+    @field_validator("targets", "conditions", "target_states", "steered_states")
     @classmethod
     def _name_each_once(cls, names: list[str]) -> list[str]:
         return refuse_repeats(names)
 
     @field_validator("judges")
     @classmethod
-    def _know_the_judges(cls, names: list[str]) -> list[str]:
-        for name in names:
-            make_judge(name)
-        return names
+    def _tell_the_judges_apart(cls, judges: list[JudgeUse]) -> list[JudgeUse]:
+        refuse_shared_names(judges)
+        return judges
 
     @model_validator(mode="after")
     def _have_one_list_of_models(self) -> Self:
@@ -183,6 +185,7 @@ def _start_paths_at(folder: Path, spec: Spec) -> Spec:
             "datasets": {name: _start_dataset(folder, one) for name, one in spec.datasets.items()},
             "model": spec.model and start_model(spec.model),
             "models": [start_model(model) for model in spec.models],
+            "judges": [start_judge_at(folder, judge) for judge in spec.judges],
             "store": store,
         }
     )

@@ -118,9 +118,8 @@ class Beside(Generic[AnyJob]):
         for earlier in self._added.values():
             if earlier.done():
                 earlier.result()
-        self._bar = self._bar or self._stages.start(self._stage)
         if name not in self._added:
-            self._added[name] = self._thread.submit(copy_context().run, self._do, self._bar, plan)
+            self._added[name] = self._thread.submit(copy_context().run, self._do, plan)
 
     def finish(self, names: Sequence[str]) -> Made[AnyJob]:
         """Wait for all jobs and return them, in the order of these names."""
@@ -131,10 +130,13 @@ class Beside(Generic[AnyJob]):
             self._stages.finish(self._stage, self._bar, jobs=jobs, reused=reused)
         return [one for name in dict.fromkeys(names) for one in done[name][0]]
 
-    def _do(self, bar: Bar, plan: Callable[[], Sequence[AnyJob]]) -> tuple[Made[AnyJob], int]:
+    def _do(self, plan: Callable[[], Sequence[AnyJob]]) -> tuple[Made[AnyJob], int]:
         jobs = plan()
-        bar.expect(sum(job.rows for job in jobs))
-        made, reused = self._stages.do(self._stage, jobs, bar, None)
+        if not jobs:
+            return [], 0
+        self._bar = self._bar or self._stages.start(self._stage)
+        self._bar.expect(sum(job.rows for job in jobs))
+        made, reused = self._stages.do(self._stage, jobs, self._bar, None)
         return [(job, made[job.key]) for job in jobs], reused
 
 

@@ -15,6 +15,7 @@ from storage.errors import StoreError
 from storage.manifest import Manifest
 from storage.parquet import open_parquet, read_parquet
 from storage.store import Store
+from storage.tables import kind_of
 
 
 def need_manifest(store: Store, stage: str, key: str) -> Manifest:
@@ -48,10 +49,22 @@ def find_files(store: Store, manifest: Manifest, kind: str) -> list[Path]:
 
 
 def read_rows(store: Store, manifest: Manifest, kind: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a manifest's rows of one kind, or these columns of them; StoreError if a file is missing or damaged."""
-    tables = [read_parquet(path) for path in find_files(store, manifest, kind)]
+    """Read a manifest's rows of one kind, or these columns of them; StoreError if a file is missing or damaged.
+
+    Columns that files of earlier releases lack are null.
+    """
+    tables = [_complete(read_parquet(path), kind) for path in find_files(store, manifest, kind)]
     table = pa.concat_tables(tables)
     return table if columns is None else table.select(list(columns))
+
+
+def _complete(table: pa.Table, name: str) -> pa.Table:
+    kind = kind_of(name)
+    for column in kind.late:
+        if column not in table.column_names:
+            field = kind.schema.field(column).remove_metadata()
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def iterate_all(

@@ -15,10 +15,14 @@ SINGLE_VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of table: its Arrow schema, its folders (partition columns, outermost first), and its meaning."""
+    """One kind of table: its Arrow schema, its folders (partition columns, outermost first), and its meaning.
+
+    `late` are the columns that files of earlier releases lack; they read as null.
+    """
 
     schema: pa.Schema
     partitions: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     comment: str
 
     @property
@@ -147,6 +151,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "judgements": Kind(
             comment="one row per judge and answer: the verdict",
+            late=("prompt_tokens", "completion_tokens"),
             schema=pa.schema(
                 [
                     _column("judge", pa.string(), "name of the judge"),
@@ -165,6 +170,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     _maybe("refused", pa.bool_(), "whether the answer is a refusal; null where not judged"),
                     _maybe("score", pa.float64(), "the judge's score, on its own scale"),
                     _maybe("raw", pa.string(), "the judge's own words"),
+                    _maybe(
+                        "prompt_tokens",
+                        pa.int64(),
+                        "tokens that the judge's model read for it, every attempt counted; null where it has none",
+                    ),
+                    _maybe("completion_tokens", pa.int64(), "tokens that the judge's model wrote for it"),
                 ]
             ),
         ),

@@ -82,8 +82,8 @@ _SQL_TYPES = MappingProxyType(
 def file_view(kind: str, paths: Sequence[str]) -> str:
     """Write the view of one kind of table over committed files; with no file, an empty view of the same types."""
     schema = KINDS[kind].schema
+    nothing = ", ".join(f'CAST(NULL AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema)
     if not paths:
-        nothing = ", ".join(f'CAST(NULL AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema)
         return f"CREATE VIEW {kind} AS SELECT CAST(NULL AS VARCHAR) AS key, {nothing} WHERE false"
     columns = ", ".join(
         f'TRY_CAST("{field.name}" AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema
@@ -92,7 +92,12 @@ def file_view(kind: str, paths: Sequence[str]) -> str:
     # The key is computed from the file's name, so that a filter on it skips whole files.
     columns = f"regexp_extract(filename, '([0-9a-f]{{64}})[^/]*$', 1) AS key, {columns}"
     options = "filename = true, hive_partitioning = true, hive_types_autocast = false"
-    return f"CREATE VIEW {kind} AS SELECT {columns} FROM read_parquet([{files}], {options})"  # noqa: S608
+    if not KINDS[kind].late:
+        return f"CREATE VIEW {kind} AS SELECT {columns} FROM read_parquet([{files}], {options})"  # noqa: S608
+    # Some files may lack columns, or all of them: no row that has them names them.
+    stored = f"FROM read_parquet([{files}], {options}, union_by_name = true)"
+    named = f"SELECT CAST(NULL AS VARCHAR) AS filename, {nothing} WHERE false"
+    return f"CREATE VIEW {kind} AS SELECT {columns} FROM ({stored} UNION ALL BY NAME {named})"  # noqa: S608
 
 
 def row_view(name: str, schema: pa.Schema, source: str) -> str:

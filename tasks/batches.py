@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,20 @@ from tasks.stage import Job
 log = logging.getLogger("cmrm.tasks")
 
 Finished = tuple[pa.Table, Sequence[dict[str, Any]]]
-Finish = Callable[[Sequence[StoredSample]], Finished]
+Finish = Callable[[Sequence[StoredSample]], Iterable[Finished]]
+Length = Callable[[StoredSample], int]
+
+# What helps where a single sample does not fit, by stage.
+REMEDY = "a smaller model.dtype (bfloat16, float16) or another model.device"
+REMEDIES = {
+    "generate": f"a smaller generation.max_new_tokens, {REMEDY}",
+    "judge": "the judge a smaller dtype (bfloat16, float16) or another device, where it has these options",
+}
+
+
+def measure_question(stored: StoredSample) -> int:
+    """How long a sample's question is."""
+    return len(stored.sample.question)
 
 
 def work_through(
@@ -35,32 +49,40 @@ def work_through(
     finish: Finish,
     partitions: dict[str, str],
     provenance: dict[str, Any],
+    length: Length = measure_question,
 ) -> Manifest:
     """Finish a shard's samples batch by batch and commit them; those that a killed worker left are not done again.
 
-    `finish` returns a batch's rows of table `kind` and the rows it set aside; they are written while the next batch
-    is worked on. `provenance` is read at the end, and gets the batch size that was asked for and the smallest that had
-    to be used. A batch that does not fit into memory is halved, and later ones are no larger; `UserError` for a single
-    sample that does not fit.
+    `finish` gives a batch's rows of table `kind` and the rows it set aside, at once or in pieces; they are written
+    while it goes on. Samples of like `length` share a batch, short ones first. `provenance` is read at the end, and
+    gets the batch size that was asked for and the smallest that had to be used. A batch that does not fit into memory
+    is halved, and later ones are no larger; `UserError` for a single sample that does not fit.
     """
     quarantined: list[dict[str, Any]] = []
     with ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer:
+
+        def take(batch: Sequence[StoredSample], taken: set[str]) -> None:
+            for rows, aside in finish(batch):
+                writer.append(rows)
+                quarantined.extend(aside)
+                finished = {*rows["sample_id"].to_pylist(), *(row["sample_id"] for row in aside)}
+                report_rows(len(finished))
+                taken |= finished
+
         done = set(writer.resume("sample_id")["sample_id"].to_pylist())
         todo = [stored for stored in samples if stored.sample.id not in done]
         report_rows(len(samples) - len(todo))
         size = batch_size
-        waiting = sort_by_length(todo)
+        waiting = sorted(todo, key=length)
         while waiting:
             batch = waiting[:size]
-            finished = _finish_if_it_fits(finish, batch)
-            if finished is None:
+            taken: set[str] = set()
+            if _fits(partial(take, batch, taken)):
+                del waiting[: len(batch)]
+            else:
+                # What was finished before memory ran out is not done again.
+                waiting = [stored for stored in waiting if stored.sample.id not in taken]
                 size = _halve(job, batch)
-                continue
-            rows, aside = finished
-            writer.append(rows)
-            quarantined.extend(aside)
-            report_rows(len(batch))
-            del waiting[: len(batch)]
         return commit_shard(
             job,
             store,
@@ -123,28 +145,26 @@ def _commit_files(
 
 def cut(samples: Sequence[StoredSample], size: int) -> Iterator[Sequence[StoredSample]]:
     """Batches of at most `size`, questions of like length together, so that little is padded."""
-    by_length = sort_by_length(samples)
+    by_length = sorted(samples, key=measure_question)
     for start in range(0, len(by_length), size):
         yield by_length[start : start + size]
 
 
-def sort_by_length(samples: Sequence[StoredSample]) -> list[StoredSample]:
-    """The samples, short questions first."""
-    return sorted(samples, key=lambda stored: len(stored.sample.question))
-
-
-def _finish_if_it_fits(finish: Finish, batch: Sequence[StoredSample]) -> Finished | None:
-    """Finish a batch; None where memory did not suffice, once what the attempt held is given back."""
-    from cmrm.memory import is_out_of_memory, release_memory
-
+def _fits(work: Callable[[], None]) -> bool:
+    """Do some work; False where memory did not suffice, once what the attempt held is given back."""
     try:
-        return finish(batch)
+        work()
     except (RuntimeError, MemoryError) as error:
+        # torch is imported where something has failed: judges that hold no model do without it.
+        from cmrm.memory import is_out_of_memory, release_memory
+
         if not is_out_of_memory(error):
             raise
+    else:
+        return True
     # Not before here: the error and its traceback, which hold the attempt's tensors, are gone only now.
     release_memory()
-    return None
+    return False
 
 
 def _halve(job: Job, batch: Sequence[StoredSample]) -> int:
@@ -152,11 +172,9 @@ def _halve(job: Job, batch: Sequence[StoredSample]) -> int:
     if len(batch) == 1:
         sample = batch[0].sample
         # What fits depends on the machine and not on the row, so the row is not set aside.
-        shorter = "a smaller generation.max_new_tokens, " if job.stage == "generate" else ""
         raise UserError(
             f"{job.stage} {job.label}: the model ran out of memory on a single sample, {sample.id!r} of "
-            f"{sample.dataset}. Give {shorter}a smaller model.dtype (bfloat16, float16) or another model.device. "
-            "What is finished is kept."
+            f"{sample.dataset}. Give {REMEDIES.get(job.stage, REMEDY)}. What is finished is kept."
         )
     smaller = len(batch) // 2
     log.warning(

@@ -13,6 +13,7 @@ from storage.comparisons import COMPARE
 from storage.manifest import Manifest
 from storage.rows import need_manifest
 from storage.store import Store
+from tasks.finished_runs import find_finished, find_report
 from tasks.matching import describe_differences, match_models
 from tasks.progress import report_rows
 from tasks.regression import make_verdict
@@ -94,7 +95,7 @@ def plan_comparison(store: Store, before: str, after: str, *, thresholds: Thresh
         raise UserError(
             f"run {runs[0].run_id} would be compared with itself; name two runs (cmrm store ls lists them)"
         )
-    reports = [_find_report(store, record) for record in records]
+    reports = [find_report(store, record, stages=READ) for record in records]
     job = CompareJob(
         store=store.url,
         label=f"{runs[0].run_id} → {runs[1].run_id}",
@@ -106,55 +107,11 @@ def plan_comparison(store: Store, before: str, after: str, *, thresholds: Thresh
     return PlannedComparison(before=runs[0], after=runs[1], job=job)
 
 
-def find_finished(store: Store, name: str) -> dict[str, Any]:
-    """Find a finished run's record that says all that a comparison needs; raises `UserError` or `StoreError`."""
-    record = store.find_run(name)
-    run_id = record["run_id"]
-    if record.get("status") != "finished":
-        raise UserError(
-            f"run {run_id} is not finished (its record says {record.get('status')}); wait for it, or give its spec "
-            "again, and name the run that finishes"
-        )
-    lacking = [field for field in ("keys", "models", "spec") if not record.get(field)]
-    if lacking:
-        raise _old(record, f"record has no {lacking[0]}")
-    return record
-
-
 def _head(record: Mapping[str, Any]) -> ComparedRun:
     return ComparedRun(
         run_id=str(record["run_id"]),
         created_at=str(record.get("created_at")),
         models=tuple(record["models"]),
-    )
-
-
-def _find_report(store: Store, record: Mapping[str, Any]) -> Manifest:
-    """The report of a run, once all that a comparison reads of the run has been verified."""
-    # The last of its keys, as runs write them.
-    report = next((made for key in reversed(record["keys"]) if (made := store.find("report", key))), None)
-    if report is None:
-        raise _damaged(record, "its report")
-    if not {"models", "settings", "used"} <= report.content.keys():
-        raise _old(record, "report does not say what it stands on")
-    for stage in READ:
-        for key in report.content["used"].get(stage, ()):
-            if store.find(stage, key) is None:
-                raise _damaged(record, f"{stage} {key[:12]}")
-    return report
-
-
-def _old(record: Mapping[str, Any], what: str) -> UserError:
-    return UserError(
-        f"run {record['run_id']}: its {what}, as in older releases; give its spec again with this release, which "
-        "reuses what is there, and compare the run that it makes"
-    )
-
-
-def _damaged(record: Mapping[str, Any], what: str) -> UserError:
-    return UserError(
-        f"run {record['run_id']}: {what} is missing from the store or no longer whole (cmrm store verify says more); "
-        "give the run's spec again, which makes it again, and compare then"
     )
 
 
@@ -191,7 +148,13 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
             one.to_json() for one in compare_shifts(store, before["shift"], after["shift"], labels=labels)
         ],
         "flips": [one.to_json() for one in find_flips(pairs, changes)],
-        "notes": describe_differences(reports, (before["generate"], after["generate"]), pairs, labels),
+        "notes": describe_differences(
+            reports,
+            answered=(before["generate"], after["generate"]),
+            judged=(before["judge"], after["judge"]),
+            pairs=pairs,
+            labels=labels,
+        ),
     }
     data = json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     manifest = store.commit(job.stage, job.key, {f"comparisons/{job.key}.json": data}, content=job.content())

@@ -61,7 +61,7 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         kind="hidden_states",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: _embed_batch(job, vlm, batch),
+        finish=lambda batch: [_embed_batch(job, vlm, batch)],
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),

@@ -11,6 +11,7 @@ from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import Finished, work_through
+from tasks.judge import Answers
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, prepare_batch, quarantine_row
 from tasks.samples import Slice, StoredSample
@@ -49,6 +50,10 @@ class GenerateJob(Job):
             "intervention_name": "" if self.steering is None else self.steering.name,
         }
 
+    def as_answered(self, responses: Manifest) -> Answers:
+        """What the job made, as judges are given it."""
+        return Answers(slice=self.slice, showing=self.showing, responses=responses, label=self.label)
+
 
 def _generate(job: GenerateJob, store: Store) -> Manifest:
     samples = job.slice.shard.read(store, job.slice.condition)
@@ -60,7 +65,7 @@ def _generate(job: GenerateJob, store: Store) -> Manifest:
         kind="responses",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: _answer_batch(job, vlm, batch, acted),
+        finish=lambda batch: [_answer_batch(job, vlm, batch, acted)],
         partitions={},
         provenance={
             "device": str(vlm.device),

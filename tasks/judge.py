@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cmrm.judges import Answer, make_judge
-from cmrm.samples import Sample
+from cmrm.errors import UserError
+from cmrm.judges import Answer, Judge, Verdict
 from storage.identity import digest
 from storage.manifest import Manifest
 from storage.rows import need_manifest, read_rows
 from storage.store import Store
 from storage.tables import from_rows
-from tasks.batches import commit_rows
-from tasks.progress import report_rows
-from tasks.samples import Shard
+from tasks.batches import Finished, work_through
+from tasks.judges import JudgeUse, describe_spec, load_judge
+from tasks.prompts import Showing
+from tasks.samples import Slice, StoredSample
 from tasks.stage import Job, make_stage
+
+if TYPE_CHECKING:
+    from cmrm.judges.judge import Field
+
+# Of judges that have no batch size of their own: small beside a shard, large beside what a call costs.
+BATCH_SIZE = 256
+# How much finished work may wait for the rest of its batch.
+PIECE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """A shard's answers: what was shown and how, and the manifest of what was said."""
+
+    slice: Slice
+    showing: Showing
+    responses: Manifest
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeJob(Job):
-    """A shard's answers before one judge; `digest` stands for all that the judge is shown."""
+    """A shard's answers before one judge; `digest` stands for all that the judge is shown.
 
-    judge: str
+    `showing` is there for a judge that looks at images.
+    """
+
+    judge: JudgeUse
     responses: str
-    shard: Shard
+    slice: Slice
+    showing: Showing | None
     digest: str
 
     @property
@@ -33,62 +57,95 @@ class JudgeJob(Job):
         return "judge"
 
     def content(self) -> dict[str, Any]:
-        return {"judge": dict(make_judge(self.judge).spec()), "answers": self.digest}
+        # The rows carry the name, so another name is another table.
+        return {"judge": dict(describe_spec(self.judge)), "name": self.judge.name, "answers": self.digest}
 
 
-def plan_judging(
-    store: Store, *, shard: Shard, responses: Manifest, judges: Sequence[str], label: str
-) -> list[JudgeJob]:
+def plan_judging(store: Store, answers: Answers, judges: Sequence[JudgeUse]) -> list[JudgeJob]:
     """One job a judge for the answers of a shard."""
-    rows = _read_rows(store, responses)
-    by_id = _read_samples(store, shard)
-    shown = digest([_describe(row, by_id[row["sample_id"]]) for row in rows])
-    return [
-        JudgeJob(
-            store=store.url,
-            label=f"{label}, {judge}",
-            rows=len(rows),
-            judge=judge,
-            responses=responses.key,
-            shard=shard,
-            digest=shown,
+    if not judges:
+        return []
+    rows = _read_rows(store, answers.responses)
+    samples = {stored.sample.id: stored for stored in answers.slice.shard.read_all(store)}
+    jobs = []
+    for judge in judges:
+        reads = judge.reads
+        shown = [_describe(row, samples[row["sample_id"]], answers, reads) for row in rows]
+        jobs.append(
+            JudgeJob(
+                store=store.url,
+                label=f"{answers.label}, {judge.name}",
+                rows=len(rows),
+                judge=judge,
+                responses=answers.responses.key,
+                slice=answers.slice,
+                showing=answers.showing if "image" in reads else None,
+                digest=digest(shown),
+            )
         )
-        for judge in judges
-    ]
+    return jobs
 
 
 def _judge(job: JudgeJob, store: Store) -> Manifest:
-    responses = need_manifest(store, "generate", job.responses)
-    by_id = _read_samples(store, job.shard)
-    rows = _read_rows(store, responses)
-    verdicts = make_judge(job.judge).judge([_to_answer(row, by_id[row["sample_id"]]) for row in rows])
-    judged = [
-        {
-            "judge": job.judge,
-            "verdict": verdict.verdict,
-            "refused": verdict.refused,
-            "score": verdict.score,
-            "raw": verdict.raw,
-        }
-        | {name: row[name] for name in _CARRIED}
-        for row, verdict in zip(rows, verdicts, strict=True)
-    ]
-    report_rows(len(rows))
-    return commit_rows(
+    rows = {
+        row["sample_id"]: row for row in _read_rows(store, need_manifest(store, "generate", job.responses))
+    }
+    judge = load_judge(job.judge)
+
+    def measure(stored: StoredSample) -> int:
+        return len(stored.sample.question) + len(rows[stored.sample.id]["answer"])
+
+    return work_through(
         job,
         store,
         kind="judgements",
-        rows=from_rows(judged, "judgements"),
-        quarantined=(),
+        samples=[stored for stored in job.slice.shard.read_all(store) if stored.sample.id in rows],
+        batch_size=getattr(judge, "batch_size", BATCH_SIZE),
+        finish=lambda batch: _judge_batch(job, judge, batch, rows),
+        partitions={},
         provenance={"responses": job.responses},
+        length=measure,
+    )
+
+
+def _judge_batch(
+    job: JudgeJob, judge: Judge, batch: Sequence[StoredSample], rows: Mapping[str, dict[str, Any]]
+) -> Iterator[Finished]:
+    """The verdicts on a batch, in pieces of a second's work: what came before an error is kept."""
+    answered = [rows[stored.sample.id] for stored in batch]
+    answers = [_to_answer(job, judge, row, stored) for row, stored in zip(answered, batch, strict=True)]
+    verdicts = iter(judge.judge_each(answers))
+    waiting = set(range(len(batch)))
+    ready: list[dict[str, Any]] = []
+    since = time.monotonic()
+    while True:
+        try:
+            place, verdict = next(verdicts, (None, None))
+        except BaseException:
+            yield from_rows(ready, "judgements"), []
+            raise
+        if place is None or verdict is None:
+            break
+        if place not in waiting:
+            raise _miscounted(job)
+        waiting.remove(place)
+        ready.append(_to_row(job, answered[place], verdict))
+        if time.monotonic() - since >= PIECE_SECONDS:
+            yield from_rows(ready, "judgements"), []
+            ready, since = [], time.monotonic()
+    if waiting:
+        raise _miscounted(job)
+    yield from_rows(ready, "judgements"), []
+
+
+def _miscounted(job: JudgeJob) -> UserError:
+    return UserError(
+        f"judge {job.judge.name!r} did not give one verdict on each answer; its judge() must return as many as it is "
+        "given, in order."
     )
 
 
 _CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
-
-
-def _read_samples(store: Store, shard: Shard) -> dict[str, Sample]:
-    return {stored.sample.id: stored.sample for stored in shard.read_all(store)}
 
 
 def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
@@ -96,15 +153,48 @@ def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
     return list(read_rows(store, responses, "responses").sort_by("sample_id").to_pylist())
 
 
-def _to_answer(row: dict[str, Any], sample: Sample) -> Answer:
+def _to_answer(job: JudgeJob, judge: Judge, row: dict[str, Any], stored: StoredSample) -> Answer:
+    """What the judge reads of an answer; what it does not read decides no verdict, whatever the judge does."""
+    sample, reads = stored.sample, judge.reads
     return Answer(
-        question=sample.question, answer=row["answer"], harmful=sample.harmful, reference=sample.reference
+        question=sample.question if "question" in reads else "",
+        answer=row["answer"] if "answer" in reads else "",
+        harmful=sample.harmful and "harmful" in reads,
+        reference=sample.reference if "reference" in reads else None,
+        context=sample.context if "context" in reads else None,
+        image=None if job.showing is None else job.showing.show(stored, job.slice.condition).image,
     )
 
 
-def _describe(row: dict[str, Any], sample: Sample) -> list[Any]:
-    carried = [row[name] for name in _CARRIED]
-    return [*carried, sample.question, sample.harmful, sample.reference]
+def _to_row(job: JudgeJob, row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    usage = verdict.usage
+    return {
+        "judge": job.judge.name,
+        "verdict": verdict.verdict,
+        "refused": verdict.refused,
+        "score": verdict.score,
+        # A model's words may hold half a character.
+        "raw": verdict.raw.encode("utf-8", "replace").decode(),
+        "prompt_tokens": None if usage is None else usage.prompt_tokens,
+        "completion_tokens": None if usage is None else usage.completion_tokens,
+    } | {name: row[name] for name in _CARRIED}
+
+
+def _describe(
+    row: dict[str, Any], stored: StoredSample, answers: Answers, reads: frozenset[Field]
+) -> list[Any]:
+    sample, condition = stored.sample, answers.slice.condition
+    image = stored.image_digest if condition == "image" else answers.showing.content(condition)
+    # The answer is in what is carried, as its digest.
+    known = {
+        "question": sample.question,
+        "harmful": sample.harmful,
+        "reference": sample.reference,
+        "context": sample.context,
+        "image": image,
+    }
+    return [*(row[name] for name in _CARRIED), {name: known[name] for name in known if name in reads}]
 
 
 judge_answers = make_stage("judge", _judge, place="processor")
+judge_on_devices = make_stage("judge", _judge, place="devices")

@@ -39,6 +39,7 @@ def match_models(before: Sequence[str], after: Sequence[str]) -> tuple[Labels, L
 def describe_differences(
     reports: Sequence[Manifest],
     answered: Sequence[Sequence[Manifest]],
+    judged: Sequence[Sequence[Manifest]],
     pairs: RunPairs,
     labels: Sequence[Labels],
 ) -> list[str]:
@@ -53,6 +54,7 @@ def describe_differences(
             [f"judge {name}" for name in pairs.before.judges()],
             [f"judge {name}" for name in pairs.after.judges()],
         ),
+        *_find_other_judges(judged),
         *_find_other_settings(reports),
         *_find_other_asking(answered, labels),
     ]
@@ -83,6 +85,18 @@ def _find_lonely(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
     for own, other, when in ((before, after, "earlier"), (after, before, "later")):
         if alone := [name for name in own if name not in other]:
             yield f"Only the {when} run has {_list(alone)}"
+
+
+def _find_other_judges(judged: Sequence[Sequence[Manifest]]) -> Iterator[str]:
+    # What older releases made does not say which judge it is of.
+    before, after = (
+        {made.content["name"]: made.content["judge"] for made in side if "name" in made.content}
+        for side in judged
+    )
+    for name, spec in after.items():
+        other = before.get(name, spec)
+        if fields := [field for field in {**other, **spec} if other.get(field) != spec.get(field)]:
+            yield f"The judge {name} differs: {', '.join(fields)}"
 
 
 def _find_other_settings(reports: Sequence[Manifest]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from cmrm.errors import UserError
 from tasks.embed import EmbedJob, embed_anchors
 from tasks.generate import GenerateJob, generate_answers
+from tasks.judge import JudgeJob, judge_on_devices
 from tasks.look import EmbedImagesJob, look_at_images
 from tasks.overhead import OverheadJob, measure_overhead
 from tasks.stage import Job, Stage
@@ -23,6 +24,7 @@ TRAVELLING: Mapping[str, tuple[Stage[Any], type[Job]]] = MappingProxyType(
         "embed": (embed_anchors, EmbedJob),
         "generate": (generate_answers, GenerateJob),
         "overhead": (measure_overhead, OverheadJob),
+        "judge": (judge_on_devices, JudgeJob),
     }
 )
 

@@ -18,7 +18,7 @@ from tasks.curves import make_curves
 from tasks.figure import Figure
 from tasks.figures import draw_curves, draw_overhead, draw_states
 from tasks.headline import Bound, make_headline
-from tasks.models import ModelUse
+from tasks.judge_costs import describe_judges
 from tasks.outcomes import JUDGED, Outcomes, SampleInfo, Way
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
@@ -26,7 +26,7 @@ from tasks.states import describe_panel, make_panels
 from tasks.table import make_table
 
 # Part of the key: raise it when the same verdicts come to other numbers or another picture.
-VERSION = 7
+VERSION = 8
 
 
 Made = Mapping[str, Sequence[Manifest]]
@@ -34,9 +34,13 @@ Made = Mapping[str, Sequence[Manifest]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportJob(Job):
-    """One run: the keys of all that it made, its interventions' settings by name, and the bound that picks α."""
+    """One run: the keys of all that it made, its interventions' settings by name, and the bound that picks α.
 
-    models: tuple[ModelUse, ...]
+    `models` and `judges` are as their uses describe them: a report needs none of them.
+    """
+
+    models: tuple[Mapping[str, str], ...] = field(hash=False)
+    judges: tuple[Mapping[str, Any], ...] = field(hash=False)
     title: str | None
     used: Mapping[str, tuple[str, ...]] = field(hash=False)
     settings: Mapping[str, Mapping[str, str]] = field(hash=False)
@@ -51,7 +55,8 @@ class ReportJob(Job):
         return {
             "version": VERSION,
             "title": self.title,
-            "models": [model.describe() for model in self.models],
+            "models": [dict(model) for model in self.models],
+            "judges": [dict(judge) for judge in self.judges],
             "used": {stage: list(keys) for stage, keys in self.used.items()},
             "settings": {name: dict(settings) for name, settings in self.settings.items()},
             "bound": {"utility_loss": self.utility_loss, "over_refusal": self.over_refusal},
@@ -81,7 +86,8 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         "version": VERSION,
         "title": job.title,
         "headline": make_headline(table, bound=bound, curves=curves, states=states, costs=costs),
-        "models": [model.describe() for model in job.models],
+        "models": [dict(model) for model in job.models],
+        "judges": describe_judges(store, made["judge"], job.judges),
         "table": table.to_json(),
         "curves": curves,
         "states": states,

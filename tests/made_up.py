@@ -52,7 +52,8 @@ def make_summary(outcomes: Outcomes, **changes: Any) -> dict[str, Any]:
     """The summary of a report stage that found nothing but a table, with changes."""
     table = make_table(outcomes, settings=SETTINGS, quarantined={})
     empty: dict[str, Any] = dict.fromkeys(
-        ("models", "curves", "states", "overhead", "agreement", "quarantined", "shifts", "figures"), ()
+        ("models", "judges", "curves", "states", "overhead", "agreement", "quarantined", "shifts", "figures"),
+        (),
     )
     return {
         **empty,

@@ -54,6 +54,7 @@ def commit_run(
     judges: Sequence[str] = ("refusal",),
     shift: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
+    judged: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> list[str]:
     """Commit samples, verdicts and a report, and record the run as finished; its keys, the report's last.
@@ -66,7 +67,10 @@ def commit_run(
     for model, way, judge in product(models, ways, judges):
         own = way._replace(model=model)
         verdicts = [judge_sample(judge, own, row, say(own, row)) for row in rows]
-        used["judge"].append(_keep(store, "judge", "judgements", verdicts, [*own, judge]))
+        content = None if judged is None else {"name": judge, "judge": judged}
+        used["judge"].append(
+            _keep(store, "judge", "judgements", verdicts, [*own, judge, content], content=content)
+        )
     for model, way in product(models, ways):
         content = {
             "name": model,

@@ -59,7 +59,10 @@ def make_up(
         store=store.url,
         label="made up",
         rows=1,
-        models=tuple(uses),
+        models=tuple(use.describe() for use in uses),
+        judges=tuple(
+            {"name": name, "kind": name, "model": None, "revision": None, "price": None} for name in judges
+        ),
         title=None,
         used={stage: tuple(keys) for stage, keys in used.items()},
         settings=SETTINGS,

@@ -17,6 +17,7 @@ from flows.server import EmbeddedServer
 from flows.spec import Spec, read_spec
 from storage.manifest import Manifest
 from storage.store import Store
+from tests import users_judges as users
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
@@ -107,3 +108,13 @@ def small_spec(tmp_path: Path, llava_folder: Path) -> Path:
 def spec(small_spec: Path) -> Spec:
     """The small spec, read."""
     return read_spec(small_spec)
+
+
+@pytest.fixture
+def users_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an installed package with judges of its own, on the path, with what they did forgotten."""
+    folder = users.install(tmp_path / "site-packages")
+    monkeypatch.syspath_prepend(str(folder))
+    users.JUDGED.clear()
+    users.LOADED.clear()
+    return folder

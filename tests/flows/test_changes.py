@@ -222,7 +222,8 @@ CHANGES: dict[str, tuple[Change, Done]] = {
     ),
     # No anchor shows it.
     "image": (repaint_an_image, {"ingest": 2, "embed": 2, "generate": 4, "judge": 8, "report": 1}),
-    "reference": (row("own.jsonl", 9, reference="blue"), {"ingest": 1, "judge": 8, "report": 1}),
+    # Only one of the judges reads it.
+    "reference": (row("own.jsonl", 9, reference="blue"), {"ingest": 1, "judge": 4, "report": 1}),
     "harmful": (
         lambda setting: setting.rewrite(lambda spec: spec["datasets"]["own"].update(harmful=True)),
         {"ingest": 1, "judge": 8, "report": 1},
@@ -294,3 +295,23 @@ def test_a_change_does_again_exactly_what_depends_on_it(
         assert counted.pop("judge", 0) <= 2 * counted["generate"]
         done = {stage: count for stage, count in done.items() if stage != "judge"}
     assert counted == done
+
+
+def test_a_judges_options_are_judged_anew_only_where_they_decide(
+    setting: Setting, commits: Counter[str], users_judges: Path
+) -> None:
+    strict: dict[str, Any] = {"kind": "strict"}
+    # One after the other, each on top of those before it.
+    changes: list[tuple[dict[str, Any], Done]] = [
+        ({}, {"judge": 9, "report": 1}),
+        ({"lengths": [1, 2]}, {"judge": 9, "report": 1}),
+        ({"price": {"prompt": 1.5, "completion": 2.0}}, REPORT),
+        ({"batch_size": 2}, NOTHING),
+        ({"name": "mild"}, {"judge": 9, "report": 1}),
+    ]
+    for options, done in changes:
+        strict |= options
+        update(judges=["refusal", "match", strict])(setting)
+        commits.clear()
+        run_spec(read_spec(setting.spec), store=setting.store)
+        assert dict(commits) == done, options

@@ -59,6 +59,7 @@ def test_a_missing_spec_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
             ["interventions.0.alpha", "more than once"],
         ),
         ({"judges": ["oracle"]}, ["judges", "oracle", "refusal"]),
+        ({"judges": ["match", {"kind": "refusal", "nam": 1}]}, ["judges.1.nam", "no such option", "name"]),
         ({"generation": {"max_new_tokens": 0}}, ["generation.max_new_tokens", "0"]),
         ({"datasets": {"a/b": {"format": "vlsafe", "path": "x"}}}, ["datasets", "a/b"]),
         (

@@ -243,6 +243,7 @@ def test_all_files_lie_where_the_report_says(made: MadeUp, file: Path) -> None:
         "Interventions",
         "Final states",
         "Overhead",
+        "Judges",
         "Set aside",
         "Shifts",
         "Provenance",

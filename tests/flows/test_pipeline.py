@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from cmrm.errors import UserError
 from flows.cli import main
+from flows.judge_fields import read_judge_field
 from flows.run import Result, run_spec
 from flows.spec import InterventionSpec, Spec, read_spec
 from flows.stages import Stages
@@ -127,7 +128,7 @@ def test_the_second_run_does_no_work_and_loads_no_model(
     ("update", "done"),
     [
         ({"batch_size": 5}, set()),
-        ({"judges": ["refusal"]}, {"report"}),
+        ({"judges": [read_judge_field("refusal")]}, {"report"}),
         ({"interventions": [InterventionSpec(name="half", alpha=0.5)]}, {"generate", "judge", "report"}),
         ({"conditions": ["query", "image"]}, {"report"}),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ def answer(batch: Sequence[StoredSample]) -> Finished:
 
 def work(
     folder: Path, finish: Callable[[Sequence[StoredSample]], Finished], *, samples: int, batch_size: int
+) -> Manifest:
+    return work_in_pieces(folder, lambda batch: [finish(batch)], samples=samples, batch_size=batch_size)
+
+
+def work_in_pieces(
+    folder: Path,
+    finish: Callable[[Sequence[StoredSample]], Iterable[Finished]],
+    *,
+    samples: int,
+    batch_size: int,
 ) -> Manifest:
     asked = [Sample(id=f"s{i}", dataset="d", question="?" * (i + 1), harmful=True) for i in range(samples)]
     job = AnswerJob(store=str(folder), label="d query", rows=samples)
@@ -105,6 +115,22 @@ def test_what_the_failed_attempt_held_is_free_before_the_next_one(tmp_path: Path
 
     work(tmp_path, finish, samples=4, batch_size=4)
     assert len(held) == 6
+
+
+def test_pieces_that_were_finished_before_memory_ran_out_are_not_done_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def give_pieces(batch: Sequence[StoredSample]) -> Iterator[Finished]:
+        for place, one in enumerate(batch):
+            asked.append(one.sample.id)
+            if place == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            yield answer([one])
+
+    manifest = work_in_pieces(tmp_path, give_pieces, samples=6, batch_size=4)
+    assert asked == ["s0", "s1", "s2", "s2", "s3", "s4", "s5"]
+    ids = read_rows(Store.open(tmp_path), manifest, "responses")["sample_id"].to_pylist()
+    assert ids == [f"s{i}" for i in range(6)]
 
 
 def test_a_single_sample_that_does_not_fit_is_the_machines_fault_and_what_is_finished_is_kept(

@@ -168,6 +168,20 @@ def test_what_was_asked_differently_is_noted(store: Store) -> None:
     )
 
 
+def test_another_judge_of_the_same_name_is_noted(store: Store) -> None:
+    guard = {"judge": "llama-guard", "model": "hub:guard@1", "dtype": "auto"}
+    commit_run(store, "r1", say=lambda *_: "safe", judges=["guard"], judged=guard)
+    commit_run(
+        store,
+        "r2",
+        say=lambda *_: "safe",
+        models=(NEW,),
+        judges=["guard"],
+        judged={**guard, "model": "hub:guard@2"},
+    )
+    assert compare(store).notes == ("The judge guard differs: model",)
+
+
 SAID = st.lists(
     st.sampled_from(["safe", "unsafe", "parse_error", "not_applicable", "unsafe refused"]),
     min_size=6,

@@ -1,0 +1,138 @@
+"""`cmrm judge`: more verdicts on the answers of a finished run, whose models need not be there any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cmrm.errors import UserError
+from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
+from flows.run import Result, Work, describe_run, do_recorded, list_devices, title_run
+from flows.spec import check_spec
+from storage.rows import need_manifest
+from storage.store import Store
+from storage.whole import forget_found_whole
+from tasks.judges import JudgeUse
+
+if TYPE_CHECKING:
+    from flows.judge_plan import JudgePlan
+    from flows.pipeline import Outcome
+    from flows.workers import Workers
+    from storage.manifest import Manifest
+    from tasks.judge import Answers
+
+# What a report stands on beside verdicts, in the order of the stages.
+STAGES = ("look", "pair", "ingest", "embed", "shift", "generate", "overhead")
+
+
+def judge_again(
+    run: str, judges: Sequence[JudgeUse], *, store: str, server: str | None, workers: str
+) -> Result:
+    """Let more judges judge what a run's models said; a run of its own, with the judges in its spec.
+
+    `run` is an id or `latest`, the others are as for `run_spec`. Raises `UserError` or `StoreError` for what the user
+    can mend.
+    """
+    quiet_prefect()
+    forget_found_whole()
+    server_ready = reach_server(server)
+    from flows.workers import choose_workers
+
+    opened = Store.open(store)
+    finished = read_finished(opened, run, judges)
+    choose = partial(
+        choose_workers,
+        workers,
+        devices=list_devices(finished.plan.spec, finished.plan.judges, models=False),
+        server=find_server(server),
+    )
+    choose()  # a mistake is told before a server is started
+    spec, models = finished.plan.spec, finished.plan.models
+    work = Work(
+        store=opened.url,
+        title=title_run(spec, models),
+        record=describe_run(spec, models, finished.plan.judges),
+        do=finished.judge,
+    )
+    with server_ready(), told_of_a_lost_server():
+        return do_recorded(work, choose)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a finished run made, by stage, and who is to judge it."""
+
+    plan: JudgePlan
+    used: Mapping[str, Sequence[Manifest]]
+
+    def judge(self, workers: Workers) -> Outcome:
+        """Judge all answers and report, inside a Prefect flow; verdicts that are there are not made again."""
+        from flows.pipeline import run_judging
+
+        answered = [*find_answers(self.plan, self.used)]
+        return run_judging(self.plan, answered, self.used, workers)
+
+
+def read_finished(store: Store, name: str, judges: Sequence[JudgeUse]) -> FinishedRun:
+    """Read a finished run's record, with judges added to its own; raises `UserError` for a run that has not all."""
+    from flows.judge_plan import JudgePlan, resolve_judges
+    from tasks.finished_runs import find_finished, find_report
+
+    record = find_finished(store, name)
+    report = find_report(store, record, stages=STAGES)
+    spec = check_spec(record["spec"], where=f"run {record['run_id']}: its spec")
+    known = {judge.name: judge for judge in spec.judges}
+    added = [judge for judge in judges if known.setdefault(judge.name, judge) is judge]
+    if other := [judge for judge in judges if known[judge.name] != judge]:
+        raise UserError(
+            f"--judge: run {record['run_id']} has another judge that is called {other[0].name!r}; give this one a name "
+            "of its own (name: in its YAML file, or kind:name=…)."
+        )
+    extended = spec.model_copy(update={"judges": [*spec.judges, *added]})
+    pinned = [JudgeUse(**judge) for judge in record.get("judges", ())]
+    if [judge.name for judge in pinned] != [judge.name for judge in spec.judges]:
+        # An older release's record: its judges have no model whose revision it could name.
+        pinned = [*resolve_judges(spec.judges)]
+    plan = JudgePlan(
+        spec=extended,
+        judges=(*pinned, *resolve_judges(added)),
+        models=tuple(record["models"]),
+        store=store.url,
+    )
+    used = {
+        stage: [need_manifest(store, stage, key) for key in report.content["used"].get(stage, ())]
+        for stage in STAGES
+    }
+    return FinishedRun(plan=plan, used=used)
+
+
+def find_answers(plan: JudgePlan, used: Mapping[str, Sequence[Manifest]]) -> Iterator[Answers]:
+    """What was shown to come to each of a run's answers, found by its digest; raises `UserError` where it is not."""
+    from flows.model_plan import make_showing
+    from tasks.judge import Answers
+    from tasks.samples import slice_samples
+
+    for responses in used["generate"]:
+        content: Mapping[str, Any] = responses.content
+        slices = (
+            one
+            for ingested in used["ingest"]
+            for one in slice_samples(
+                plan.store, ingested.key, "target", content["condition"], plan.spec.shard_size
+            )
+            if one.digest == content["samples"]
+        )
+        found = next(slices, None)
+        if found is None:
+            raise UserError(
+                f"the samples of its answers {responses.key[:12]} are not those that the run's data sets hold now; "
+                "give its spec again with this release, and judge the run that it makes."
+            )
+        yield Answers(
+            slice=found,
+            showing=make_showing(plan.spec, found.shard.dataset),
+            responses=responses,
+            label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
+        )
