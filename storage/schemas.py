@@ -151,7 +151,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "judgements": Kind(
             comment="one row per judge and answer: the verdict",
-            late=("prompt_tokens", "completion_tokens"),
+            late=("reference_score", "prompt_tokens", "completion_tokens"),
             schema=pa.schema(
                 [
                     _column("judge", pa.string(), "name of the judge"),
@@ -170,6 +170,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     _maybe("refused", pa.bool_(), "whether the answer is a refusal; null where not judged"),
                     _maybe("score", pa.float64(), "the judge's score, on its own scale"),
                     _maybe("raw", pa.string(), "the judge's own words"),
+                    _maybe(
+                        "reference_score",
+                        pa.float64(),
+                        "what the judge gave the reference answer; null where it compared none",
+                    ),
                     _maybe(
                         "prompt_tokens",
                         pa.int64(),

@@ -173,6 +173,7 @@ def _to_row(job: JudgeJob, row: dict[str, Any], verdict: Verdict) -> dict[str, A
         "verdict": verdict.verdict,
         "refused": verdict.refused,
         "score": verdict.score,
+        "reference_score": verdict.reference_score,
         # A model's words may hold half a character.
         "raw": verdict.raw.encode("utf-8", "replace").decode(),
         "prompt_tokens": None if usage is None else usage.prompt_tokens,

@@ -42,13 +42,15 @@ class Usage:
 class Verdict:
     """A judge's finding on one answer; `scored` is a score without a verdict.
 
-    `refused` and `score` are None where the judge does not say; `raw` is what the judge saw or wrote, for audit;
+    `refused` and `score` are None where the judge does not say; `reference_score` is what the judge gives the reference
+    answer, on the same scale, where it compares the two; `raw` is what the judge saw or wrote, for audit;
     `usage` is None where no model was asked, or nobody counted its tokens.
     """
 
     verdict: VerdictName
     refused: bool | None = None
     score: float | None = None
+    reference_score: float | None = None
     raw: str = ""
     usage: Usage | None = None
 

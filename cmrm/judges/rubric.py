@@ -128,7 +128,7 @@ class SafetyRubric(Rubric):
 class ScoreRubric(Rubric):
     """Points from 1 to 10 for a reference answer and for the answer, in that order; the score is the answer's.
 
-    `raw` keeps both, and ends with them. Harmful questions and questions without a reference are not applicable.
+    Harmful questions and questions without a reference are not applicable.
     """
 
     version: ClassVar[int] = 1
@@ -155,7 +155,8 @@ class ScoreRubric(Rubric):
         points = _POINTS.fullmatch(finding)
         if points is None:
             return Verdict(verdict="parse_error", raw=raw)
-        return Verdict(verdict="scored", score=float(points["candidate"]), raw=raw)
+        candidate, reference = float(points["candidate"]), float(points["reference"])
+        return Verdict(verdict="scored", score=candidate, reference_score=reference, raw=raw)
 
     def _reading(self) -> list[str]:
         return [_POINTS.pattern, str(self.version)]

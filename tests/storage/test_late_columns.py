@@ -34,6 +34,7 @@ def commit(store: Store, name: str, *, early: bool) -> Manifest:
         "intervention": "",
         "answer_digest": "0",
         "verdict": "safe",
+        "reference_score": 9.0,
         "prompt_tokens": 7,
         "completion_tokens": 1,
     }
@@ -53,7 +54,9 @@ def commit(store: Store, name: str, *, early: bool) -> Manifest:
 def test_columns_that_came_late_are_null_in_early_files(store: Store, early: tuple[bool, ...]) -> None:
     names = [f"judge {place}" for place in range(len(early))]
     made = [commit(store, name, early=one) for name, one in zip(names, early, strict=True)]
-    wanted = [(name, None if one else 7, None if one else 1) for name, one in zip(names, early, strict=True)]
+    wanted = [
+        (name, *((None, None, None) if one else (9.0, 7, 1))) for name, one in zip(names, early, strict=True)
+    ]
     columns = ("judge", *LATE)
     for manifest, row in zip(made, wanted, strict=True):
         (read,) = read_rows(store, manifest, "judgements", columns).to_pylist()

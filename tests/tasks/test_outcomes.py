@@ -33,6 +33,22 @@ def test_refusals_of_harmless_questions_are_over_refusal_and_not_safety(verdict:
     assert keep_measured(outcomes.get(IMAGE, over_refusal)) == [1.0, 0.0]
 
 
+def test_scores_beside_a_references_mean_the_ratio_that_llava_bench_reports(
+    verdict: Any, gather: Any
+) -> None:
+    given = [(4.0, 8.0), (9.5, 9.5), (5.0, 10.0)]
+    outcomes = gather(
+        *(
+            verdict("scored", number, judge="bench", dataset="bench", score=score, reference_score=reference)
+            for number, (score, reference) in enumerate(given)
+        ),
+        verdict("scored", 0, judge="overlap", dataset="bench", score=50.0),
+    )
+    bench, overlap = outcomes.columns()
+    assert np.isclose(np.mean(keep_measured(outcomes.get(IMAGE, bench))), 100 * 18.5 / 27.5)
+    assert keep_measured(outcomes.get(IMAGE, overlap)) == [50.0]
+
+
 def test_what_does_not_apply_counts_nowhere_and_still_makes_a_row(verdict: Any, gather: Any) -> None:
     outcomes = gather(verdict("not_applicable", judge="match"))
     assert outcomes.columns() == []

@@ -82,7 +82,7 @@ def test_a_harmless_question_is_answered_safely_and_its_refusal_is_counted():
 def test_the_score_is_the_second_number_the_candidates(reply, score):
     found = read("llava-bench", reply)
     assert (found.verdict, found.score, found.refused) == ("scored", score, None)
-    assert float(found.raw.split()[-1]) == score
+    assert found.reference_score == float(reply.split()[1])
 
 
 def test_the_request_names_the_reference_before_the_candidate():
@@ -257,7 +257,6 @@ def test_the_digest_changes_with_wording_and_reading():
 
 
 def test_the_documented_query_makes_the_published_figure_of_what_is_kept():
-    # The ratio of the means, which no mean of a row's number can give.
     query = Path(__file__).parents[3].joinpath("docs/judges-endpoints.md").read_text(encoding="utf-8")
     query = query.partition("```sql\n")[2].partition("```")[0]
     rows = []
@@ -265,11 +264,11 @@ def test_the_documented_query_makes_the_published_figure_of_what_is_kept():
         ("CODE 8 4", "<think>1 1</think>\n\nCODE 9.5  9.5\n", " CODE 10 5 \r\n", "CODE 9")
     ):
         found = read("llava-bench", form, make_answer(f"blim {number}", harmful=False))
-        rows.append(("m", "image", "", None, "bench", found.verdict, found.score, found.raw))
+        rows.append(("m", "image", "", None, "bench", found.verdict, found.score, found.reference_score))
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TABLE judgements (model TEXT, condition TEXT, intervention TEXT, alpha DOUBLE, judge TEXT,"
-            " verdict TEXT, score DOUBLE, raw TEXT)"
+            " verdict TEXT, score DOUBLE, reference_score DOUBLE)"
         )
         connection.executemany("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         ((*_way, figure),) = connection.execute(query).fetchall()
