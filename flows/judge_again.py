@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrm.errors import UserError
 from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
-from flows.run import Result, Work, describe_run, do_recorded, list_devices, title_run
+from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
 from flows.spec import check_spec
 from storage.rows import need_manifest
 from storage.store import Store
@@ -45,7 +45,7 @@ def judge_again(
     choose = partial(
         choose_workers,
         workers,
-        devices=list_devices(finished.plan.spec, finished.plan.judges, models=False),
+        devices=name_devices((), finished.plan.judges),
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started

@@ -69,7 +69,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     choose = partial(
         choose_workers,
         workers,
-        devices=list_devices(spec, spec.judges),
+        devices=name_devices((model.device for model in spec.all_models()), spec.judges),
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started
@@ -81,11 +81,9 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
         return do_recorded(_describe(plan), choose)
 
 
-def list_devices(spec: Spec, judges: Iterable[JudgeUse], *, models: bool = True) -> set[str]:
-    """The devices that a spec's models ask for, and those of its judges that hold one; auto where none does."""
-    asked = {model.device for model in spec.all_models()} if models else set()
-    asked |= {judge.device for judge in judges if judge.place == "devices"}
-    return asked or {"auto"}
+def name_devices(models: Iterable[str], judges: Iterable[JudgeUse]) -> set[str]:
+    """The devices that models ask for, and those of the judges that hold one; auto where none does."""
+    return {*models, *(judge.device for judge in judges if judge.place == "devices")} or {"auto"}
 
 
 def find_store(spec: Spec, store: str | None) -> str:
