@@ -58,7 +58,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     choose = partial(
         choose_workers,
         workers,
-        devices={model.device for model in spec.all_models()},
+        devices={model.wanted_device for model in spec.all_models()},
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started
