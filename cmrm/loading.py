@@ -15,7 +15,14 @@ from cmrm.errors import UserError
 from cmrm.families import Family
 from cmrm.model import VisionLanguageModel, prepare_model
 from cmrm.model_classes import Classes, find_classes
-from cmrm.placement import DeviceMap, choose_device, need_accelerate, own_weights, refuse_disk
+from cmrm.placement import (
+    DeviceMap,
+    choose_device,
+    keep_freed_memory,
+    need_accelerate,
+    own_weights,
+    refuse_disk,
+)
 from cmrm.quantization import Quantization, compute_in_own_dtype, make_config
 from cmrm.remote_code import describe_trust
 from cmrm.revision import ModelIdentity
@@ -63,7 +70,6 @@ def load_model(
         _refuse_missing(found["missing_keys"], where=identity.id)
         processor = AutoProcessor.from_pretrained(identity.folder, **_trust(identity))
         refuse_disk(model, where=identity.id)
-        own_weights(model)
         if device_map is None and quantization is None:
             model = model.to(chosen)
     except UserError:
@@ -75,6 +81,9 @@ def load_model(
         compute_in_own_dtype(model)
     if adapter is not None:
         lay_over(model, adapter)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    own_weights(model)
     return prepare_model(model.eval(), processor, where=identity.id, family=family)
 
 

@@ -49,8 +49,9 @@ class VisionLanguageModel:
         hook = getattr(embeddings, "_hf_hook", None)
         # accelerate keeps elsewhere what does not fit a device.
         for one in getattr(hook, "hooks", (hook,)):
-            if getattr(one, "execution_device", None) is not None:
-                return torch.device(one.execution_device)
+            place = getattr(one, "execution_device", None)
+            if place is not None:
+                return torch.device(place)
         return torch.device(embeddings.weight.device)
 
 

@@ -54,7 +54,6 @@ def own_weights(model: nn.Module) -> None:
 
     Those that accelerate keeps here for another device are among them.
     """
-    keep_freed_memory()
     for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()

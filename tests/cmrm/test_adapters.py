@@ -106,6 +106,19 @@ def test_changed_weights_or_settings_are_another_revision_and_a_card_is_none(lor
         check_unchanged(first)
 
 
+def test_loaded_adapters_do_not_change_with_their_file(
+    lora: Path, llava_folder: Path, text_prompts: Prompts
+) -> None:
+    identity = resolve_model(str(llava_folder))
+    loaded = load_model(identity, dtype="float32", device="cpu", adapter=resolve_adapter(str(lora)))
+    before = embed(loaded, text_prompts, blocks=BLOCKS)
+    with (lora / "adapter_model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 2)
+        file.write(b"\x3f" * (size - size // 2))
+    assert torch.equal(embed(loaded, text_prompts, blocks=BLOCKS), before)
+
+
 def test_a_hub_id_is_resolved_from_the_cache_to_its_commit(
     lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

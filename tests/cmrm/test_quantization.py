@@ -14,6 +14,7 @@ from cmrm import extras
 from cmrm.adapters import resolve_adapter
 from cmrm.capture import embed
 from cmrm.conditions import Prompt
+from cmrm.doctor import examine
 from cmrm.errors import UserError
 from cmrm.generation import generate
 from cmrm.images import noise_image
@@ -82,6 +83,13 @@ def test_exactness_identity_and_proof_hold(quantized: VisionLanguageModel) -> No
     proof = generate(quantized, PICTURED, max_new_tokens=5, intervention=full).proof
     assert proof is not None
     assert proof.distance[BLOCK] == pytest.approx(float(delta.norm(dim=-1).mean()), rel=1e-3)
+
+
+def test_the_doctor_finds_nothing_wrong_with_quantized_weights(identity: ModelIdentity) -> None:
+    # 8 bits: the rows of a batch share what is rounded, so that this is where batches could go wrong.
+    vlm = load_model(identity, dtype="float32", device="cpu", quantization=WAYS["8"])
+    findings = list(examine(vlm, image_size=32))
+    assert [f"{one.name}: {one.detail}" for one in findings if not one.passed] == []
 
 
 def test_an_adapter_is_laid_over_quantized_weights(identity: ModelIdentity, tmp_path: Path) -> None:

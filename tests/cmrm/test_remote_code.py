@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel, render
 from cmrm.pinning import check_unchanged
 from cmrm.revision import ModelIdentity, find_revision, resolve_model
+from tests.flows.hub import MODEL, Hub, serve
 from tests.own_code import TYPE, bring_code, edit_config
 
 ROW = {"blocks": "layers", "image_token": "image_token_id"}
@@ -61,6 +64,25 @@ def test_every_python_file_is_part_of_what_is_trusted_and_of_nothing_else(folder
     assert resolve(folder).revision == find_revision(str(folder), trust_remote_code=True)
     with pytest.raises(ModelChangedError):
         check_unchanged(first)
+
+
+def test_python_files_are_fetched_from_the_hub_where_they_are_trusted_and_only_there(
+    folder: Path, tmp_path: Path
+) -> None:
+    ask = "import sys; from cmrm.revision import resolve_model; "
+    with serve(Hub({"a" * 40: folder}, commit="a" * 40)) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        del environment["HF_HUB_OFFLINE"]
+        for trust in (False, True):
+            hub.asked.clear()
+            code = f"{ask}print(resolve_model({MODEL!r}, trust_remote_code={trust}, family={ROW}).revision)"
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.stdout.strip() == "a" * 40, done.stderr
+            fetched = {Path(path.partition("?")[0]).name for path in hub.asked if "/resolve/" in path}
+            assert ({"modeling_turned.py", "turning.py"} <= fetched) is trust
+            assert ("config.json" in fetched) is not trust
 
 
 def test_changed_code_is_what_runs(folder: Path, noise_prompts: Sequence[Prompt]) -> None:
