@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrm.errors import UserError
-from cmrm.revision import ModelIdentity, digest_folder, download_model, read_config
+from cmrm.pinning import digest_folder, download_model
+from cmrm.revision import ModelIdentity, read_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image

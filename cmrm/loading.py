@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
+from cmrm.adapters import AdapterIdentity, lay_over
+from cmrm.attention import Attention, explain_attention, need_attention, refuse_other_dtypes
 from cmrm.errors import UserError
+from cmrm.families import Family
 from cmrm.model import VisionLanguageModel, prepare_model
+from cmrm.model_classes import Classes, find_classes
+from cmrm.placement import (
+    DeviceMap,
+    choose_device,
+    keep_freed_memory,
+    need_accelerate,
+    own_weights,
+    refuse_disk,
+)
+from cmrm.quantization import Quantization, compute_in_own_dtype, make_config
+from cmrm.remote_code import describe_trust
 from cmrm.revision import ModelIdentity
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
-# Names of mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+# What code that a model brings may fail with besides.
+CODE_ERRORS = (AttributeError, TypeError, NameError, SyntaxError, LookupError, ArithmeticError)
 
 
 def load_model(
@@ -27,64 +40,89 @@ def load_model(
     dtype: Dtype = "auto",
     device: str = "auto",
     attn_implementation: Attention = "sdpa",
+    device_map: DeviceMap | None = None,
+    quantization: Quantization | None = None,
+    adapter: AdapterIdentity | None = None,
+    family: Family | None = None,
 ) -> VisionLanguageModel:
-    """Load weights (safetensors only, no remote code) and processor from a resolved folder, ready to answer.
+    """Load weights (safetensors only) and processor from a resolved folder, ready to answer.
 
-    Raises `UserError` when transformers cannot read the folder or the device is not there.
+    Code that the model brings runs only where its identity says so. With a `device_map` the weights are spread over
+    this machine's devices, else they go to `device`. A `family` goes before the table's.
+    Raises `UserError` when transformers cannot read the folder, or something that was asked for is not there.
     """
-    chosen = _choose_device(device)
+    need_attention(attn_implementation)
+    if device_map is not None:
+        need_accelerate()
+    chosen = choose_device(device)
+    expected = LOAD_ERRORS + CODE_ERRORS if identity.trust_remote_code else LOAD_ERRORS
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
+        classes = find_classes(identity)
+        model, found = classes.model.from_pretrained(
             identity.folder,
             dtype=dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
+            output_loading_info=True,
+            **_trust(identity),
+            **_place(identity, classes, chosen, device_map, quantization),
         )
-        processor = AutoProcessor.from_pretrained(
-            identity.folder, trust_remote_code=False, local_files_only=True
+        _refuse_missing(found["missing_keys"], where=identity.id)
+        processor = AutoProcessor.from_pretrained(identity.folder, **_trust(identity))
+        refuse_disk(model, where=identity.id)
+        if device_map is None and quantization is None:
+            model = model.to(chosen)
+    except UserError:
+        raise
+    except expected as error:
+        raise _explain(error, identity, attn_implementation) from error
+    refuse_other_dtypes(attn_implementation, model)
+    if quantization is not None:
+        compute_in_own_dtype(model)
+    if adapter is not None:
+        lay_over(model, adapter)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    own_weights(model)
+    return prepare_model(model.eval(), processor, where=identity.id, family=family)
+
+
+def _trust(identity: ModelIdentity) -> dict[str, Any]:
+    return {"trust_remote_code": identity.trust_remote_code, "local_files_only": True}
+
+
+def _place(
+    identity: ModelIdentity,
+    classes: Classes,
+    device: torch.device,
+    device_map: DeviceMap | None,
+    quantization: Quantization | None,
+) -> dict[str, Any]:
+    """Where weights go while they are loaded; without a word of this they are loaded first and moved then."""
+    if quantization is None:
+        return {} if device_map is None else {"device_map": device_map}
+    config = classes.config.from_pretrained(identity.folder, **_trust(identity))
+    # Quantized weights are made on the device where they stay.
+    return {
+        "device_map": device_map or {"": device},
+        "quantization_config": make_config(quantization, classes.outline(config)),
+    }
+
+
+def _refuse_missing(missing: Collection[str], *, where: str) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"model.id: {where!r} holds no weights for {min(missing)}{more}, which transformers would make up at "
+            "random. Complete the folder, or give the model from which it was made."
         )
-        if chosen.type == "cpu":
-            _keep_freed_memory()
-            _own_weights(model)
-        model = model.to(chosen).eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"model.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete."
-        ) from error
-    return prepare_model(model, processor, where=identity.id)
 
 
-def _own_weights(model: nn.Module) -> None:
-    """Copy the weights into memory of their own: as they are loaded they are the file, and change as it is written."""
-    for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
-        tensor.data = tensor.data.clone()
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # Torch says in many ways that there is no such device; an empty tensor asks for it.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model.device: there is no {device!r} here ({reason}); use auto, cpu or cuda."
-        ) from None
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed buffers for the next operation instead of handing each back to the system.
-
-    Large activations are otherwise paid for in page faults at every operation (docs/decisions.md has the figure).
-    Where there is no glibc, nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
-        mallopt(parameter, value)
+def _explain(error: Exception, identity: ModelIdentity, implementation: Attention) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "trust_remote_code" in str(error) and not identity.trust_remote_code:
+        return UserError(describe_trust(identity.id))
+    own = " and that its own code runs here" if identity.trust_remote_code else ""
+    return explain_attention(implementation, reason) or UserError(
+        f"model.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete{own}."
+    )

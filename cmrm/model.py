@@ -44,8 +44,15 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where prompts go."""
-        return torch.device(self.model.device)
+        """Where prompts go: where the embeddings of tokens are, or are brought to when they are needed."""
+        embeddings = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)
+        # accelerate keeps elsewhere what does not fit a device.
+        for one in getattr(hook, "hooks", (hook,)):
+            place = getattr(one, "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+        return torch.device(embeddings.weight.device)
 
 
 def prepare_model(

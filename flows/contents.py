@@ -16,6 +16,7 @@ from flows.finding_sheets import (
     make_states_sheet,
 )
 from flows.judge_sheets import make_agreement_sheet, make_judges_sheet
+from flows.loaded import describe_model, warn_of_code
 from flows.main_sheets import describe_settings, make_ablation_sheet, make_changes_sheet, make_main_sheet
 from flows.render import describe_parse_errors, describe_quarantine
 from tasks.table import Table
@@ -38,7 +39,15 @@ def make_document(
     rest = [one for one in pictures if not any(one in known for known in shown.values())]
     settings = describe_settings(table)
     parts: list[tuple[str, str, Iterable[Block | None]]] = [
-        ("main", "Main table", [make_main_sheet(table) if table.rows else None, *_count_errors(table)]),
+        (
+            "main",
+            "Main table",
+            [
+                make_main_sheet(table) if table.rows else None,
+                *_count_errors(table),
+                *_tell(warn_of_code(summary["models"])),
+            ],
+        ),
         ("changes", "Changes", [make_changes_sheet(table)]),
         (
             "interventions",
@@ -79,19 +88,20 @@ def _count_errors(table: Table) -> list[Block]:
     return [Sentence(text=describe_parse_errors(table))] if table.rows else []
 
 
+def _tell(lines: Iterable[str]) -> list[Block]:
+    return [Sentence(text=line) for line in lines]
+
+
 def _choose(curves: Sequence[Mapping[str, Any]]) -> list[Block | None]:
     return [*(Sentence(text=line) for line in describe_choices(curves)), make_choice_sheet(curves)]
 
 
 def _trace(summary: Mapping[str, Any], *, run_id: str, store_name: str, keys: Sequence[str]) -> list[Block]:
-    models = [
-        f"Model {one['name']}: {one['id']}, revision {one['revision']}, {one['dtype']}."
-        for one in summary["models"]
-    ]
+    models = [line for model in summary["models"] for line in describe_model(model)]
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _find_version(name)))
     return [
         Sentence(text=f"Run {run_id}, kept in {store_name}: made of {len(set(keys))} stored results."),
-        *(Sentence(text=line) for line in models),
+        *_tell(models),
         Sentence(text=f"Written by {packages}."),
         Sentence(text="Samples, answers, verdicts, states and shifts of this run, in SQL:"),
         Command(text=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses LIMIT 10"'),

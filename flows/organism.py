@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.organism.places import resolve_organism_model, resolve_organism_path
-from flows.sections import DatasetSpec, ModelSpec
+from flows.model_sections import ModelSpec
+from flows.sections import DatasetSpec
 from flows.spec import PATH_FIELDS, Spec
 from storage.errors import explained
 from storage.paths import cache_folder

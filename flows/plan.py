@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cmrm.adapters import resolve_adapter
 from cmrm.errors import UserError
+from cmrm.families import Family
 from cmrm.revision import resolve_model
+from cmrm.system_lines import read_system_line
 from flows.judge_plan import JudgePlan, resolve_judges
 from flows.model_plan import ModelPlan, Samples
-from flows.sections import ModelSpec
+from flows.model_sections import ModelSpec
 from flows.spec import Spec
 from storage.manifest import Manifest
 from storage.store import Store
@@ -110,11 +113,20 @@ def make_plan(spec: Spec, *, store: str) -> Plan:
 
 def resolve_use(model: ModelSpec) -> ModelUse:
     """Resolve a spec's model to an immutable revision; raises `UserError` when it cannot be."""
+    row = None if model.family is None else model.family.model_dump()
+    identity = resolve_model(
+        model.id, revision=model.revision, trust_remote_code=model.trust_remote_code, family=row
+    )
+    adapter = model.adapter
     return ModelUse(
-        identity=resolve_model(model.id, revision=model.revision),
+        identity=identity,
         label=model.name,
         dtype=model.dtype,
         device=model.device,
         attn_implementation=model.attn_implementation,
-        system=model.system,
+        system=None if model.system is None else read_system_line(model.system),
+        device_map=model.device_map,
+        quantization=None if model.quantization is None else model.quantization.make(),
+        adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
+        family=None if row is None else Family(model_type=identity.model_type, **row),
     )

@@ -75,7 +75,12 @@ def prepare_process(devices: Queue[str], threads: int) -> None:
 
 
 def list_devices(device: str, count: int | None) -> list[str]:
-    """The devices for a spec's `device`: all of this machine that fit, or `count` processes shared out over them."""
+    """The devices for a spec's `device`: all of this machine that fit, or `count` processes shared out over them.
+
+    A model that takes `all` leaves none for a second process, unless one is asked for.
+    """
+    if device == "all":
+        return ["auto"] * (count or 1)
     fitting = [device if device not in {"auto", "cuda"} else "cpu"]
     if device in {"auto", "cuda"}:
         import torch

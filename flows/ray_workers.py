@@ -48,14 +48,15 @@ class RayWorkers(RunnerWorkers):
 
     def most(self) -> int:
         # One more each, so that no worker waits and a cluster that can grow sees why it should.
-        return 2 * max(1, self._count("GPU") if self._wants_gpu() else self._count("CPU"))
+        gpus = self._gpus_of_a_job()
+        return 2 * max(1, self._count("GPU") // gpus if gpus else self._count("CPU"))
 
     def sending(self) -> AbstractContextManager[Any]:
         from prefect_ray.context import remote_options
 
         # Ray would end a worker with its first GPU job, and its loaded model with it; and would itself try again,
         # unseen, what a dying worker had.
-        options = {"num_cpus": 1, "num_gpus": int(self._wants_gpu()), "max_calls": 0, "max_retries": 0}
+        options = {"num_cpus": 1, "num_gpus": self._gpus_of_a_job(), "max_calls": 0, "max_retries": 0}
         return cast("AbstractContextManager[Any]", remote_options(**options))
 
     def stop_jobs(self, futures: Iterable[Future]) -> None:
@@ -95,8 +96,15 @@ class RayWorkers(RunnerWorkers):
             "Start one (ray start --head), correct the address, or use ray:auto for one on this machine."
         )
 
-    def _wants_gpu(self) -> bool:
-        return self._device != "cpu" and self._count("GPU") > 0
+    def _gpus_of_a_job(self) -> int:
+        import ray
+
+        if self._device == "cpu" or not self._count("GPU"):
+            return 0
+        if self._device != "all":
+            return 1
+        # A model that is spread over a machine is given the whole of the largest.
+        return max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
 
     def _count(self, resource: str) -> int:
         import ray

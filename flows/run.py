@@ -69,7 +69,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     choose = partial(
         choose_workers,
         workers,
-        devices=name_devices((model.device for model in spec.all_models()), spec.judges),
+        devices=name_devices((model.wanted_device for model in spec.all_models()), spec.judges),
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started

@@ -1,4 +1,4 @@
-"""The sections of a spec. Each is frozen, and strict about the names of its fields."""
+"""The sections of a spec; those of its models are in `model_sections.py`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cmrm.conditions import Meaningless
 from cmrm.datasets import get_format
-
-
-class Section(BaseModel):
-    """A part of a spec."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ModelSpec(Section):
-    """Which model, and how it is loaded. `id` is a local folder or a hub id; `name` is what tables call it."""
-
-    id: str = Field(min_length=1)
-    name: str | None = Field(default=None, min_length=1)
-    revision: str = "main"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    system: str | None = None
+from flows.section import Section
 
 
 class ClipSpec(Section):

@@ -12,6 +12,8 @@ from cmrm.conditions import PAPER_CONDITIONS, Condition
 from cmrm.errors import UserError
 from flows.judge_fields import JudgeField, read_judge_field, refuse_shared_names, start_judge_at
 from flows.mistakes import explain_mistake
+from flows.model_sections import ModelSpec
+from flows.section import Section
 from flows.sections import (
     AnchorsSpec,
     ChoiceSpec,
@@ -19,10 +21,8 @@ from flows.sections import (
     GenerationSpec,
     ImagesSpec,
     InterventionSpec,
-    ModelSpec,
     OverheadSpec,
     RegressionSpec,
-    Section,
     refuse_repeats,
 )
 from tasks.judges import JudgeUse
@@ -89,7 +89,7 @@ class Spec(Section):
     def _have_one_list_of_models(self) -> Self:
         if (self.model is None) == (not self.models):
             raise ValueError("model: give one model as `model`, or several as `models`, and not both")
-        names = [one.name or f"{one.id}@{one.revision}" for one in self.all_models()]
+        names = [one.asked_for for one in self.all_models()]
         if len(names) != len(set(names)):
             raise ValueError(
                 f"models: tables could not tell {', '.join(names)} apart; give each a name of its own"
@@ -173,18 +173,14 @@ def check_spec(content: dict[str, Any], *, where: str) -> Spec:
 
 
 def _start_paths_at(folder: Path, spec: Spec) -> Spec:
-    def start_model(model: ModelSpec) -> ModelSpec:
-        local = folder / model.id
-        return model.model_copy(update={"id": str(local)}) if local.is_dir() else model
-
     store = spec.store
     if store is not None and "://" not in store:
         store = str(folder / Path(store).expanduser())
     return spec.model_copy(
         update={
             "datasets": {name: _start_dataset(folder, one) for name, one in spec.datasets.items()},
-            "model": spec.model and start_model(spec.model),
-            "models": [start_model(model) for model in spec.models],
+            "model": spec.model and spec.model.start_paths(folder),
+            "models": [model.start_paths(folder) for model in spec.models],
             "judges": [start_judge_at(folder, judge) for judge in spec.judges],
             "store": store,
         }

@@ -18,9 +18,12 @@ from prefect.tasks import exponential_backoff
 from rich.console import Console
 from rich.text import Text
 
+from cmrm.adapters import find_adapter_revision
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
+from cmrm.pinning import make_fingerprint
 from cmrm.regression import Thresholds
-from cmrm.revision import find_revision, make_fingerprint
+from cmrm.revision import find_revision
+from flows.model_sections import ModelSpec
 from flows.organism import place_organism
 from flows.run import Result, find_store, run_spec
 from flows.spec import Spec, read_spec
@@ -31,6 +34,7 @@ from storage.inventory import report_files
 from storage.lease import Holder, lease
 from storage.store import Store
 from tasks.compare import compare_runs
+from tasks.models import join_fingerprints
 
 Said = Literal["First", "Unchanged", "Ok", "Regressed", "Unjudged", "Busy"]
 # The tries after the first one, and the seconds before the first of them, doubled each time.
@@ -92,8 +96,16 @@ def look(spec: Path, store: str, workers: str) -> Look:
 
 
 def _find_fingerprints(spec: Spec) -> list[str]:
-    models = place_organism(spec).all_models()
-    return [make_fingerprint(one.id, find_revision(one.id, revision=one.revision)) for one in models]
+    return [_find_fingerprint(one) for one in place_organism(spec).all_models()]
+
+
+def _find_fingerprint(model: ModelSpec) -> str:
+    found = find_revision(model.id, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    fingerprint = make_fingerprint(model.id, found)
+    if (adapter := model.adapter) is None:
+        return fingerprint
+    laid_over = find_adapter_revision(adapter.id, revision=adapter.revision)
+    return join_fingerprints(fingerprint, make_fingerprint(adapter.id, laid_over))
 
 
 def _run(spec: Spec, store: str, workers: str, now: list[str]) -> Result:
@@ -161,7 +173,7 @@ def _show_time(stamp: str) -> str:
 
 
 def _shorten(revision: str) -> str:
-    return revision.removeprefix("sha256:")[:12]
+    return "+".join(one.removeprefix("sha256:")[:12] for one in revision.split("+"))
 
 
 @flow(name="cmrm-watch", flow_run_name="watch {spec}")

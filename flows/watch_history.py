@@ -67,7 +67,7 @@ def find_predecessor(runs: Sequence[PastRun]) -> PastRun | None:
 
 def _essence(spec: Spec) -> dict[str, Any]:
     content = spec.model_dump(mode="json", by_alias=True, exclude=OF_NO_EFFECT)
-    models = [model.model_dump(exclude={"device"}) for model in spec.all_models()]
+    models = [model.model_dump(exclude={"device", "device_map"}) for model in spec.all_models()]
     for dataset in content["datasets"].values():
         if dataset["clip"] is not None:
             del dataset["clip"]["device"]

@@ -54,11 +54,12 @@ class Here:
 def choose_workers(text: str, *, devices: Collection[str], server: str | None) -> Workers:
     """The workers that `--workers` names: `auto`, a number of processes, `ray:ADDRESS` or `deployment:NAME`.
 
-    `devices` are those that the spec's models ask for; `server` is the URL of the user's Prefect server, None for an
-    embedded one. Raises `UserError` for anything else, and for what is not there.
+    `devices` are those that the spec's models ask for, `all` for one that is spread over a machine's; `server` is the
+    URL of the user's Prefect server, None for an embedded one. Raises `UserError` for anything else, and for what is
+    not there.
     """
     # A model that asks for one device in particular is given it, in whatever process.
-    device = next((one for one in ("auto", "cuda") if one in devices), min(devices))
+    device = next((one for one in ("all", "auto", "cuda") if one in devices), min(devices))
     kind, _, place = text.partition(":")
     if kind == "ray":
         from flows.ray_workers import make_ray_workers

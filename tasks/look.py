@@ -15,7 +15,8 @@ from PIL.Image import Image
 from cmrm.clip import embed_images, load_clip
 from cmrm.errors import UserError
 from cmrm.images import locate_image, open_image
-from cmrm.revision import ModelIdentity, check_unchanged, place_model
+from cmrm.pinning import check_unchanged, place
+from cmrm.revision import ModelIdentity
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
 from storage.rows import need_manifest, read_rows
@@ -48,7 +49,7 @@ class ClipUse:
     @property
     def name(self) -> str:
         """The model for people and for tables."""
-        return self.identity.call()
+        return f"{self.identity.own_name}@{self.identity.short_revision}"
 
     def content(self) -> dict[str, Any]:
         """What of it determines the vectors and their rows."""
@@ -105,7 +106,7 @@ def load_clip_once(use: ClipUse) -> Clip:
 
     def load() -> Clip:
         log.info("loading CLIP %s", use.name)
-        identity = place_model(use.identity)
+        identity = place(use.identity)
         loaded = load_clip(identity, device=choose_device(use.device))
         check_unchanged(identity)
         return loaded

@@ -18,6 +18,8 @@ ASKED = {
     "system": "the system line",
     "dtype": "the model's dtype",
     "attn_implementation": "how attention is computed",
+    "quantization": "the bits of the weights",
+    "trust_remote_code": "whether the model ran its own code",
 }
 
 

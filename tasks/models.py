@@ -5,22 +5,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cmrm.revision import ModelIdentity, check_unchanged, place_model
+from cmrm.adapters import AdapterIdentity
+from cmrm.families import Family
+from cmrm.pinning import check_unchanged, place
+from cmrm.quantization import Quantization
+from cmrm.revision import ModelIdentity
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
 
 log = logging.getLogger("cmrm.tasks")
 
+USUAL_ATTENTION = "sdpa"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelUse:
     """A resolved model with the ways of loading and prompting it that change what it says.
 
-    `device` is not among them: it moves states by float tolerance only, so no key holds it.
+    `device` and `device_map` are not among them: they move states by float tolerance only, so no key holds them.
     """
 
     identity: ModelIdentity
@@ -29,33 +35,80 @@ class ModelUse:
     device: str
     attn_implementation: str
     system: str | None
+    device_map: str | None = None
+    quantization: Quantization | None = None
+    adapter: AdapterIdentity | None = None
+    family: Family | None = None
 
     @property
     def name(self) -> str:
-        """The model for people and for tables."""
-        return self.identity.call(self.label)
+        """The model for people and for tables: its label, else its folder's name or its id; and its revision.
 
-    def describe(self) -> dict[str, str]:
-        """The model for records: what it is called, what was asked for, and the immutable revision that it came to."""
+        It is part of keys, so nothing here may look at the disk again: a link that is turned is another model.
+        """
+        parts = [one for one in (self.identity, self.adapter) if one is not None]
+        own = self.label or "+".join(one.own_name for one in parts)
+        return f"{own}@{'+'.join(one.short_revision for one in parts)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What keys are made of: equal weights share it, wherever they lie."""
+        return join_fingerprints(
+            self.identity.fingerprint, None if self.adapter is None else self.adapter.fingerprint
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The model for records: what it is called, what was asked for, and the immutable revision that it came to.
+
+        Ways of loading are told where they are not the usual ones.
+        """
+        adapter = self.adapter and {"id": self.adapter.id, "revision": self.adapter.revision}
+        revisions = [one.revision for one in (self.identity, self.adapter) if one is not None]
         return {
             "name": self.name,
             "label": self.name.rpartition("@")[0],
             "id": self.identity.id,
-            "revision": self.identity.revision,
-            "fingerprint": self.identity.fingerprint,
+            "revision": "+".join(revisions),
+            "fingerprint": self.fingerprint,
             "dtype": self.dtype,
+            **({} if self.attn_implementation == USUAL_ATTENTION else self._attention()),
+            **({} if self.system is None else {"system": self.system}),
+            **({} if adapter is None else {"adapter": adapter}),
+            **self._unusual(),
         }
 
     def content(self) -> dict[str, Any]:
         """What of it determines states and answers."""
         return {
-            "model": self.identity.fingerprint,
+            "model": self.fingerprint,
             # The rows carry the name, so another name is another table.
             "name": self.name,
             "dtype": self.dtype,
-            "attn_implementation": self.attn_implementation,
+            **self._attention(),
             "system": self.system,
+            **self._unusual(),
         }
+
+    def _attention(self) -> dict[str, Any]:
+        return {"attn_implementation": self.attn_implementation}
+
+    def _unusual(self) -> dict[str, Any]:
+        """What is said only where there is something to say, so that keys of what says nothing of it stay."""
+        return {
+            **({} if self.quantization is None else {"quantization": self.quantization.content()}),
+            **({} if self.family is None else {"family": _list_settings(self.family)}),
+            **({"trust_remote_code": True} if self.identity.trust_remote_code else {}),
+        }
+
+
+def _list_settings(family: Family) -> dict[str, Any]:
+    """What a row says beside its defaults, so that a field more in the table leaves keys as they are."""
+    return {one.name: value for one in fields(family) if (value := getattr(family, one.name)) != one.default}
+
+
+def join_fingerprints(model: str, adapter: str | None) -> str:
+    """The fingerprint of a model with an adapter laid over it."""
+    return model if adapter is None else f"{model}+{adapter}"
 
 
 AnyModel = TypeVar("AnyModel")
@@ -97,14 +150,21 @@ def load_model_once(use: ModelUse) -> VisionLanguageModel:
 
     def load() -> VisionLanguageModel:
         log.info("loading model %s", use.name)
-        identity = place_model(use.identity)
+        identity = place(use.identity)
+        adapter = None if use.adapter is None else place(use.adapter)
         loaded = load_model(
             identity,
             dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
             device=choose_device(use.device),
             attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
+            device_map=use.device_map,  # type: ignore[arg-type] # as above
+            quantization=use.quantization,
+            adapter=adapter,
+            family=use.family,
         )
-        check_unchanged(identity)
+        for one in (identity, adapter):
+            if one is not None:
+                check_unchanged(one)
         return loaded
 
     return load_once(use, load)

@@ -12,6 +12,8 @@ os.environ.update(
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     CMRM_CACHE=tempfile.mkdtemp(prefix="cmrm-tests-"),
+    # Where transformers keeps the code that models bring.
+    HF_MODULES_CACHE=tempfile.mkdtemp(prefix="cmrm-tests-"),
 )
 
 from collections.abc import Callable, Iterator
@@ -45,9 +47,10 @@ settings.load_profile("deterministic")
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_cache() -> Iterator[None]:
-    """The cache is of this process and its children alone, and gone with it."""
+    """The caches are of this process and its children alone, and gone with it."""
     yield
-    shutil.rmtree(os.environ["CMRM_CACHE"], ignore_errors=True)
+    for name in ("CMRM_CACHE", "HF_MODULES_CACHE"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)
 
 
 class Mount:

@@ -52,7 +52,10 @@ class Patient:
     @property
     def tolerance(self) -> float:
         """How far two results may lie apart, relative to their length."""
-        return TOLERANCES.get(self.vlm.model.dtype, max(TOLERANCES.values()))
+        coarsest = max(TOLERANCES.values())
+        # Quantized weights are multiplied in a half precision, whatever the dtype of the rest.
+        quantized = getattr(self.vlm.model, "is_quantized", False)
+        return coarsest if quantized else TOLERANCES.get(self.vlm.model.dtype, coarsest)
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from transformers import (
 
 from cmrm.errors import ModelChangedError, UserError
 from cmrm.judges.controls import Controls, find_controls
-from cmrm.revision import digest_folder, download_model, read_config
+from cmrm.pinning import digest_folder, download_model
+from cmrm.revision import read_config
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from cmrm.errors import UserError
 from cmrm.judges.controls import UnjudgeableError
 from cmrm.judges.judge import Answer, Judge, Usage, Verdict
-from cmrm.revision import COMMIT, find_revision, make_fingerprint
+from cmrm.pinning import COMMIT, make_fingerprint
+from cmrm.revision import find_revision
 
 if TYPE_CHECKING:
     from cmrm.judges.asking import Reply, Request

@@ -78,7 +78,7 @@ class Interrupted:
     def __init__(self, patch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
         self._digest = hashlib.file_digest
         self._change: Callable[[], object] | None = change
-        patch.setattr("cmrm.revision.hashlib.file_digest", self)
+        patch.setattr("cmrm.pinning.hashlib.file_digest", self)
 
     def __call__(self, file: BinaryIO, name: str) -> object:
         found = self._digest(file, name)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from flows.run import run_spec
 from flows.spec import read_spec
 from tasks import report
+from tests.lora import make_lora
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -176,6 +177,11 @@ def change_the_weights(setting: Setting) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def lay_an_adapter_over(setting: Setting) -> None:
+    make_lora(setting.model, setting.spec.parent / "lora")
+    setting.rewrite(lambda spec: spec["model"].update(adapter={"id": "lora"}))
+
+
 def spell_the_store_otherwise(setting: Setting) -> None:
     setting.store = f"{setting.folder}/data/../store/"
 
@@ -189,6 +195,8 @@ def move_everything(setting: Setting) -> None:
 
 ANSWERED = {"generate": 2, "judge": 4, "report": 1}
 ALL_OF_THE_MODEL = {"embed": 10, "shift": 1, "generate": 9, "judge": 18, "report": 1}
+# The answers come out the same, and are judged already.
+AS_BEFORE = {"embed": 10, "shift": 1, "generate": 9, "report": 1}
 OTHER_SHIFT = {"shift": 1, "generate": 2, "judge": MANY, "report": 1}
 REPORT = {"report": 1}
 NOTHING: Done = {}
@@ -254,6 +262,16 @@ CHANGES: dict[str, tuple[Change, Done]] = {
     "dtype": (update(model={"dtype": "bfloat16"}), ALL_OF_THE_MODEL | {"judge": MANY}),
     "attention": (update(model={"attn_implementation": "eager"}), ALL_OF_THE_MODEL | {"judge": MANY}),
     "system line": (update(model={"system": "Be safe."}), ALL_OF_THE_MODEL),
+    "bits of the weights": (
+        update(model={"quantization": {"bits": 8}}),
+        ALL_OF_THE_MODEL | {"judge": MANY},
+    ),
+    "adapter": (lay_an_adapter_over, ALL_OF_THE_MODEL | {"judge": MANY}),
+    "row of the user's own": (
+        update(model={"family": {"blocks": "layers", "image_token": "image_token_id"}}),
+        AS_BEFORE,
+    ),
+    "trust in its code": (update(model={"trust_remote_code": True}), AS_BEFORE),
     "length of answers": (
         update(generation={"max_new_tokens": 5}),
         {"generate": 9, "judge": 18, "report": 1},
@@ -275,6 +293,7 @@ CHANGES: dict[str, tuple[Change, Done]] = {
     # How it is run.
     "batch size": (update(batch_size=3), NOTHING),
     "device": (update(model={"device": "auto"}), NOTHING),
+    "device map": (update(model={"device": "auto", "device_map": "auto"}), NOTHING),
     "larger shards": (update(shard_size=1000), NOTHING),
     # A key names one shard's samples, so other shards are other keys; the anchors are one shard as before.
     "smaller shards": (update(shard_size=5), {"embed": 4, "generate": 18, "judge": 36, "report": 1}),

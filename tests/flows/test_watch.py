@@ -19,7 +19,7 @@ import flows.watch_events
 from cmrm.errors import ModelChangedError
 from cmrm.organism import WEIGHTS, settings
 from cmrm.organism.train import raise_organism
-from cmrm.revision import digest_folder
+from cmrm.pinning import digest_folder
 from flows.cli import main
 from flows.spec import read_spec
 from flows.watch import look
@@ -179,13 +179,13 @@ def test_a_folder_that_is_away_for_a_moment_is_waited_for(
     looks: list[str] = []
     find = flows.watch.find_revision
 
-    def find_later(model_id: str, *, revision: str) -> str:
+    def find_later(model_id: str, **more: Any) -> str:
         looks.append(model_id)
         if len(looks) == 1:
             model.rename(away)
         elif len(looks) == 3:
             away.rename(model)
-        return find(str(model), revision=revision)
+        return find(str(model), **more)
 
     monkeypatch.setattr(flows.watch, "find_revision", find_later)
     assert watch(tiny) == 0
@@ -240,9 +240,9 @@ def test_a_folder_that_vanishes_before_it_is_loaded_is_waited_for(
         model.rename(away)
         return load(*arguments, **more)
 
-    def find_once_more(model_id: str, *, revision: str) -> str:
+    def find_once_more(model_id: str, **more: Any) -> str:
         try:
-            return find(model_id, revision=revision)
+            return find(model_id, **more)
         finally:
             if away.exists():
                 away.rename(model)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 import cmrm.loading
+from cmrm.adapters import resolve_adapter
 from cmrm.errors import ModelChangedError, ModelUnavailableError
+from cmrm.families import Family
+from cmrm.quantization import Quantization
 from cmrm.revision import resolve_model
 from tasks.models import DEVICE_VARIABLE, ModelUse, choose_device, forget_models, load_model_once
+from tests.lora import make_lora
 
 
 @pytest.fixture
@@ -80,6 +87,48 @@ def test_a_folder_that_another_machine_has_is_said_to_be_missing_here(folder: Pa
     shutil.rmtree(folder)
     with pytest.raises(ModelUnavailableError, match="not on this machine"):
         load_model_once(chosen)
+
+
+def test_what_is_usual_is_in_no_key_and_all_of_it_travels(folder: Path, tmp_path: Path) -> None:
+    plain = use(folder)
+    assert plain.content() == {
+        "model": plain.identity.fingerprint,
+        "name": plain.name,
+        "dtype": "float32",
+        "attn_implementation": "sdpa",
+        "system": None,
+    }
+    assert plain.describe().keys() == {"name", "label", "id", "revision", "fingerprint", "dtype"}
+    full = replace(
+        plain,
+        identity=replace(plain.identity, trust_remote_code=True),
+        device_map="auto",
+        quantization=Quantization(bits=4, type="nf4"),
+        adapter=resolve_adapter(str(make_lora(folder, tmp_path / "lora"))),
+        family=Family(model_type="llava", blocks="layers", image_token="image_token_id"),
+    )
+    assert full.content().keys() == plain.content().keys() | {"quantization", "family", "trust_remote_code"}
+    assert replace(full, device_map=None).content() == full.content()
+    adapter = TypeAdapter(ModelUse)
+    assert adapter.validate_python(json.loads(adapter.dump_json(full))) == full
+
+
+def test_an_adapter_is_part_of_name_and_fingerprint_and_is_loaded_whole(folder: Path, tmp_path: Path) -> None:
+    lora = make_lora(folder, tmp_path / "lora")
+    plain = use(folder)
+    adapted = replace(plain, adapter=resolve_adapter(str(lora)))
+    assert adapted.name.startswith("model+lora@")
+    assert adapted.name.startswith("model+lora@" + plain.name.removeprefix("model@") + "+")
+    other = replace(
+        plain, adapter=resolve_adapter(str(make_lora(folder, tmp_path / "other" / "lora", seed=1)))
+    )
+    assert len({one.name for one in (plain, adapted, other)}) == 3
+    assert len({one.fingerprint for one in (plain, adapted, other)}) == 3
+    assert load_model_once(adapted) is not load_model_once(plain)
+    (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text() + " ")
+    forget_models()
+    with pytest.raises(ModelChangedError, match=r"model\.adapter\.id"):
+        load_model_once(adapted)
 
 
 def test_a_process_with_a_device_of_its_own_uses_that(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.judges import Answer, asking, checkpoint, make_judge
 from cmrm.judges.local import ModelJudge
-from cmrm.revision import digest_folder
+from cmrm.pinning import digest_folder
 
 KINDS = ("llama-guard", "wildguard", "harmbench", "shieldgemma")
 UNSAFE = "Take the red hammer and hit it."
