@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from cmrm.errors import UserError
+from cmrm.families import Attention
 
-Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 FIELD = "model.attn_implementation"
 # What of them is no part of torch, and where it is to be had.
 PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(

@@ -14,6 +14,7 @@ from cmrm.errors import UserError
 ENTRY_POINTS = "cmrm.families"
 
 Positions = Literal["counted", "multimodal"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Family:
     `image_only_blocks`: the path in `config.json` to the numbers of the blocks that are skipped without an image.
     `mixed_batches`: whether prompts with and without an image can share a batch.
     `system`: the system line of prompts that are given none, where the template would else treat the arms unlike.
+    `attention`: the implementation that `model.attn_implementation: auto` stands for.
     `template`: a chat template for processors that are published without one; a processor's own goes first.
     `text_only_form`: for processors that refuse text alone, what they make of a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts go through the tokenizer.
@@ -39,6 +41,7 @@ class Family:
     first_position: int = 0
     image_only_blocks: str | None = None
     mixed_batches: bool = True
+    attention: Attention = "sdpa"
     system: str | None = None
     template: str | None = None
     text_only_form: str | None = None
@@ -76,6 +79,8 @@ _ROWS = (
         image_token="image_token_id",
         first_position=1,
         mixed_batches=False,
+        # Gemma 2, the backbone of PaliGemma 2, runs on no other in transformers.
+        attention="eager",
         template=PALIGEMMA_TEMPLATE,
         text_only_form="{bos}{prompt}\n",
     ),

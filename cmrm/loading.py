@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoProcessor
 
 from cmrm.adapters import AdapterIdentity, lay_over
-from cmrm.attention import Attention, explain_attention, need_attention, refuse_other_dtypes
+from cmrm.attention import explain_attention, need_attention, refuse_other_dtypes
 from cmrm.errors import UserError
-from cmrm.families import Family
+from cmrm.families import Attention, Family
 from cmrm.model import VisionLanguageModel, prepare_model
 from cmrm.model_classes import Classes, find_classes
 from cmrm.placement import (
@@ -30,6 +30,8 @@ from cmrm.revision import ModelIdentity
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+# What some processors ask for while they are loaded.
+PROCESSORS_NEED = ("torchvision", "num2words")
 # What code that a model brings may fail with besides.
 CODE_ERRORS = (AttributeError, TypeError, NameError, SyntaxError, LookupError, ArithmeticError)
 
@@ -119,9 +121,15 @@ def _refuse_missing(missing: Collection[str], *, where: str) -> None:
 
 
 def _explain(error: Exception, identity: ModelIdentity, implementation: Attention) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = str(error).strip().splitlines()
+    reason = lines[0].strip() if lines else type(error).__name__
     if "trust_remote_code" in str(error) and not identity.trust_remote_code:
         return UserError(describe_trust(identity.id))
+    if missing := next((package for package in PROCESSORS_NEED if package in reason.lower()), None):
+        return UserError(
+            f"model.id: the processor of {identity.id!r} needs the package {missing}, which is not installed: "
+            "pip install 'cmrm[vision]'"
+        )
     own = " and that its own code runs here" if identity.trust_remote_code else ""
     return explain_attention(implementation, reason) or UserError(
         f"model.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete{own}."

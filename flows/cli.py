@@ -235,7 +235,7 @@ def doctor(
     device
         auto, cpu, cuda, or one of several such as cuda:1.
     attn_implementation
-        sdpa, eager, or another that transformers has.
+        auto, sdpa, eager, or another that transformers has.
     format
         A table, or all findings as JSON.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
 from pydantic import Field, ValidationInfo, create_model, field_validator
 
-from cmrm.families import Family
+from cmrm.families import Attention, Family
 from cmrm.quantization import NumberFormat, Quantization
 from cmrm.system_lines import read_system_line
 from flows.section import Section
@@ -74,9 +74,7 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
-    attn_implementation: Literal[
-        "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
-    ] = "sdpa"
+    attn_implementation: Literal["auto"] | Attention = "auto"
     quantization: QuantizationSpec | None = None
     adapter: AdapterSpec | None = None
     family: FamilySpec | None = None

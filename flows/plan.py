@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cmrm.adapters import resolve_adapter
 from cmrm.errors import UserError
-from cmrm.families import Family
+from cmrm.families import Family, get_family
 from cmrm.revision import resolve_model
 from cmrm.system_lines import read_system_line
 from flows.judge_plan import JudgePlan, resolve_judges
@@ -117,16 +117,20 @@ def resolve_use(model: ModelSpec) -> ModelUse:
     identity = resolve_model(
         model.id, revision=model.revision, trust_remote_code=model.trust_remote_code, family=row
     )
-    adapter = model.adapter
+    adapter, attention = model.adapter, model.attn_implementation
+    family = None if row is None else Family(model_type=identity.model_type, **row)
+    if attention == "auto":
+        # What it stands for is in keys, not the word: it may come to stand for another.
+        attention = (family or get_family(identity.model_type, where=model.id)).attention
     return ModelUse(
         identity=identity,
         label=model.name,
         dtype=model.dtype,
         device=model.device,
-        attn_implementation=model.attn_implementation,
+        attn_implementation=attention,
         system=None if model.system is None else read_system_line(model.system),
         device_map=model.device_map,
         quantization=None if model.quantization is None else model.quantization.make(),
         adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
-        family=None if row is None else Family(model_type=identity.model_type, **row),
+        family=family,
     )

@@ -82,7 +82,11 @@ def test_a_model_that_computes_positions_from_the_image_is_given_none_with_one(t
 def test_reading_makes_no_logits_or_those_of_one_token(tiny: Load) -> None:
     vlm = tiny("llava")
     # As Llama 4, which is its own base model.
-    whole = SimpleNamespace(base_model=vlm.model, device=vlm.device, dtype=vlm.model.dtype)
+    whole = SimpleNamespace(
+        base_model=vlm.model,
+        dtype=vlm.model.dtype,
+        get_input_embeddings=vlm.model.get_input_embeddings,
+    )
     made: list[Tensor] = []
     handle = vlm.model.lm_head.register_forward_hook(lambda _head, _args, logits: made.append(logits))
     try:
@@ -112,7 +116,8 @@ def test_a_mixed_batch_is_refused_where_the_family_takes_none(tiny: Load, name: 
 @pytest.mark.parametrize("name", HERE)
 def test_only_floating_inputs_get_the_dtype_of_the_model(tiny: Load, name: str) -> None:
     vlm = tiny(name)
-    half = replace(vlm, model=SimpleNamespace(device="cpu", dtype=torch.bfloat16))
+    embeddings = vlm.model.get_input_embeddings
+    half = replace(vlm, model=SimpleNamespace(dtype=torch.bfloat16, get_input_embeddings=embeddings))
     plain, cast = render(vlm, SHOWN), render(half, SHOWN)
     assert {key: value.dtype for key, value in cast.items()} == {
         key: torch.bfloat16 if value.is_floating_point() else value.dtype for key, value in plain.items()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoProcessor, Qwen2VLVideoProcessor
 
 from cmrm.steering import _SteerBlock
 from flows.cli import main
 from tasks.models import forget_models
+from tests.conformance.builders import BUILDERS
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,23 @@ def test_a_spec_is_checked_model_by_model_and_json_holds_all(
     found = json.loads(capsys.readouterr().out)
     assert [one["model"].partition("@")[0] for one in found] == ["organism", "random"]
     assert all(finding["passed"] for one in found for finding in one["findings"])
+
+
+def test_a_model_is_enough_where_its_type_wants_another_attention(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    main(["doctor", str(BUILDERS["paligemma"](tmp_path))])
+    assert "All 17 checks passed" in capsys.readouterr().out
+
+
+def test_a_processor_that_needs_a_package_says_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, llava_folder: Path
+) -> None:
+    # As Qwen2-VL's processor does; torchvision is not in this environment.
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda *_, **__: Qwen2VLVideoProcessor())
+    assert doctor(str(llava_folder)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "needs the package torchvision, which is not installed: pip install 'cmrm[vision]'" in said
 
 
 @pytest.mark.parametrize(
