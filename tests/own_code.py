@@ -16,6 +16,8 @@ class TurnedLlavaConfig(LlavaConfig):
     model_type = "{TYPE}"
 """
 MODELING = """
+from functools import wraps
+
 from transformers import LlavaForConditionalGeneration
 
 from .configuration_turned import TurnedLlavaConfig
@@ -24,6 +26,8 @@ from .turning import turn
 class TurnedLlava(LlavaForConditionalGeneration):
     config_class = TurnedLlavaConfig
 
+    # What generate() may hand on is read off the arguments' names.
+    @wraps(LlavaForConditionalGeneration.forward)
     def forward(self, *arguments, **more):
         output = super().forward(*arguments, **more)
         output.logits = turn(output.logits)

@@ -18,10 +18,12 @@ from cmrm.capture import embed
 from cmrm.conditions import Prompt
 from cmrm.errors import ModelChangedError, UserError
 from cmrm.families import Family
+from cmrm.generation import generate
 from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel, render
 from cmrm.pinning import check_unchanged
 from cmrm.revision import ModelIdentity, find_revision, resolve_model
+from cmrm.steering import Intervention
 from tests.flows.hub import MODEL, Hub, serve
 from tests.own_code import TYPE, bring_code, edit_config
 
@@ -48,8 +50,12 @@ def test_its_own_code_runs_where_it_is_let(
     with torch.inference_mode():
         logits = [one.model(**render(one, noise_prompts)).logits for one in (turned, vlm)]
     torch.testing.assert_close(logits[0], -logits[1])
-    # The steering's parts are found in it as in any other.
-    assert len(turned.blocks) == 4
+    delta = torch.ones(1, vlm.hidden_size)
+    pushed = Intervention(delta=delta, alpha=1.0, blocks=(2,))
+    answers = generate(turned, noise_prompts, max_new_tokens=4, intervention=pushed)
+    assert answers.proof is not None
+    assert answers.proof.acted[2] > len(noise_prompts)
+    assert answers.answers != generate(vlm, noise_prompts, max_new_tokens=4, intervention=pushed).answers
 
 
 def test_every_python_file_is_part_of_what_is_trusted_and_of_nothing_else(folder: Path) -> None:
