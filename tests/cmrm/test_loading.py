@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,3 +62,17 @@ def test_attention_that_a_model_does_not_know_is_named(
     monkeypatch.setattr("transformers.LlavaForConditionalGeneration._supports_sdpa", False)
     with pytest.raises(UserError, match=r"model\.attn_implementation: this model cannot use 'sdpa'"):
         load_model(resolve_model(str(llava_folder)), device="cpu")
+
+
+@pytest.mark.parametrize("own", ["eager", "someone/kernel"])
+def test_attention_is_computed_as_asked_whatever_a_config_says_of_its_own(
+    llava_folder: Path, tmp_path: Path, own: str
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["_attn_implementation"] = own
+    (folder / "config.json").write_text(json.dumps(config))
+    used = load_model(resolve_model(str(folder)), device="cpu").model.config
+    parts = (used, used.text_config, used.vision_config)
+    assert [part._attn_implementation for part in parts] == ["sdpa"] * 3
