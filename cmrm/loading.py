@@ -60,14 +60,18 @@ def load_model(
     expected = LOAD_ERRORS + CODE_ERRORS if identity.trust_remote_code else LOAD_ERRORS
     try:
         classes = find_classes(identity)
+        config = classes.config.from_pretrained(identity.folder, **_trust(identity))
+        # A config may name an implementation of its own, even one on the hub, and would get it instead.
+        config._attn_implementation = attn_implementation
         model, found = classes.model.from_pretrained(
             identity.folder,
+            config=config,
             dtype=dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
             **_trust(identity),
-            **_place(identity, classes, chosen, device_map, quantization),
+            **_place(config, classes, chosen, device_map, quantization),
         )
         _refuse_missing(found["missing_keys"], where=identity.id)
         processor = AutoProcessor.from_pretrained(identity.folder, **_trust(identity))
@@ -94,7 +98,7 @@ def _trust(identity: ModelIdentity) -> dict[str, Any]:
 
 
 def _place(
-    identity: ModelIdentity,
+    config: Any,
     classes: Classes,
     device: torch.device,
     device_map: DeviceMap | None,
@@ -103,7 +107,6 @@ def _place(
     """Where weights go while they are loaded; without a word of this they are loaded first and moved then."""
     if quantization is None:
         return {} if device_map is None else {"device_map": device_map}
-    config = classes.config.from_pretrained(identity.folder, **_trust(identity))
     # Quantized weights are made on the device where they stay.
     return {
         "device_map": device_map or {"": device},

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature
+from transformers import BatchFeature, GenerationConfig
 
 from cmrm.conditions import Prompt
 from cmrm.families import Family, get_family
@@ -69,6 +69,7 @@ def prepare_model(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    model.generation_config = _keep_marks(model.generation_config)
     image_token_id = find_image_token(model.config, family, where=where)
     blocks = find_blocks(decoder, family.blocks, where=where)
     template = choose_template(processor, family, where=where)
@@ -136,6 +137,22 @@ def last_prompt_positions(attention_mask: Tensor) -> Tensor:
 def position_ids(attention_mask: Tensor, *, first: int = 0) -> Tensor:
     """Positions counted over real tokens only, so that padding does not shift them: int64 [rows, tokens]."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
+
+
+def _keep_marks(own: GenerationConfig) -> GenerationConfig:
+    """Of a model's own settings what ends an answer and what none may hold.
+
+    `generate` would take the others too where it is told nothing of them: a penalty on what stands in the prompt, its
+    padding included, or a time limit, under which answers are not greedy and depend on the batch or the machine.
+    """
+    return GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        suppress_tokens=own.suppress_tokens,
+        begin_suppress_tokens=own.begin_suppress_tokens,
+        bad_words_ids=own.bad_words_ids,
+    )
 
 
 def _apply_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:

@@ -20,7 +20,7 @@ def describe_model(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"Its attention was computed by {attention}."
     if family := model.get("family"):
         row = ", ".join(f"{name} {value!r}" for name, value in family.items())
-        yield f"Where its parts are was said in the spec: {row}."
+        yield f"Where its parts are was said in the spec or by a package: {row}."
     if (system := model.get("system")) is not None:
         names = [name for name, line in SYSTEM_LINES.items() if line == system]
         called = f" ({names[0]})" if names else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cmrm.adapters import resolve_adapter
 from cmrm.errors import UserError
-from cmrm.families import Family, get_family
+from cmrm.families import FAMILIES, Family, get_family
 from cmrm.revision import resolve_model
 from cmrm.system_lines import read_system_line
 from flows.judge_plan import JudgePlan, resolve_judges
@@ -119,6 +119,9 @@ def resolve_use(model: ModelSpec) -> ModelUse:
     )
     adapter, attention = model.adapter, model.attn_implementation
     family = None if row is None else Family(model_type=identity.model_type, **row)
+    if family is None and identity.model_type not in FAMILIES:
+        # A row of another package is in keys as one in the spec is: that package can change, or be missing elsewhere.
+        family = get_family(identity.model_type, where=model.id)
     if attention == "auto":
         # What it stands for is in keys, not the word: it may come to stand for another.
         attention = (family or get_family(identity.model_type, where=model.id)).attention

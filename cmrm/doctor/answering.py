@@ -80,7 +80,7 @@ def _edit_by_hand(
         elif scope == "every_step":
             hidden[:, length - 1 :] -= move
         else:
-            hidden[:, text] -= move
+            hidden[:, text.to(hidden.device)] -= move
             hidden[:, length:] -= move
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def check_vision_tower(patient: Patient) -> str:
         raise CheckFailedError("nothing ran before the language model, so nothing was tried")
     if plain.keys() != steered.keys():
         raise CheckFailedError("other parts ran under steering than without it")
-    if changed := [name for name in plain if not torch.equal(plain[name], steered[name])]:
+    if changed := [name for name in plain if not _equal(plain[name], steered[name])]:
         raise CheckFailedError(f"the output of {changed[0]} changed under steering")
     return f"unchanged: {', '.join(name.rpartition('.')[2] for name in plain)}"
 
@@ -68,16 +68,18 @@ class _StopError(Exception):
     """Raised inside the context managers on purpose."""
 
 
-def _watch_outside(patient: Patient, inputs: Any) -> dict[str, Tensor]:
-    """Outputs of the largest modules without a part in the decoder, as far as they run before it, by name."""
-    vlm, seen, running = patient.vlm, dict[str, Tensor](), []
+def _watch_outside(patient: Patient, inputs: Any) -> dict[str, list[Tensor]]:
+    """Outputs of the largest modules without a part in the decoder, as far as they run before it, by name.
+
+    They are copied off the devices: a tower's may take gigabytes, and lie on several.
+    """
+    vlm, seen, running = patient.vlm, dict[str, list[Tensor]](), []
     handles = [vlm.decoder.register_forward_pre_hook(lambda *_: running.append(True))]
 
     def watch(name: str) -> Any:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             if not running:
-                tensors = [tensor.flatten().float() for tensor in _tensors(output)]
-                seen[name] = torch.cat(tensors) if tensors else torch.empty(0)
+                seen[name] = [tensor.to("cpu", copy=True) for tensor in _tensors(output)]
 
         return keep
 
@@ -99,6 +101,12 @@ def _find_outside(patient: Patient) -> Iterator[tuple[str, nn.Module]]:
         if module not in found and not own & inside:
             found |= own
             yield name, module
+
+
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(one, other) for one, other in zip(first, second, strict=True)
+    )
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -84,8 +84,9 @@ class Patient:
     def draw_shift(self, blocks: tuple[int, ...]) -> Tensor:
         """A random Δ as long as half the states it is to move: float32 [blocks, hidden]."""
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(len(blocks), self.vlm.hidden_size, generator=generator).to(self.vlm.device)
         lengths = self.pictured_states[:, list(blocks)].norm(dim=-1).mean(dim=0)
+        # Where the first block is, which need not be where prompts go.
+        drawn = torch.randn(len(blocks), self.vlm.hidden_size, generator=generator).to(lengths.device)
         return drawn / drawn.norm(dim=-1, keepdim=True) * lengths[:, None] / 2
 
     def agree(self, found: Tensor, expected: Tensor, *, what: str) -> float:

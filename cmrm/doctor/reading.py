@@ -1,4 +1,4 @@
-"""Checks of reading: the right blocks, the right states, and none that depend on who shares the batch."""
+"""Checks of reading: the right blocks, the right states, those answers are made from, whoever shares the batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cmrm.capture import embed
+from cmrm.capture import capture_states, embed
+from cmrm.doctor.answering import answer
 from cmrm.doctor.patient import CheckFailedError, Patient
-from cmrm.model import render
+from cmrm.model import last_prompt_positions, render
 
 
 def check_blocks(patient: Patient) -> str:
@@ -42,6 +43,23 @@ def check_states(patient: Patient) -> str:
         states = patient.pictured_states[row, :-1]
         errors.append(patient.agree(states, reference, what=f"question {row + 1}"))
     return f"equal output_hidden_states (error {max(errors):.1g})"
+
+
+def check_answering(patient: Patient) -> str:
+    """Answers are made from the very states that are read, in both arms."""
+    vlm, errors = patient.vlm, []
+    blocks = range(len(vlm.blocks))
+    arms = (
+        ("text-only", patient.text, patient.text_states),
+        ("image", patient.pictured, patient.pictured_states),
+    )
+    for arm, prompts, read in arms:
+        inputs = render(vlm, prompts)
+        positions = last_prompt_positions(inputs["attention_mask"])
+        with capture_states(vlm, blocks=blocks, positions=positions) as captured:
+            answer(vlm, inputs, use_cache=True)
+        errors.append(patient.agree(captured.stack(blocks), read, what=f"{arm} states of answers"))
+    return f"read and answered from the same states (error {max(errors):.1g})"
 
 
 def check_left_padding(patient: Patient) -> str:

@@ -12,7 +12,7 @@ from cmrm.doctor.answering import Steps, answer, answer_naively, answer_steered
 from cmrm.doctor.patient import STEPS, CheckFailedError, Patient
 from cmrm.generation import generate
 from cmrm.model import render
-from cmrm.steering import Intervention, Scope, embed_steered, steer
+from cmrm.steering import Composition, Intervention, Scope, embed_steered, steer
 
 
 def check_exactness(patient: Patient) -> str:
@@ -66,7 +66,7 @@ def check_every_row(patient: Patient) -> str:
     own = Intervention(delta=delta, alpha=alpha, blocks=(block,))
     moved = embed_steered(patient.vlm, patient.pictured, blocks=(block,), intervention=own)
     states = embed(patient.vlm, patient.pictured, blocks=(block,))
-    expected = states - alpha.to(states.device)[:, None, None] * delta
+    expected = states - alpha.to(states.device)[:, None, None] * delta.to(states.device)
     error = patient.agree(moved, expected, what="rows with strengths of their own")
     return f"each row has its own strength (error {error:.1g})"
 
@@ -116,6 +116,11 @@ def check_all_reference(patient: Patient) -> str:
     return _check_reference(patient, "all")
 
 
+def check_incremental_reference(patient: Patient) -> str:
+    """Composition `incremental` answers as a naive, cache-free loop that subtracts what is new in each block's Δ."""
+    return _check_reference(patient, "every_step", "incremental")
+
+
 def check_steered_batch(patient: Patient) -> str:
     """A question's steered answer does not depend on who shares its batch (law 5)."""
     block = patient.blocks[len(patient.blocks) // 2]
@@ -129,14 +134,18 @@ def check_steered_batch(patient: Patient) -> str:
     return f"a batch of {len(errors)} equals {len(errors)} alone (error {max(errors):.1g})"
 
 
-def _check_reference(patient: Patient, scope: Scope) -> str:
+def _check_reference(patient: Patient, scope: Scope, composition: Composition = "direct") -> str:
     vlm, prompt = patient.vlm, patient.pictured[:1]
-    blocks = patient.blocks[1:3] or patient.blocks
+    blocks = patient.blocks[-3:-1] if len(patient.blocks) > 3 else patient.blocks[-2:]
     delta = patient.draw_shift(blocks)
     moves = dict(zip(blocks, delta, strict=True))
+    if composition == "incremental" and len(blocks) > 1:
+        moves[blocks[1]] = delta[1] - delta[0]
     reference = answer_naively(vlm, prompt[0], moves=moves, scope=scope)
-    steered = answer_steered(vlm, prompt, Intervention(delta=delta, alpha=1.0, blocks=blocks, scope=scope))
-    error = _agree_in_steps(patient, steered, reference, what=f"scope {scope} against a cache-free loop")
+    own = Intervention(delta=delta, alpha=1.0, blocks=blocks, scope=scope, composition=composition)
+    steered = answer_steered(vlm, prompt, own)
+    what = f"scope {scope}, {composition}, against a cache-free loop"
+    error = _agree_in_steps(patient, steered, reference, what=what)
     plain = answer_steered(vlm, prompt, None)
     if torch.equal(plain.logits, steered.logits):
         raise CheckFailedError("steering changed no logit, so nothing was tried")

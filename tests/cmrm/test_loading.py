@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from cmrm import attention
+from cmrm.conditions import Prompt
 from cmrm.errors import UserError
+from cmrm.generation import generate
 from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel
 from cmrm.revision import resolve_model
 
 
@@ -61,3 +66,46 @@ def test_attention_that_a_model_does_not_know_is_named(
     monkeypatch.setattr("transformers.LlavaForConditionalGeneration._supports_sdpa", False)
     with pytest.raises(UserError, match=r"model\.attn_implementation: this model cannot use 'sdpa'"):
         load_model(resolve_model(str(llava_folder)), device="cpu")
+
+
+@pytest.mark.parametrize("own", ["eager", "someone/kernel"])
+def test_attention_is_computed_as_asked_whatever_a_config_says_of_its_own(
+    llava_folder: Path, tmp_path: Path, own: str
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["_attn_implementation"] = own
+    (folder / "config.json").write_text(json.dumps(config))
+    used = load_model(resolve_model(str(folder)), device="cpu").model.config
+    parts = (used, used.text_config, used.vision_config)
+    assert [part._attn_implementation for part in parts] == ["sdpa"] * 3
+
+
+@pytest.mark.parametrize(
+    "setting", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}, {"max_time": 0.0}]
+)
+def test_answers_are_greedy_whatever_settings_a_model_was_published_with(
+    vlm: VisionLanguageModel,
+    noise_prompts: Sequence[Prompt],
+    llava_folder: Path,
+    tmp_path: Path,
+    setting: dict[str, float],
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, **setting}))
+    bent = load_model(resolve_model(str(folder)), dtype="float32", device="cpu")
+    plain = generate(vlm, noise_prompts, max_new_tokens=24)
+    assert generate(bent, noise_prompts, max_new_tokens=24) == plain
+
+
+def test_tokens_that_a_model_may_not_write_stay_out_of_its_answers(
+    vlm: VisionLanguageModel, noise_prompts: Sequence[Prompt], llava_folder: Path, tmp_path: Path
+) -> None:
+    first = vlm.processor.tokenizer.encode(generate(vlm, noise_prompts, max_new_tokens=1).answers[0].text)
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "suppress_tokens": first}))
+    bound = load_model(resolve_model(str(folder)), dtype="float32", device="cpu")
+    assert generate(bound, noise_prompts, max_new_tokens=1) != generate(vlm, noise_prompts, max_new_tokens=1)

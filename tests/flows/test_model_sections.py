@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,6 +126,26 @@ def test_a_row_of_ones_own_lets_an_unknown_type_through(llava_folder: Path, tmp_
         "blocks": "layers",
         "image_token": "image_token_id",
     }
+
+
+def test_a_row_that_a_package_registers_is_in_keys_as_one_in_the_spec_is(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    edit_config(folder, model_type="newest_llava")
+    row = Family(model_type="newest_llava", blocks="layers", image_token="image_token_id")
+    contents = []
+    for registered in (row, replace(row, system="Be brief.")):
+        entry = SimpleNamespace(
+            name="newest_llava", value="rows:ROW", load=lambda registered=registered: registered
+        )
+        monkeypatch.setattr("cmrm.families.entry_points", lambda entry=entry, **_: [entry])
+        use = resolve_use(check(id=str(folder)))
+        assert use.family == registered
+        contents.append(use.content())
+    assert contents[0] != contents[1]
+    said = resolve_use(check(id=str(folder), family={"blocks": "layers", "image_token": "image_token_id"}))
+    assert contents[0] == said.content()
 
 
 def test_a_model_that_is_spread_over_all_devices_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

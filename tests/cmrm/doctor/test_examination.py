@@ -111,6 +111,38 @@ def blocks_of_the_tower(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) ->
     return replace(vlm, blocks=tuple(vlm.model.model.vision_tower.encoder.layers))
 
 
+def answering_without_the_image(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = vlm.model.generate
+
+    def generate(pixel_values: torch.Tensor | None = None, **rest: Any) -> Any:
+        seen = {} if pixel_values is None else {"pixel_values": torch.zeros_like(pixel_values)}
+        return original(**seen, **rest)
+
+    patch.setattr(vlm.model, "generate", generate)
+    return vlm
+
+
+def text_read_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.capture._count_positions
+
+    def count(vlm: VisionLanguageModel, inputs: Any) -> dict[str, Any]:
+        scale = 1 if "pixel_values" in inputs else 2
+        return {name: scale * positions for name, positions in original(vlm, inputs).items()}
+
+    patch.setattr(cmrm.capture, "_count_positions", count)
+    return vlm
+
+
+def always_direct(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.steering._compose
+    patch.setattr(
+        cmrm.steering,
+        "_compose",
+        lambda intervention, rows: original(replace(intervention, composition="direct"), rows),
+    )
+    return vlm
+
+
 def another_image_token(vlm: VisionLanguageModel, _patch: pytest.MonkeyPatch) -> VisionLanguageModel:
     return replace(vlm, image_token_id=vlm.processor.tokenizer.encode("a")[0])
 
@@ -136,6 +168,9 @@ BROKEN = [
     (last_column, "batch, right padding"),
     (blocks_in_disorder, "states"),
     (blocks_of_the_tower, "decoder blocks"),
+    (answering_without_the_image, "answering"),
+    (text_read_at_other_positions, "answering"),
+    (always_direct, "reference, incremental"),
     (another_image_token, "image tokens"),
     (another_template_with_images, "same template"),
 ]

@@ -1,0 +1,127 @@
+"""A machine of two devices, made of one: tensors bear a device each, and operations that mix them fail as on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from transformers.utils import ModelOutput
+
+from cmrm.model import VisionLanguageModel
+
+# All arithmetic is the CPU's; only the number tells them apart. A tensor with none is the host's own.
+DEVICES = (torch.device("cpu", 0), torch.device("cpu", 1))
+# Here, as on GPUs, the host's integers may pick out of a device's tensor.
+INDEXING = {"__getitem__", "__setitem__", "index_put", "index_put_"}
+# What only asks something of a tensor.
+ASKING = {"tolist", "item", "__bool__", "__int__", "__float__", "__len__", "dim", "size", "numel"}
+
+
+class MixedDevicesError(RuntimeError):
+    """Tensors of several devices met in one operation."""
+
+
+class _OnDevice(Tensor):
+    """A tensor that knows which device it is on: what operations return has no room for a name otherwise."""
+
+
+def _number(tensor: Tensor) -> int | None:
+    return getattr(tensor, "on_device", None)
+
+
+def _mark(found: Any, number: int | None) -> Any:
+    def mark(one: Any) -> Any:
+        if not isinstance(one, Tensor) or isinstance(one, nn.Parameter):
+            return one
+        one = one if isinstance(one, _OnDevice) else one.as_subclass(_OnDevice)
+        one.on_device = number  # type: ignore[attr-defined] # a name that tensors have no field for
+        return one
+
+    return tree_map(mark, found)
+
+
+def _read_device(given: Any) -> torch.device | None:
+    if isinstance(given, Tensor):
+        number = _number(given)
+        return torch.device("cpu") if number is None else DEVICES[number]
+    return torch.device(given) if isinstance(given, torch.device | str) else None
+
+
+class TwoDevices(TorchFunctionMode):
+    """Inside, each operation is done where its tensors are; `MixedDevicesError` where they are in two places."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func == Tensor.device.__get__:  # type: ignore[attr-defined]
+            return _read_device(args[0])
+        if func == Tensor.to:
+            return _move(func, args[0], args[1:], given)
+        if func == Tensor.as_subclass or func.__name__ in ASKING:
+            return func(*args, **given)
+        tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
+        if func.__name__ in INDEXING:
+            tensors = [one for place, one in enumerate(tensors) if place == 0 or _number(one) is not None]
+        numbers = {_number(one) for one in tensors if one.dim()}
+        if len(numbers) > 1:
+            raise MixedDevicesError(f"{func.__name__}: tensors on {sorted(map(str, numbers))}")
+        number = next(iter(numbers), _number(tensors[0]) if tensors else None)
+        if (device := _read_device(given.get("device"))) is not None:
+            number, given["device"] = device.index, "cpu"
+        found = func(*args, **given)
+        if func.__name__ == "__get__" and not isinstance(found, Tensor):
+            return found
+        return found if number is None else _mark(found, number)
+
+
+def _move(func: Callable[..., Any], tensor: Tensor, args: Sequence[Any], given: dict[str, Any]) -> Any:
+    asked = [*args, given.pop("device", None)]
+    devices = [device for one in asked if (device := _read_device(one)) is not None]
+    number = devices[0].index if devices else _number(tensor)
+    # A tensor that is given stands for its dtype, too.
+    rest = [one.dtype if isinstance(one, Tensor) else one for one in args]
+    rest = [one for one in rest if not isinstance(one, torch.device | str)]
+    found = func(tensor, *rest, **given) if rest or given else tensor
+    if found is tensor and number == _number(tensor):
+        return tensor
+    return _mark(tensor.clone() if found is tensor else found, number)
+
+
+def spread(vlm: VisionLanguageModel, *, first: int) -> None:
+    """Put the blocks from `first` on, and the norm after them, on the second device, the rest on the first.
+
+    As accelerate does, each part has its inputs brought to it, and the whole brings its outputs to the first device.
+    """
+    _put(vlm.model, 0)
+    for part in (*vlm.blocks[first:], vlm.decoder.norm):
+        assert isinstance(part, nn.Module)
+        _put(part, 1)
+        _bring(part, 1)
+    for part in (*vlm.blocks[:first], vlm.model.get_output_embeddings()):
+        _bring(part, 0)
+    for whole in (vlm.decoder, vlm.model):
+        whole.register_forward_hook(lambda _module, _args, output: _carry(output, 0))
+
+
+def _put(part: nn.Module, number: int) -> None:
+    for tensor in (*part.parameters(), *part.buffers()):
+        tensor.on_device = number  # type: ignore[attr-defined] # as above
+
+
+def _bring(part: nn.Module, number: int) -> None:
+    part.register_forward_pre_hook(
+        lambda _module, args, given: (_carry(args, number), _carry(given, number)), with_kwargs=True
+    )
+
+
+def _carry(found: Any, number: int) -> Any:
+    if isinstance(found, ModelOutput):
+        for name, value in found.items():
+            found[name] = _carry(value, number)
+        return found
+    return tree_map(lambda one: one.to(DEVICES[number]) if isinstance(one, Tensor) else one, found)
