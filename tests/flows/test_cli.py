@@ -149,7 +149,10 @@ def test_a_folder_that_is_no_vision_language_model_is_refused_before_any_work(
     [
         ({}, "has no config.json"),
         ({"config.json": "{cut"}, "cannot be read"),
-        ({"config.json": '{"model_type": "llava_later", "vision_config": {}}'}, "cmrm.families"),
+        (
+            {"config.json": '{"model_type": "llava_later", "vision_config": {}}', "model.safetensors": ""},
+            "cmrm.families",
+        ),
         (
             {"config.json": '{"model_type": "llava", "vision_config": {}}', "pytorch_model.bin": ""},
             "safetensors",
