@@ -18,8 +18,8 @@ DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
-def choose_device(device: str) -> torch.device:
-    """The device that a word means; `UserError` where there is none."""
+def choose_device(device: str, *, field: str = "model.device") -> torch.device:
+    """The device that a word means; `UserError` naming the field of the spec where there is none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,9 +27,7 @@ def choose_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model.device: there is no {device!r} here ({reason}); use auto, cpu or cuda."
-        ) from None
+        raise UserError(f"{field}: there is no {device!r} here ({reason}); use auto, cpu or cuda.") from None
 
 
 def need_accelerate() -> None:

@@ -20,6 +20,7 @@ from transformers import (
 from cmrm.errors import ModelChangedError, UserError
 from cmrm.judges.controls import Controls, find_controls
 from cmrm.pinning import digest_folder, download_model
+from cmrm.placement import choose_device, own_weights
 from cmrm.revision import read_config
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
@@ -64,7 +65,8 @@ def load_checkpoint(
         model = _load_model(folder, sees=sees, dtype=dtype)
         if adapter is not None:
             model = _attach(model, _find_weights(*adapter), adapter[0])
-        model = _place(model, _choose_device(device)).eval()
+        model = model.to(choose_device(device, field="device")).eval()
+        own_weights(model)
         reader, blind = _load_reader(folder, sees=sees)
     except UserError:
         raise
@@ -142,25 +144,6 @@ def _attach(model: Any, folder: Path, adapter_id: str) -> Any:
     except ImportError as error:
         raise UserError(f"an adapter needs peft ({error}): pip install 'cmrm[adapters]'.") from error
     return PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
-
-
-def _place(model: Any, device: torch.device) -> Any:
-    """Put a model on a device, in memory of its own: as weights are loaded they are the file, and change with it."""
-    if device.type == "cpu":
-        for tensor in {id(one): one for one in (*model.parameters(), *model.buffers())}.values():
-            tensor.data = tensor.data.clone()
-    return model.to(device)
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"there is no device {device!r} here ({_say(error)}); use auto, cpu or cuda."
-        ) from None
 
 
 def _check_unchanged(model_id: str, revision: str) -> None:

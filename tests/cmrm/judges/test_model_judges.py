@@ -283,5 +283,5 @@ def test_a_model_that_is_not_there_is_named_with_its_judge():
 
 
 def test_a_device_that_is_not_there_is_named(taught: Mapping[str, ModelJudge]):
-    with pytest.raises(UserError, match="no device 'abacus'"):
+    with pytest.raises(UserError, match="device: there is no 'abacus' here"):
         replace(taught["harmbench"], device="abacus").judge([answer(UNSAFE)])
