@@ -77,11 +77,14 @@ def load_clip(identity: ModelIdentity, *, device: str = "auto") -> Clip:
     from safetensors import SafetensorError
 
     # Pillow's processor, not torchvision's: its pixels are the same on every machine.
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+    from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     try:
+        config = CLIPConfig.from_pretrained(identity.folder, local_files_only=True)
+        # A config can name an implementation on the hub, whose code would be fetched and run.
+        config._attn_implementation = None
         model: Any = CLIPModel.from_pretrained(
-            identity.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            identity.folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(
             identity.folder, trust_remote_code=False, local_files_only=True

@@ -49,17 +49,15 @@ def check_answering(patient: Patient) -> str:
     """Answers are made from the very states that are read, in both arms."""
     vlm, errors = patient.vlm, []
     blocks = range(len(vlm.blocks))
-    arms = (
-        ("text-only", patient.text, patient.text_states),
-        ("image", patient.pictured, patient.pictured_states),
-    )
-    for arm, prompts, read in arms:
+    for arm, prompts in (("text-only", patient.text), ("image", patient.pictured)):
         inputs = render(vlm, prompts)
         positions = last_prompt_positions(inputs["attention_mask"])
         with capture_states(vlm, blocks=blocks, positions=positions) as captured:
             answer(vlm, inputs, use_cache=True)
+        # Read of the same batch, since what a batch does to states has checks of its own.
+        read = embed(vlm, prompts, blocks=blocks)
         errors.append(patient.agree(captured.stack(blocks), read, what=f"{arm} states of answers"))
-    return f"read and answered from the same states (error {max(errors):.1g})"
+    return f"made from the states that are read (error {max(errors):.1g})"
 
 
 def check_left_padding(patient: Patient) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -92,8 +93,16 @@ def load_checkpoint(
 
 def _load_model(folder: Path, *, sees: bool, dtype: str) -> Any:
     kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # A config can name an implementation on the hub, whose code would be fetched and run.
+    config._attn_implementation = None
     return kind.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
     )
 
 
