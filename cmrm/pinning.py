@@ -18,8 +18,9 @@ from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 READ_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-# Only where a spec lets a model run its own code. Its modules may lie in folders of their own.
-CODE_FILES = ("**/*.py",)
+# Only where a spec lets a model run its own code: its modules, which may lie in folders of their own, and what such
+# code reads its vocabulary and settings from.
+CODE_FILES = ("**/*.py", "*.bpe", "*.spm", "*.tiktoken", "*.vocab", "*.yaml", "*.yml")
 # Seconds for a hub that is asked for a commit, which is a few hundred bytes.
 PATIENCE = 20.0
 

@@ -58,11 +58,11 @@ def test_its_own_code_runs_where_it_is_let(
     assert answers.answers != generate(vlm, noise_prompts, max_new_tokens=4, intervention=pushed).answers
 
 
-def test_every_python_file_is_part_of_what_is_trusted_and_of_nothing_else(folder: Path) -> None:
+def test_code_and_what_it_reads_is_part_of_what_is_trusted_and_of_nothing_else(folder: Path) -> None:
     first = resolve(folder)
     assert first.revision != find_revision(str(folder))
     (folder / "parts").mkdir()
-    for path in ("modeling_turned.py", "turning.py", "parts/more.py"):
+    for path in ("modeling_turned.py", "turning.py", "parts/more.py", "own.tiktoken", "settings.yaml"):
         before = find_revision(str(folder), trust_remote_code=True)
         with (folder / path).open("a") as file:
             file.write("\n")
