@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-
 # How a vocabulary of sentencepiece writes a blank.
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 

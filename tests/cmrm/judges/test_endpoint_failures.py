@@ -222,7 +222,7 @@ def test_credit_that_ends_in_the_middle_stops_the_run_and_no_row_is_a_parse_erro
     broke = give(400, '{"error": {"message": "Your credit balance is too low."}}')
     kept = []
     with Endpoint(in_turn(*[find("refused")] * 5, broke)) as endpoint:
-        with pytest.raises(UserError, match="credit balance is too low.*the same command goes on"):
+        with pytest.raises(UserError, match=r"credit balance is too low.*the same command goes on"):
             kept.extend(make(endpoint, concurrency=1).judge_each(make_answers(9)))
         assert len(endpoint.asked) == 7
     assert [(place, one.verdict) for place, one in kept] == [(place, "safe") for place in range(5)]
