@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from cmrm.errors import UserError
@@ -113,11 +113,9 @@ class EndpointJudge(Judge):
             "body": self._body,
         }
 
-    def resolve(self) -> Self:
-        """The same judge, after a look whether it can work here: its package and its key may be missing."""
+    def check(self) -> None:
         self._check_package()
         self._read_key()
-        return self
 
     def _ask_each(self, asked: Sequence[tuple[int, Answer]]) -> Iterator[tuple[int, Verdict]]:
         self._check_package()
