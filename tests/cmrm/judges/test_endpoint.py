@@ -311,6 +311,15 @@ def test_a_missing_key_is_found_before_a_run_and_before_a_request(monkeypatch, k
             ask()
 
 
+@pytest.mark.parametrize("given", ["sk-proj-5d1f", "MY KEY", "KEY=5d1f"])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(given):
+    with pytest.raises(
+        UserError, match=r"key_variable must be the name of an environment variable"
+    ) as caught:
+        make_judge("endpoint", **NAMED, key_variable=given)
+    assert given not in str(caught.value)
+
+
 def test_a_key_is_taken_without_the_line_end_of_its_file_and_nothing_else_is_one(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     with Endpoint(find("answered")) as endpoint:
