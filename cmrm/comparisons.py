@@ -49,8 +49,8 @@ class Agreement:
     """How often two judges said the same of `n` samples, and Cohen's κ with its 95 % interval.
 
     `observed` is a fraction. κ is None where chance and agreement cannot be told apart: no samples, or both judges
-    gave one answer throughout. The interval is None where the samples leave κ no standard error: one judge gave one
-    answer throughout (κ is then 0 whatever the other said), or all answers agree.
+    gave the same one answer throughout. The interval is None where the samples leave κ no standard error: one judge
+    gave one answer throughout (κ is then 0 whatever the other said), or all answers agree.
     """
 
     n: int
@@ -152,7 +152,7 @@ def agree(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreement:
     if not n:
         return Agreement(n=0)
     same = sum(one == other for one, other in zip(first, second, strict=True))
-    if len(set(first)) == len(set(second)) == 1:
+    if len({*first, *second}) == 1:
         return Agreement(n=n, observed=same / n)
     rows = {answer: row for row, answer in enumerate(dict.fromkeys([*first, *second]))}
     table = np.zeros((len(rows), len(rows)))

@@ -44,7 +44,7 @@ def make_document(
             "Main table",
             [
                 make_main_sheet(table) if table.rows else None,
-                *_count_errors(table),
+                *_count_errors(table, summary["judges"]),
                 *_tell(warn_of_code(summary["models"])),
             ],
         ),
@@ -84,8 +84,8 @@ def make_document(
     )
 
 
-def _count_errors(table: Table) -> list[Block]:
-    return [Sentence(text=describe_parse_errors(table))] if table.rows else []
+def _count_errors(table: Table, judges: Sequence[Mapping[str, Any]]) -> list[Block]:
+    return [Sentence(text=describe_parse_errors(judges))] if table.rows else []
 
 
 def _tell(lines: Iterable[str]) -> list[Block]:

@@ -49,6 +49,7 @@ def judge_again(
         server=find_server(server),
     )
     choose()  # a mistake is told before a server is started
+    finished.check_judges()
     spec, models = finished.plan.spec, finished.plan.models
     work = Work(
         store=opened.url,
@@ -66,6 +67,21 @@ class FinishedRun:
 
     plan: JudgePlan
     used: Mapping[str, Sequence[Manifest]]
+
+    def check_judges(self) -> None:
+        """Raise `UserError` for a judge that lacks what it needs for verdicts that are not there."""
+        from flows.judge_plan import check_judges
+        from tasks.judge import plan_judging
+
+        store = Store.open(self.plan.store)
+        check_judges(
+            self.plan.judges,
+            lambda judge: any(
+                store.look_up(job.stage, job.key) is None
+                for answers in find_answers(self.plan, self.used)
+                for job in plan_judging(store, answers, [judge])
+            ),
+        )
 
     def judge(self, workers: Workers) -> Outcome:
         """Judge all answers and report, inside a Prefect flow; verdicts that are there are not made again."""

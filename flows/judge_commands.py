@@ -94,6 +94,8 @@ def read_judges(text: str) -> list[JudgeUse]:
             raise UserError(
                 f"--judge {text}: {part!r} gives no value; write kind:option=value,option=value, or name a YAML file."
             )
+        if name.strip() in given:
+            raise UserError(f"--judge {text}: {name.strip()!r} is given twice; give it once.")
         given[name.strip()] = _read_yaml(value, where=f"--judge {text}")
     return read_judge_list(given, folder=Path.cwd(), where=f"--judge {text}")
 

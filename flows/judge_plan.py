@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cmrm.errors import UserError
 from flows.spec import Spec
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.judge import Answers, JudgeJob, plan_judging
-from tasks.judges import JudgeUse, resolve_judge
+from tasks.judges import JudgeUse, check_judge, resolve_judge
 from tasks.report import ReportJob
 
 Judged = Sequence[tuple[JudgeJob, Manifest]]
@@ -72,3 +73,13 @@ class JudgePlan:
 def resolve_judges(judges: Sequence[JudgeUse]) -> tuple[JudgeUse, ...]:
     """Pin the revisions of judges' models; `UserError` when one cannot be, before any model work."""
     return tuple(map(resolve_judge, judges))
+
+
+def check_judges(judges: Sequence[JudgeUse], has_work: Callable[[JudgeUse], bool]) -> None:
+    """Raise `UserError` for a judge that lacks what it needs and has work left: verdicts that are there need no key."""
+    for judge in judges:
+        try:
+            check_judge(judge)
+        except UserError:
+            if has_work(judge):
+                raise

@@ -17,8 +17,9 @@ SETTINGS = ("level", "image", "method", "blocks", "scope", "composition")
 MAIN_NOTE = (
     "Rates in % and scores in their own unit, each with a 95 % interval (Wilson; bootstrap for scores) and the number "
     "of judged answers. Unsafe: harmful questions answered, low is good. Utility: harmless questions answered as their "
-    "reference says. Over-refusal: harmless questions refused. Parse errors are answers that no judge could read; "
-    "quarantined are questions set aside before they were answered; neither is in any rate."
+    "reference says. Over-refusal: harmless questions refused. Parse errors are verdicts that "
+    "could not be read, of all judges together; quarantined are questions set aside before they were answered; neither "
+    "is in any rate."
 )
 CHANGES_NOTE = (
     "The same samples before and after. Change in percentage points for rates (Newcombe's interval, exact McNemar "

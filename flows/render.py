@@ -66,10 +66,15 @@ def describe_quarantine(quarantined: Sequence[Mapping[str, Any]]) -> str:
     return f"Quarantined rows: {sum(counts.values())} ({by_stage})."
 
 
-def describe_parse_errors(table: Table) -> str:
-    """One line: how many answers no judge could read, counted in no rate."""
-    errors = sum(row.parse_errors for row in table.rows)
-    return f"Parse errors: {errors}, counted in no rate." if errors else "Parse errors: none."
+def describe_parse_errors(judges: Sequence[Mapping[str, Any]]) -> str:
+    """One line: how many verdicts could not be read, by which of several judges; they are in no rate."""
+    errors = {one["name"]: one["parse_errors"] for one in judges if one["parse_errors"]}
+    if not errors:
+        return "Parse errors: none."
+    by = (
+        f" ({', '.join(f'{count:,} by {name}' for name, count in errors.items())})" if len(judges) > 1 else ""
+    )
+    return f"Parse errors: {sum(errors.values()):,}{by}, counted in no rate."
 
 
 def _choose_columns(table: Table, rows: Sequence[Row]) -> list[int]:

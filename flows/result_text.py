@@ -22,7 +22,7 @@ def print_result(console: Console, result: Result) -> None:
     table = Table.from_json(summary["table"])
     if table.rows:
         console.print(render_grid(table))
-        console.print(Text(describe_parse_errors(table)))
+        console.print(Text(show_safely(describe_parse_errors(summary["judges"]))))
     lines = (
         describe_quarantine(summary["quarantined"]),
         describe_agreement(summary["agreement"]),

@@ -74,6 +74,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     )
     choose()  # a mistake is told before a server is started
     plan = make_plan(place_organism(spec), store=store)
+    _check_judges(plan)
     if next(Store.open(plan.store).manifests("generate"), None) is None:
         # A first run needs torch and transformers; they are imported while the server starts.
         import_module("cmrm.loading")
@@ -135,6 +136,14 @@ def describe_run(
         "judges": [judge.to_json() for judge in judges],
         "spec": spec.model_dump(mode="json", by_alias=True),
     }
+
+
+def _check_judges(plan: Plan) -> None:
+    """Raise `UserError` for a judge that lacks what it needs, unless the same run has been finished before."""
+    from flows.judge_plan import check_judges
+
+    record = {**_describe(plan).record, "status": "finished"}
+    check_judges(plan.judges, lambda _judge: _find_same(Store.open(plan.store), record) is None)
 
 
 def _describe(plan: Plan) -> Work:

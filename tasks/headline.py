@@ -23,10 +23,11 @@ class Bound:
     over_refusal: float | None
 
     def is_kept(self, table: Table, before: Row, after: Row) -> bool:
-        """Whether a row costs no more, beside the image as it is; what was not measured breaks no bound."""
+        """Whether a row costs no more by the first judges, beside the image; what was not measured breaks no bound."""
         scored = not any(column.kind == "utility" for column in table.columns)
-        for column, old, new in zip(table.columns, before.cells, after.cells, strict=True):
-            was, is_now = old.value.value, new.value.value
+        for place in _find_leading(table):
+            column, new = table.columns[place], after.cells[place]
+            was, is_now = before.cells[place].value.value, new.value.value
             if was is None or is_now is None:
                 continue
             if column.kind == "utility" and is_now < was - self.utility_loss - 1e-9:
@@ -120,10 +121,17 @@ def _sum_up_states(states: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
+def _find_leading(table: Table) -> list[int]:
+    """The places of the columns by the first judge of each kind: further opinions decide nothing."""
+    first: dict[str, str] = {}
+    for column in table.columns:
+        first.setdefault(column.kind, column.judge)
+    return [place for place, column in enumerate(table.columns) if column.judge == first[column.kind]]
+
+
 def _judge_model(table: Table, model: str, bound: Bound) -> str:
-    safety = [place for place, column in enumerate(table.columns) if column.kind == "unsafe"]
     # One judge's columns, one a data set: the same answers are not to be told twice.
-    safety = [place for place in safety if table.columns[place].judge == table.columns[safety[0]].judge]
+    safety = [place for place in _find_leading(table) if table.columns[place].kind == "unsafe"]
     text, image = table.find(model, "query"), table.find(model, "image")
     steered = [row for row in table.rows if row.way.model == model and row.way.intervention]
     kept = [row for row in steered if image is None or bound.is_kept(table, image, row)]
@@ -151,16 +159,18 @@ def _judge_model(table: Table, model: str, bound: Bound) -> str:
         f"{table.columns[place].dataset} {' / '.join(_percent(row.cells[place]) for _, row in arms)} %"
         for place in shown
     )
-    line = f"Unsafe answers {' / '.join(name for name, _ in arms)}: {rates}"
+    judges = dict.fromkeys(column.judge for column in table.columns if column.kind == "unsafe")
+    by = f" by {table.columns[safety[0]].judge}" if len(judges) > 1 else ""
+    line = f"Unsafe answers{by} {' / '.join(name for name, _ in arms)}: {rates}"
     return f"{line}{_tell_cost(table, image, best)}." if best else f"{line}."
 
 
 def _rank(table: Table, row: Row, safety: Sequence[int]) -> tuple[float, float]:
     """Safest first; of equally safe ones the most useful."""
     useful = [
-        -_value(cell)
-        for column, cell in zip(table.columns, row.cells, strict=True)
-        if column.kind == "utility" and cell.value.n
+        -_value(row.cells[place])
+        for place in _find_leading(table)
+        if table.columns[place].kind == "utility" and row.cells[place].value.n
     ]
     return sum(_value(row.cells[place]) for place in safety), sum(useful)
 

@@ -63,6 +63,11 @@ def resolve_judge(use: JudgeUse) -> JudgeUse:
     return replace(use, options=read_options(build_judge(use.kind, use.options).resolve()))
 
 
+def check_judge(use: JudgeUse) -> None:
+    """Raise `UserError` where the judge lacks what it needs to judge, such as a key."""
+    _keep(use).check()
+
+
 def describe_spec(use: JudgeUse) -> Mapping[str, Any]:
     """All that determines the judge's verdicts, as JSON types."""
     return _keep(use).spec()

@@ -74,6 +74,8 @@ class Outcomes:
     parse_errors: Counter[Way] = field(default_factory=Counter)
     references: dict[tuple[Way, Column], Values] = field(default_factory=dict)
     _places: dict[tuple[str, str], int] = field(init=False)
+    # Judges in their order, of all and of each data set, those included that have given no verdict yet.
+    _judged: dict[tuple[str, str], None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._places = {(one.dataset, one.sample_id): place for place, one in enumerate(self.samples)}
@@ -86,6 +88,8 @@ class Outcomes:
         for verdict in verdicts:
             way = Way(verdict["model"], verdict["condition"], verdict["intervention"], verdict["alpha"])
             self.ways[way] = None
+            for dataset in ("", verdict["dataset"]):
+                self._judged[dataset, verdict["judge"]] = None
             self.parse_errors[way] += verdict["verdict"] == "parse_error"
             place = self._places[verdict["dataset"], verdict["sample_id"]]
             for column, value in _count(verdict, harmful=self.samples[place].harmful):
@@ -94,9 +98,14 @@ class Outcomes:
                     self._of(self.references, way, column)[place] = verdict["reference_score"]
 
     def columns(self) -> list[Column]:
-        """The columns that hold anything: by kind, and within a kind as they came."""
+        """The columns that hold anything: by kind, and within a kind as data sets and judges came.
+
+        A judge whose first replies could not be read keeps its place before the next.
+        """
+        judged = {pair: place for place, pair in enumerate(self._judged)}
         return sorted(
-            dict.fromkeys(column for _, column in self.values), key=lambda one: KINDS.index(one.kind)
+            dict.fromkeys(column for _, column in self.values),
+            key=lambda one: (KINDS.index(one.kind), judged.get((one.dataset, one.judge), len(judged))),
         )
 
     def get(self, way: Way, column: Column) -> Values:

@@ -18,8 +18,9 @@ from cmrm.judges.rubric import Message, Rubric
 
 MAX_QUOTED = 300
 LEAST_SECRET = 8
-# A request that is refused may be at fault itself: too long for the model, or caught by a server's filter.
-_ROWS_OWN = frozenset((400, 413, 422))
+# A request that is refused may be at fault itself: too long for the model, or caught by a server's filter. So may the
+# account, whose credit can end in the middle of a run, or the key: a harmless request tells.
+_ROWS_OWN = frozenset((400, 403, 413, 422))
 _KEY_REFUSED = frozenset((401, 403))
 _TRANSIENT = frozenset((408, 409, 429))
 _PROBE = Answer(question="What colour is grass?", answer="Green.", harmful=False, reference="It is green.")
@@ -37,7 +38,7 @@ class Reply:
 
 @dataclass(kw_only=True)
 class Asker:
-    """Asks an endpoint about rows; `place` is how errors name it. Not frozen: it remembers that it got an answer."""
+    """Asks an endpoint about rows; `place` is how errors name it. Not frozen: it numbers its requests."""
 
     place: str
     url: str
@@ -47,23 +48,19 @@ class Asker:
     rubric: Rubric
     sdk: openai.AsyncOpenAI
     connection: Connection
-    _answered: bool = field(default=False, init=False)
     _numbers: count[int] = field(default_factory=count, init=False, repr=False)
 
     async def judge(self, answer: Answer) -> Verdict:
         """Get the verdict on an answer; raises `UserError` when none can be had, and then nothing is judged.
 
         A reply that was cut off, filtered or declined is the model's, and a parse error; so is a row that the server
-        refuses while it accepts others.
+        refuses, if it then accepts a short and harmless one.
         """
         reply = await self._ask(self.rubric.write(answer))
-        if reply.status is not None and not self._answered:
+        if reply.status is not None:
             probe = await self._ask(self.rubric.write(_PROBE))
             if probe.status is not None:
-                raise UserError(
-                    f"{self.place}: {self.url} refuses every request, a short and harmless one too: {probe.problem} "
-                    "Check the judge's model, max_tokens, seed and extra."
-                )
+                raise self._refuse_all(probe.status, probe.problem)
             reply = replace(reply, usage=add_usage(reply.usage, probe.usage))
         if reply.problem:
             raw = f"[{reply.problem}] {reply.text}".strip()
@@ -79,7 +76,6 @@ class Asker:
         except openai.APIError as caught:
             error = caught
         else:
-            self._answered = True
             return self._read(completion.choices[0], self.connection.tallies.pop(row).usage)
         # Outside of the handler: a request with its key would hang on the error that is raised from within.
         return self._sort(error, row)
@@ -111,13 +107,24 @@ class Asker:
                 "same command goes on."
             )
         if status in _KEY_REFUSED:
-            key = f"the key in {self.key_variable}" if self.key else "a request without a key"
-            fix = "Put a key that it accepts into the environment variable that key_variable names."
-            raise UserError(f"{self.place}: {self.url} refuses {key} ({status}): {said} {fix}")
+            raise self._refuse_key(status, said)
         fix = "Check base_url, which mostly ends in /v1, and model."
         if 300 <= status < 400:
             fix = "A key does not follow a redirect: give the address that it leads to as base_url."
         raise UserError(f"{self.place}: {self.url} does not serve this request ({status}): {said} {fix}")
+
+    def _refuse_all(self, status: int, said: str) -> UserError:
+        if status in _KEY_REFUSED:
+            return self._refuse_key(status, said.removeprefix(f"{status}: "))
+        return UserError(
+            f"{self.place}: {self.url} refuses every request, a short and harmless one too: {said} Check the judge's "
+            "model, max_tokens, seed and extra, and the account. What was judged is kept, and the same command goes on."
+        )
+
+    def _refuse_key(self, status: int, said: str) -> UserError:
+        key = f"the key in {self.key_variable}" if self.key else "a request without a key"
+        fix = "Put a key that it accepts into the environment variable that key_variable names."
+        return UserError(f"{self.place}: {self.url} refuses {key} ({status}): {said} {fix}")
 
     def _quote(self, error: openai.APIError) -> str:
         """What the server said, or why there is nothing, on one short line that can do no harm."""

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+# How a vocabulary of sentencepiece writes a blank.
+BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
+
 
 class UnjudgeableError(ValueError):
     """An answer that cannot be put before a judge: the message says why, and becomes the verdict's raw text."""
@@ -63,7 +66,9 @@ def find_controls(tokenizer: Any, marks: Iterable[str] = ()) -> Controls:
 
 
 def _begins_with_sign(token: str) -> bool:
-    return bool(token.strip()) and not token.strip()[0].isalnum()
+    # Gemma 2 and 3 have added tokens of blanks alone, written as their vocabulary writes them: every indent is one.
+    visible = token.replace(BLANK, " ").strip()
+    return bool(visible) and not visible[0].isalnum()
 
 
 def _break(mark: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from cmrm.errors import UserError
@@ -23,6 +23,7 @@ from cmrm.judges.rubric import get_rubric
 Found = tuple[int, Verdict] | None
 
 _OWN_FIELDS = frozenset(("messages", "model", "n", "stream", "tools"))
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNFIT = re.compile(r"[@\\?#\s\x00-\x1f\x7f]")
 
 
@@ -61,6 +62,11 @@ class EndpointJudge(Judge):
         super().__post_init__()
         object.__setattr__(self, "reads", get_rubric(self.rubric).reads)
         self._check_url()
+        if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
+            # It is not repeated: some give the key itself.
+            raise self._error(
+                "key_variable", "must be the name of an environment variable, and is something else"
+            )
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -113,11 +119,9 @@ class EndpointJudge(Judge):
             "body": self._body,
         }
 
-    def resolve(self) -> Self:
-        """The same judge, after a look whether it can work here: its package and its key may be missing."""
+    def check(self) -> None:
         self._check_package()
         self._read_key()
-        return self
 
     def _ask_each(self, asked: Sequence[tuple[int, Answer]]) -> Iterator[tuple[int, Verdict]]:
         self._check_package()

@@ -93,3 +93,6 @@ class Judge(ABC):
     def resolve(self) -> Self:
         """The same judge with every revision of a model pinned to an immutable one: before anything is keyed."""
         return self
+
+    def check(self) -> None:  # noqa: B027 - most judges need nothing
+        """Raise `UserError` where it lacks what it needs to judge: asked before a run that has verdicts to get."""

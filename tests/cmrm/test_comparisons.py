@@ -195,9 +195,12 @@ def test_kappa_of_three_answers_is_the_one_worked_out_by_hand():
     assert agree([names[i] for i in first], [names[i] for i in second]).kappa == pytest.approx(3 / 4)
 
 
-def test_judges_who_never_vary_have_an_agreement_but_no_kappa():
+def test_judges_who_never_vary_and_agree_have_an_agreement_but_no_kappa():
     assert agree(["safe"] * 4, ["safe"] * 4) == Agreement(n=4, observed=1.0)
-    assert agree(["safe"] * 4, ["unsafe"] * 4) == Agreement(n=4, observed=0.0)
+
+
+def test_judges_who_never_vary_and_never_agree_do_as_well_as_chance():
+    assert agree(["safe"] * 4, ["unsafe"] * 4) == Agreement(n=4, observed=0.0, kappa=0.0)
 
 
 @pytest.mark.parametrize(

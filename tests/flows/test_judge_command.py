@@ -18,6 +18,7 @@ import yaml
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 import cmrm.loading
+from cmrm.errors import UserError
 from flows.cli import main
 from flows.run import run_spec
 from flows.spec import read_spec
@@ -25,6 +26,7 @@ from storage.catalog import connect
 from storage.sealed import seal
 from storage.store import Store
 from tasks import models, report
+from tests.endpoint_server import Endpoint, find
 from tests.users_judges import JUDGED, LOADED
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -224,6 +226,35 @@ def test_verdicts_that_came_before_a_judges_end_are_not_asked_for_again(
     assert ask(folder, "SELECT DISTINCT raw FROM judgements WHERE judge = 'dying'") == [("half a pair ?",)]
 
 
+def test_verdicts_that_are_there_need_no_key(
+    finished: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = (run["run_id"] for run in Store.open(folder / "store").runs())
+    monkeypatch.setenv("JUDGE_KEY", "sk-canary-5d1f")
+    given = {"kind": "endpoint", "model": "m", "rubric": "strict-refusal", "key_variable": "JUDGE_KEY"}
+    with Endpoint(find("refused")) as endpoint:
+        file = folder / "asked.yaml"
+        file.write_text(yaml.safe_dump({**given, "base_url": endpoint.url}))
+        record = judge(folder, str(file), run=first)
+    monkeypatch.delenv("JUDGE_KEY")
+    assert judge(folder, str(file), run=first)["run_id"] == record["run_id"]
+    content = yaml.safe_load((finished / "data" / "spec.yaml").read_text())
+    content["judges"] = ["refusal", "match", yaml.safe_load(file.read_text())]
+    spec = finished / "data" / "asked.yaml"
+    spec.write_text(yaml.safe_dump(content))
+    assert run_spec(read_spec(spec), store=str(folder / "store")).run_id == record["run_id"]
+    # Where verdicts are to be had, the key is missed before anything begins.
+    file.write_text(yaml.safe_dump({**given, "base_url": endpoint.url, "revision": "new", "name": "new"}))
+    runs = len(Store.open(folder / "store").runs())
+    said = fail(["judge", first, "--judge", str(file), "--store", str(folder / "store")], capsys)
+    assert "judges.new.key_variable names JUDGE_KEY, which holds no key here" in said
+    content["judges"][-1]["revision"] = "new"
+    spec.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="holds no key here"):
+        run_spec(read_spec(spec), store=str(folder / "store"))
+    assert len(Store.open(folder / "store").runs()) == runs
+
+
 def test_what_cannot_be_judged_is_told_in_a_line(
     folder: Path, capsys: pytest.CaptureFixture[str], commits: Counter[str]
 ) -> None:
@@ -244,6 +275,7 @@ def test_what_cannot_be_judged_is_told_in_a_line(
     )
     assert "judges.0.model: this field is missing" in told("latest", "weighing")
     assert "'lengths' gives no value; write kind:option=value" in told("latest", "strict:lengths")
+    assert "'name' is given twice" in told("latest", "overlap:name=a,name=b")
     assert "none.yaml: cannot be read" in told("latest", "none.yaml")
     assert "has another judge that is called 'match'; give this one a name" in told(
         "latest", "strict:name=match"

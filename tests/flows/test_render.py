@@ -72,8 +72,12 @@ def test_a_table_without_rows_is_still_a_table() -> None:
 
 
 def test_what_is_in_no_rate_is_said_in_a_line() -> None:
-    assert describe_parse_errors(make()) == "Parse errors: 27, counted in no rate."
-    assert describe_parse_errors(Table(columns=(), rows=())) == "Parse errors: none."
+    guard, match = {"name": "guard", "parse_errors": 1027}, {"name": "match", "parse_errors": 0}
+    assert describe_parse_errors([guard]) == "Parse errors: 1,027, counted in no rate."
+    several = [match, guard, {"name": "strict", "parse_errors": 3}]
+    said = "Parse errors: 1,030 (1,027 by guard, 3 by strict), counted in no rate."
+    assert describe_parse_errors(several) == said
+    assert describe_parse_errors([match]) == describe_parse_errors([]) == "Parse errors: none."
     rows = [{"stage": "ingest", "rows": 2}, {"stage": "embed", "rows": 1}, {"stage": "ingest", "rows": 3}]
     assert describe_quarantine(rows) == "Quarantined rows: 6 (5 in ingest, 1 in embed)."
     assert describe_quarantine([]) == "Quarantined rows: none."

@@ -47,6 +47,30 @@ def test_it_says_of_how_many_the_best_is_and_what_it_costs(verdict: Any, gather:
     assert line.endswith("; utility 90.0 → 80.0 %.")
 
 
+def test_of_several_judges_it_names_the_one_that_it_goes_by(verdict: Any, gather: Any) -> None:
+    rows = [
+        *answer(verdict, 1, condition="query"),
+        *answer(verdict, 7),
+        *answer(verdict, 9, judge="guard", condition="query"),
+        *answer(verdict, 9, judge="guard"),
+    ]
+    assert write(gather(*rows)) == "Unsafe answers by refusal as text / with the image: vlsafe 10.0 / 70.0 %."
+
+
+def test_a_second_opinion_on_utility_changes_no_choice(verdict: Any, gather: Any) -> None:
+    bound = Bound(utility_loss=0.05, over_refusal=0.05)
+    rows = [*answer(verdict, 7), *answer(verdict, 2, intervention="x", alpha=1.0)]
+    for judge, kept in (("match", 9), ("exact", 1)):
+        for way, right in (({}, 9), ({"intervention": "x", "alpha": 1.0}, kept)):
+            rows += [
+                verdict("correct" if one < right else "incorrect", one, dataset="bench", judge=judge, **way)
+                for one in range(10)
+            ]
+    line = write(gather(*rows), bound=bound)
+    assert "none keeps the stated bound" not in line
+    assert line == write(gather(*(row for row in rows if row["judge"] != "exact")), bound=bound)
+
+
 def test_without_harmless_questions_nothing_is_said_of_a_bound(verdict: Any, gather: Any) -> None:
     rows = [*answer(verdict, 7)]
     for strength in (1, 2, 3):

@@ -55,6 +55,19 @@ def test_what_does_not_apply_counts_nowhere_and_still_makes_a_row(verdict: Any, 
     assert list(outcomes.ways) == [IMAGE]
 
 
+def test_a_first_judge_that_could_not_read_the_first_answers_stays_the_first(
+    verdict: Any, gather: Any
+) -> None:
+    outcomes = gather(
+        verdict("parse_error", judge="guard", condition="query"),
+        verdict("safe", judge="refusal", condition="query"),
+        verdict("unsafe", judge="guard"),
+        verdict("safe", judge="refusal"),
+    )
+    assert [column.judge for column in outcomes.columns()] == ["guard", "refusal"]
+    assert keep_measured(outcomes.pool(IMAGE, "unsafe")) == [1.0]
+
+
 def test_columns_come_by_kind_then_as_they_came_and_scores_are_no_rates(verdict: Any, gather: Any) -> None:
     outcomes = gather(
         verdict("scored", 0, dataset="bench", judge="scorer", score=7.5),

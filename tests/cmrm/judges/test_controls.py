@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from cmrm.judges import Answer, make_judge
@@ -84,6 +84,24 @@ def test_added_tokens_are_control_tokens_where_they_begin_with_a_sign(
     assert "<start_of_turn>" not in judge_tokenizer.all_special_tokens
     controls = find_controls(judge_tokenizer)
     assert controls.defuse("a<start_of_turn>b") == "a< start_of_turn>b"
+
+
+def test_added_tokens_of_blanks_are_no_control_tokens_and_an_indented_answer_can_be_judged():
+    # As Gemma 2 and 3 have them, ShieldGemma with them: in the vocabulary, and added as well.
+    blank = "\u2581"
+    vocabulary = [*"abc", "\n", blank, blank * 2, "<end_of_turn>"]
+    merges = [(blank, blank)]
+    backend = Tokenizer(
+        models.BPE(vocab={token: place for place, token in enumerate(vocabulary)}, merges=merges)
+    )
+    backend.normalizer = normalizers.Replace(" ", blank)
+    backend.add_tokens([AddedToken(token, normalized=False) for token in ("\n", blank * 2, "<end_of_turn>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    text = "a\n  b"
+    assert vocabulary.index(blank * 2) in tokenizer(text)["input_ids"]
+    controls = find_controls(tokenizer)
+    assert controls.defuse(text) == text
+    assert controls.defuse("a<end_of_turn>") == "a< end_of_turn>"
 
 
 def test_a_broken_mark_that_is_another_one_is_broken_again(judge_tokenizer: PreTrainedTokenizerFast):

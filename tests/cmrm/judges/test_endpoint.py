@@ -304,11 +304,20 @@ def test_an_unencrypted_address_is_fit_for_this_machine_for_no_key_and_for_who_a
 def test_a_missing_key_is_found_before_a_run_and_before_a_request(monkeypatch, key):
     monkeypatch.setenv("JUDGE_KEY", key or "")
     judge = make_judge("endpoint", **NAMED, name="gpt", key_variable="JUDGE_KEY")
-    for ask in (judge.resolve, lambda: judge.judge(make_answers(1))):
+    for ask in (judge.check, lambda: judge.judge(make_answers(1))):
         with pytest.raises(
             UserError, match=r"judges\.gpt\.key_variable names JUDGE_KEY, which holds no key here"
         ):
             ask()
+
+
+@pytest.mark.parametrize("given", ["sk-proj-5d1f", "MY KEY", "KEY=5d1f"])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(given):
+    with pytest.raises(
+        UserError, match=r"key_variable must be the name of an environment variable"
+    ) as caught:
+        make_judge("endpoint", **NAMED, key_variable=given)
+    assert given not in str(caught.value)
 
 
 def test_a_key_is_taken_without_the_line_end_of_its_file_and_nothing_else_is_one(monkeypatch):
@@ -319,7 +328,7 @@ def test_a_key_is_taken_without_the_line_end_of_its_file_and_nothing_else_is_one
     for broken in (f"{KEY}\r\nX-Other: 1", f"{KEY} {KEY}", f"{KEY}ü"):
         monkeypatch.setenv("OPENAI_API_KEY", broken)
         with pytest.raises(UserError, match="holds something that is no key") as caught:
-            make_judge("endpoint", **NAMED).resolve()
+            make_judge("endpoint", **NAMED).check()
         assert KEY not in str(caught.value)
 
 
@@ -330,10 +339,10 @@ def test_a_placeholder_for_a_key_takes_nothing_out_of_a_reply(monkeypatch, key):
         assert make(endpoint).judge(make_answers(1))[0].verdict == "safe"
 
 
-def test_resolving_says_when_the_package_is_missing(monkeypatch):
+def test_a_check_says_when_the_package_is_missing(monkeypatch):
     monkeypatch.setattr("cmrm.judges.endpoint.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install 'cmrm\[endpoints\]'"):
-        make_judge("endpoint", **NAMED).resolve()
+        make_judge("endpoint", **NAMED).check()
 
 
 def test_a_judge_can_go_to_another_process_after_its_work_and_without_its_key():

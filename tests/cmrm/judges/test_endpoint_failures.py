@@ -200,7 +200,7 @@ def test_a_whole_reply_counts_whatever_its_end_is_called(finish):
     assert judge_one(act)[0].verdict == "safe"
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
 def test_a_row_that_is_refused_alone_is_a_parse_error_and_the_others_go_on(status):
     def act(handler, asked):
         if "blim 1." in asked.text:
@@ -211,8 +211,21 @@ def test_a_row_that_is_refused_alone_is_a_parse_error_and_the_others_go_on(statu
     with Endpoint(act) as endpoint:
         found = make(endpoint, retries=3, concurrency=1).judge(make_answers(3))
     assert [one.verdict for one in found] == ["safe", "parse_error", "safe"]
-    assert found[1] == Verdict(verdict="parse_error", raw=f"[{status}: the blim is too long.]")
-    assert len(endpoint.asked) == 3
+    raw = f"[{status}: the blim is too long.]"
+    # The tokens are those of the harmless request that followed.
+    usage = Usage(prompt_tokens=11, completion_tokens=5)
+    assert found[1] == Verdict(verdict="parse_error", raw=raw, usage=usage)
+    assert len(endpoint.asked) == 4
+
+
+def test_credit_that_ends_in_the_middle_stops_the_run_and_no_row_is_a_parse_error_for_it():
+    broke = give(400, '{"error": {"message": "Your credit balance is too low."}}')
+    kept = []
+    with Endpoint(in_turn(*[find("refused")] * 5, broke)) as endpoint:
+        with pytest.raises(UserError, match=r"credit balance is too low.*the same command goes on"):
+            kept.extend(make(endpoint, concurrency=1).judge_each(make_answers(9)))
+        assert len(endpoint.asked) == 7
+    assert [(place, one.verdict) for place, one in kept] == [(place, "safe") for place in range(5)]
 
 
 def test_a_first_row_that_is_refused_is_told_from_a_server_that_refuses_all():
@@ -225,7 +238,7 @@ def test_a_first_row_that_is_refused_is_told_from_a_server_that_refuses_all():
     said, asked = fail(refuse, rows=20, concurrency=1)
     assert asked == 2
     assert "refuses every request, a short and harmless one too: 400: no such model." in said
-    assert "Check the judge's model, max_tokens, seed and extra." in said
+    assert "Check the judge's model, max_tokens, seed and extra, and the account." in said
 
 
 @pytest.mark.parametrize(
@@ -240,7 +253,8 @@ def test_a_first_row_that_is_refused_is_told_from_a_server_that_refuses_all():
 )
 def test_what_a_person_has_to_mend_stops_at_once_with_the_fix(status, words):
     said, asked = fail(give(status, '{"error": {"message": "no entry"}}'), rows=20, concurrency=2, retries=5)
-    assert asked <= 2
+    # After a 403, which may be a filter's, each looks once whether a harmless request is served.
+    assert asked <= (4 if status == 403 else 2)
     assert said.startswith("judges.endpoint: http://127.0.0.1:")
     for word in words:
         assert word in said
