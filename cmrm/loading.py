@@ -134,6 +134,8 @@ def _explain(error: Exception, identity: ModelIdentity, implementation: Attentio
             "pip install 'cmrm[vision]'"
         )
     own = " and that its own code runs here" if identity.trust_remote_code else ""
+    # A reason that names a package to install (weights in AWQ, GPTQ, …) is its own fix.
+    fix = "" if "install" in reason else f" Check that the folder is complete{own}."
     return explain_attention(implementation, reason) or UserError(
-        f"model.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete{own}."
+        f"model.id: {identity.id!r} cannot be loaded: {reason.rstrip('.')}.{fix}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ import httpx2
 
 from cmrm.judges.judge import Usage
 from cmrm.judges.pace import Pace
+
+log = logging.getLogger("cmrm.judges")
 
 MAX_BODY = 4 * 2**20
 # Names the row whose request this is, for its tally, and never leaves this process.
@@ -57,6 +60,7 @@ class Connection(httpx2.AsyncClient):
         self._key = key
         self._limit = timeout
         self._pace = pace
+        self._told = False
 
     async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
         """Make one attempt; raises `httpx2.RequestError` for all that the SDK should try again."""
@@ -69,6 +73,12 @@ class Connection(httpx2.AsyncClient):
             request.headers["authorization"] = f"Bearer {self._key}"
         await self._pace.wait()
         tally.attempts += 1
+        if tally.attempts > 1 and not self._told:
+            # Once for each batch: whoever waits should know for what.
+            self._told = True
+            log.warning(
+                "%s did not answer a request; it is sent again, with growing waits between", request.url.host
+            )
         try:
             async with asyncio.timeout(self._limit):
                 response = await super().send(request, stream=True, follow_redirects=False)

@@ -30,6 +30,18 @@ def test_weights_that_are_missing_are_not_made_up(llava_folder: Path, tmp_path: 
         load_model(resolve_model(str(folder)), device="cpu")
 
 
+def test_weights_of_a_package_that_is_not_installed_name_it_and_not_the_folder(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="pip install compressed-tensors") as caught:
+        load_model(resolve_model(str(folder)), device="cpu")
+    assert "complete" not in str(caught.value)
+
+
 def test_flash_attention_in_float32_is_refused_when_loaded(
     llava_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,13 @@ def test_what_may_pass_is_tried_again_and_then_counts_as_judged_or_not_at_all(ac
     assert said.endswith("What was judged is kept, and the same command goes on.")
 
 
+def test_whoever_waits_is_told_once_for_what(caplog):
+    with Endpoint(in_turn(*[give(503, "")] * 3, find("refused"))) as endpoint:
+        make(endpoint, retries=3, concurrency=2).judge(make_answers(4))
+    said = [record.getMessage() for record in caplog.records if record.name == "cmrm.judges"]
+    assert said == ["127.0.0.1 did not answer a request; it is sent again, with growing waits between"]
+
+
 def test_what_the_server_said_is_passed_on():
     assert "after 1 try: out of blims. (500)" in fail(TRANSIENT["500"])[0]
     assert "<html><h1>Bad gateway</h1></html>" in fail(TRANSIENT["502 in HTML"])[0]
