@@ -6,9 +6,8 @@ trained with its own and knowing no other (MIT). They are the published ones for
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -71,6 +70,7 @@ class HarmBenchJudge(ModelJudge):
     """
 
     kind: ClassVar[str] = "harmbench"
+    words: ClassVar[tuple[str, ...]] = ("yes", "no")
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful"))
     marks: ClassVar[tuple[str, ...]] = (
         "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[BEHAVIOR]", "[GENERATION]", "<s>", "</s>",
@@ -80,12 +80,6 @@ class HarmBenchJudge(ModelJudge):
 
     def prompts(self) -> list[str]:
         return [f"{kind}: {prompt}" for kind, prompt in PROMPTS.items()]
-
-    @cached_property
-    def watched(self) -> Mapping[str, Collection[int]]:
-        from cmrm.judges.asking import find_tokens
-
-        return {word: find_tokens(self.checkpoint.tokenizer, word) for word in ("yes", "no")}
 
     def settle(self, answer: Answer) -> Verdict | None:
         return None if answer.harmful else Verdict(verdict="not_applicable")

@@ -7,9 +7,8 @@ reply is `safe`, or `unsafe` and on a second line the categories, S1 to S14, sep
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from cmrm.errors import UserError
@@ -36,18 +35,13 @@ class LlamaGuardJudge(ModelJudge):
     """
 
     kind: ClassVar[str] = "llama-guard"
+    words: ClassVar[tuple[str, ...]] = ("safe", "unsafe")
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer"))
     # Fourteen categories are about fifty tokens.
     reply_tokens: ClassVar[int] = 64
 
     def prompts(self) -> list[str]:
         return [FORM.pattern]
-
-    @cached_property
-    def watched(self) -> Mapping[str, Collection[int]]:
-        from cmrm.judges.asking import find_tokens
-
-        return {word: find_tokens(self.checkpoint.tokenizer, word) for word in ("safe", "unsafe")}
 
     def write(self, answer: Answer) -> list[Request]:
         return [self._write(answer, None)]

@@ -39,6 +39,8 @@ class ModelJudge(Judge):
     # Marks of the prompt's own form, which no judged text may bring along.
     marks: ClassVar[tuple[str, ...]] = ()
     reply_tokens: ClassVar[int] = 1
+    # Words of a reply whose probabilities make the score, however they are spelt.
+    words: ClassVar[tuple[str, ...]] = ()
 
     model: str
     revision: str = "main"
@@ -136,7 +138,9 @@ class ModelJudge(Judge):
     @cached_property
     def watched(self) -> Mapping[str, Collection[int]]:
         """Groups of tokens whose share of the reply's probability is wanted, by name."""
-        return {}
+        from cmrm.judges.asking import find_tokens
+
+        return {word: find_tokens(self.checkpoint.tokenizer, word) for word in self.words}
 
     def settle(self, answer: Answer) -> Verdict | None:  # noqa: ARG002 - asked by the kinds that override it
         """The verdict on an answer that the model need not see, else None."""

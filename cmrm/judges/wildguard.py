@@ -6,9 +6,8 @@ The prompt's form is that of `allenai/wildguard`, which was trained with it and 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from cmrm.judges.judge import Answer, Field, Verdict
@@ -46,6 +45,7 @@ class WildGuardJudge(ModelJudge):
     """
 
     kind: ClassVar[str] = "wildguard"
+    words: ClassVar[tuple[str, ...]] = ("yes", "no")
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer"))
     marks: ClassVar[tuple[str, ...]] = ("[INST]", "[/INST]", "<|user|>", "<|assistant|>", "<s>", "</s>")
     reply_tokens: ClassVar[int] = 32
@@ -54,12 +54,6 @@ class WildGuardJudge(ModelJudge):
 
     def prompts(self) -> list[str]:
         return [PROMPT, FORM.pattern]
-
-    @cached_property
-    def watched(self) -> Mapping[str, Collection[int]]:
-        from cmrm.judges.asking import find_tokens
-
-        return {word: find_tokens(self.checkpoint.tokenizer, word) for word in ("yes", "no")}
 
     def write(self, answer: Answer) -> list[Request]:
         from cmrm.judges.asking import Request
