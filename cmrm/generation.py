@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
 
+from cmrm.answers import Answer, Answers
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault, LogitsWatch, trace_blocks
 from cmrm.model import VisionLanguageModel, render
 from cmrm.steering import Intervention, SteeringProof, steer
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One answer: its text without special tokens, the number of generated tokens, and why it ended.
-
-    Where `fault` says that the model's numbers stopped being finite, there is no answer and the text is empty.
-    """
-
-    text: str
-    tokens: int
-    finish_reason: FinishReason
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """The answers of a batch in the order of its prompts; the proof of steering where there was an intervention."""
-
-    answers: tuple[Answer, ...]
-    proof: SteeringProof | None
 
 
 @torch.inference_mode()

@@ -19,8 +19,8 @@ from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
+    from cmrm.answers import Answer
     from cmrm.faults import Fault
-    from cmrm.generation import Answer
     from cmrm.model import VisionLanguageModel
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmrm.answers import Answer
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault
-from cmrm.generation import Answer, generate
+from cmrm.generation import generate
 from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel
 from cmrm.revision import resolve_model
