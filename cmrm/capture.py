@@ -131,7 +131,7 @@ def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Seque
     with capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured:
         # The base model has no language-model head: logits over the vocabulary would be thrown away.
         base = vlm.model.base_model
-        base(**inputs, **_count_positions(vlm, inputs), **_fewest_logits(base), use_cache=False)
+        base(**inputs, **_count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
     return captured.stack(blocks).float()
 
 
@@ -142,6 +142,6 @@ def _count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str
     return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
 
 
-def _fewest_logits(base: nn.Module) -> dict[str, int]:
+def fewest_logits(base: nn.Module) -> dict[str, int]:
     """Some models are their own base; those are asked for the last token's logits, not for every one's."""
     return {"logits_to_keep": 1} if "logits_to_keep" in signature(base.forward).parameters else {}

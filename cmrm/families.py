@@ -41,6 +41,7 @@ class Family:
     first_position: int = 0
     image_only_blocks: str | None = None
     mixed_batches: bool = True
+    shares_prompts: bool = True
     attention: Attention = "sdpa"
     system: str | None = None
     template: str | None = None
@@ -69,6 +70,7 @@ _ROWS = (
         blocks="layers",
         image_token="image_token_id",
         mixed_batches=False,
+        shares_prompts=False,
         image_only_blocks="text_config.cross_attention_layers",
         # Its template prints a system header with a system line and wherever there is no image.
         system="",
@@ -79,6 +81,7 @@ _ROWS = (
         image_token="image_token_id",
         first_position=1,
         mixed_batches=False,
+        shares_prompts=False,
         # Gemma 2, the backbone of PaliGemma 2, runs on no other in transformers.
         attention="eager",
         template=PALIGEMMA_TEMPLATE,

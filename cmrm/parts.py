@@ -86,3 +86,9 @@ def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:
         *replaced,
     )
     return frozenset(token for token in tokens if isinstance(token, str) and token)
+
+
+def find_backbone(decoder: nn.Module) -> nn.Module:
+    """The stack of blocks with its final norm and without a language-model head, which some decoders have."""
+    inner = getattr(decoder, "model", None)
+    return inner if hasattr(decoder, "lm_head") and isinstance(inner, nn.Module) else decoder

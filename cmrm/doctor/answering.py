@@ -13,8 +13,8 @@ from transformers import BatchFeature
 
 from cmrm.capture import block_output
 from cmrm.conditions import Prompt
+from cmrm.decoding_rules import make_generation_config
 from cmrm.doctor.patient import STEPS
-from cmrm.generation import make_generation_config
 from cmrm.model import VisionLanguageModel, render
 from cmrm.steering import Intervention, Scope, steer
 
