@@ -11,6 +11,7 @@ import torch
 from cmrm.answering_apart import answer_apart
 from cmrm.collecting import Collection
 from cmrm.decoding_rules import has_long_words, make_rules
+from cmrm.families import FAMILIES
 from cmrm.group_parts import Part, split_group
 from cmrm.groups import Answered, Group
 from cmrm.model import VisionLanguageModel, render
@@ -56,6 +57,12 @@ def why_apart(vlm: VisionLanguageModel) -> str | None:
         return f"{attention} takes no mask in which each branch sees its own"
     if not vlm.family.shares_prompts:
         return f"nothing shows that prompts of {vlm.family.model_type} can be read but for their last tokens"
+    own = type(vlm.model)
+    if (
+        vlm.family == FAMILIES.get(vlm.family.model_type)
+        and own.__module__.partition(".")[0] != "transformers"
+    ):
+        return f"its class {own.__name__} is none of transformers', of which alone the family is known"
     if has_long_words(vlm):
         return "its generation_config.json forbids words of several tokens"
     return None

@@ -17,7 +17,7 @@ from cmrm.steering import Intervention, compose
 
 @dataclass(kw_only=True)
 class BranchProof:
-    """How far each branch's state was moved in one pass, and was meant to be: float32 [2, rows, branches] by block."""
+    """How far each branch's state was moved in one pass, and αΔ's largest number, by block [2, rows, branches]."""
 
     moved: dict[int, Tensor] = field(default_factory=dict)
 
@@ -45,7 +45,8 @@ class _SteerAndMeasure(_SteerBranches):
         steered = super().__call__(block, args, output)
         # On the states as they were and became, after rounding to the model's dtype.
         difference = block_output(output).float() - block_output(steered).float()
-        meant = self.shift.float().norm(dim=-1).to(difference.device)
+        # The largest number, since the squares of very small ones would come to nothing.
+        meant = self.shift.float().abs().amax(dim=-1).to(difference.device)
         self.proof.moved[self.block] = torch.stack([difference.norm(dim=-1), meant])
         return steered
 

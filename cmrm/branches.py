@@ -68,7 +68,7 @@ class Branches:
             self.shifts[block][part, : shift.shape[1]] = shift.to(self.shifts[block].dtype)
 
     def feed(self, part: slice, *, width: int) -> Tensor:
-        """Run the decoder on the next tokens of some rows' first `width` branches: final states [rows, width, hidden]."""
+        """Run the decoder on some rows' first `width` branches, one token each: final states [rows, width, hidden]."""
         rows = self.numbers[part]
         length = max(self.filled[part]) + width
         self._lengthen(length)

@@ -69,7 +69,7 @@ class Report:
     """The tokens that a pass chose, on their way from the device; read a pass later, nobody waits for them.
 
     `tokens` is int64 [rows, branches], below zero where the logits were not finite; `moved` is float32
-    [2, rows, branches] by block: how far the states were moved, and how far they were meant to be.
+    [2, rows, branches] by block: how far the states were moved, and what was to move them, zero where nothing.
     """
 
     def __init__(

@@ -61,6 +61,12 @@ class Slots(Cache):
         self.reserve(length)
         self.rows, self.target, self.part, self.length = rows, columns, part, length
 
+    def wipe(self, slot: int) -> None:
+        """Set a slot to zero that holds numbers which are not finite: zero times such a one would not be zero."""
+        for layer in self._layers:
+            layer.keys[slot] = 0
+            layer.values[slot] = 0
+
     def keep(self, moves: Sequence[tuple[int, int]], *, used: int) -> None:
         """Let go of slots: move some (from, to), after which the first `used` are in use."""
         for layer in self._layers:

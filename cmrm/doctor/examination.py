@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cmrm.doctor import leaving, prompts, reading, steering
+from cmrm.doctor import branching, leaving, prompts, reading, steering
 from cmrm.doctor.patient import CheckFailedError, Patient
 from cmrm.model import VisionLanguageModel
 
@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="reference, all", run=steering.check_all_reference),
     Check(name="reference, incremental", run=steering.check_incremental_reference),
     Check(name="steered batch", run=steering.check_steered_batch),
+    Check(name="branches", run=branching.check_branches),
     Check(name="vision tower", run=leaving.check_vision_tower),
     Check(name="unload", run=leaving.check_unload),
 )
