@@ -27,7 +27,7 @@ SECOND = f"{FIRST[: len(FIRST) * 3 // 4]} in your own words: "
 def check_shared_prefixes(patient: Patient) -> str:
     """Prompts whose common beginning is read once have the tokens and states of prompts read whole.
 
-    The beginning is read anew, kept from another batch, and cut.
+    The beginning is read anew, kept from another batch, and cut; a model whose prompts are always read whole passes.
     """
     vlm, errors = patient.vlm, []
     if reason := explain_unshared(vlm, images=0):
