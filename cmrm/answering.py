@@ -11,21 +11,18 @@ import torch
 from cmrm.answering_apart import answer_apart
 from cmrm.collecting import Collection
 from cmrm.decoding_rules import has_long_words, make_rules
-from cmrm.families import FAMILIES
 from cmrm.group_parts import Part, split_group
 from cmrm.groups import Answered, Group
 from cmrm.model import VisionLanguageModel, render
 from cmrm.prefill import prefill
 from cmrm.prefix import Prefixes, PromptBatch
+from cmrm.sharing import explain_unshared
 from cmrm.steering import steer
 from cmrm.tree import Tree
 
 __all__ = ["Answered", "Group", "answer", "why_apart"]
 
 log = logging.getLogger("cmrm.cmrm")
-
-# Implementations of attention that take a mask of any shape.
-MASKED = ("sdpa", "eager")
 
 
 def answer(
@@ -52,17 +49,9 @@ def answer(
 
 def why_apart(vlm: VisionLanguageModel) -> str | None:
     """Why a model's ways have to be answered one after the other; None where they grow together."""
-    attention = vlm.model.config.get_text_config()._attn_implementation
-    if attention not in MASKED:
-        return f"{attention} takes no mask in which each branch sees its own"
-    if not vlm.family.shares_prompts:
-        return f"nothing shows that prompts of {vlm.family.model_type} can be read but for their last tokens"
-    own = type(vlm.model)
-    if (
-        vlm.family == FAMILIES.get(vlm.family.model_type)
-        and own.__module__.partition(".")[0] != "transformers"
-    ):
-        return f"its class {own.__name__} is none of transformers', of which alone the family is known"
+    unshared = explain_unshared(vlm, images=1)
+    if unshared is not None:
+        return unshared
     if has_long_words(vlm):
         return "its generation_config.json forbids words of several tokens"
     return None

@@ -24,7 +24,7 @@ class Branches:
 
     def __init__(self, vlm: VisionLanguageModel, *, rows: int) -> None:
         self.vlm = vlm
-        self.backbone = find_backbone(vlm.decoder)
+        self.backbone = find_backbone(vlm)
         self.slots = Slots(blocks=len(vlm.blocks), slots=rows)
         self.used = 0
         self.width = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from cmrm.errors import UserError
 from cmrm.families import Family
+
+if TYPE_CHECKING:
+    from cmrm.model import VisionLanguageModel
 
 # What the fields of a config are called.
 KINDS = {int: "number", list: "list"}
@@ -32,6 +35,11 @@ def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module
             f"What is in it: {', '.join(name for name, _ in found.named_children()) or 'nothing'}."
         )
     return tuple(found)
+
+
+def find_backbone(vlm: VisionLanguageModel) -> nn.Module:
+    """The part of the decoder that holds its blocks: from tokens to last hidden states, without logits."""
+    return vlm.decoder.get_submodule(vlm.family.blocks.rpartition(".")[0])
 
 
 def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: str) -> frozenset[int]:
@@ -86,9 +94,3 @@ def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:
         *replaced,
     )
     return frozenset(token for token in tokens if isinstance(token, str) and token)
-
-
-def find_backbone(decoder: nn.Module) -> nn.Module:
-    """The stack of blocks with its final norm and without a language-model head, which some decoders have."""
-    inner = getattr(decoder, "model", None)
-    return inner if hasattr(decoder, "lm_head") and isinstance(inner, nn.Module) else decoder

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import BatchFeature
 
-from cmrm.capture import fewest_logits
-from cmrm.model import VisionLanguageModel, last_prompt_positions, position_ids
-from cmrm.prefix import PromptBatch
+from cmrm.model import VisionLanguageModel, last_prompt_positions
+from cmrm.passes import count_positions, fewest_logits
+from cmrm.prefix_cache import full_layers, open_cache, read_rest
+from cmrm.prefix_reading import next_positions
+from cmrm.prompt_batch import Prefix, PromptBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,37 +32,46 @@ class Filled:
 
 
 def prefill(vlm: VisionLanguageModel, batch: PromptBatch) -> Filled:
-    """Read a batch of prompts but for their last tokens, without logits."""
-    mask = batch.inputs["attention_mask"]
-    rows = torch.arange(mask.shape[0], device=mask.device)
-    last = last_prompt_positions(mask)
-    tokens = batch.inputs["input_ids"][rows, last]
-    shorter = {
-        # Of two axes or more, all that goes by tokens has them second.
-        name: value[:, :-1] if torch.is_tensor(value) and value.shape[:2] == mask.shape else value
-        for name, value in batch.inputs.items()
-    }
-    base = vlm.model.base_model
-    cache = DynamicCache()
-    first = vlm.family.first_position
-    multimodal = vlm.family.positions == "multimodal" and "pixel_values" in batch.inputs
-    positions = {} if multimodal else {"position_ids": position_ids(shorter["attention_mask"], first=first)}
-    base(**shorter, **positions, **fewest_logits(base), past_key_values=cache, use_cache=True)
-    following = mask.sum(dim=1) - 1 + first
-    if multimodal:
-        # What an image takes less in positions than in tokens, which the pass has left there.
-        following = following + base.rope_deltas.reshape(-1).to(following.device)
-    return Filled(
-        layers=list_layers(cache),
-        visible=shorter["attention_mask"].bool(),
-        tokens=tokens,
-        positions=following,
+    """Read a batch of prompts but for their last tokens, without logits. Call it in inference mode."""
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    rows, last = torch.arange(mask.shape[0], device=mask.device), last_prompt_positions(mask)
+    shorter = mask.clone()
+    shorter[rows, last] = 0
+    # On whichever side the padding is, the last column holds now no token of any row.
+    inputs = {name: _drop_last_column(value, mask) for name, value in batch.inputs.items()}
+    rest = replace(batch, inputs=BatchFeature({**inputs, "attention_mask": shorter[:, :-1]}))
+    layers, visible, positions = (
+        _read_whole(vlm, rest) if batch.prefix is None else _go_on(vlm, rest, batch.prefix)
     )
+    return Filled(layers=layers, visible=visible, tokens=ids[rows, last], positions=positions)
 
 
-def list_layers(cache: Cache) -> list[tuple[Tensor, Tensor]]:
-    """The keys and values of each block in a cache, [rows, heads, columns, head_dim]."""
-    pairs: list[tuple[Any, Any]] = [
-        (getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers
-    ]
-    return pairs
+_Read = tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]
+
+
+def _read_whole(vlm: VisionLanguageModel, batch: PromptBatch) -> _Read:
+    inputs, base, cache = batch.inputs, vlm.model.base_model, open_cache(batch)
+    base(
+        **inputs, **count_positions(vlm, inputs), **fewest_logits(base), past_key_values=cache, use_cache=True
+    )
+    return full_layers(cache), inputs["attention_mask"].bool(), next_positions(vlm, inputs)
+
+
+def _go_on(vlm: VisionLanguageModel, batch: PromptBatch, prefix: Prefix) -> _Read:
+    mask, owners = batch.inputs["attention_mask"], batch.owners
+    assert owners is not None  # a batch with a prefix says whose it is
+    if mask.shape[1]:
+        cache = open_cache(batch)
+        read_rest(vlm, batch, cache)
+        layers = full_layers(cache)
+    else:
+        layers = [
+            (keys[owners.to(keys.device)], values[owners.to(keys.device)]) for keys, values in prefix.layers
+        ]
+    visible = torch.cat([prefix.mask[owners], mask.bool()], dim=1)
+    return layers, visible, prefix.positions[owners] + mask.sum(dim=1)
+
+
+def _drop_last_column(value: Tensor, mask: Tensor) -> Tensor:
+    # Of two axes or more, all that goes by tokens has them second.
+    return value[:, :-1] if torch.is_tensor(value) and value.shape[:2] == mask.shape else value

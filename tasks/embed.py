@@ -20,6 +20,7 @@ from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
 
 POSITION = "last"
 
@@ -53,15 +54,18 @@ class EmbedJob(Job):
 
 
 def _embed(job: EmbedJob, store: Store) -> Manifest:
+    from cmrm.prefix import Prefixes
+
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
+    prefixes = Prefixes(vlm)
     return work_through(
         job,
         store,
         kind="hidden_states",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: [_embed_batch(job, vlm, batch)],
+        finish=lambda batch: [_embed_batch(job, vlm, prefixes, batch)],
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),
@@ -71,10 +75,12 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
-def _embed_batch(job: EmbedJob, vlm: VisionLanguageModel, batch: Sequence[StoredSample]) -> Finished:
+def _embed_batch(
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batch: Sequence[StoredSample]
+) -> Finished:
     blocks = range(len(vlm.blocks))
     shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
-    shown, vectors = _read_states(job, vlm, shown, blocks)
+    shown, vectors = _read_states(job, vlm, prefixes, shown, blocks)
     finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
     kept: np.ndarray = np.asarray(finite.all(axis=1))
     aside = [
@@ -97,7 +103,7 @@ def _embed_batch(job: EmbedJob, vlm: VisionLanguageModel, batch: Sequence[Stored
 
 
 def _read_states(
-    job: EmbedJob, vlm: VisionLanguageModel, shown: Shown, blocks: range
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown, blocks: range
 ) -> tuple[Shown, np.ndarray]:
     """The states of a batch as float16 [samples, blocks, hidden], and which of its samples they are of."""
     from cmrm.capture import embed
@@ -107,10 +113,16 @@ def _read_states(
     if not shown.samples:
         return shown, nothing
     if job.steering is None:
-        states = embed(vlm, shown.prompts, blocks=blocks)
+        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
     else:
         shown, intervention = intervene(
-            job.steering, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
+            job.steering,
+            store=job.store,
+            vlm=vlm,
+            showing=job.showing,
+            shown=shown,
+            stage=job.stage,
+            prefixes=prefixes,
         )
         if intervention is None:
             return shown, nothing

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cmrm.doctor import branching, leaving, prompts, reading, steering
+from cmrm.doctor import branching, leaving, prompts, reading, sharing, steering
 from cmrm.doctor.patient import CheckFailedError, Patient
 from cmrm.model import VisionLanguageModel
 
@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="answering", run=reading.check_answering),
     Check(name="batch, left padding", run=reading.check_left_padding),
     Check(name="batch, right padding", run=reading.check_right_padding),
+    Check(name="shared prefixes", run=sharing.check_shared_prefixes),
     Check(name="exactness", run=steering.check_exactness),
     Check(name="identity", run=steering.check_identity),
     Check(name="proof of steering", run=steering.check_proof),

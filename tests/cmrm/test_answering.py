@@ -21,6 +21,7 @@ from cmrm.groups import Group, Way
 from cmrm.images import noise_image
 from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel
+from cmrm.prefix import Prefixes
 from cmrm.revision import resolve_model
 from cmrm.steering import Composition, Intervention, Scope
 
@@ -47,9 +48,9 @@ def prompts(request: pytest.FixtureRequest) -> list[Prompt]:
     return make_prompts(with_image=request.param == "image")
 
 
-def make_prompts(*, with_image: bool) -> list[Prompt]:
+def make_prompts(*, with_image: bool, images: int = len(QUESTIONS)) -> list[Prompt]:
     return [
-        Prompt(text=question, image=noise_image(size=32, seed=row) if with_image else None)
+        Prompt(text=question, image=noise_image(size=32, seed=row % images) if with_image else None)
         for row, question in enumerate(QUESTIONS)
     ]
 
@@ -122,6 +123,25 @@ def test_the_proof_counts_each_state_that_was_fed_to_a_living_answer(
     assert half.proof.distance == pytest.approx(alone.proof.distance, rel=1e-5)
 
 
+def test_answers_on_one_image_read_it_once(
+    talker: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    tower = talker.model.model.vision_tower.register_forward_pre_hook(
+        lambda _module, args, kwargs: seen.append(len(kwargs.get("pixel_values", args[0] if args else ()))),
+        with_kwargs=True,
+    )
+    prompts, prefixes = make_prompts(with_image=True, images=1), Prefixes(talker)
+    ways: list[Way] = [None, push(talker, 0.5)]
+    groups = [Group(prompts=prompts[start : start + 2], ways=ways) for start in range(0, 5, 2)]
+    done = list(answer(talker, groups, max_new_tokens=LONGEST, rows=4, prefixes=prefixes))
+    tower.remove()
+    assert seen == [1]
+    alone = answer_alone(talker, prompts, ways)
+    for one in done:
+        assert one.answers == {way: alone[way][2 * one.group + one.row] for way in range(2)}
+
+
 def test_rows_that_have_ended_make_room_for_others(
     talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +196,8 @@ def test_only_the_ways_that_are_wanted_are_answered(
 def test_answers_do_not_depend_on_groups_rows_or_neighbours(
     talker: VisionLanguageModel, data: st.DataObject
 ) -> None:
-    prompts = make_prompts(with_image=data.draw(st.booleans()))
+    prompts = make_prompts(with_image=data.draw(st.booleans()), images=data.draw(st.integers(1, 5)))
+    prefixes = Prefixes(talker) if data.draw(st.booleans()) else None
     ways = all_sorts(talker, 1)[:6]
     alone = answer_alone(talker, prompts, ways)
     order = data.draw(st.permutations(range(len(prompts))))
@@ -188,7 +209,7 @@ def test_answers_do_not_depend_on_groups_rows_or_neighbours(
         for rows, numbers in zip(members, chosen, strict=True)
     ]
     rows = data.draw(st.integers(max(map(len, members)), 6))
-    done = list(answer(talker, groups, max_new_tokens=LONGEST, rows=rows))
+    done = list(answer(talker, groups, max_new_tokens=LONGEST, rows=rows, prefixes=prefixes))
     assert len(done) == len(prompts)
     for one in done:
         for place, found in one.answers.items():

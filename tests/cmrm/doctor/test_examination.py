@@ -15,6 +15,9 @@ import cmrm.branches
 import cmrm.capture
 import cmrm.doctor.branching
 import cmrm.doctor.leaving
+import cmrm.prefix
+import cmrm.prefix_cache
+import cmrm.prefix_reading
 import cmrm.steering
 import cmrm.tree
 from cmrm.doctor import CHECKS, run_checks
@@ -126,13 +129,41 @@ def answering_without_the_image(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
 
 
 def text_read_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.capture._count_positions
+    original = cmrm.capture.count_positions
 
     def count(vlm: VisionLanguageModel, inputs: Any) -> dict[str, Any]:
         scale = 1 if "pixel_values" in inputs else 2
         return {name: scale * positions for name, positions in original(vlm, inputs).items()}
 
-    patch.setattr(cmrm.capture, "_count_positions", count)
+    patch.setattr(cmrm.capture, "count_positions", count)
+    return vlm
+
+
+def positions_one_off(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix_reading.next_positions
+    patch.setattr(cmrm.prefix_reading, "next_positions", lambda vlm, inputs: original(vlm, inputs) + 1)
+    return vlm
+
+
+def positions_not_cut(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix.crop
+    patch.setattr(
+        cmrm.prefix,
+        "crop",
+        lambda prefix, tokens: replace(original(prefix, tokens), positions=prefix.positions),
+    )
+    return vlm
+
+
+def prefix_of_the_first(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    """Where two images are in a batch, all rows go on from the first."""
+    patch.setattr(cmrm.prefix_cache.SharedLayer, "_spread", lambda self, shared: shared[self.owners * 0])
+    return vlm
+
+
+def one_token_too_many(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix.count_shared
+    patch.setattr(cmrm.prefix, "count_shared", lambda rows, **least: original(rows, **least) + 1)
     return vlm
 
 
@@ -221,6 +252,10 @@ BROKEN = [
     (blocks_of_the_tower, "decoder blocks"),
     (answering_without_the_image, "answering"),
     (text_read_at_other_positions, "answering"),
+    (positions_one_off, "shared prefixes"),
+    (positions_not_cut, "shared prefixes"),
+    (prefix_of_the_first, "shared prefixes"),
+    (one_token_too_many, "shared prefixes"),
     (always_direct, "reference, incremental"),
     (branches_off_after_the_prompt, "branches"),
     (branches_seeing_each_other, "branches"),
