@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from storage.store import Store
 from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
-from tasks.samples import Slice, StoredSample
+from tasks.samples import Slice
 from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
@@ -61,7 +60,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         kind="hidden_states",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: [_embed_batch(job, vlm, batch)],
+        prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
+        finish=lambda batches: (_embed_batch(job, vlm, shown) for shown in batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),
@@ -71,9 +71,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
-def _embed_batch(job: EmbedJob, vlm: VisionLanguageModel, batch: Sequence[StoredSample]) -> Finished:
+def _embed_batch(job: EmbedJob, vlm: VisionLanguageModel, shown: Shown) -> Finished:
     blocks = range(len(vlm.blocks))
-    shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
     shown, vectors = _read_states(job, vlm, shown, blocks)
     finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
     kept: np.ndarray = np.asarray(finite.all(axis=1))

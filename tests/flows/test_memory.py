@@ -53,7 +53,7 @@ def lift(*_):
     resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
 
 def do(stage, job):
-    return Manifest.from_json(stage.task.fn(job)["manifest"].encode())
+    return Manifest.from_json(stage.task.fn(job)["manifests"][0].encode())
 
 def run(store):
     Store.create(store)
