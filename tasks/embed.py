@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
+    from cmrm.offload import Arriving
 
 POSITION = "last"
 
@@ -61,7 +64,7 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         samples=samples,
         batch_size=job.batch_size,
         prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
-        finish=lambda batches: (_embed_batch(job, vlm, shown) for shown in batches),
+        finish=lambda batches: _embed_batches(job, vlm, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),
@@ -71,40 +74,46 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
-def _embed_batch(job: EmbedJob, vlm: VisionLanguageModel, shown: Shown) -> Finished:
-    blocks = range(len(vlm.blocks))
-    shown, vectors = _read_states(job, vlm, shown, blocks)
-    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
-    kept: np.ndarray = np.asarray(finite.all(axis=1))
-    aside = [
-        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
-        for row, stored in enumerate(shown.samples)
-        if not kept[row]
-    ]
-    table = hidden_states_table(
-        model=job.model.name,
-        dataset=job.slice.shard.dataset,
-        sample_ids=[stored.sample.id for stored, keep in zip(shown.samples, kept, strict=True) if keep],
-        condition=job.slice.condition,
-        blocks=blocks,
-        vectors=vectors[kept],
-        position=POSITION,
-        intervention="" if job.steering is None else job.steering.name,
-        alpha=None if job.steering is None else job.steering.alpha,
-    )
-    return table, [*shown.quarantined, *aside]
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A batch whose states, float16 [samples, blocks, hidden], are on their way from the device."""
+
+    shown: Shown
+    states: Arriving | None
+
+    @property
+    def is_there(self) -> bool:
+        return self.states is None or self.states.is_there
 
 
-def _read_states(
-    job: EmbedJob, vlm: VisionLanguageModel, shown: Shown, blocks: range
-) -> tuple[Shown, np.ndarray]:
-    """The states of a batch as float16 [samples, blocks, hidden], and which of its samples they are of."""
+def _embed_batches(job: EmbedJob, vlm: VisionLanguageModel, batches: Iterator[Shown]) -> Iterator[Finished]:
+    """Read batch after batch; while the states of one are on their way, the device has the next."""
+    under_way: deque[_Read] = deque()
+    while True:
+        try:
+            shown = next(batches, None)
+            if shown is None:
+                break
+            under_way.append(_read_states(job, vlm, shown))
+        except BaseException:
+            # What came before an error is kept.
+            for read in under_way:
+                yield _conclude(job, vlm, read)
+            raise
+        while len(under_way) > 1 or (under_way and under_way[0].is_there):
+            yield _conclude(job, vlm, under_way.popleft())
+    for read in under_way:
+        yield _conclude(job, vlm, read)
+
+
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, shown: Shown) -> _Read:
     from cmrm.capture import embed
+    from cmrm.offload import send_to_host
     from cmrm.steering import embed_steered
 
-    nothing: np.ndarray = np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float16)
+    blocks = range(len(vlm.blocks))
     if not shown.samples:
-        return shown, nothing
+        return _Read(shown=shown, states=None)
     if job.steering is None:
         states = embed(vlm, shown.prompts, blocks=blocks)
     else:
@@ -112,9 +121,39 @@ def _read_states(
             job.steering, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
         )
         if intervention is None:
-            return shown, nothing
+            return _Read(shown=shown, states=None)
         states = embed_steered(vlm, shown.prompts, blocks=blocks, intervention=intervention)
-    return shown, states.cpu().numpy().astype(np.float16)
+    return _Read(shown=shown, states=send_to_host(states.half()))
+
+
+def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
+    """The rows of a batch, and those set aside."""
+    blocks = range(len(vlm.blocks))
+    vectors: np.ndarray = (
+        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float16)
+        if read.states is None
+        else read.states.wait().numpy()
+    )
+    samples = read.shown.samples
+    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
+    kept: np.ndarray = np.asarray(finite.all(axis=1))
+    aside = [
+        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
+        for row, stored in enumerate(samples)
+        if not kept[row]
+    ]
+    table = hidden_states_table(
+        model=job.model.name,
+        dataset=job.slice.shard.dataset,
+        sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
+        condition=job.slice.condition,
+        blocks=blocks,
+        vectors=vectors[kept],
+        position=POSITION,
+        intervention="" if job.steering is None else job.steering.name,
+        alpha=None if job.steering is None else job.steering.alpha,
+    )
+    return table, [*read.shown.quarantined, *aside]
 
 
 def _explain(finite: np.ndarray) -> str:
