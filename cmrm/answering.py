@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
 
-from cmrm.answers import Answer
-from cmrm.conditions import Prompt
-from cmrm.generation import generate
-from cmrm.model import VisionLanguageModel
-from cmrm.prefix import Prefixes
-from cmrm.steering import Intervention
+from cmrm.answering_apart import answer_apart
+from cmrm.collecting import Collection
+from cmrm.decoding_rules import has_long_words, make_rules
+from cmrm.group_parts import Part, split_group
+from cmrm.groups import Answered, Group
+from cmrm.model import VisionLanguageModel, render
+from cmrm.prefill import prefill
+from cmrm.prefix import Prefixes, PromptBatch
+from cmrm.sharing import explain_unshared
+from cmrm.steering import steer
+from cmrm.tree import Tree
 
-Way = Intervention | None
+__all__ = ["Answered", "Group", "answer", "why_apart"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Some prompts, and the ways in which each is to be answered; None among `ways` is the plain one.
-
-    An intervention's `delta` is [blocks, hidden], or [prompts, blocks, hidden] with one Δ a prompt. `wanted` says for
-    each prompt which ways, by their number, are wanted of it; None for all of all.
-    """
-
-    prompts: Sequence[Prompt]
-    ways: Sequence[Way]
-    wanted: Sequence[frozenset[int]] | None = None
-
-    def ways_of(self, row: int) -> frozenset[int]:
-        """The ways wanted of a prompt."""
-        return frozenset(range(len(self.ways))) if self.wanted is None else self.wanted[row]
+log = logging.getLogger("cmrm.cmrm")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """A prompt that has been answered: the number of its group, its row in there, and an answer for each wanted way.
-
-    `acted` says for each way that intervenes, and each of its blocks, how many states were moved.
-    """
-
-    group: int
-    row: int
-    answers: Mapping[int, Answer]
-    acted: Mapping[int, Mapping[int, int]]
-
-
-@torch.inference_mode()
 def answer(
     vlm: VisionLanguageModel,
     groups: Iterable[Group],
@@ -58,25 +35,82 @@ def answer(
 ) -> Iterator[Answered]:
     """Answer groups of prompts as they come, greedily, and yield each prompt when all its ways have ended.
 
-    At most `rows` prompts are under way at once (a larger group alone is refused with `ValueError`); a group is taken
-    as soon as there is room for it. Answers do not depend on how the prompts are grouped.
+    All ways of a prompt are branches of one cache row, which read the prompt once; only those whose scope is `all`
+    read it anew. At most `rows` rows are under way at once (a larger group is refused with `ValueError`); a group is
+    taken as soon as there is room for it. Answers do not depend on how the prompts are grouped. Where a model cannot
+    do so (`why_apart`), its ways are answered one after the other.
     """
-    del prefixes
-    for number, group in enumerate(groups):
-        if len(group.prompts) > rows:
-            raise ValueError(f"a group of {len(group.prompts)} prompts does not fit into {rows} rows")
-        ways = [
-            generate(vlm, group.prompts, max_new_tokens=max_new_tokens, intervention=way)
-            for way in group.ways
-        ]
-        for row in range(len(group.prompts)):
-            yield Answered(
-                group=number,
-                row=row,
-                answers={way: ways[way].answers[row] for way in group.ways_of(row)},
-                acted={
-                    way: {block: count // len(group.prompts) for block, count in proof.acted.items()}
-                    for way in group.ways_of(row)
-                    if (proof := ways[way].proof) is not None
-                },
-            )
+    reason = why_apart(vlm)
+    if reason is None:
+        return _answer_together(vlm, groups, max_new_tokens=max_new_tokens, rows=rows, prefixes=prefixes)
+    log.info("ways are answered one after the other: %s", reason)
+    return answer_apart(vlm, groups, max_new_tokens=max_new_tokens)
+
+
+def why_apart(vlm: VisionLanguageModel) -> str | None:
+    """Why a model's ways have to be answered one after the other; None where they grow together."""
+    unshared = explain_unshared(vlm, images=1)
+    if unshared is not None:
+        return unshared
+    if has_long_words(vlm):
+        return "its generation_config.json forbids words of several tokens"
+    return None
+
+
+@torch.inference_mode()
+def _answer_together(
+    vlm: VisionLanguageModel,
+    groups: Iterable[Group],
+    *,
+    max_new_tokens: int,
+    rows: int,
+    prefixes: Prefixes | None,
+) -> Iterator[Answered]:
+    tree = Tree(vlm, rows=rows, rules=make_rules(vlm, max_new_tokens))
+    collection = Collection(vlm)
+    waiting: deque[Part] = deque()
+    source = enumerate(groups)
+    exhausted = False
+    while not exhausted or waiting or tree.busy:
+        while tree.room and (waiting or not exhausted):
+            if not waiting:
+                number, group = next(source, (-1, None))
+                if group is None:
+                    exhausted = True
+                    break
+                if len(group.prompts) > rows:
+                    raise ValueError(f"a group of {len(group.prompts)} prompts does not fit into {rows} rows")
+                yield from collection.open(number, group)
+                waiting.extend(split_group(group, number))
+            elif len(waiting[0].rows) <= tree.room:
+                _admit(vlm, tree, waiting.popleft(), prefixes)
+            else:
+                break
+        if tree.busy:
+            tree.step()
+        for row in tree.collect():
+            again, answered = collection.take(row)
+            waiting.extend(again)
+            if answered is not None:
+                yield answered
+
+
+def _admit(vlm: VisionLanguageModel, tree: Tree, part: Part, prefixes: Prefixes | None) -> None:
+    if part.throughout is not None:
+        inputs = render(vlm, part.prompts)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        with steer(vlm, part.throughout, input_ids=ids, attention_mask=mask):
+            filled = prefill(vlm, PromptBatch(inputs=inputs))
+        # All text of the prompt but its last token, which the first pass of the branches moves.
+        texts = (mask.bool() & (ids != vlm.image_token_id)).sum(dim=1) - 1
+        for row, moved in zip(part.rows, texts.tolist(), strict=True):
+            for branch in row.branches:
+                branch.acted = dict.fromkeys(branch.blocks, moved)
+    else:
+        batch = (
+            PromptBatch(inputs=render(vlm, part.prompts))
+            if prefixes is None
+            else prefixes.lay_out(part.prompts)
+        )
+        filled = prefill(vlm, batch)
+    tree.admit(filled, part.rows, part.ways)

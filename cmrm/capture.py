@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,11 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, last_prompt_positions, position_ids, render
+from cmrm.model import VisionLanguageModel, last_prompt_positions, render
+from cmrm.passes import count_positions, fewest_logits
+from cmrm.prefix import Prefixes
+from cmrm.prefix_cache import open_cache, read_rest
+from cmrm.prompt_batch import PromptBatch
 
 Reading = Literal["unsteered", "before_intervention", "after_intervention"]
 
@@ -117,12 +120,30 @@ def _next_that_runs(vlm: VisionLanguageModel, block: int) -> int:
 
 
 @torch.inference_mode()
-def embed(vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, blocks: Sequence[int]) -> Tensor:
+def embed(
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    blocks: Sequence[int],
+    prefixes: Prefixes | None = None,
+) -> Tensor:
     """States of a batch of prompts at the output of each block, last prompt token: float32 [prompts, blocks, hidden].
 
-    One forward pass without cache or logits; the tensor stays on the model's device.
+    One forward pass without logits; the tensor stays on the model's device. With `prefixes`, what the prompts have in
+    common is read once where that saves work, and kept there for the next batch.
     """
-    return read_prompt(vlm, render(vlm, prompts), blocks=blocks)
+    batch = PromptBatch(inputs=render(vlm, prompts)) if prefixes is None else prefixes.lay_out(prompts)
+    return read_batch(vlm, batch, blocks=blocks)
+
+
+def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence[int]) -> Tensor:
+    """States of prompts that are laid out, as `embed` gives them."""
+    if batch.prefix is None:
+        return read_prompt(vlm, batch.inputs, blocks=blocks)
+    last = last_prompt_positions(batch.inputs["attention_mask"])
+    with capture_states(vlm, blocks=blocks, positions=last) as captured:
+        read_rest(vlm, batch, open_cache(batch))
+    return captured.stack(blocks).float()
 
 
 def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int]) -> Tensor:
@@ -131,17 +152,5 @@ def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Seque
     with capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured:
         # The base model has no language-model head: logits over the vocabulary would be thrown away.
         base = vlm.model.base_model
-        base(**inputs, **_count_positions(vlm, inputs), **_fewest_logits(base), use_cache=False)
+        base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
     return captured.stack(blocks).float()
-
-
-def _count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str, Tensor]:
-    """Positions as generation counts them; nothing where the model has to work them out from the image's grid."""
-    if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
-        return {}
-    return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
-
-
-def _fewest_logits(base: nn.Module) -> dict[str, int]:
-    """Some models are their own base; those are asked for the last token's logits, not for every one's."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in signature(base.forward).parameters else {}

@@ -14,6 +14,7 @@ from cmrm.errors import UserError
 ENTRY_POINTS = "cmrm.families"
 
 Positions = Literal["counted", "multimodal"]
+Shares = Literal["all", "text", "nothing"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
@@ -28,6 +29,9 @@ class Family:
     `image_only_blocks`: the path in `config.json` to the numbers of the blocks that are skipped without an image.
     `mixed_batches`: whether prompts with and without an image can share a batch.
     `system`: the system line of prompts that are given none, where the template would else treat the arms unlike.
+    `shares`: which prompts can be read in two parts, what several have in common once, and then the rest of each: those
+    with an image and those without, those without alone, or none. In a decoder that is read so, no token sees a later
+    one and the image lies in the prompt, and it takes a cache and positions; the doctor tries it.
     `attention`: the implementation that `model.attn_implementation: auto` stands for.
     `template`: a chat template for processors that are published without one; a processor's own goes first.
     `text_only_form`: for processors that refuse text alone, what they make of a rendered prompt: a format string over
@@ -41,6 +45,7 @@ class Family:
     first_position: int = 0
     image_only_blocks: str | None = None
     mixed_batches: bool = True
+    shares: Shares = "nothing"
     attention: Attention = "sdpa"
     system: str | None = None
     template: str | None = None
@@ -54,22 +59,30 @@ PALIGEMMA_TEMPLATE = (
 )
 
 _ROWS = (
-    Family(model_type="aya_vision", blocks="layers", image_token="image_token_id"),
-    Family(model_type="gemma3", blocks="layers", image_token="image_token_id"),
-    Family(model_type="glm4v", blocks="layers", image_token="image_token_id", positions="multimodal"),
-    Family(model_type="idefics3", blocks="layers", image_token="image_token_id"),
-    Family(model_type="internvl", blocks="layers", image_token="image_token_id"),
-    Family(model_type="llama4", blocks="model.layers", image_token="image_token_id"),
-    Family(model_type="llava", blocks="layers", image_token="image_token_id"),
-    Family(model_type="llava_next", blocks="layers", image_token="image_token_id"),
-    Family(model_type="llava_onevision", blocks="layers", image_token="image_token_id"),
-    Family(model_type="mistral3", blocks="layers", image_token="image_token_id"),
+    Family(model_type="aya_vision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="glm4v",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(model_type="idefics3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llama4", blocks="model.layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava_next", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava_onevision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="mistral3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(
         model_type="mllama",
         blocks="layers",
         image_token="image_token_id",
         mixed_batches=False,
         image_only_blocks="text_config.cross_attention_layers",
+        # Its image is in no prompt: blocks of their own attend to it.
+        shares="text",
         # Its template prints a system header with a system line and wherever there is no image.
         system="",
     ),
@@ -79,16 +92,36 @@ _ROWS = (
         image_token="image_token_id",
         first_position=1,
         mixed_batches=False,
+        # Each token of its prompts sees all others, later ones too.
+        shares="nothing",
         # Gemma 2, the backbone of PaliGemma 2, runs on no other in transformers.
         attention="eager",
         template=PALIGEMMA_TEMPLATE,
         text_only_form="{bos}{prompt}\n",
     ),
-    Family(model_type="qwen2_5_vl", blocks="layers", image_token="image_token_id", positions="multimodal"),
-    Family(model_type="qwen2_vl", blocks="layers", image_token="image_token_id", positions="multimodal"),
-    Family(model_type="qwen3_vl", blocks="layers", image_token="image_token_id", positions="multimodal"),
-    Family(model_type="smolvlm", blocks="layers", image_token="image_token_id"),
-    Family(model_type="vipllava", blocks="layers", image_token="image_token_id"),
+    Family(
+        model_type="qwen2_5_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="qwen2_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="qwen3_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(model_type="smolvlm", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="vipllava", blocks="layers", image_token="image_token_id", shares="all"),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
 

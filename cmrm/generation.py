@@ -1,104 +1,62 @@
-"""Answer prompts, plainly or under an intervention: batched, greedy, so an answer depends on its prompt alone."""
+"""Answer one batch of prompts, greedily, so that an answer depends on its prompt alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
-
-from cmrm.answers import Answer, Answers
+from cmrm.answering import Answered, Group, answer
+from cmrm.answers import Answers
 from cmrm.conditions import Prompt
-from cmrm.faults import Fault, LogitsWatch, trace_blocks
-from cmrm.model import VisionLanguageModel, render
-from cmrm.steering import Intervention, SteeringProof, steer
+from cmrm.model import VisionLanguageModel
+from cmrm.prefix import Prefixes
+from cmrm.steering import Intervention, SteeringProof
 
 
-@torch.inference_mode()
 def generate(
     vlm: VisionLanguageModel,
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
     intervention: Intervention | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Answers:
     """Answer a batch of prompts by greedy decoding, at most `max_new_tokens` each, under the intervention if given.
 
     Sampling is not offered: its random numbers would make an answer depend on who shares the batch (`DESIGN.md` §2).
     """
-    inputs = render(vlm, prompts)
-    watch = LogitsWatch()
-    with _steering(vlm, inputs, intervention) as proof:
-        sequences = vlm.model.generate(
-            **inputs,
-            generation_config=make_generation_config(vlm, max_new_tokens),
-            logits_processor=LogitsProcessorList([watch]),
-        )
-    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :])
-    # What a row's padding comes to once its answer has ended is no part of it.
-    steps = {
-        row: step
-        for row, (step, answer) in enumerate(zip(watch.first_steps(), answers, strict=True))
-        if 0 <= step < answer.tokens
-    }
-    for row, fault in _find_faults(vlm, inputs, steps, intervention).items():
-        answers[row] = replace(answers[row], text="", fault=fault)
-    return Answers(answers=tuple(answers), proof=proof)
-
-
-def make_generation_config(vlm: VisionLanguageModel, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding to a length, with the model's own marks of an end."""
-    own, tokenizer = vlm.model.generation_config, vlm.processor.tokenizer
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    (answers,) = generate_ways(
+        vlm, prompts, max_new_tokens=max_new_tokens, ways=[intervention], prefixes=prefixes
     )
+    return answers
 
 
-def _find_faults(
+def generate_ways(
     vlm: VisionLanguageModel,
-    inputs: BatchFeature,
-    steps: Mapping[int, int],
-    intervention: Intervention | None,
-) -> dict[int, Fault]:
-    """Where each row whose logits were not finite at a step stopped being so; asks the model again if there are any."""
-    if not steps:
-        return {}
-    # The whole batch once more, as far as needed: with fewer rows its numbers could round otherwise, and not overflow.
-    longest = max(steps.values()) + 1
-    with (
-        _steering(vlm, inputs, intervention),
-        trace_blocks(vlm, inputs["attention_mask"]) as trace,
-    ):
-        vlm.model.generate(**inputs, generation_config=make_generation_config(vlm, longest))
-    return {row: trace.locate(row, step) for row, step in steps.items()}
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    ways: Sequence[Intervention | None],
+    prefixes: Prefixes | None = None,
+) -> list[Answers]:
+    """Answer a batch of prompts in several ways in one pass; None among `ways` is the plain one.
+
+    The answers of each way, in the order of `ways`, are those that `generate` gives for it alone.
+    """
+    group = Group(prompts=prompts, ways=ways)
+    rows = max(1, len(prompts))
+    answered = answer(vlm, [group], max_new_tokens=max_new_tokens, rows=rows, prefixes=prefixes)
+    done = {one.row: one for one in answered}
+    ordered = [done[row] for row in range(len(prompts))]
+    return [_collect(ordered, number, way) for number, way in enumerate(ways)]
 
 
-def _steering(
-    vlm: VisionLanguageModel, inputs: BatchFeature, intervention: Intervention | None
-) -> AbstractContextManager[SteeringProof | None]:
-    if intervention is None:
-        return nullcontext()
-    return steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-
-
-def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor) -> list[Answer]:
-    tokenizer = vlm.processor.tokenizer
-    ends = torch.as_tensor(make_generation_config(vlm, 1).eos_token_id, device=new_tokens.device).reshape(-1)
-    ended = torch.isin(new_tokens, ends)
-    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new_tokens.shape[1]).tolist()
-    texts = tokenizer.batch_decode(
-        [row[:length] for row, length in zip(new_tokens.tolist(), lengths, strict=True)],
-        skip_special_tokens=True,
-    )
-    return [
-        Answer(text=text.strip(), tokens=length, finish_reason="stop" if stopped else "length")
-        for text, length, stopped in zip(texts, lengths, ended.any(1).tolist(), strict=True)
-    ]
+def _collect(answered: Sequence[Answered], number: int, way: Intervention | None) -> Answers:
+    answers = tuple(one.answers[number] for one in answered)
+    if way is None:
+        return Answers(answers=answers, proof=None)
+    proof = SteeringProof()
+    for block in way.blocks:
+        proof.acted[block] = sum(one.acted[number].get(block, 0) for one in answered)
+        distances = [one.moved[number].get(block, 0.0) for one in answered]
+        proof.distance[block] = sum(distances) / max(1, len(distances))
+    return Answers(answers=answers, proof=proof)

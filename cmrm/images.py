@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cmrm.errors import UserError
 
@@ -90,6 +92,16 @@ def noise_image(*, size: int, seed: int, distribution: Distribution = "uniform")
     return Image.fromarray(draw(count, seed).reshape(size, size, 3), mode="RGB")
 
 
+def digest_pixels(image: Image.Image) -> str:
+    """A digest that two images have in common when a model sees the same in both."""
+    # A palette and a turn are not among the bytes of the pixels.
+    shown = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    turn = image.getexif().get(ExifTags.Base.Orientation)
+    digest = hashlib.sha256(f"{image.mode} {image.size} {turn}\n".encode())
+    digest.update(shown.tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeaninglessImage:
     """The recipe of an image that says nothing: `size` pixels square; its `color`, or its noise's `distribution`."""
@@ -114,9 +126,8 @@ class MeaninglessImage:
             raise UserError(f"image distribution {self.distribution!r} is unknown; use one of {known}.")
 
     def render(self) -> Image.Image:
-        if self.kind == "blank":
-            return blank_image(size=self.size, color=self.color)
-        return noise_image(size=self.size, seed=self.seed, distribution=self.distribution)
+        """The image; of one recipe the same object each time, so it is not to be drawn on."""
+        return _render_once(self)
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return what determines the pixels and nothing else, as JSON types, to be part of a key."""
@@ -128,6 +139,14 @@ class MeaninglessImage:
             "seed": self.seed,
             "distribution": self.distribution,
         }
+
+
+# Each sample of a condition is shown the same one.
+@lru_cache(maxsize=8)
+def _render_once(recipe: MeaninglessImage) -> Image.Image:
+    if recipe.kind == "blank":
+        return blank_image(size=recipe.size, color=recipe.color)
+    return noise_image(size=recipe.size, seed=recipe.seed, distribution=recipe.distribution)
 
 
 def _draw_uniform(count: int, seed: int) -> NDArray[np.uint8]:

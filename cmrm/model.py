@@ -115,7 +115,7 @@ def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     if form is not None and with_image == {False}:
         inputs = _tokenize_alone(vlm, prompts, form)
     else:
-        inputs = _apply_template(
+        inputs = fill_template(
             vlm,
             prompts,
             tokenize=True,
@@ -126,6 +126,16 @@ def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     # Some processors also make targets for training.
     inputs.pop("labels", None)
     return inputs.to(vlm.device, vlm.model.dtype)
+
+
+def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:
+    """Hand prompts to the processor's chat template, by which they become texts, or what `arguments` ask for."""
+    return vlm.processor.apply_chat_template(
+        [_make_turns(vlm, prompt.text, prompt.image, prompt.system) for prompt in prompts],
+        chat_template=vlm.template,
+        add_generation_prompt=True,
+        **arguments,
+    )
 
 
 def last_prompt_positions(attention_mask: Tensor) -> Tensor:
@@ -155,20 +165,11 @@ def _keep_marks(own: GenerationConfig) -> GenerationConfig:
     )
 
 
-def _apply_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:
-    return vlm.processor.apply_chat_template(
-        [_make_turns(vlm, prompt.text, prompt.image, prompt.system) for prompt in prompts],
-        chat_template=vlm.template,
-        add_generation_prompt=True,
-        **arguments,
-    )
-
-
 def _tokenize_alone(vlm: VisionLanguageModel, prompts: Sequence[Prompt], form: str) -> BatchFeature:
     tokenizer = vlm.processor.tokenizer
     texts = [
         form.format(bos=tokenizer.bos_token, prompt=text)
-        for text in _apply_template(vlm, prompts, tokenize=False)
+        for text in fill_template(vlm, prompts, tokenize=False)
     ]
     # Token types are what tells such a model how far its prompt goes.
     encoded = tokenizer(

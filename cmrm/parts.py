@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from cmrm.errors import UserError
 from cmrm.families import Family
+
+if TYPE_CHECKING:
+    from cmrm.model import VisionLanguageModel
 
 # What the fields of a config are called.
 KINDS = {int: "number", list: "list"}
@@ -32,6 +35,11 @@ def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module
             f"What is in it: {', '.join(name for name, _ in found.named_children()) or 'nothing'}."
         )
     return tuple(found)
+
+
+def find_backbone(vlm: VisionLanguageModel) -> nn.Module:
+    """The part of the decoder that holds its blocks: from tokens to last hidden states, without logits."""
+    return vlm.decoder.get_submodule(vlm.family.blocks.rpartition(".")[0])
 
 
 def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: str) -> frozenset[int]:

@@ -17,6 +17,7 @@ from cmrm.capture import embed
 from cmrm.conditions import Prompt
 from cmrm.errors import UserError
 from cmrm.model import VisionLanguageModel
+from cmrm.prefix import Prefixes
 
 Level = Literal["dataset", "sample"]
 Method = Literal["mean", "pca"]
@@ -133,9 +134,15 @@ def measure_sample_shift(
     with_image: Sequence[Prompt],
     text_only: Sequence[Prompt],
     blocks: Sequence[int],
+    prefixes: Prefixes | None = None,
 ) -> Tensor:
-    """Sample-level Δ (paper: Δ_sample) of each question, from two forward passes: float32 [prompts, blocks, hidden]."""
-    return embed(vlm, with_image, blocks=blocks) - embed(vlm, text_only, blocks=blocks)
+    """Sample-level Δ (paper: Δ_sample) of each question, from two forward passes: float32 [prompts, blocks, hidden].
+
+    With `prefixes`, what the prompts of an arm have in common is read once, as `embed` says.
+    """
+    return embed(vlm, with_image, blocks=blocks, prefixes=prefixes) - embed(
+        vlm, text_only, blocks=blocks, prefixes=prefixes
+    )
 
 
 def serialize_shift(shift: Shift) -> bytes:

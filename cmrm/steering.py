@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,6 +49,20 @@ class Intervention:
             raise ValueError(f"Δ of shape {tuple(self.delta.shape)} does not fit {len(self.blocks)} blocks")
         if not torch.isfinite(self.delta).all():
             raise ValueError("Δ is not finite")
+
+    def acts_on(self, row: int) -> bool:
+        """Whether a row of the batch is moved at all: not where its strength is zero."""
+        alpha = torch.as_tensor(self.alpha)
+        return bool((alpha[row] if alpha.dim() else alpha) > 0)
+
+    def of_rows(self, rows: Sequence[int]) -> Intervention:
+        """The same intervention on some rows of the batch."""
+        alpha = self.alpha
+        return replace(
+            self,
+            delta=self.delta[list(rows)] if self.delta.dim() == 3 else self.delta,
+            alpha=alpha[list(rows)] if isinstance(alpha, Tensor) and alpha.dim() == 1 else alpha,
+        )
 
 
 def check_strength(alpha: float | Tensor) -> None:
@@ -136,7 +150,7 @@ def steer(
     """
     rows = attention_mask.shape[0]
     strength = torch.as_tensor(intervention.alpha, dtype=torch.float32).to(attention_mask.device).expand(rows)
-    shifts = _compose(intervention, rows).to(attention_mask.device) * strength[:, None, None]
+    shifts = compose(intervention, rows).to(attention_mask.device) * strength[:, None, None]
     span = _Span(*_choose_positions(vlm, intervention.scope, strength > 0, input_ids, attention_mask))
     hooks = {block: _SteerBlock(shifts[:, index], span) for index, block in enumerate(intervention.blocks)}
     handles = [vlm.decoder.register_forward_pre_hook(span, with_kwargs=True)]
@@ -168,7 +182,7 @@ def embed_steered(
         return read_prompt(vlm, inputs, blocks=blocks)
 
 
-def _compose(intervention: Intervention, rows: int) -> Tensor:
+def compose(intervention: Intervention, rows: int) -> Tensor:
     """What each block subtracts per unit of strength: float32 [rows, blocks, hidden]."""
     delta = intervention.delta.float()
     delta = delta.expand(rows, -1, -1)

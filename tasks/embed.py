@@ -22,6 +22,7 @@ from tasks.steering import Steering, intervene
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
     from cmrm.offload import Arriving
+    from cmrm.prefix import Prefixes
 
 POSITION = "last"
 
@@ -55,8 +56,11 @@ class EmbedJob(Job):
 
 
 def _embed(job: EmbedJob, store: Store) -> Manifest:
+    from cmrm.prefix import Prefixes
+
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
+    prefixes = Prefixes(vlm)
     return work_through(
         job,
         store,
@@ -64,7 +68,7 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         samples=samples,
         batch_size=job.batch_size,
         prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
-        finish=lambda batches: _embed_batches(job, vlm, batches),
+        finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),
@@ -86,7 +90,9 @@ class _Read:
         return self.states is None or self.states.is_there
 
 
-def _embed_batches(job: EmbedJob, vlm: VisionLanguageModel, batches: Iterator[Shown]) -> Iterator[Finished]:
+def _embed_batches(
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
+) -> Iterator[Finished]:
     """Read batch after batch; while the states of one are on their way, the device has the next."""
     under_way: deque[_Read] = deque()
     while True:
@@ -94,7 +100,7 @@ def _embed_batches(job: EmbedJob, vlm: VisionLanguageModel, batches: Iterator[Sh
             shown = next(batches, None)
             if shown is None:
                 break
-            under_way.append(_read_states(job, vlm, shown))
+            under_way.append(_read_states(job, vlm, prefixes, shown))
         except BaseException:
             # What came before an error is kept.
             for read in under_way:
@@ -106,7 +112,7 @@ def _embed_batches(job: EmbedJob, vlm: VisionLanguageModel, batches: Iterator[Sh
         yield _conclude(job, vlm, read)
 
 
-def _read_states(job: EmbedJob, vlm: VisionLanguageModel, shown: Shown) -> _Read:
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
     from cmrm.capture import embed
     from cmrm.offload import send_to_host
     from cmrm.steering import embed_steered
@@ -115,10 +121,16 @@ def _read_states(job: EmbedJob, vlm: VisionLanguageModel, shown: Shown) -> _Read
     if not shown.samples:
         return _Read(shown=shown, states=None)
     if job.steering is None:
-        states = embed(vlm, shown.prompts, blocks=blocks)
+        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
     else:
         shown, intervention = intervene(
-            job.steering, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
+            job.steering,
+            store=job.store,
+            vlm=vlm,
+            showing=job.showing,
+            shown=shown,
+            stage=job.stage,
+            prefixes=prefixes,
         )
         if intervention is None:
             return _Read(shown=shown, states=None)

@@ -25,6 +25,7 @@ from tasks.way import Way
 if TYPE_CHECKING:
     from cmrm.answering import Answered, Group
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
 
 # Groups that make up a full batch: as some rows are done, others can take their place.
 GROUPS = 4
@@ -88,13 +89,14 @@ class _Slice:
 
         given: list[Given] = []
         waiting, since = 0, time.monotonic()
-        with closing(self._give(rows, given)) as groups:
+        prefixes = Prefixes(self._vlm)
+        with closing(self._give(rows, given, prefixes)) as groups:
             for answered in answer(
                 self._vlm,
                 groups,
                 max_new_tokens=self._ways[0].job.max_new_tokens,
                 rows=rows,
-                prefixes=Prefixes(self._vlm),
+                prefixes=prefixes,
             ):
                 self._take(given[answered.group], answered)
                 waiting += 1
@@ -107,7 +109,7 @@ class _Slice:
                 f"{len(left)} samples came back without an answer, {left[0].stored.sample.id} first"
             )
 
-    def _give(self, rows: int, given: list[Given]) -> Generator[Group]:
+    def _give(self, rows: int, given: list[Given], prefixes: Prefixes) -> Generator[Group]:
         """Groups of what is missing, as the model has room for them; `given` says what is in each."""
         size = max(1, rows // GROUPS)
         missing = self.list_missing()
@@ -117,7 +119,7 @@ class _Slice:
                 self._set_aside(one.refused)
                 if not one.asked:
                     continue
-                steered = self._groups.steer(one)
+                steered = self._groups.steer(one, prefixes)
                 self._set_aside(steered.refused)
                 if steered.samples:
                     given.append((steered.samples, steered.ways))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cmrm.answering import Group
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
     from cmrm.steering import Intervention
 
 Blocks = tuple[int, ...]
@@ -95,11 +96,11 @@ class Groups:
             refused=[Refused(row=row, ways=ways[row["sample_id"]]) for row in shown.quarantined],
         )
 
-    def steer(self, prepared: Prepared) -> Steered:
+    def steer(self, prepared: Prepared, prefixes: Prefixes) -> Steered:
         """Measure the samples' own Δ, once for all strengths, and set aside where one is not finite."""
         from cmrm.answering import Group
 
-        own = self._measure(prepared)
+        own = self._measure(prepared, prefixes)
         ways = [
             one.ways - {way for way, (_, finite) in own.items() if not finite[row]}
             for row, one in enumerate(prepared.asked)
@@ -130,7 +131,7 @@ class Groups:
                 images.setdefault(one.image, []).append(way)
         return images
 
-    def _measure(self, prepared: Prepared) -> dict[int, tuple[Tensor, list[bool]]]:
+    def _measure(self, prepared: Prepared, prefixes: Prefixes) -> dict[int, tuple[Tensor, list[bool]]]:
         """The samples' own Δ at each way's blocks, [samples, blocks, hidden], and which of them are finite."""
         from cmrm.shift import measure_sample_shift
 
@@ -142,6 +143,7 @@ class Groups:
                 with_image=prepared.meaningless[image],
                 text_only=prepared.text_only,
                 blocks=union,
+                prefixes=prefixes,
             )
             parts: dict[Blocks, tuple[Tensor, list[bool]]] = {}
             for way in ways:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
     from cmrm.shift import Shift
     from cmrm.steering import Intervention
 
@@ -50,14 +51,24 @@ class Steering:
 
 
 def intervene(
-    steering: Steering, *, store: str, vlm: VisionLanguageModel, showing: Showing, shown: Shown, stage: str
+    steering: Steering,
+    *,
+    store: str,
+    vlm: VisionLanguageModel,
+    showing: Showing,
+    shown: Shown,
+    stage: str,
+    prefixes: Prefixes | None = None,
 ) -> tuple[Shown, Intervention | None]:
     """Make the intervention for a batch, and set aside the samples whose own Δ is not finite.
 
-    None when no sample is left. Raises `UserError` for a block that the model does not have.
+    None when no sample is left. With `prefixes`, what prompts share is read once where Δ is measured on the batch.
+    Raises `UserError` for a block that the model does not have.
     """
     blocks = choose_blocks(vlm, steering.blocks)
-    delta = _find_delta(steering, store=store, vlm=vlm, showing=showing, shown=shown, blocks=blocks)
+    delta = _find_delta(
+        steering, store=store, vlm=vlm, showing=showing, shown=shown, blocks=blocks, prefixes=prefixes
+    )
     shown, delta = _set_aside_not_finite(shown, delta, stage)
     if not shown.samples:
         return shown, None
@@ -85,6 +96,7 @@ def _find_delta(
     showing: Showing,
     shown: Shown,
     blocks: tuple[int, ...],
+    prefixes: Prefixes | None,
 ) -> Tensor:
     """Δ for a batch: [blocks, hidden] at dataset level, [rows, blocks, hidden] at sample level."""
     from cmrm.shift import measure_sample_shift
@@ -96,6 +108,7 @@ def _find_delta(
         with_image=[showing.show(stored, steering.image) for stored in shown.samples],
         text_only=[showing.show(stored, "query") for stored in shown.samples],
         blocks=blocks,
+        prefixes=prefixes,
     )
 
 

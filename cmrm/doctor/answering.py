@@ -13,8 +13,8 @@ from transformers import BatchFeature
 
 from cmrm.capture import block_output
 from cmrm.conditions import Prompt
-from cmrm.doctor.patient import STEPS
-from cmrm.generation import make_generation_config
+from cmrm.decoding_rules import make_generation_config
+from cmrm.doctor.patient import STEPS, Patient
 from cmrm.model import VisionLanguageModel, render
 from cmrm.steering import Intervention, Scope, steer
 
@@ -64,6 +64,23 @@ def answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, use_cache: bool) -
     made: Any = vlm.model.generate(**inputs, generation_config=config)
     length = inputs["input_ids"].shape[1]
     return Steps(logits=torch.stack(made.logits, dim=1).float(), tokens=made.sequences[:, length:])
+
+
+def agree_in_steps(patient: Patient, found: Steps, expected: Steps, *, what: str) -> float:
+    """Compare logits token by token, as long as both chose the same ones: a near tie may fall either way."""
+    errors = []
+    for step in range(STEPS):
+        place = f"{what}, token {step + 1}"
+        errors.append(patient.agree(_center(found, step), _center(expected, step), what=place))
+        if not torch.equal(found.tokens[:, step], expected.tokens[:, step].to(found.tokens.device)):
+            break
+    return max(errors)
+
+
+def _center(steps: Steps, step: int) -> Tensor:
+    """Logits [rows, vocabulary] without their mean, to which no probability is sensitive."""
+    logits = steps.logits[:, step]
+    return logits - logits.mean(dim=-1, keepdim=True)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cmrm.doctor import leaving, prompts, reading, steering
+from cmrm.doctor import branching, leaving, prompts, reading, sharing, steering
 from cmrm.doctor.patient import CheckFailedError, Patient
 from cmrm.model import VisionLanguageModel
 
@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="answering", run=reading.check_answering),
     Check(name="batch, left padding", run=reading.check_left_padding),
     Check(name="batch, right padding", run=reading.check_right_padding),
+    Check(name="shared prefixes", run=sharing.check_shared_prefixes),
     Check(name="exactness", run=steering.check_exactness),
     Check(name="identity", run=steering.check_identity),
     Check(name="proof of steering", run=steering.check_proof),
@@ -47,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="reference, all", run=steering.check_all_reference),
     Check(name="reference, incremental", run=steering.check_incremental_reference),
     Check(name="steered batch", run=steering.check_steered_batch),
+    Check(name="branches", run=branching.check_branches),
     Check(name="vision tower", run=leaving.check_vision_tower),
     Check(name="unload", run=leaving.check_unload),
 )

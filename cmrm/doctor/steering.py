@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmrm.capture import block_output, embed
-from cmrm.doctor.answering import Steps, answer, answer_naively, answer_steered
+from cmrm.doctor.answering import Steps, agree_in_steps, answer, answer_naively, answer_steered
 from cmrm.doctor.patient import STEPS, CheckFailedError, Patient
 from cmrm.generation import generate
 from cmrm.model import render
@@ -130,7 +130,7 @@ def check_steered_batch(patient: Patient) -> str:
     for row, prompt in enumerate(patient.pictured):
         alone = answer_steered(patient.vlm, [prompt], own)
         mine = Steps(logits=together.logits[[row]], tokens=together.tokens[[row]])
-        errors.append(_agree_in_steps(patient, mine, alone, what=f"question {row + 1} in a batch"))
+        errors.append(agree_in_steps(patient, mine, alone, what=f"question {row + 1} in a batch"))
     return f"a batch of {len(errors)} equals {len(errors)} alone (error {max(errors):.1g})"
 
 
@@ -145,28 +145,11 @@ def _check_reference(patient: Patient, scope: Scope, composition: Composition = 
     own = Intervention(delta=delta, alpha=1.0, blocks=blocks, scope=scope, composition=composition)
     steered = answer_steered(vlm, prompt, own)
     what = f"scope {scope}, {composition}, against a cache-free loop"
-    error = _agree_in_steps(patient, steered, reference, what=what)
+    error = agree_in_steps(patient, steered, reference, what=what)
     plain = answer_steered(vlm, prompt, None)
     if torch.equal(plain.logits, steered.logits):
         raise CheckFailedError("steering changed no logit, so nothing was tried")
     return f"equals a cache-free loop (error {error:.1g})"
-
-
-def _agree_in_steps(patient: Patient, found: Steps, expected: Steps, *, what: str) -> float:
-    """Compare logits token by token, as long as both chose the same ones: a near tie may fall either way."""
-    errors = []
-    for step in range(STEPS):
-        place = f"{what}, token {step + 1}"
-        errors.append(patient.agree(_center(found, step), _center(expected, step), what=place))
-        if not torch.equal(found.tokens[:, step], expected.tokens[:, step].to(found.tokens.device)):
-            break
-    return max(errors)
-
-
-def _center(steps: Steps, step: int) -> Tensor:
-    """Logits [rows, vocabulary] without their mean, to which no probability is sensitive."""
-    logits = steps.logits[:, step]
-    return logits - logits.mean(dim=-1, keepdim=True)
 
 
 class _Probe:

@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data
 
 from cmrm.errors import UserError
-from cmrm.images import MeaninglessImage, blank_image, noise_image, open_image
+from cmrm.images import MeaninglessImage, blank_image, digest_pixels, noise_image, open_image
 
 # The digest's beginning of the noise of seed 0, 128 pixels wide.
 GAUSSIAN = "59404e43435c6ccd"
@@ -232,3 +232,28 @@ def test_a_recipe_names_only_what_determines_the_pixels():
 def test_an_impossible_recipe_is_refused(recipe):
     with pytest.raises(UserError, match="image"):
         MeaninglessImage(**recipe)
+
+
+def test_one_recipe_is_rendered_once():
+    recipe = MeaninglessImage(kind="noise", size=8, seed=3)
+    assert recipe.render() is MeaninglessImage(kind="noise", size=8, seed=3).render()
+    assert recipe.render() is not MeaninglessImage(kind="noise", size=8, seed=4).render()
+
+
+def test_images_with_the_same_pixels_have_one_digest():
+    image = noise_image(size=8, seed=0)
+    assert digest_pixels(image) == digest_pixels(image.copy())
+    wide, high = Image.new("RGB", (2, 8)), Image.new("RGB", (8, 2))
+    assert len({digest_pixels(one) for one in (image, wide, high, wide.convert("L"))}) == 4
+
+
+def test_images_that_are_shown_otherwise_have_other_digests():
+    red, green = Image.new("P", (4, 4)), Image.new("P", (4, 4))
+    red.putpalette([255, 0, 0])
+    green.putpalette([0, 255, 0])
+    assert red.tobytes() == green.tobytes()
+    assert digest_pixels(red) != digest_pixels(green)
+    turned = red.convert("RGB")
+    upright = digest_pixels(turned)
+    turned.getexif()[274] = 6
+    assert digest_pixels(turned) != upright

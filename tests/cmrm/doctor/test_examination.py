@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+import cmrm.branches
 import cmrm.capture
+import cmrm.doctor.branching
 import cmrm.doctor.leaving
+import cmrm.prefix
+import cmrm.prefix_cache
+import cmrm.prefix_reading
 import cmrm.steering
+import cmrm.tree
 from cmrm.doctor import CHECKS, run_checks
 from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel
@@ -123,21 +129,97 @@ def answering_without_the_image(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
 
 
 def text_read_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.capture._count_positions
+    original = cmrm.capture.count_positions
 
     def count(vlm: VisionLanguageModel, inputs: Any) -> dict[str, Any]:
         scale = 1 if "pixel_values" in inputs else 2
         return {name: scale * positions for name, positions in original(vlm, inputs).items()}
 
-    patch.setattr(cmrm.capture, "_count_positions", count)
+    patch.setattr(cmrm.capture, "count_positions", count)
+    return vlm
+
+
+def positions_one_off(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix_reading.next_positions
+    patch.setattr(cmrm.prefix_reading, "next_positions", lambda vlm, inputs: original(vlm, inputs) + 1)
+    return vlm
+
+
+def positions_not_cut(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix.crop
+    patch.setattr(
+        cmrm.prefix,
+        "crop",
+        lambda prefix, tokens: replace(original(prefix, tokens), positions=prefix.positions),
+    )
+    return vlm
+
+
+def prefix_of_the_first(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    """Where two images are in a batch, all rows go on from the first."""
+    patch.setattr(cmrm.prefix_cache.SharedLayer, "_spread", lambda self, shared: shared[self.owners * 0])
+    return vlm
+
+
+def one_token_too_many(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.prefix.count_shared
+    patch.setattr(cmrm.prefix, "count_shared", lambda rows, **least: original(rows, **least) + 1)
+    return vlm
+
+
+def branches_off_after_the_prompt(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    patch.setattr(cmrm.branches.Branches, "set_shifts", lambda *_: None)
+    return vlm
+
+
+def branches_seeing_each_other(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.branches.make_masks
+    patch.setattr(
+        cmrm.branches,
+        "make_masks",
+        lambda config, *, visible, **rest: original(
+            config, visible=visible.any(dim=1, keepdim=True).expand_as(visible), **rest
+        ),
+    )
+    return vlm
+
+
+def branches_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.doctor.branching.prefill
+
+    def prefill(*arguments: Any) -> Any:
+        filled = original(*arguments)
+        return replace(filled, positions=filled.positions + 1)
+
+    patch.setattr(cmrm.doctor.branching, "prefill", prefill)
+    return vlm
+
+
+def branches_all_moved_as_the_first(
+    vlm: VisionLanguageModel, patch: pytest.MonkeyPatch
+) -> VisionLanguageModel:
+    original = cmrm.tree.Tree._pick
+    patch.setattr(cmrm.tree.Tree, "_pick", lambda self, ways, index: original(self, ways, 0 * index + 1))
+    return vlm
+
+
+def a_head_of_its_own(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = vlm.model.forward
+
+    def forward(*arguments: Any, **rest: Any) -> Any:
+        output = original(*arguments, **rest)
+        output.logits = -output.logits
+        return output
+
+    patch.setattr(vlm.model, "forward", forward)
     return vlm
 
 
 def always_direct(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.steering._compose
+    original = cmrm.steering.compose
     patch.setattr(
         cmrm.steering,
-        "_compose",
+        "compose",
         lambda intervention, rows: original(replace(intervention, composition="direct"), rows),
     )
     return vlm
@@ -170,7 +252,16 @@ BROKEN = [
     (blocks_of_the_tower, "decoder blocks"),
     (answering_without_the_image, "answering"),
     (text_read_at_other_positions, "answering"),
+    (positions_one_off, "shared prefixes"),
+    (positions_not_cut, "shared prefixes"),
+    (prefix_of_the_first, "shared prefixes"),
+    (one_token_too_many, "shared prefixes"),
     (always_direct, "reference, incremental"),
+    (branches_off_after_the_prompt, "branches"),
+    (branches_seeing_each_other, "branches"),
+    (branches_at_other_positions, "branches"),
+    (branches_all_moved_as_the_first, "branches"),
+    (a_head_of_its_own, "branches"),
     (another_image_token, "image tokens"),
     (another_template_with_images, "same template"),
 ]
@@ -200,5 +291,5 @@ def test_what_a_check_raises_is_its_finding_and_the_others_go_on(
 
     monkeypatch.setattr(vlm.model, "generate", fail)
     found = failed(vlm)
-    assert found["identity"] == "RuntimeError: no kernel image"
+    assert found["every step"] == "RuntimeError: no kernel image"
     assert "states" not in found

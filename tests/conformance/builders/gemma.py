@@ -79,7 +79,12 @@ def build_gemma3(folder: Path) -> Path:
                 image_size=SIDE, patch_size=PATCH, vision_use_head=False, **TOWER
             ),
             text_config=Gemma3TextConfig(
-                **TEXT, **token_ids(tokenizer), head_dim=8, query_pre_attn_scalar=8, sliding_window_pattern=2
+                **TEXT,
+                **token_ids(tokenizer),
+                head_dim=8,
+                query_pre_attn_scalar=8,
+                sliding_window_pattern=2,
+                sliding_window=12,
             ),
             mm_tokens_per_image=4,
             boi_token_index=tokenizer.boi_token_id,

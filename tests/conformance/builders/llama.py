@@ -119,6 +119,7 @@ def build_llama4(folder: Path) -> Path:
                 num_local_experts=2,
                 interleave_moe_layer_step=2,
                 no_rope_layer_interval=2,
+                attention_chunk_size=16,
             ),
             boi_token_index=tokenizer.convert_tokens_to_ids("<|image_start|>"),
             eoi_token_index=tokenizer.convert_tokens_to_ids("<|image_end|>"),

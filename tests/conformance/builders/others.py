@@ -57,7 +57,7 @@ MISTRAL3 = (
 
 
 def build_aya_vision(folder: Path) -> Path:
-    """Aya Vision: SigLIP on tiles of the image, and Cohere 2, whose windows are longer than any prompt here."""
+    """Aya Vision: SigLIP on tiles of the image, and Cohere 2, with windows shorter than its prompts."""
     tokenizer = make_tokenizer(
         ["<PAD>", "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>",
          "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_RESPONSE|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>",
@@ -71,7 +71,7 @@ def build_aya_vision(folder: Path) -> Path:
             vision_config=SiglipVisionConfig(
                 image_size=SIDE, patch_size=PATCH, vision_use_head=False, **TOWER
             ),
-            text_config=Cohere2Config(**TEXT, **token_ids(tokenizer), logit_scale=1.0),
+            text_config=Cohere2Config(**TEXT, **token_ids(tokenizer), logit_scale=1.0, sliding_window=12),
             image_token_index=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
         )
     )
@@ -133,7 +133,7 @@ def build_mistral3(folder: Path) -> Path:
     model = Mistral3ForConditionalGeneration(
         Mistral3Config(
             vision_config=PixtralVisionConfig(image_size=2 * SIDE, patch_size=PATCH, **TOWER),
-            text_config=MistralConfig(**TEXT, **token_ids(tokenizer), sliding_window=None),
+            text_config=MistralConfig(**TEXT, **token_ids(tokenizer), sliding_window=12),
             image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         )
     )

@@ -1,0 +1,109 @@
+"""The tokens of prompts on one image, of which the processor has rendered one: its image is not processed again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import BatchFeature
+
+from cmrm.conditions import Prompt
+from cmrm.model import VisionLanguageModel, fill_template, render
+from cmrm.sharing import count_common
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRendering:
+    """What the processor made of one prompt with an image.
+
+    `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, and `rest` the
+    text after that, as the tokenizer was given it.
+    """
+
+    text: str
+    head: list[int]
+    rest: str
+
+
+def render_heard(
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt]
+) -> tuple[BatchFeature, list[ImageRendering | None]]:
+    """`render`, and how each prompt was rendered: None for one without an image, and where that could not be told."""
+    ears = _Ears(vlm.processor.tokenizer)
+    processor = copy.copy(vlm.processor)
+    processor.tokenizer = ears
+    inputs = render(replace(vlm, processor=processor), prompts)
+    # A processor that asks its tokenizer several times, or not this way, is not followed.
+    heard = ears.heard[0] if len(ears.heard) == 1 else None
+    if not isinstance(heard, list) or len(heard) != len(prompts):
+        return inputs, [None] * len(prompts)
+    shown = fill_template(vlm, prompts, tokenize=False)
+    ids = list_ids(inputs)
+    return inputs, [_explain(vlm, *one) for one in zip(shown, heard, ids, strict=True)]
+
+
+def continue_rendering(
+    vlm: VisionLanguageModel, known: ImageRendering, prompts: Sequence[Prompt]
+) -> list[list[int]] | None:
+    """Token ids of prompts with the image and the system line of one that is known; None where they cannot be told.
+
+    The processor puts the image's tokens where the template has its placeholder, and leaves what follows as it is.
+    """
+    texts = fill_template(vlm, prompts, tokenize=False)
+    common = count_common([known.text, *texts])
+    after = known.text[common:]
+    if not known.rest.endswith(after):
+        return None
+    kept = known.rest[: len(known.rest) - len(after)]
+    tails = _tokenize_rests(vlm, [kept + text[common:] for text in texts])
+    return None if tails is None else [known.head + tail for tail in tails]
+
+
+def list_ids(inputs: BatchFeature) -> list[list[int]]:
+    """The token ids of each row of a rendered batch, without its padding."""
+    rows, masks = inputs["input_ids"].tolist(), inputs["attention_mask"].bool().tolist()
+    return [
+        [one for one, real in zip(row, mask, strict=True) if real]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+
+
+def _explain(vlm: VisionLanguageModel, shown: str, heard: str, ids: list[int]) -> ImageRendering | None:
+    token = vlm.image_token_id
+    if token not in ids:
+        return None
+    length = len(ids) - ids[::-1].index(token)
+    rest = heard.rpartition(_image_mark(vlm))[2]
+    if _tokenize_rests(vlm, [rest]) != [ids[length:]]:
+        return None
+    return ImageRendering(text=shown, head=ids[:length], rest=rest)
+
+
+def _tokenize_rests(vlm: VisionLanguageModel, rests: Sequence[str]) -> list[list[int]] | None:
+    """Token ids of texts that stand after an image token, which splits a text before it is tokenized."""
+    mark, token = _image_mark(vlm), vlm.image_token_id
+    rows = vlm.processor.tokenizer([mark + rest for rest in rests], add_special_tokens=False)["input_ids"]
+    if any(row[:1] != [token] or token in row[1:] for row in rows):
+        return None
+    return [row[1:] for row in rows]
+
+
+def _image_mark(vlm: VisionLanguageModel) -> str:
+    return str(vlm.processor.tokenizer.convert_ids_to_tokens(vlm.image_token_id))
+
+
+class _Ears:
+    """A tokenizer, and the texts it was given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.heard: list[Any] = []
+
+    def __call__(self, text: Any = None, *arguments: Any, **options: Any) -> Any:
+        self.heard.append(text)
+        return self._tokenizer(text, *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)

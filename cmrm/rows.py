@@ -1,0 +1,115 @@
+"""What is known here, off the device, of the prompts under way: their branches, and what these have said so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cmrm.answers import FinishReason
+
+
+@dataclass(kw_only=True, eq=False)
+class Branch:
+    """One way of answering a prompt, as far as it has come.
+
+    `fault` is the step whose logits were not finite; `acted` counts the states that were moved, by block, and `moved`
+    says how far the last prompt token's was.
+    """
+
+    way: int
+    blocks: Sequence[int] = ()
+    acts_afterwards: bool = False
+    tokens: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
+    fault: int | None = None
+    acted: dict[int, int] = field(default_factory=dict)
+    moved: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.reason is not None or self.fault is not None
+
+    def take(self, token: int, *, ends: frozenset[int], most: int) -> None:
+        """Note what a pass came to: a token, or a number below zero where the logits were not finite."""
+        if self.ended:
+            return  # a pass that was under way when the end was seen
+        if not self.tokens or self.acts_afterwards:
+            for block in self.blocks:
+                self.acted[block] = self.acted.get(block, 0) + 1
+        if token < 0:
+            self.fault = len(self.tokens)
+            return
+        self.tokens.append(token)
+        if token in ends:
+            self.reason = "stop"
+        elif len(self.tokens) == most:
+            self.reason = "length"
+
+
+@dataclass(kw_only=True, eq=False)
+class Row:
+    """A prompt under way: the number of its group, its own in there, and its branches in the order they are fed."""
+
+    group: int
+    number: int
+    branches: list[Branch]
+    fed: list[Branch] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all branches have ended."""
+        return all(branch.ended for branch in self.branches)
+
+
+class Report:
+    """The tokens that a pass chose, on their way from the device; read a pass later, nobody waits for them.
+
+    `tokens` is int64 [rows, branches], below zero where the logits were not finite; `moved` is float32
+    [2, rows, branches] by block: how far the states were moved, and what was to move them, zero where nothing.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], tokens: Tensor, moved: Mapping[int, Tensor] | None = None
+    ) -> None:
+        self._of = [list(row.fed) for row in rows]
+        self._tokens = _start_copy(tokens)
+        self._moved = {block: _start_copy(one) for block, one in (moved or {}).items()}
+        self._event: torch.cuda.Event | None = None
+        if tokens.device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tokens.device))
+
+    def deliver(self, *, ends: frozenset[int], most: int) -> None:
+        """Give every branch its token, once the copy has come."""
+        if self._event is not None:
+            self._event.synchronize()
+        for fed, tokens in zip(self._of, self._tokens.tolist(), strict=True):
+            for branch, token in zip(fed, tokens, strict=False):
+                branch.take(token, ends=ends, most=most)
+        for block, distances in self._moved.items():
+            self._note_distances(block, *distances.tolist())
+
+    def _note_distances(self, block: int, moved: list[list[float]], meant: list[list[float]]) -> None:
+        """Note how far every branch was moved; `RuntimeError` for a way that moved none, though its αΔ is not zero."""
+        stuck: dict[int, bool] = {}
+        for fed, *both in zip(self._of, moved, meant, strict=True):
+            for branch, done, intended in zip(fed, *both, strict=False):
+                if block in branch.blocks:
+                    branch.moved[block] = done
+                    stuck[branch.way] = stuck.get(branch.way, True) and done == 0
+                    stuck[branch.way] = stuck[branch.way] and intended != 0
+        if any(stuck.values()):
+            raise RuntimeError(
+                f"the intervention never acted: no state moved at block {block}, though αΔ is not zero"
+            )
+
+
+def _start_copy(tensor: Tensor) -> Tensor:
+    if tensor.device.type != "cuda":
+        return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
