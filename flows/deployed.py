@@ -49,7 +49,7 @@ def do_jobs(stage: str, jobs: Sequence[dict[str, Any]], keys: Sequence[str]) -> 
             "cmrm; install the same one on both."
         )
     for job in unpacked:
-        if found.find(job) is None:
-            found.run(job)
-        else:
+        if found.is_committed(job):
             log.info("%s %s: done by another worker", stage, job.label)
+        else:
+            found.run(job)

@@ -23,7 +23,7 @@ from prefect.states import Cancelling, State
 from cmrm.errors import UserError
 from flows.workers import MOST_DEATHS, Advance
 from tasks.parcels import pack_jobs
-from tasks.stage import AnyJob, Stage
+from tasks.stage import Job, Stage
 
 log = logging.getLogger("cmrm.flows")
 
@@ -64,12 +64,12 @@ class DeploymentWorkers:
     ) -> None:
         """Leave nothing behind: `do` cancels what is under way."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
+    def do(self, stage: Stage[Any], jobs: Iterable[Job], *, advance: Advance) -> Generator[Job]:
         todo = list(jobs)
         deaths = 0
         with get_client(sync_client=True) as client:
             while todo:
-                left: list[AnyJob] = []
+                left: list[Job] = []
                 for job, done in self._share_out(client, stage, todo):
                     if done:
                         deaths = 0
@@ -87,8 +87,8 @@ class DeploymentWorkers:
                 todo = left
 
     def _share_out(
-        self, client: SyncPrefectClient, stage: Stage[AnyJob], jobs: Sequence[AnyJob]
-    ) -> Iterator[tuple[AnyJob, bool]]:
+        self, client: SyncPrefectClient, stage: Stage[Any], jobs: Sequence[Job]
+    ) -> Iterator[tuple[Job, bool]]:
         """Make flow runs of all jobs, and give each job as its flow run ends, with whether it is committed."""
         waiting: dict[UUID, _Chunk] = {}
         try:
@@ -101,7 +101,7 @@ class DeploymentWorkers:
                     if self._has_ended(client, stage, chunk):
                         del waiting[chunk.run]
                         for job in chunk.jobs:
-                            yield job, stage.find(job) is not None
+                            yield job, stage.is_committed(job)
         finally:
             for chunk in waiting.values():
                 # One that cannot be told any more must not keep the others from being told.
@@ -109,12 +109,12 @@ class DeploymentWorkers:
                     client.set_flow_run_state(chunk.run, Cancelling())
 
     def _cut(
-        self, client: SyncPrefectClient, stage: Stage[AnyJob], jobs: Sequence[AnyJob]
-    ) -> Iterator[Sequence[AnyJob]]:
+        self, client: SyncPrefectClient, stage: Stage[Any], jobs: Sequence[Job]
+    ) -> Iterator[Sequence[Job]]:
         """Some jobs for each worker, and no more than fit into a flow run's parameters."""
         runs = 1 if stage.place == "one device" else RUNS_A_WORKER * self._count_workers(client)
         most = math.ceil(len(jobs) / runs)
-        part: list[AnyJob] = []
+        part: list[Job] = []
         size = 0
         for job in jobs:
             bytes_ = len(json.dumps(pack_jobs([job])))
@@ -125,7 +125,7 @@ class DeploymentWorkers:
             size += bytes_
         yield part
 
-    def _start(self, stage: Stage[AnyJob], jobs: Sequence[AnyJob]) -> _Chunk:
+    def _start(self, stage: Stage[Any], jobs: Sequence[Job]) -> _Chunk:
         more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         run = run_deployment(
             self._name,
@@ -153,7 +153,7 @@ class DeploymentWorkers:
         workers = client.read_workers_for_work_pool(deployment.work_pool_name)
         return max(1, sum(worker.status == "ONLINE" for worker in workers))
 
-    def _has_ended(self, client: SyncPrefectClient, stage: Stage[AnyJob], chunk: _Chunk) -> bool:
+    def _has_ended(self, client: SyncPrefectClient, stage: Stage[Any], chunk: _Chunk) -> bool:
         run = client.read_flow_run(chunk.run)
         state = run.state
         if state is not None and state.is_final():
@@ -166,7 +166,7 @@ class DeploymentWorkers:
             # A machine may die between taking a flow run up and its first heartbeat, and says nothing more.
             log.warning("%s is %s, and has been for %.0f minutes", run.name, chunk.state, PATIENCE / 60)
             chunk.since = time.monotonic()
-            return all(stage.find(job) is not None for job in chunk.jobs)
+            return all(stage.is_committed(job) for job in chunk.jobs)
         return False
 
 

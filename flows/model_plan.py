@@ -10,7 +10,7 @@ from flows.sections import InterventionSpec
 from flows.spec import Spec
 from storage.manifest import Manifest
 from tasks.embed import EmbedJob
-from tasks.generate import GenerateJob
+from tasks.generate_job import GenerateJob
 from tasks.models import ModelUse
 from tasks.overhead import OverheadJob, choose_timed
 from tasks.prompts import Showing
@@ -190,6 +190,4 @@ def _steer(intervention: InterventionSpec, alpha: float, shifts: Shifts) -> Stee
 
 
 def _label(part: Slice, steering: Steering | None) -> str:
-    shard = part.shard
-    name = f"{shard.dataset} {part.condition} {shard.start}–{shard.stop}"
-    return name if steering is None else f"{name}, {steering.name} α={steering.alpha:g}"
+    return part.label if steering is None else f"{part.label}, {steering.name} α={steering.alpha:g}"

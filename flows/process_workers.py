@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import chain
 from multiprocessing.queues import Queue
-from typing import cast
+from typing import Any, cast
 
 from prefect.task_runners import ProcessPoolTaskRunner
 
@@ -16,7 +16,7 @@ from flows.prefect_api import show_own_logs
 from flows.runner_workers import Future, Runner, RunnerWorkers
 from flows.workers import Advance, Here
 from tasks.models import DEVICE_VARIABLE
-from tasks.stage import AnyJob, Stage
+from tasks.stage import Job, Stage
 from tasks.stopping import GRACE, obey_parent
 
 
@@ -31,7 +31,7 @@ class ProcessWorkers(RunnerWorkers):
         self._list_devices = list_devices
         self._devices: Sequence[str] = ()
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
+    def do(self, stage: Stage[Any], jobs: Iterable[Job], *, advance: Advance) -> Generator[Job]:
         source = iter(jobs)
         for first in source:
             self._devices = self._devices or self._list_devices()

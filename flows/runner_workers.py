@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner
 
 from cmrm.errors import UserError
 from flows.workers import MOST_DEATHS, Advance
-from tasks.stage import AnyJob, Stage
+from tasks.stage import Job, Stage
 
 log = logging.getLogger("cmrm.flows")
 
@@ -78,9 +78,9 @@ class RunnerWorkers(ABC):
         if runner is not None:
             runner.__exit__(kind, error, trace)
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
-        source, again = iter(jobs), deque[AnyJob]()
-        under_way: dict[Future, AnyJob] = {}
+    def do(self, stage: Stage[Any], jobs: Iterable[Job], *, advance: Advance) -> Generator[Job]:
+        source, again = iter(jobs), deque[Job]()
+        under_way: dict[Future, Job] = {}
         deaths = 0
         try:
             while self._send(stage, source, again, under_way):
@@ -111,10 +111,10 @@ class RunnerWorkers(ABC):
 
     def _send(
         self,
-        stage: Stage[AnyJob],
-        source: Iterator[AnyJob],
-        again: deque[AnyJob],
-        under_way: dict[Future, AnyJob],
+        stage: Stage[Any],
+        source: Iterator[Job],
+        again: deque[Job],
+        under_way: dict[Future, Job],
     ) -> bool:
         """Send out as many jobs as the runner may have; whether any is under way."""
         while len(under_way) < self._most(stage):

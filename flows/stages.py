@@ -16,7 +16,7 @@ from storage.rows import expect_manifest
 from storage.store import Store
 from tasks.progress import listening
 from tasks.reasons import Reasons
-from tasks.stage import AnyJob, Stage
+from tasks.stage import AnyJob, Job, Stage
 
 log = logging.getLogger("cmrm.flows")
 
@@ -75,32 +75,42 @@ class Stages:
             return {}, 0
         made: dict[str, Manifest] = {}
         reused: dict[str, Manifest] = {}
-        if stage.name not in self._reasons:
-            self._reasons[stage.name] = Reasons(Store.open(jobs[0].store), stage.name)
-        reasons = self._reasons[stage.name]
+        wanted = {job.key: job for job in jobs}
 
-        def missing() -> Iterator[AnyJob]:
-            # Looked for one at a time: the workers need not wait until all that is there is verified.
-            for job in {job.key: job for job in jobs}.values():
-                found = stage.find(job)
-                if found is None:
-                    log.info("%s %s runs: %s", stage.name, job.label, reasons.explain(job))
-                    yield job
-                    continue
-                with listening(bar.advance):
-                    stage.reuse(job)
-                reused[job.key] = found
-                if each is not None:
-                    each(job, found)
+        def tell(job: AnyJob, manifest: Manifest, among: dict[str, Manifest]) -> None:
+            among[job.key] = manifest
+            if each is not None:
+                each(job, manifest)
+
+        def missing() -> Iterator[Job]:
+            # Looked for one unit at a time: the workers need not wait until all that is there is verified.
+            for unit in stage.join(list(wanted.values())):
+                members = [wanted[member.key] for member in unit.members()]
+                found = {job.key: manifest for job in members if (manifest := self._reuse(stage, job, bar))}
+                for key, manifest in found.items():
+                    tell(wanted[key], manifest, reused)
+                yield from stage.join([job for job in members if job.key not in found])
 
         workers = Here() if stage.place == "processor" else self._workers
         # Closed at once, whatever went wrong here: the workers are told to stop before anyone waits for them.
         with closing(workers.do(stage, missing(), advance=bar.advance)) as finished:
-            for job in finished:
-                made[job.key] = expect_manifest(Store.open(job.store), job.stage, job.key)
-                if each is not None:
-                    each(job, made[job.key])
+            for unit in finished:
+                for job in unit.members():
+                    manifest = expect_manifest(Store.open(job.store), job.stage, job.key)
+                    tell(wanted[job.key], manifest, made)
         return made | reused, len(reused)
+
+    def _reuse(self, stage: Stage[AnyJob], job: AnyJob, bar: Bar) -> Manifest | None:
+        """What a job has made, if that is committed and whole; else the log says why not."""
+        found = stage.find(job)
+        if found is not None:
+            with listening(bar.advance):
+                stage.reuse(job)
+            return found
+        if stage.name not in self._reasons:
+            self._reasons[stage.name] = Reasons(Store.open(job.store), stage.name)
+        log.info("%s %s runs: %s", stage.name, job.label, self._reasons[stage.name].explain(job))
+        return None
 
 
 class Beside(Generic[AnyJob]):

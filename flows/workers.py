@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from cmrm.errors import UserError
 from tasks.progress import listening
-from tasks.stage import AnyJob, Stage
+from tasks.stage import Job, Stage
 
 Advance = Callable[[int], None]
 # Deaths in a row, without a job finished between them, after which the jobs themselves are held to be the cause.
@@ -26,8 +26,8 @@ class Workers(Protocol):
     ) -> None:
         """Let go of everything; after an error, what is under way is told to stop."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
-        """Do jobs and yield each when it is committed, in any order; `advance` is told of finished rows.
+    def do(self, stage: Stage[Any], jobs: Iterable[Job], *, advance: Advance) -> Generator[Job]:
+        """Do units of work and yield each when it is committed, in any order; `advance` is told of finished rows.
 
         Raises what a job raised. A worker's death is no error of the job: it is given to another one.
         """
@@ -44,7 +44,7 @@ class Here:
     ) -> None:
         """Leave nothing behind."""
 
-    def do(self, stage: Stage[AnyJob], jobs: Iterable[AnyJob], *, advance: Advance) -> Generator[AnyJob]:
+    def do(self, stage: Stage[Any], jobs: Iterable[Job], *, advance: Advance) -> Generator[Job]:
         for job in jobs:
             with listening(advance):
                 stage.run(job)

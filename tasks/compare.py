@@ -69,7 +69,7 @@ class PlannedComparison:
 
         # A comparison is a task without a run around it, which Prefect would warn of.
         with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
-            manifest = compare_stage.run(self.job)
+            (manifest,) = compare_stage.run(self.job)
         return self._read(Store.open(self.job.store), manifest)
 
     def _read(self, store: Store, manifest: Manifest) -> RunComparison:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from storage.store import Store
 from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
-from tasks.samples import Slice, StoredSample
+from tasks.samples import Slice
 from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
+    from cmrm.offload import Arriving
     from cmrm.prefix import Prefixes
 
 POSITION = "last"
@@ -65,7 +67,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         kind="hidden_states",
         samples=samples,
         batch_size=job.batch_size,
-        finish=lambda batch: [_embed_batch(job, vlm, prefixes, batch)],
+        prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
+        finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
             "device": str(vlm.device),
@@ -75,43 +78,48 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
-def _embed_batch(
-    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batch: Sequence[StoredSample]
-) -> Finished:
-    blocks = range(len(vlm.blocks))
-    shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
-    shown, vectors = _read_states(job, vlm, prefixes, shown, blocks)
-    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
-    kept: np.ndarray = np.asarray(finite.all(axis=1))
-    aside = [
-        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
-        for row, stored in enumerate(shown.samples)
-        if not kept[row]
-    ]
-    table = hidden_states_table(
-        model=job.model.name,
-        dataset=job.slice.shard.dataset,
-        sample_ids=[stored.sample.id for stored, keep in zip(shown.samples, kept, strict=True) if keep],
-        condition=job.slice.condition,
-        blocks=blocks,
-        vectors=vectors[kept],
-        position=POSITION,
-        intervention="" if job.steering is None else job.steering.name,
-        alpha=None if job.steering is None else job.steering.alpha,
-    )
-    return table, [*shown.quarantined, *aside]
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A batch whose states, float16 [samples, blocks, hidden], are on their way from the device."""
+
+    shown: Shown
+    states: Arriving | None
+
+    @property
+    def is_there(self) -> bool:
+        return self.states is None or self.states.is_there
 
 
-def _read_states(
-    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown, blocks: range
-) -> tuple[Shown, np.ndarray]:
-    """The states of a batch as float16 [samples, blocks, hidden], and which of its samples they are of."""
+def _embed_batches(
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
+) -> Iterator[Finished]:
+    """Read batch after batch; while the states of one are on their way, the device has the next."""
+    under_way: deque[_Read] = deque()
+    while True:
+        try:
+            shown = next(batches, None)
+            if shown is None:
+                break
+            under_way.append(_read_states(job, vlm, prefixes, shown))
+        except BaseException:
+            # What came before an error is kept.
+            for read in under_way:
+                yield _conclude(job, vlm, read)
+            raise
+        while len(under_way) > 1 or (under_way and under_way[0].is_there):
+            yield _conclude(job, vlm, under_way.popleft())
+    for read in under_way:
+        yield _conclude(job, vlm, read)
+
+
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
     from cmrm.capture import embed
+    from cmrm.offload import send_to_host
     from cmrm.steering import embed_steered
 
-    nothing: np.ndarray = np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float16)
+    blocks = range(len(vlm.blocks))
     if not shown.samples:
-        return shown, nothing
+        return _Read(shown=shown, states=None)
     if job.steering is None:
         states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
     else:
@@ -125,9 +133,39 @@ def _read_states(
             prefixes=prefixes,
         )
         if intervention is None:
-            return shown, nothing
+            return _Read(shown=shown, states=None)
         states = embed_steered(vlm, shown.prompts, blocks=blocks, intervention=intervention)
-    return shown, states.cpu().numpy().astype(np.float16)
+    return _Read(shown=shown, states=send_to_host(states.half()))
+
+
+def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
+    """The rows of a batch, and those set aside."""
+    blocks = range(len(vlm.blocks))
+    vectors: np.ndarray = (
+        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float16)
+        if read.states is None
+        else read.states.wait().numpy()
+    )
+    samples = read.shown.samples
+    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
+    kept: np.ndarray = np.asarray(finite.all(axis=1))
+    aside = [
+        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
+        for row, stored in enumerate(samples)
+        if not kept[row]
+    ]
+    table = hidden_states_table(
+        model=job.model.name,
+        dataset=job.slice.shard.dataset,
+        sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
+        condition=job.slice.condition,
+        blocks=blocks,
+        vectors=vectors[kept],
+        position=POSITION,
+        intervention="" if job.steering is None else job.steering.name,
+        alpha=None if job.steering is None else job.steering.alpha,
+    )
+    return table, [*read.shown.quarantined, *aside]
 
 
 def _explain(finite: np.ndarray) -> str:

@@ -1,134 +1,146 @@
-"""Generate: the answers of a shard's samples under one condition and at most one intervention, into Parquet."""
+"""Generate: the answers of a shard's samples under one condition, in one way or in several at once, into Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING
 
-from storage.identity import digest
 from storage.manifest import Manifest
 from storage.store import Store
-from storage.tables import from_rows
-from tasks.batches import Finished, work_through
-from tasks.judge import Answers
-from tasks.models import ModelUse, load_model_once
-from tasks.prompts import Showing, prepare_batch, quarantine_row
-from tasks.samples import Slice, StoredSample
-from tasks.stage import Job, make_stage
-from tasks.steering import Steering, intervene
+from tasks.ahead import ahead
+from tasks.batches import measure_question
+from tasks.fitting import fits, halve
+from tasks.generate_job import GenerateJob
+from tasks.group import Asked, Groups, Refused
+from tasks.joined import join, join_ways
+from tasks.models import load_model_once
+from tasks.progress import report_rows
+from tasks.samples import StoredSample
+from tasks.stage import make_joining_stage
+from tasks.way import Way
 
 if TYPE_CHECKING:
-    from cmrm.answers import Answer
-    from cmrm.faults import Fault
+    from cmrm.answering import Answered, Group
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
+
+# Groups that make up a full batch: as some rows are done, others can take their place.
+GROUPS = 4
+# How much finished work may wait for more of it.
+PIECE_SECONDS = 1.0
+
+# The samples of a group, row by row, and the number of each of its ways; no prompts, whose images would fill memory.
+Given = tuple[Sequence[StoredSample], Sequence[int]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateJob(Job):
-    """One slice of the targets, answered by one model."""
-
-    slice: Slice
-    model: ModelUse
-    showing: Showing
-    steering: Steering | None
-    max_new_tokens: int
-    batch_size: int
-
-    @property
-    def stage(self) -> str:
-        return "generate"
-
-    def content(self) -> dict[str, Any]:
-        return {
-            **self.model.content(),
-            "condition": self.slice.condition,
-            "image": self.showing.content(self.slice.condition),
-            "samples": self.slice.digest,
-            "decoding": {"method": "greedy", "max_new_tokens": self.max_new_tokens},
-            "intervention": None if self.steering is None else self.steering.content(self.showing),
-            "intervention_name": "" if self.steering is None else self.steering.name,
-        }
-
-    def as_answered(self, responses: Manifest) -> Answers:
-        """What the job made, as judges are given it."""
-        return Answers(slice=self.slice, showing=self.showing, responses=responses, label=self.label)
-
-
-def _generate(job: GenerateJob, store: Store) -> Manifest:
+def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
+    """Answer one slice in the ways of all jobs, and commit each."""
+    job = jobs[0]
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
-    acted: dict[str, int] = {}
-    return work_through(
-        job,
-        store,
-        kind="responses",
-        samples=samples,
-        batch_size=job.batch_size,
-        finish=lambda batch: [_answer_batch(job, vlm, batch, acted)],
-        partitions={},
-        provenance={
+    with ExitStack() as stack:
+        ways = [stack.enter_context(Way(one, store)) for one in jobs]
+        slice_ = _Slice(samples, ways, vlm)
+        report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
+        size = job.batch_size
+        while not fits(partial(slice_.answer, size)):
+            # What was finished before memory ran out is not done again.
+            size = halve(join(jobs), [one.stored for one in slice_.list_missing()[:size]])
+        provenance = {
             "device": str(vlm.device),
-            "steered_states_since_resumed": acted,
-        },
-    )
+            "ways_at_once": len(ways),
+            "batch_size": job.batch_size,
+            "smallest_batch_size": size,
+        }
+        return [way.commit(provenance) for way in ways]
 
 
-def _answer_batch(
-    job: GenerateJob,
-    vlm: VisionLanguageModel,
-    batch: Sequence[StoredSample],
-    acted: dict[str, int],
-) -> Finished:
-    from cmrm.generation import generate
+class _Slice:
+    """Samples of a slice, and the ways in which they are answered."""
 
-    shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
-    if not shown.samples:
-        return from_rows([], "responses"), shown.quarantined
-    intervention = None
-    if job.steering is not None:
-        shown, intervention = intervene(
-            job.steering, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
+    def __init__(
+        self, samples: Sequence[StoredSample], ways: Sequence[Way], vlm: VisionLanguageModel
+    ) -> None:
+        self._samples = sorted(samples, key=measure_question)
+        self._ways = ways
+        self._vlm = vlm
+        self._groups = Groups([way.job for way in ways], vlm)
+
+    def list_missing(self) -> list[Asked]:
+        """The samples that lack an answer, each with the ways in which it does; short questions first."""
+        asked = (
+            Asked(
+                stored=stored,
+                ways=frozenset(
+                    number for number, way in enumerate(self._ways) if stored.sample.id not in way.done
+                ),
+            )
+            for stored in self._samples
         )
-        if intervention is None:
-            return from_rows([], "responses"), shown.quarantined
-    answers = generate(vlm, shown.prompts, max_new_tokens=job.max_new_tokens, intervention=intervention)
-    if answers.proof is not None:
-        for block, count in answers.proof.acted.items():
-            acted[str(block)] = acted.get(str(block), 0) + count
-    rows, aside = [], []
-    for stored, answer in zip(shown.samples, answers.answers, strict=True):
-        if answer.fault is None:
-            rows.append(_describe(job, stored, answer))
-        else:
-            aside.append(quarantine_row(stored, stage=job.stage, reason=_explain(answer.fault)))
-    return from_rows(rows, "responses"), [*shown.quarantined, *aside]
+        return [one for one in asked if one.ways]
+
+    def answer(self, rows: int) -> None:
+        """Answer what is missing, `rows` samples at once; what is done is handed over while this goes on."""
+        from cmrm.answering import answer
+        from cmrm.prefix import Prefixes
+
+        given: list[Given] = []
+        waiting, since = 0, time.monotonic()
+        prefixes = Prefixes(self._vlm)
+        with closing(self._give(rows, given, prefixes)) as groups:
+            for answered in answer(
+                self._vlm,
+                groups,
+                max_new_tokens=self._ways[0].job.max_new_tokens,
+                rows=rows,
+                prefixes=prefixes,
+            ):
+                self._take(given[answered.group], answered)
+                waiting += 1
+                if waiting >= rows or time.monotonic() - since >= PIECE_SECONDS:
+                    self._hand_over()
+                    waiting, since = 0, time.monotonic()
+        self._hand_over()
+        if left := self.list_missing():
+            raise RuntimeError(
+                f"{len(left)} samples came back without an answer, {left[0].stored.sample.id} first"
+            )
+
+    def _give(self, rows: int, given: list[Given], prefixes: Prefixes) -> Generator[Group]:
+        """Groups of what is missing, as the model has room for them; `given` says what is in each."""
+        size = max(1, rows // GROUPS)
+        missing = self.list_missing()
+        batches = (missing[start : start + size] for start in range(0, len(missing), size))
+        with closing(ahead(batches, self._groups.prepare)) as prepared:
+            for one in prepared:
+                self._set_aside(one.refused)
+                if not one.asked:
+                    continue
+                steered = self._groups.steer(one, prefixes)
+                self._set_aside(steered.refused)
+                if steered.samples:
+                    given.append((steered.samples, steered.ways))
+                    yield steered.group
+
+    def _take(self, given: Given, answered: Answered) -> None:
+        samples, ways = given
+        stored = samples[answered.row]
+        for place, answer in answered.answers.items():
+            self._ways[ways[place]].take(stored, answer, answered.acted.get(place, {}))
+        report_rows(len(answered.answers))
+
+    def _set_aside(self, refused: Sequence[Refused]) -> None:
+        for one in refused:
+            for number in one.ways:
+                self._ways[number].set_aside(dict(one.row))
+            report_rows(len(one.ways))
+
+    def _hand_over(self) -> None:
+        for way in self._ways:
+            way.hand_over()
 
 
-def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[str, Any]:
-    return {
-        "model": job.model.name,
-        "dataset": stored.sample.dataset,
-        "sample_id": stored.sample.id,
-        "condition": job.slice.condition,
-        "intervention": "" if job.steering is None else job.steering.name,
-        "alpha": None if job.steering is None else job.steering.alpha,
-        "level": None if job.steering is None else job.steering.level,
-        "answer": answer.text,
-        "answer_digest": digest(answer.text),
-        "tokens": answer.tokens,
-        "finish_reason": answer.finish_reason,
-    }
-
-
-def _explain(fault: Fault) -> str:
-    where = "at the prompt" if fault.step == 0 else f"at generated token {fault.step}"
-    what = (
-        f"the logits are not finite {where}, though the states at all blocks are"
-        if fault.block is None
-        else f"the state at block {fault.block} is not finite {where}"
-    )
-    return f"{what}, so there is no answer; with dtype float16, use bfloat16 or float32"
-
-
-generate_answers = make_stage("generate", _generate, place="devices")
+generate_answers = make_joining_stage("generate", _generate, join=join_ways, place="devices")

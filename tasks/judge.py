@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from cmrm.errors import UserError
@@ -101,7 +102,10 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
         kind="judgements",
         samples=[stored for stored in job.slice.shard.read_all(store) if stored.sample.id in rows],
         batch_size=getattr(judge, "batch_size", BATCH_SIZE),
-        finish=lambda batch: _judge_batch(job, judge, batch, rows),
+        prepare=lambda batch: batch,
+        finish=lambda batches: chain.from_iterable(
+            _judge_batch(job, judge, batch, rows) for batch in batches
+        ),
         partitions={},
         provenance={"responses": job.responses},
         length=measure,

@@ -11,18 +11,20 @@ from pydantic import TypeAdapter
 
 from cmrm.errors import UserError
 from tasks.embed import EmbedJob, embed_anchors
-from tasks.generate import GenerateJob, generate_answers
+from tasks.generate import generate_answers
+from tasks.generate_job import GenerateJob
+from tasks.joined import JoinedJob
 from tasks.judge import JudgeJob, judge_on_devices
 from tasks.look import EmbedImagesJob, look_at_images
 from tasks.overhead import OverheadJob, measure_overhead
 from tasks.stage import Job, Stage
 
 # The stages that need a device, by name, with the type of their jobs.
-TRAVELLING: Mapping[str, tuple[Stage[Any], type[Job]]] = MappingProxyType(
+TRAVELLING: Mapping[str, tuple[Stage[Any], Any]] = MappingProxyType(
     {
         "look": (look_at_images, EmbedImagesJob),
         "embed": (embed_anchors, EmbedJob),
-        "generate": (generate_answers, GenerateJob),
+        "generate": (generate_answers, GenerateJob | JoinedJob),
         "overhead": (measure_overhead, OverheadJob),
         "judge": (judge_on_devices, JudgeJob),
     }
@@ -43,5 +45,5 @@ def unpack_jobs(stage: str, parcels: Sequence[Mapping[str, Any]]) -> tuple[Stage
 
 
 @cache
-def _adapter(kind: type[Job]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -66,6 +66,11 @@ class Slice:
     rows: int
     digest: str
 
+    @property
+    def label(self) -> str:
+        """The slice for people: its data set, its condition, and which of the samples."""
+        return f"{self.shard.dataset} {self.condition} {self.shard.start}–{self.shard.stop}"
+
 
 def count_samples(store: Store, manifest: Manifest) -> Mapping[Split, int]:
     """How many samples of an ingested data set are on each side."""

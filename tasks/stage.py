@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
@@ -52,25 +52,38 @@ class Job(ABC):
         """The name of what the job makes: sha256 of the canonical content, 64 hex digits."""
         return stage_key(self.stage, self.content())
 
+    def members(self) -> Sequence[Job]:
+        """The jobs that are committed when this one is done: itself, unless it joins others."""
+        return (self,)
+
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 Work = Callable[[AnyJob, Store], Manifest]
+# Does and commits the members of one unit of work, in their order.
+WorkTogether = Callable[[Sequence[AnyJob], Store], Sequence[Manifest]]
+# Makes units of work of some jobs: each is one of them, or joins several.
+Join = Callable[[Sequence[AnyJob]], Sequence[Job]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[AnyJob]):
-    """A stage: its name, where its jobs run, and the Prefect task that does one job of it.
+    """A stage: its name, where its jobs run, which of them are done together, and the Prefect task that does a unit.
 
-    The task's cache key is the job's key and its persisted result the manifest, so Prefect shows what was reused.
+    The task's cache key is the job's key and its persisted result the manifests, so Prefect shows what was reused.
     """
 
     name: str
     place: Place
-    task: Task[[AnyJob], dict[str, Any]]
+    join: Join[AnyJob]
+    task: Task[[Job], dict[str, Any]]
 
     def find(self, job: AnyJob) -> Manifest | None:
         """Find what the job made, if that is committed and whole."""
         return Store.open(job.store).find(job.stage, job.key)
+
+    def is_committed(self, unit: Job) -> bool:
+        """Whether all that a unit of work makes is committed and whole."""
+        return len(_find_members(unit, Store.open(unit.store))) == len(unit.members())
 
     def reuse(self, job: AnyJob) -> None:
         """Let Prefect see that the job, which is committed, is reused."""
@@ -86,13 +99,13 @@ class Stage(Generic[AnyJob]):
         report_rows(job.rows)
 
     @property
-    def fresh(self) -> Task[[AnyJob], dict[str, Any]]:
+    def fresh(self) -> Task[[Job], dict[str, Any]]:
         """The task for a job that is not committed: Prefect's own record of it would name files that are gone."""
         return self.task.with_options(refresh_cache=True)
 
-    def run(self, job: AnyJob) -> Manifest:
-        """Do a job that is not committed, in this process."""
-        return Manifest.from_json(self.fresh(job)["manifest"].encode())
+    def run(self, unit: Job) -> list[Manifest]:
+        """Do a unit of work that is not committed, in this process; what each of its members made."""
+        return [Manifest.from_json(made.encode()) for made in self.fresh(unit)["manifests"]]
 
 
 def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
@@ -101,18 +114,30 @@ def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
     What a library raises that is no `Exception` (`sys.exit`) comes out as a `RuntimeError`: a pool of processes would
     wait for ever for a job that ended so.
     """
+    return make_joining_stage(
+        name, lambda jobs, store: [work(job, store) for job in jobs], join=lambda jobs: jobs, place=place
+    )
 
-    def do(job: AnyJob) -> dict[str, Any]:
+
+def make_joining_stage(
+    name: str, work: WorkTogether[AnyJob], *, join: Join[AnyJob], place: Place
+) -> Stage[AnyJob]:
+    """Make a stage of a function that does several jobs in one go, as `join` puts them together.
+
+    Each is committed under its own key; those that are committed already are not done again. Errors as in `make_stage`.
+    """
+
+    def do(job: Job) -> dict[str, Any]:
         store = Store.open(job.store)
-        manifest = store.find(job.stage, job.key)
-        if manifest is None:
+        made = _find_members(job, store)
+        if len(made) < len(job.members()):
             started = time.monotonic()
             with flushed_before_leaving():
                 try:
-                    manifest = work(job, store)
+                    made = _complete(job, store, work, made)
                 except PartsGoneError:
                     # Another worker was quicker with the same job; what it committed is this job's result.
-                    manifest = store.find(job.stage, job.key) or work(job, store)
+                    made = _complete(job, store, work, _find_members(job, store))
                 except StoppedError:
                     raise
                 except SystemExit as error:
@@ -122,7 +147,7 @@ def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
             log.info("%s %s: %d rows in %.1f s", name, job.label, job.rows, time.monotonic() - started)
         else:
             log.info("%s %s: reused %s", name, job.label, job.key[:12])
-        return {"manifest": manifest.to_json().decode()}
+        return {"manifests": [made[member.key].to_json().decode() for member in job.members()]}
 
     make_task = task(
         name=name,
@@ -131,4 +156,19 @@ def make_stage(name: str, work: Work[AnyJob], *, place: Place) -> Stage[AnyJob]:
         persist_result=True,
         result_serializer="json",
     )
-    return Stage(name=name, place=place, task=make_task(do))
+    return Stage(name=name, place=place, join=join, task=make_task(do))
+
+
+def _find_members(job: Job, store: Store) -> dict[str, Manifest]:
+    """What is committed of a job's members, by key."""
+    found = {member.key: store.find(member.stage, member.key) for member in job.members()}
+    return {key: manifest for key, manifest in found.items() if manifest is not None}
+
+
+def _complete(
+    job: Job, store: Store, work: WorkTogether[Any], made: Mapping[str, Manifest]
+) -> dict[str, Manifest]:
+    """Do the members of a job that are not made yet; what all have made, by key."""
+    missing = [member for member in job.members() if member.key not in made]
+    more = work(missing, store) if missing else []
+    return {**made, **{manifest.key: manifest for manifest in more}}

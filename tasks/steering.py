@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cmrm.shift import Shift
     from cmrm.steering import Intervention
 
+# Why a sample is set aside whose own Δ half precision has made so.
+NOT_FINITE = "its sample-level Δ is not finite; use dtype bfloat16 or float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
@@ -62,16 +65,21 @@ def intervene(
     None when no sample is left. With `prefixes`, what prompts share is read once where Δ is measured on the batch.
     Raises `UserError` for a block that the model does not have.
     """
-    from cmrm.steering import Intervention
-
-    blocks = _choose_blocks(vlm, steering.blocks)
+    blocks = choose_blocks(vlm, steering.blocks)
     delta = _find_delta(
         steering, store=store, vlm=vlm, showing=showing, shown=shown, blocks=blocks, prefixes=prefixes
     )
     shown, delta = _set_aside_not_finite(shown, delta, stage)
     if not shown.samples:
         return shown, None
-    return shown, Intervention(
+    return shown, make_intervention(steering, delta, blocks)
+
+
+def make_intervention(steering: Steering, delta: Tensor, blocks: tuple[int, ...]) -> Intervention:
+    """The intervention that subtracts this Δ, [blocks, hidden] or [rows, blocks, hidden]."""
+    from cmrm.steering import Intervention
+
+    return Intervention(
         delta=delta,
         alpha=steering.alpha,
         blocks=blocks,
@@ -94,7 +102,7 @@ def _find_delta(
     from cmrm.shift import measure_sample_shift
 
     if steering.shift is not None:
-        return _load_shift_once(store, steering.shift).choose(blocks).to(vlm.device)
+        return load_shift_once(store, steering.shift).choose(blocks).to(vlm.device)
     return measure_sample_shift(
         vlm,
         with_image=[showing.show(stored, steering.image) for stored in shown.samples],
@@ -109,10 +117,9 @@ def _set_aside_not_finite(shown: Shown, delta: Tensor, stage: str) -> tuple[Show
     if delta.dim() == 2:
         return shown, delta
     finite = delta.isfinite().flatten(1).all(dim=1)
-    reason = "its sample-level Δ is not finite; use dtype bfloat16 or float32"
     kept = [row for row, good in enumerate(finite.tolist()) if good]
     aside = [
-        quarantine_row(stored, stage=stage, reason=reason)
+        quarantine_row(stored, stage=stage, reason=NOT_FINITE)
         for stored, good in zip(shown.samples, finite.tolist(), strict=True)
         if not good
     ]
@@ -124,7 +131,8 @@ def _set_aside_not_finite(shown: Shown, delta: Tensor, stage: str) -> tuple[Show
     return rest, delta[finite]
 
 
-def _choose_blocks(vlm: VisionLanguageModel, blocks: str | tuple[int, ...]) -> tuple[int, ...]:
+def choose_blocks(vlm: VisionLanguageModel, blocks: str | tuple[int, ...]) -> tuple[int, ...]:
+    """The blocks that a spec's word or numbers mean; raises `UserError` for one that the model does not have."""
     count = len(vlm.blocks)
     if blocks == "all":
         return tuple(range(count))
@@ -144,7 +152,8 @@ def _choose_blocks(vlm: VisionLanguageModel, blocks: str | tuple[int, ...]) -> t
 
 # A dataset-level Δ is one small file that every batch of a job needs.
 @lru_cache(maxsize=8)
-def _load_shift_once(url: str, key: str) -> Shift:
+def load_shift_once(url: str, key: str) -> Shift:
+    """A dataset-level Δ by its key, read and verified once."""
     from cmrm.shift import load_shift
 
     store = Store.open(url)

@@ -18,10 +18,10 @@ from storage.verify import verify
 # What tells the rows of each table apart.
 TABLES = {
     "samples": ("dataset", "sample_id"),
-    "responses": ("dataset", "sample_id", "condition", "intervention"),
-    "judgements": ("judge", "dataset", "sample_id", "condition", "intervention"),
+    "responses": ("dataset", "sample_id", "condition", "intervention", "alpha"),
+    "judgements": ("judge", "dataset", "sample_id", "condition", "intervention", "alpha"),
     "quarantine": ("stage", "dataset", "sample_id", "line", "key"),
-    "hidden_states": ("dataset", "sample_id", "condition", "intervention", "block"),
+    "hidden_states": ("dataset", "sample_id", "condition", "intervention", "alpha", "block"),
 }
 
 

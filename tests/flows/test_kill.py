@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from storage.catalog import connect
+from tests.same_tables import compare_stores
+from tests.soak import check_kept
 
-# The run itself, with a hand on the trigger: before a stage commits its second job, or in the middle of a shard.
+# The run itself, with a hand on the trigger: before a stage commits its second job, or in the middle of a shard; or
+# where several ways are answered at once, between two of them.
 KILLED_RUN = """
 import os, signal, sys
 import storage.store, storage.writer
@@ -32,12 +35,18 @@ def commit_or_die(self, stage, *arguments, **more):
         seen["commits"] += 1
         if seen["commits"] == 2 or stage in ("shift", "report"):
             die()
+    if when == "between commits of ways" and stage == "generate" and more["content"]["intervention"]:
+        die()
     return commit(self, stage, *arguments, **more)
 storage.store.Store.commit = commit_or_die
 
 append = storage.writer.ShardWriter.append
 def append_or_die(self, rows):
     append(self, rows)
+    if when == "between rows of ways" and rows["intervention"][0].as_py():
+        self._submit(self._close_part)
+        self._wait(0)
+        die()
     if when == "within " + self.parts.folder.split("/")[1]:
         seen["batches"] += 1
         self._submit(self._close_part)
@@ -99,6 +108,33 @@ def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
     # What was half written stays under a name that nobody reads, until `cmrm store gc` takes it away.
     left = [path.name for path in (tmp_path / "killed" / "parts").rglob("*") if path.is_file()]
     assert all(name.startswith(".") for name in left)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_killed_between_ways_that_are_answered_at_once_loses_nothing_and_does_nothing_twice(
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    strengths = [
+        {"name": "CMRM", "alpha": [0.5, 1.0]},
+        {"name": "own", "level": "sample", "alpha": [0.5, 1.0]},
+    ]
+    few = {"conditions": ["image"], "target_states": [], "shard_size": 64}
+    spec = write_spec(tmp_path / "data", llava_folder, **few, interventions=strengths)
+    assert run_until("never", spec, tmp_path / "calm") == 0
+    kept: dict[str, bytes] = {}
+    for moment in ("between rows of ways", "between commits of ways", "never"):
+        status = run_until(moment, spec, tmp_path / "killed")
+        assert status == (0 if moment == "never" else -signal.SIGKILL), moment
+        kept = check_kept(tmp_path / "killed", kept)
+        parts = tmp_path / "killed" / "parts" / "generate"
+        # One way's rows are there and another's are not; then one way is committed and the others are not.
+        if moment == "between rows of ways":
+            assert not any(name.startswith("generate/") for name in kept)
+            assert len(list(parts.glob("*/[!.]*.parquet"))) == 1
+        if moment == "between commits of ways":
+            assert sum(name.startswith("generate/") for name in kept) == 1
+    difference = compare_stores(tmp_path / "killed", tmp_path / "calm")
+    assert difference.nothing, str(difference)
 
 
 def mentions(path: Path, text: str) -> bool:

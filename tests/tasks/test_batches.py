@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def work_in_pieces(
         kind="responses",
         samples=[StoredSample(sample=one, split="target", image_digest=None) for one in asked],
         batch_size=batch_size,
-        finish=finish,
+        prepare=lambda batch: batch,
+        finish=lambda batches: chain.from_iterable(map(finish, batches)),
         partitions={},
         provenance={},
     )

@@ -80,7 +80,7 @@ class Desk:
         for job in pairing.looks:
             look_at_images.task.fn(job)
         record = pair_images.task.fn(pairing.job)
-        pairs = read_pairs(self.store, Manifest.from_json(record["manifest"].encode()))
+        pairs = read_pairs(self.store, Manifest.from_json(record["manifests"][0].encode()))
         return {name: (match.image, match.caption, match.score) for name, match in pairs.items()}
 
 

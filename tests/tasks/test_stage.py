@@ -32,7 +32,7 @@ def commit(job: ReportJob, store: Store) -> Manifest:
 def do(folder: Path, work: Callable[[ReportJob, Store], Manifest]) -> Manifest:
     job = ReportJob(store=Store.create(folder).url, label="x", rows=1)
     done = make_stage("report", work, place="processor").task.fn(job)
-    return Manifest.from_json(done["manifest"].encode())
+    return Manifest.from_json(done["manifests"][0].encode())
 
 
 def test_what_a_quicker_worker_committed_is_the_jobs_result(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""One way of answering a slice, and its rows on their way to the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from storage.errors import StoreError
+from storage.identity import digest
+from storage.manifest import Manifest
+from storage.store import Store
+from storage.tables import from_rows
+from storage.writer import ShardWriter
+from tasks.batches import commit_shard
+from tasks.generate_job import GenerateJob
+from tasks.prompts import quarantine_row
+from tasks.samples import StoredSample
+
+if TYPE_CHECKING:
+    from cmrm.answers import Answer
+    from cmrm.faults import Fault
+
+KIND = "responses"
+
+
+class Way:
+    """Takes the answers of one job and commits them under its key; `done` are the ids that need no answer any more.
+
+    Answers that a killed worker left are taken up. Leaving the `with` block keeps what came in, after an error too.
+    """
+
+    def __init__(self, job: GenerateJob, store: Store) -> None:
+        self.job = job
+        self.done: set[str] = set()
+        self._store = store
+        self._writer = ShardWriter(store, job.stage, job.key, KIND)
+        self._ready: list[dict[str, Any]] = []
+        self._aside: list[dict[str, Any]] = []
+        self._acted: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        self.done.update(self._writer.resume("sample_id")["sample_id"].to_pylist())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # After an error that one is to be told, and not what comes of it.
+            with nullcontext() if error is None else suppress(StoreError):
+                self.hand_over()
+        finally:
+            self._writer.__exit__(kind, error, trace)
+
+    def take(self, stored: StoredSample, answer: Answer, acted: Mapping[int, int]) -> None:
+        """Take an answer, or the place where the model's numbers stopped being finite; `acted` by block."""
+        for block, count in acted.items():
+            self._acted[str(block)] += count
+        if answer.fault is not None:
+            self.set_aside(quarantine_row(stored, stage=self.job.stage, reason=_explain(answer.fault)))
+            return
+        self._ready.append(_describe(self.job, stored, answer))
+        self.done.add(stored.sample.id)
+
+    def set_aside(self, row: dict[str, Any]) -> None:
+        """Take a sample that cannot be answered, as a row of `quarantine`."""
+        self._aside.append(row)
+        self.done.add(row["sample_id"])
+
+    def hand_over(self) -> None:
+        """Give the writer what has come in."""
+        # Let go of first: whatever interrupts this, no row is written twice.
+        ready, self._ready = self._ready, []
+        if ready:
+            self._writer.append(from_rows(ready, KIND))
+
+    def commit(self, provenance: Mapping[str, Any]) -> Manifest:
+        """Commit all answers, and what was set aside, under the job's key."""
+        self.hand_over()
+        return commit_shard(
+            self.job,
+            self._store,
+            self._writer,
+            kind=KIND,
+            quarantined=self._aside,
+            provenance={**provenance, "steered_states_since_resumed": dict(self._acted)},
+        )
+
+
+def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[str, Any]:
+    return {
+        "model": job.model.name,
+        "dataset": stored.sample.dataset,
+        "sample_id": stored.sample.id,
+        "condition": job.slice.condition,
+        "intervention": "" if job.steering is None else job.steering.name,
+        "alpha": None if job.steering is None else job.steering.alpha,
+        "level": None if job.steering is None else job.steering.level,
+        "answer": answer.text,
+        "answer_digest": digest(answer.text),
+        "tokens": answer.tokens,
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _explain(fault: Fault) -> str:
+    where = "at the prompt" if fault.step == 0 else f"at generated token {fault.step}"
+    what = (
+        f"the logits are not finite {where}, though the states at all blocks are"
+        if fault.block is None
+        else f"the state at block {fault.block} is not finite {where}"
+    )
+    return f"{what}, so there is no answer; with dtype float16, use bfloat16 or float32"

@@ -1,0 +1,95 @@
+"""What is worked out ahead comes in order, is bounded, and ends with whoever asked for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tasks.ahead import ahead
+
+
+def count_threads() -> int:
+    return sum(thread.name.startswith("cmrm-ahead") for thread in threading.enumerate())
+
+
+def test_results_come_in_order_from_one_thread_that_ends_with_them() -> None:
+    names: set[str] = set()
+
+    def square(number: int) -> int:
+        names.add(threading.current_thread().name)
+        return number**2
+
+    assert list(ahead(range(20), square)) == [number**2 for number in range(20)]
+    assert len(names) == 1
+    assert threading.current_thread().name not in names
+    assert count_threads() == 0
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_no_more_items_are_taken_than_were_asked_for_and_so_many_ahead(depth: int) -> None:
+    taken: list[int] = []
+
+    def take() -> Iterator[int]:
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    with closing(ahead(take(), lambda number: number, depth=depth)) as results:
+        assert taken == []
+        assert next(results) == 0
+        assert len(taken) == 1 + depth
+        assert next(results) == 1
+        assert len(taken) == 2 + depth
+
+
+def test_the_next_is_worked_on_while_one_is_in_use() -> None:
+    begun = threading.Event()
+
+    def work(number: int) -> int:
+        if number == 1:
+            begun.set()
+        return number
+
+    with closing(ahead(range(2), work, depth=1)) as results:
+        next(results)
+        assert begun.wait(timeout=30)
+
+
+def test_an_error_comes_in_the_place_of_its_result_and_nothing_after_it() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 2:
+            raise ValueError("the second one")
+        done.append(number)
+        return number
+
+    results = ahead(range(10), work, depth=1)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="the second one"):
+        next(results)
+    assert count_threads() == 0
+    assert max(done) <= 3
+
+
+def test_leaving_early_drops_what_is_not_begun_and_ends_the_thread() -> None:
+    hold, begun = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 1:
+            begun.set()
+            hold.wait(timeout=30)
+        done.append(number)
+        return number
+
+    results = ahead(range(10), work, depth=3)
+    next(results)
+    assert begun.wait(timeout=30)
+    threading.Timer(0.05, hold.set).start()
+    results.close()
+    assert done == [0, 1]
+    assert count_threads() == 0
