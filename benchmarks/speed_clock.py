@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,17 +65,22 @@ def time_once(run: Callable[[], Any], device: torch.device) -> float:
 
 def choose_size(
     run: Callable[[int], Any], sizes: Iterable[int], *, what: str, device: torch.device
-) -> tuple[int, Mapping[int, float]]:
-    """The size under which the same work takes least time, each tried once, and the seconds of each that fits."""
+) -> tuple[int, Callable[[], Any]]:
+    """The size under which the same work takes least time, each tried once, and what gives that try's result."""
     seconds: dict[int, float] = {}
+    results: dict[int, Any] = {}
+
+    def keep(size: int) -> None:
+        results[size] = run(size)
+
     for size in sizes:
         try:
-            seconds[size] = time_once(lambda size=size: run(size), device)
+            seconds[size] = time_once(partial(keep, size), device)
         except torch.OutOfMemoryError:
             break
     best = min(seconds, key=lambda size: seconds[size])
     tell(f"{what}: best size {best} of " + ", ".join(f"{size}: {one:.2f} s" for size, one in seconds.items()))
-    return best, seconds
+    return best, partial(results.get, best)
 
 
 def finish(device: torch.device) -> None:

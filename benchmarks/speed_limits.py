@@ -1,4 +1,4 @@
-"""What the hardware allows: matrix throughput and memory bandwidth, measured, and the work that prompts and answers are."""
+"""What the hardware allows: matrix throughput and memory bandwidth, measured, and what prompts and answers need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from speed_clock import time_once
-from speed_models import MERGE, PATCH, Shape
+from speed_shapes import MERGE, PATCH, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,11 @@ class Work:
         attention = 0 if one.kind == "qwen" else 4 * one.tower_hidden * patches**2
         tower = one.tower_blocks * (2 * weights * patches + attention)
         inside = one.tower_hidden * (MERGE**2 if one.kind == "qwen" else 1)
-        between = inside * inside + inside * one.hidden if one.kind == "qwen" else one.hidden * (inside + one.hidden)
+        between = (
+            inside * inside + inside * one.hidden
+            if one.kind == "qwen"
+            else one.hidden * (inside + one.hidden)
+        )
         return tower + 2 * between * (patches // (MERGE**2 if one.kind == "qwen" else 1))
 
     def cache(self, tokens: int) -> int:

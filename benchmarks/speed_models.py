@@ -1,20 +1,15 @@
-"""Models of real shape with random weights, made on the device, with a processor that needs no hub.
-
-The numbers of `llava-7b` and `qwen-7b` are those of LLaVA-1.5-7B and Qwen2.5-VL-7B; the smaller ones keep the
-proportions: 576 image tokens, a tower of a twentieth of the backbone's work, fewer key-value heads in Qwen's.
-"""
+"""Models of real shape with random weights, made on the device, with a processor that needs no hub."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from speed_prompts import WORDS, ask_text
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from speed_prompts import ask_text
+from speed_shapes import MERGE, PATCH, Shape
+from speed_tokenizer import make_tokenizer
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -27,7 +22,6 @@ from transformers import (
 
 from cmrm.model import VisionLanguageModel, prepare_model, render
 
-PATCH, MERGE = 14, 2
 LLAVA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
@@ -46,8 +40,6 @@ QWEN_WORDS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
 )  # fmt: skip
-# What the templates say around a question, so that the tokenizer has whole tokens for it.
-AROUND = "USER: ASSISTANT: system user assistant You are a helpful assistant."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,57 +58,11 @@ STEADY = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The sizes of a backbone and of its tower; `side` is the width of an image in pixels."""
-
-    kind: str
-    hidden: int
-    wide: int
-    blocks: int
-    heads: int
-    key_heads: int
-    words: int
-    tower_hidden: int
-    tower_wide: int
-    tower_blocks: int
-    tower_heads: int
-    side: int = 336
-
-    @property
-    def head(self) -> int:
-        """Width of an attention head."""
-        return self.hidden // self.heads
-
-
-SHAPES: Mapping[str, Shape] = MappingProxyType(
-    {
-        "llava-small": Shape(
-            kind="llava", hidden=512, wide=1376, blocks=8, heads=8, key_heads=8, words=4096,
-            tower_hidden=128, tower_wide=512, tower_blocks=6, tower_heads=4,
-        ),
-        "llava-medium": Shape(
-            kind="llava", hidden=768, wide=2048, blocks=10, heads=12, key_heads=12, words=8192,
-            tower_hidden=192, tower_wide=768, tower_blocks=8, tower_heads=4,
-        ),
-        "llava-7b": Shape(
-            kind="llava", hidden=4096, wide=11008, blocks=32, heads=32, key_heads=32, words=32064,
-            tower_hidden=1024, tower_wide=4096, tower_blocks=24, tower_heads=16,
-        ),
-        "qwen-small": Shape(
-            kind="qwen", hidden=512, wide=2048, blocks=8, heads=8, key_heads=2, words=4096,
-            tower_hidden=128, tower_wide=384, tower_blocks=6, tower_heads=4, side=672,
-        ),
-        "qwen-7b": Shape(
-            kind="qwen", hidden=3584, wide=18944, blocks=28, heads=28, key_heads=4, words=152064,
-            tower_hidden=1280, tower_wide=3420, tower_blocks=32, tower_heads=16, side=672,
-        ),
-    }
-)  # fmt: skip
-
-
 def build(shape: Shape, *, device: str, dtype: torch.dtype) -> VisionLanguageModel:
-    """Make the model on the device and its processor; `ImportError` where the processor needs a package that is not there."""
+    """Make the model on the device, and its processor.
+
+    `ImportError` where the processor needs a package that is not there.
+    """
     make: Callable[..., tuple[Any, Any]] = {"llava": _make_llava, "qwen": _make_qwen}[shape.kind]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -155,7 +101,7 @@ def draw_weights(model: Any, *, silent: Sequence[int], steadiness: Steadiness) -
 
 @torch.no_grad()
 def hush_last_token(vlm: VisionLanguageModel) -> None:
-    """Make the embedding of the token that ends every prompt small, so that first words differ from prompt to prompt."""
+    """Make the embedding of the token that ends every prompt small, so that first words differ between prompts."""
     inputs = render(vlm, ask_text(["what"]))
     vlm.model.get_input_embeddings().weight[inputs["input_ids"][0, -1]] *= 0.05
 
@@ -166,29 +112,6 @@ def end_answers(vlm: VisionLanguageModel, *, one_in: int) -> None:
     words = range(len(tokenizer.all_special_ids), vlm.model.get_output_embeddings().weight.shape[0])
     ends = [word for word in words if one_in and word % one_in == one_in - 1]
     vlm.model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends]
-
-
-def make_tokenizer(special: Sequence[str], *, words: int, pad: str, eos: str) -> PreTrainedTokenizerFast:
-    """Byte pairs learnt from the questions' words, filled up to `words` tokens with a text of its own for each."""
-    learnt = Tokenizer(models.BPE())
-    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=list(special),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    learnt.train_from_iterator([" ".join(WORDS), AROUND] * 4, trainer)
-    pieces = json.loads(learnt.to_str())["model"]
-    vocabulary = dict(pieces["vocab"])
-    for number in range(len(vocabulary), words):
-        vocabulary[f"Ġw{number}"] = number
-    merges = [tuple(pair) for pair in pieces["merges"]]
-    filled = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    filled.pre_tokenizer = learnt.pre_tokenizer
-    filled.decoder = decoders.ByteLevel()
-    filled.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
-    return PreTrainedTokenizerFast(tokenizer_object=filled, pad_token=pad, eos_token=eos)
 
 
 def _text(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

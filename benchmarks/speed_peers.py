@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -30,10 +30,15 @@ def read_states(vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, size: in
 
 
 def measure_shift(
-    vlm: VisionLanguageModel, blank: Sequence[Prompt], text: Sequence[Prompt], *, size: int
+    vlm: VisionLanguageModel,
+    blank: Sequence[Prompt],
+    text: Sequence[Prompt],
+    *,
+    size: int,
+    read: Callable[..., Tensor] = read_states,
 ) -> Tensor:
     """Mean over the anchors of state with a blank image minus state without: [blocks, hidden]."""
-    return (read_states(vlm, blank, size=size) - read_states(vlm, text, size=size)).mean(dim=0)
+    return (read(vlm, blank, size=size) - read(vlm, text, size=size)).mean(dim=0)
 
 
 @torch.no_grad()
