@@ -26,9 +26,11 @@ ROOT = Path(__file__).parents[1]
 # The project need not be installed: a machine with a GPU may have torch and transformers alone.
 sys.path.insert(0, str(ROOT))
 
+import speed_idle  # noqa: E402
 import speed_levels  # noqa: E402
 import speed_states  # noqa: E402
 import speed_sweeps  # noqa: E402
+import speed_tried  # noqa: E402
 from speed_bench import AMOUNTS, Bench  # noqa: E402
 from speed_clock import tell  # noqa: E402
 from speed_limits import Limits, measure_limits  # noqa: E402
@@ -44,6 +46,8 @@ FIGURES: Mapping[str, Callable[[Bench], Figure]] = MappingProxyType(
         "sample": speed_levels.measure_sample_level,
         "sweep": speed_sweeps.measure_sweep,
         "mixed": speed_sweeps.measure_mixed,
+        "idle": speed_idle.measure_idle,
+        "tried": speed_tried.measure_tried,
     }
 )
 USUAL = MappingProxyType({"cpu": ("llava-small",), "cuda": ("llava-7b", "qwen-7b")})
@@ -68,7 +72,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=USUAL, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="of the model; several are allowed")
-    parser.add_argument("--figure", action="append", choices=FIGURES, help="these alone")
+    parser.add_argument(
+        "--figure", action="append", choices=FIGURES, help="these alone; default: all but tried"
+    )
     parser.add_argument("--amounts", choices=AMOUNTS, help="how much is asked; default: the device's")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each variant")
     parser.add_argument("--profile", action="store_true", help="the dearest operators of each figure too")
@@ -96,7 +102,7 @@ def measure_shape(
     bench = Bench(name=name, shape=shape, vlm=vlm, amounts=amounts, limits=limits, turns=options.repeats)
     print(describe_model(bench), flush=True)
     figures = []
-    for key in options.figure or FIGURES:
+    for key in options.figure or [key for key in FIGURES if key != "tried"]:
         figure = FIGURES[key](bench)
         figures.append(figure)
         print(f"\n{show_figure(figure)}", flush=True)

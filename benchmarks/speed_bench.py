@@ -17,7 +17,7 @@ from cmrm.model import VisionLanguageModel, render
 
 @dataclass(frozen=True, kw_only=True)
 class Amounts:
-    """How much is asked: anchors, of these what peers are timed on, prompts, new tokens, sizes to choose from."""
+    """How much is asked: anchors, of these what peers see, prompts, new tokens, batch sizes to try."""
 
     anchors: int
     peer_pairs: int
@@ -29,6 +29,8 @@ class Amounts:
     mixed: int
     mixed_tokens: int
     one_in: int
+    stored: int
+    shard: int
     sizes: Sequence[int]
     own_sizes: Sequence[int]
 
@@ -37,16 +39,16 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
     {
         "cpu": Amounts(
             anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, mixed=32,
-            mixed_tokens=128, one_in=40, sizes=(2, 4, 8), own_sizes=(16, 64),
+            mixed_tokens=128, one_in=40, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
         ),
         "cuda": Amounts(
             anchors=256, peer_pairs=32, pictures=64, batch=32, new_tokens=128, swept=32, swept_tokens=128,
-            mixed=256, mixed_tokens=256, one_in=80, sizes=(4, 8, 16, 32), own_sizes=(32, 64, 128, 256),
+            mixed=256, mixed_tokens=256, one_in=80, stored=640, shard=128, sizes=(4, 8, 16, 32), own_sizes=(32, 64, 128, 256),
         ),
         # A look whether all of it runs.
         "tiny": Amounts(
             anchors=8, peer_pairs=4, pictures=2, batch=2, new_tokens=6, swept=2, swept_tokens=4, mixed=4,
-            mixed_tokens=16, one_in=8, sizes=(2,), own_sizes=(4,),
+            mixed_tokens=16, one_in=8, stored=10, shard=4, sizes=(2,), own_sizes=(4,),
         ),
     }
 )  # fmt: skip
