@@ -38,12 +38,13 @@ class Amounts:
 AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
     {
         "cpu": Amounts(
-            anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, mixed=32,
-            mixed_tokens=128, one_in=40, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
+            anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, mixed=24,
+            mixed_tokens=96, one_in=32, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
         ),
         "cuda": Amounts(
             anchors=256, peer_pairs=32, pictures=64, batch=32, new_tokens=128, swept=32, swept_tokens=128,
-            mixed=256, mixed_tokens=256, one_in=80, stored=640, shard=128, sizes=(4, 8, 16, 32), own_sizes=(32, 64, 128, 256),
+            mixed=256, mixed_tokens=256, one_in=80, stored=640, shard=128, sizes=(4, 8, 16, 32),
+            own_sizes=(32, 64, 128, 256),
         ),
         # A look whether all of it runs.
         "tiny": Amounts(

@@ -116,6 +116,17 @@ def _compile_anywhere() -> Any:
     return config
 
 
+def _fit_cache(rows: Sequence[Sequence[int]], new_tokens: int) -> Any:
+    """As many pages as these rows fill: left to itself it takes most of the memory, and on a CPU minutes."""
+    from transformers import ContinuousBatchingConfig
+
+    page = 32
+    pages = sum(-(-(len(row) + new_tokens) // page) for row in rows)
+    return ContinuousBatchingConfig(
+        page_size=page, num_blocks=pages + len(rows), max_batch_tokens=sum(map(len, rows))
+    )
+
+
 @torch.no_grad()
 def _answer_continuously(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, new_tokens: int
@@ -127,7 +138,12 @@ def _answer_continuously(
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ]
     config = make_generation_config(vlm, new_tokens)
-    told = vlm.model.generate_batch(inputs=rows, generation_config=config, progress_bar=False)
+    told = vlm.model.generate_batch(
+        inputs=rows,
+        generation_config=config,
+        continuous_batching_config=_fit_cache(rows, new_tokens),
+        progress_bar=False,
+    )
     answers = {tuple(one.prompt_ids): one.generated_tokens for one in told.values()}
     decode = vlm.processor.tokenizer.decode
     return [
