@@ -59,10 +59,7 @@ STEADY = {
 
 
 def build(shape: Shape, *, device: str, dtype: torch.dtype) -> VisionLanguageModel:
-    """Make the model on the device, and its processor.
-
-    `ImportError` where the processor needs a package that is not there.
-    """
+    """Make the model on the device, and its processor."""
     make: Callable[..., tuple[Any, Any]] = {"llava": _make_llava, "qwen": _make_qwen}[shape.kind]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -163,8 +160,15 @@ def _make_qwen(shape: Shape) -> tuple[Any, Any]:
         Qwen2_5_VLForConditionalGeneration,
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessorPil,
-        Qwen2VLVideoProcessor,
     )
+
+    class WithoutVideos(Qwen2_5_VLProcessor):
+        """The published processor without the part for videos, which needs torchvision."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
 
     tokenizer = make_tokenizer(QWEN_WORDS, words=shape.words, pad="<|endoftext|>", eos="<|im_end|>")
     size = {"shortest_edge": shape.side**2, "longest_edge": shape.side**2}
@@ -202,10 +206,10 @@ def _make_qwen(shape: Shape) -> tuple[Any, Any]:
             **{name: tokenizer.convert_tokens_to_ids(word) for name, word in names.items()},
         )
     )
-    processor = Qwen2_5_VLProcessor(
+    processor = WithoutVideos(
         image_processor=Qwen2VLImageProcessorPil(size=size, **grid),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=size, **grid),
+        video_processor=None,
         chat_template=QWEN,
     )
     return model, processor

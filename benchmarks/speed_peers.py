@@ -129,15 +129,17 @@ def has_nnsight() -> bool:
 @torch.no_grad()
 def trace_states(vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, size: int) -> Tensor:
     """nnsight: each block's output saved inside a trace, the last token of each: [prompts, blocks, hidden]."""
-    from nnsight import NNsight
+    import nnsight
 
-    traced = NNsight(vlm.model)
+    traced = nnsight.NNsight(vlm.model)
     names = {id(module): name for name, module in vlm.model.named_modules()}
     paths = [names[id(block)] for block in vlm.blocks]
     found = []
     for batch in cut(prompts, size):
         with traced.trace(**render(vlm, batch)):
-            kept = [_follow(traced, path).output.save() for path in paths]
+            kept = nnsight.save([])
+            for path in paths:
+                kept.append(_follow(traced, path).output)
         states = [one[0] if isinstance(one, tuple) else one for one in kept]
         found.append(torch.stack([state[:, -1].float().cpu() for state in states], dim=1))
     return torch.cat(found)
