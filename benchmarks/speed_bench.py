@@ -43,8 +43,8 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
         ),
         "cuda": Amounts(
             anchors=256, peer_pairs=32, pictures=64, batch=32, new_tokens=128, swept=32, swept_tokens=128,
-            mixed=256, mixed_tokens=256, one_in=80, stored=640, shard=128, sizes=(4, 8, 16, 32),
-            own_sizes=(32, 64, 128, 256),
+            mixed=128, mixed_tokens=192, one_in=64, stored=640, shard=128, sizes=(8, 16, 32),
+            own_sizes=(64, 128, 256),
         ),
         # A look whether all of it runs.
         "tiny": Amounts(

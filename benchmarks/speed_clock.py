@@ -77,6 +77,7 @@ def choose_size(
         try:
             seconds[size] = time_once(partial(keep, size), device)
         except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
             break
     best = min(seconds, key=lambda size: seconds[size])
     tell(f"{what}: best size {best} of " + ", ".join(f"{size}: {one:.2f} s" for size, one in seconds.items()))

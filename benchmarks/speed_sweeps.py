@@ -44,7 +44,10 @@ def measure_sweep(bench: Bench) -> Figure:
     plain(size=1)
     size, said = choose_size(lambda size: plain(size=size), sizes, what=PLAIN, device=device)
     rows, own_said = choose_size(
-        lambda rows: own(rows=rows, group=rows), [1, *sizes], what="rows of cmrm answer", device=device
+        lambda rows: own(rows=rows, group=rows),
+        [max(1, sizes[0] // 2), *sizes],
+        what="rows of cmrm answer",
+        device=device,
     )
 
     def run_naively(alphas: Sequence[float]) -> ours.Said:
@@ -103,7 +106,7 @@ def measure_mixed(bench: Bench) -> Figure:
     end_answers(vlm, one_in=amounts.one_in)
     try:
         plain = partial(peers.answer_plainly, vlm, prompts, new_tokens=length)
-        sizes = [size for size in amounts.sizes if size <= len(prompts)]
+        sizes = amounts.sizes[-2:]
         size, said = choose_size(lambda size: plain(size=size), sizes, what=PLAIN, device=device)
 
         def own(rows: int) -> ours.Said:
@@ -111,7 +114,7 @@ def measure_mixed(bench: Bench) -> Figure:
                 vlm, prompts, [None], new_tokens=length, rows=rows, group=max(1, rows // 4)
             )
 
-        own_sizes = sorted({*sizes[1:], 2 * max(sizes)})
+        own_sizes = [*sizes, 2 * sizes[-1]]
         rows, own_said = choose_size(own, own_sizes, what="rows of cmrm answer", device=device)
         fixed = f"{PLAIN}, fixed batches"
         timings = take_turns(
@@ -124,6 +127,12 @@ def measure_mixed(bench: Bench) -> Figure:
         )
     finally:
         end_answers(vlm, one_in=0)
+
+    def profiled() -> None:
+        end_answers(vlm, one_in=amounts.one_in)
+        own(rows)
+        end_answers(vlm, one_in=0)
+
     same = hold_against(timings, {OURS_PLAIN: fixed})
     lengths = [tokens for _, tokens in timings[fixed].result[0]]
     return Figure(
@@ -143,5 +152,5 @@ def measure_mixed(bench: Bench) -> Figure:
                 right=is_right(bench, same, OURS_PLAIN),
             )
         ],
-        profiled=partial(own, rows),
+        profiled=profiled,
     )
