@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmrm.answering import Group, Way, answer
+from cmrm.answering import Group, answer
 from cmrm.capture import embed
 from cmrm.conditions import Prompt
 from cmrm.generation import generate
 from cmrm.model import VisionLanguageModel
 from cmrm.prefix import Prefixes
 from cmrm.shift import ShiftMean, measure_sample_shift
+from cmrm.steering import Intervention
 
+Way = Intervention | None
 # Answers of each way, each a list in the order of the prompts: text and number of tokens.
 Said = list[list[tuple[str, int]]]
 
