@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from speed_ours import Said, cut
 from torch import Tensor
+from transformers import GenerationConfig
 
 from cmrm.conditions import Prompt
-from cmrm.generation import make_generation_config
 from cmrm.model import VisionLanguageModel, render
 
 
@@ -41,6 +41,16 @@ def measure_shift(
     return (read(vlm, blank, size=size) - read(vlm, text, size=size)).mean(dim=0)
 
 
+def decode_greedily(vlm: VisionLanguageModel, new_tokens: int) -> GenerationConfig:
+    """Greedy answers of at most so many tokens, with the model's own marks of an end."""
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        eos_token_id=vlm.model.generation_config.eos_token_id,
+        pad_token_id=vlm.processor.tokenizer.pad_token_id,
+    )
+
+
 @torch.no_grad()
 def answer_plainly(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, new_tokens: int, size: int, **more: Any
@@ -48,7 +58,7 @@ def answer_plainly(
     """`model.generate` of transformers on fixed batches, greedy, with the model's own marks of an end."""
     said = []
     tokenizer = vlm.processor.tokenizer
-    config = make_generation_config(vlm, new_tokens)
+    config = decode_greedily(vlm, new_tokens)
     ends = torch.as_tensor(config.eos_token_id).reshape(-1)
     for batch in cut(prompts, size):
         inputs = render(vlm, batch)

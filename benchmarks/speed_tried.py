@@ -18,7 +18,6 @@ from speed_said import PLAIN, hold_against, tell_same
 from speed_table import Figure, Row, make_rows
 
 from cmrm.conditions import Prompt
-from cmrm.generation import make_generation_config
 from cmrm.model import VisionLanguageModel, render
 
 # Seconds for a first call, which may compile.
@@ -137,7 +136,7 @@ def _answer_continuously(
         ids[mask.bool()].tolist()
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ]
-    config = make_generation_config(vlm, new_tokens)
+    config = peers.decode_greedily(vlm, new_tokens)
     told = vlm.model.generate_batch(
         inputs=rows,
         generation_config=config,
