@@ -14,12 +14,14 @@ DEPENDENCIES := pyproject.toml constraints.txt
 
 # Tests see the same world on every machine: no network, no telemetry, one thread a process.
 OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1
+# What is timed may use all of the machine.
+ALL_CORES := $(filter-out OMP_NUM_THREADS=%,$(OFFLINE))
 # A file's tests stay together, since they share what is dear to set up.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak check format clean
+.PHONY: help demo test soak bench check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
 
 soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments for ten minutes and compare their tables
 	$(OFFLINE) $(BIN)/python -m tests.soak
+
+bench: $(VENV)/.dev-stamp ## Set up; time the method beside its peers and the hardware's limits
+	$(ALL_CORES) $(BIN)/python benchmarks/speed.py --device cpu
 
 check: $(VENV)/.dev-stamp ## Set up; check format, lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -33,8 +33,8 @@ LIMITS = {
     "overhead": 4,
     "own-data": 16,
 }
-# Pages to look things up in; the judges' need models or keys that no test has.
-WITHOUT_COMMANDS = {"decisions", "judges", "judges-endpoints"}
+# Pages to look things up in; the judges' need models or keys that no test has, and nothing is timed in tests.
+WITHOUT_COMMANDS = {"decisions", "judges", "judges-endpoints", "speed"}
 CHANGED_IN_A_TWIN = {"title", "model", "models", "datasets", "anchors", "images", "generation", "batch_size"}
 
 
