@@ -15,7 +15,7 @@ from cmrm.group_parts import Part, split_group
 from cmrm.groups import Answered, Group
 from cmrm.model import VisionLanguageModel, render
 from cmrm.prefill import prefill
-from cmrm.prefix import Prefixes, PromptBatch
+from cmrm.prefix import Prefixes, PromptBatch, lay_out
 from cmrm.sharing import explain_unshared
 from cmrm.steering import steer
 from cmrm.tree import Tree
@@ -97,7 +97,7 @@ def _answer_together(
 
 def _admit(vlm: VisionLanguageModel, tree: Tree, part: Part, prefixes: Prefixes | None) -> None:
     if part.throughout is not None:
-        inputs = render(vlm, part.prompts)
+        inputs = render(vlm, part.prompts) if part.rendered is None else part.rendered
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         with steer(vlm, part.throughout, input_ids=ids, attention_mask=mask):
             filled = prefill(vlm, PromptBatch(inputs=inputs))
@@ -107,10 +107,5 @@ def _admit(vlm: VisionLanguageModel, tree: Tree, part: Part, prefixes: Prefixes 
             for branch in row.branches:
                 branch.acted = dict.fromkeys(branch.blocks, moved)
     else:
-        batch = (
-            PromptBatch(inputs=render(vlm, part.prompts))
-            if prefixes is None
-            else prefixes.lay_out(part.prompts)
-        )
-        filled = prefill(vlm, batch)
+        filled = prefill(vlm, lay_out(vlm, part.prompts, prefixes, rendered=part.rendered))
     tree.admit(filled, part.rows, part.ways)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, last_prompt_positions, render
+from cmrm.model import VisionLanguageModel, last_prompt_positions
 from cmrm.passes import count_positions, fewest_logits
-from cmrm.prefix import Prefixes
+from cmrm.prefix import Prefixes, lay_out
 from cmrm.prefix_cache import open_cache, read_rest
 from cmrm.prompt_batch import PromptBatch
 
@@ -126,14 +126,15 @@ def embed(
     *,
     blocks: Sequence[int],
     prefixes: Prefixes | None = None,
+    rendered: BatchFeature | None = None,
 ) -> Tensor:
     """States of a batch of prompts at the output of each block, last prompt token: float32 [prompts, blocks, hidden].
 
     One forward pass without logits; the tensor stays on the model's device. With `prefixes`, what the prompts have in
-    common is read once where that saves work, and kept there for the next batch.
+    common is read once where that saves work, and kept there for the next batch. `rendered` are the prompts as
+    `cmrm.renderer` made them beforehand, where it did.
     """
-    batch = PromptBatch(inputs=render(vlm, prompts)) if prefixes is None else prefixes.lay_out(prompts)
-    return read_batch(vlm, batch, blocks=blocks)
+    return read_batch(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks=blocks)
 
 
 def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence[int]) -> Tensor:

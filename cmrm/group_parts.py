@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from transformers import BatchFeature
+
 from cmrm.conditions import Prompt
 from cmrm.groups import Group, Way
 from cmrm.rows import Branch, Row
@@ -16,13 +18,14 @@ class Part:
     """Some prompts of a group with some of its ways, which share what is read of the prompt.
 
     `throughout` is the one way of a part whose intervention acts on the whole prompt. An intervention's Δ is of the
-    part's own prompts.
+    part's own prompts; so is `rendered`, where they were rendered beforehand.
     """
 
     prompts: Sequence[Prompt]
     rows: Sequence[Row]
     ways: Mapping[int, Way]
     throughout: Intervention | None = None
+    rendered: BatchFeature | None = None
 
 
 def split_group(group: Group, number: int) -> list[Part]:
@@ -53,6 +56,7 @@ def take_part(group: Group, number: int, rows: Sequence[int], ways: Sequence[int
         ],
         ways=chosen_ways,
         throughout=throughout[0] if throughout else None,
+        rendered=group.rendered if len(members) == len(group.prompts) else None,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from transformers import BatchFeature
+
 from cmrm.answers import Answer
 from cmrm.conditions import Prompt
 from cmrm.steering import Intervention
@@ -17,12 +19,14 @@ class Group:
     """Some prompts, and the ways in which each is to be answered; None among `ways` is the plain one.
 
     An intervention's `delta` is [blocks, hidden], or [prompts, blocks, hidden] with one Δ a prompt. `wanted` says for
-    each prompt which ways, by their number, are wanted of it; None for all of all.
+    each prompt which ways, by their number, are wanted of it; None for all of all. `rendered` are the prompts as
+    `cmrm.renderer` made them beforehand, where it did.
     """
 
     prompts: Sequence[Prompt]
     ways: Sequence[Way]
     wanted: Sequence[frozenset[int]] | None = None
+    rendered: BatchFeature | None = None
 
     def ways_of(self, row: int) -> frozenset[int]:
         """The ways wanted of a prompt."""

@@ -24,7 +24,7 @@ from cmrm.sharing import (
     may_pay,
 )
 
-__all__ = ["Prefix", "Prefixes", "PromptBatch"]
+__all__ = ["Prefix", "Prefixes", "PromptBatch", "lay_out"]
 
 # Each holds the keys and values of a prompt's beginning: some hundred megabytes for a model of 7 B.
 MOST_KEPT = 4
@@ -61,11 +61,14 @@ class Prefixes:
             log.info("what prompts have in common is read anew for each: %s", self.unshared)
 
     @torch.inference_mode()
-    def lay_out(self, prompts: Sequence[Prompt]) -> PromptBatch:
+    def lay_out(self, prompts: Sequence[Prompt], *, rendered: BatchFeature | None = None) -> PromptBatch:
         """Render prompts, what they share cut off and read once where that saves work.
 
-        Call it outside of `steer`: a shared beginning is read as the model is. Raises as `render` does.
+        Those that were `rendered` already, for want of something to share, are taken as they are. Call it outside of
+        `steer`: a shared beginning is read as the model is. Raises as `render` does.
         """
+        if rendered is not None:
+            return PromptBatch(inputs=rendered)
         # Texts are cheap to render, and have to be in any case.
         whole = render(self._vlm, prompts) if all(prompt.image is None for prompt in prompts) else None
         laid_out = self._share(prompts, whole) if self._can_share(prompts) else None
@@ -184,3 +187,16 @@ class Prefixes:
             prefix=prefix,
             owners=torch.tensor(owners, device=device),
         )
+
+
+def lay_out(
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    prefixes: Prefixes | None,
+    *,
+    rendered: BatchFeature | None = None,
+) -> PromptBatch:
+    """Render prompts, whole where there is nobody to find what they share."""
+    if prefixes is not None:
+        return prefixes.lay_out(prompts, rendered=rendered)
+    return PromptBatch(inputs=render(vlm, prompts) if rendered is None else rendered)
