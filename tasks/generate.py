@@ -43,6 +43,8 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     vlm = load_model_once(job.model)
     with ExitStack() as stack:
         ways = [stack.enter_context(Way(one, store)) for one in jobs]
+        for way in ways:
+            way.resume()
         slice_ = _Slice(samples, ways, vlm)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
         size = job.batch_size

@@ -71,8 +71,8 @@ def compare(folder):
     plan = make_plan(read_spec(spec), store=str(folder / "short"))
     vlm = tasks.models.load_model_once(plan.models[0])
     handles = [
-        vlm.model.base_model.register_forward_pre_hook(limit),
-        vlm.model.base_model.register_forward_hook(lift, always_call=True),
+        vlm.decoder.register_forward_pre_hook(limit),
+        vlm.decoder.register_forward_hook(lift, always_call=True),
     ]
     run(folder / "short")
     for handle in handles:
