@@ -24,10 +24,14 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a device can do at once: `pass_tokens` read in one pass, and `cache_tokens` kept in a key-value cache."""
+    """What a device can do at once: `pass_tokens` read in one pass, and `cache_tokens` kept in the cache of each block.
+
+    `blocks` is how many of these the model has.
+    """
 
     pass_tokens: int
     cache_tokens: int
+    blocks: int = 1
 
     def count_prompts(self, tokens: int) -> int:
         """How many prompts of so many tokens are read in one pass, at least one."""
@@ -38,6 +42,10 @@ class Budget:
         columns = tokens + branches * new_tokens
         return max(1, min(self.cache_tokens // columns, MOST_BRANCHES // branches))
 
+    def count_spread(self, tokens: int) -> int:
+        """How many copies of so many tokens a pass can have, one block's at a time; at least one."""
+        return max(1, self.cache_tokens * self.blocks // max(1, tokens))
+
 
 def measure_budget(vlm: VisionLanguageModel) -> Budget:
     """The budget of a loaded model with the memory that is free now."""
@@ -45,6 +53,7 @@ def measure_budget(vlm: VisionLanguageModel) -> Budget:
     return Budget(
         pass_tokens=PASS_TOKENS.get(vlm.device.type, PASS_TOKENS["cpu"]),
         cache_tokens=int(SHARE * free) // count_cache_bytes(vlm),
+        blocks=len(vlm.blocks),
     )
 
 

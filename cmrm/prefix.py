@@ -66,8 +66,10 @@ class Prefixes:
 
         Call it outside of `steer`: a shared beginning is read as the model is. Raises as `render` does.
         """
-        laid_out = self._share(prompts) if self._can_share(prompts) else None
-        return laid_out or PromptBatch(inputs=render(self._vlm, prompts))
+        # Texts are cheap to render, and have to be in any case.
+        whole = render(self._vlm, prompts) if all(prompt.image is None for prompt in prompts) else None
+        laid_out = self._share(prompts, whole) if self._can_share(prompts) else None
+        return laid_out or PromptBatch(inputs=render(self._vlm, prompts) if whole is None else whole)
 
     def forget(self) -> None:
         """Give back the memory of what is kept."""
@@ -82,18 +84,20 @@ class Prefixes:
         # Read as a placeholder, such a text would stand for another image.
         return images == 0 or all(find_special_token(self._vlm, prompt) is None for prompt in prompts)
 
-    def _share(self, prompts: Sequence[Prompt]) -> PromptBatch | None:
+    def _share(self, prompts: Sequence[Prompt], whole: BatchFeature | None) -> PromptBatch | None:
         groups = group_rows(prompts)
         kept = self._kept.pop(groups[0].key, None) if len(groups) == 1 else None
         if kept is None:
-            return self._read_anew(prompts, groups) if may_pay(groups) else None
+            return self._read_anew(prompts, groups, whole) if may_pay(groups) else None
         # The one used last stands at the end.
         self._kept[groups[0].key] = kept
-        return self._go_on(prompts, groups, kept)
+        return self._go_on(prompts, groups[0], kept, whole)
 
-    def _go_on(self, prompts: Sequence[Prompt], groups: list[Group], kept: _Kept) -> PromptBatch | None:
+    def _go_on(
+        self, prompts: Sequence[Prompt], group: Group, kept: _Kept, whole: BatchFeature | None
+    ) -> PromptBatch | None:
         """Go on from what was kept, or read anew what these prompts share, whichever saves more."""
-        ids = self._tokenize(prompts, kept.rendering)
+        ids = self._tokenize(prompts, group, kept.rendering, whole)
         if ids is None:
             return None
         alone = count_shared(ids, least=kept.least)
@@ -101,22 +105,24 @@ class Prefixes:
         if length < kept.least:
             length = 0
         if (len(ids) - 1) * alone > len(ids) * length:
-            return self._read_anew(prompts, groups)
+            return self._read_anew(prompts, [group], whole)
         images = 0 if kept.rendering is None else len(ids)
         if length == 0 or not is_worthwhile(len(ids) * length, ids, images=images):
             return None
         return self._lay_out(ids, crop(kept.prefix, length), [0] * len(ids), [length])
 
-    def _read_anew(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> PromptBatch | None:
+    def _read_anew(
+        self, prompts: Sequence[Prompt], groups: Sequence[Group], whole: BatchFeature | None
+    ) -> PromptBatch | None:
         """Read what the rows of each group share, all groups in one pass, and keep it if it is of all rows."""
         ids: list[list[int]] = [[]] * len(prompts)
         owners, lengths = [0] * len(prompts), list[int]()
         saved = images = 0
-        inputs, renderings = render_heard(self._vlm, [prompts[group.rows[0]] for group in groups])
+        inputs, renderings = self._render_firsts(prompts, groups, whole)
         for number, (group, rendering) in enumerate(zip(groups, renderings, strict=True)):
             if group.image is not None and rendering is None:
                 return None
-            found = self._tokenize([prompts[row] for row in group.rows], rendering)
+            found = self._tokenize(prompts, group, rendering, whole)
             if found is None:
                 return None
             for row, one in zip(group.rows, found, strict=True):
@@ -131,12 +137,28 @@ class Prefixes:
             self._keep(groups[0], _Kept(ids=ids[0][: lengths[0]], prefix=prefix, rendering=renderings[0]))
         return self._lay_out(ids, prefix, owners, lengths)
 
+    def _render_firsts(
+        self, prompts: Sequence[Prompt], groups: Sequence[Group], whole: BatchFeature | None
+    ) -> tuple[BatchFeature, list[ImageRendering | None]]:
+        rows = [group.rows[0] for group in groups]
+        if whole is None:
+            return render_heard(self._vlm, [prompts[row] for row in rows])
+        return BatchFeature({name: value[rows] for name, value in whole.items()}), [None] * len(rows)
+
     def _tokenize(
-        self, prompts: Sequence[Prompt], rendering: ImageRendering | None
+        self,
+        prompts: Sequence[Prompt],
+        group: Group,
+        rendering: ImageRendering | None,
+        whole: BatchFeature | None,
     ) -> list[list[int]] | None:
+        if whole is not None:
+            ids = list_ids(whole)
+            return [ids[row] for row in group.rows]
+        own = [prompts[row] for row in group.rows]
         if rendering is None:
-            return list_ids(render(self._vlm, prompts))
-        return continue_rendering(self._vlm, rendering, prompts)
+            return list_ids(render(self._vlm, own))
+        return continue_rendering(self._vlm, rendering, own)
 
     def _keep(self, group: Group, kept: _Kept) -> None:
         self._kept[group.key] = kept

@@ -41,7 +41,6 @@ def make_default_spec() -> Spec:
             _intervene("CMRM sample", "sample", settings.SAMPLE_ALPHA),
         ],
         "generation": {"max_new_tokens": settings.MAX_NEW_TOKENS},
-        "batch_size": 192,
     }
     return check_spec(content, where="the embedded model's spec")
 

@@ -58,9 +58,15 @@ class Spec(Section):
     choice: ChoiceSpec = ChoiceSpec()
     regression: RegressionSpec = RegressionSpec()
     overhead: OverheadSpec | None = None
-    batch_size: int = Field(default=8, ge=1)
+    # None, in words `auto`, for as many as keep the device busy and fit into its memory.
+    batch_size: int | None = Field(default=None, ge=1)
     shard_size: int = Field(default=1024, ge=1, le=65_536)
     store: str | None = None
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _read_auto(cls, size: Any) -> Any:
+        return None if size == "auto" else size
 
     @field_validator("datasets")
     @classmethod

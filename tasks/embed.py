@@ -16,6 +16,7 @@ from tasks.batches import Finished, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
 from tasks.samples import Slice
+from tasks.sizes import choose_batch_size
 from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
@@ -35,7 +36,8 @@ class EmbedJob(Job):
     model: ModelUse
     showing: Showing
     steering: Steering | None = None
-    batch_size: int
+    # None for as many as are best.
+    batch_size: int | None
 
     @property
     def stage(self) -> str:
@@ -66,7 +68,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         store,
         kind="hidden_states",
         samples=samples,
-        batch_size=job.batch_size,
+        batch_size=job.batch_size
+        or choose_batch_size(vlm, job.showing, job.slice.condition, samples, prefixes),
         prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
         finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},

@@ -19,6 +19,7 @@ from tasks.joined import join, join_ways
 from tasks.models import load_model_once
 from tasks.progress import report_rows
 from tasks.samples import StoredSample
+from tasks.sizes import choose_rows
 from tasks.stage import make_joining_stage
 from tasks.way import Way
 
@@ -38,6 +39,8 @@ Given = tuple[Sequence[StoredSample], Sequence[int]]
 
 def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     """Answer one slice in the ways of all jobs, and commit each."""
+    from cmrm.prefix import Prefixes
+
     job = jobs[0]
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
@@ -47,14 +50,22 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
             way.resume()
         slice_ = _Slice(samples, ways, vlm)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
-        size = job.batch_size
+        size = asked = job.batch_size or choose_rows(
+            vlm,
+            job.showing,
+            job.slice.condition,
+            samples,
+            Prefixes(vlm),
+            ways=len(ways),
+            max_new_tokens=job.max_new_tokens,
+        )
         while not fits(partial(slice_.answer, size)):
             # What was finished before memory ran out is not done again.
             size = halve(join(jobs), [one.stored for one in slice_.list_missing()[:size]])
         provenance = {
             "device": str(vlm.device),
             "ways_at_once": len(ways),
-            "batch_size": job.batch_size,
+            "batch_size": asked,
             "smallest_batch_size": size,
         }
         return [way.commit(provenance) for way in ways]

@@ -23,7 +23,8 @@ class GenerateJob(Job):
     showing: Showing
     steering: Steering | None
     max_new_tokens: int
-    batch_size: int
+    # None for as many as there is room for.
+    batch_size: int | None
 
     @property
     def stage(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -43,6 +44,20 @@ settings.register_profile(
     "deterministic", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("deterministic")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the tests have imported out of every later collection of garbage: it stays to the end.
+
+    A collection is asked for by each report (statsmodels) and by the tests of memory, and would look at all of it.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let Python's end find everything again: some libraries complain of what is left over."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

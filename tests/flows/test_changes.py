@@ -65,11 +65,11 @@ def finished(
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _lose_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _lose_no_time(prefect_server: str) -> Iterator[None]:
     """Do without the report's figures, and without the second that Prefect waits for a flow's heartbeat to end."""
-    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
         yield
 
 

@@ -45,10 +45,17 @@ def test_a_run_on_ray_whose_worker_was_killed_comes_to_the_same_as_a_local_one(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
 ) -> None:
     spec = write_spec(
-        tmp_path / "data", llava_folder, shard_size=32, batch_size=1, generation={"max_new_tokens": 12}
+        tmp_path / "data",
+        llava_folder,
+        conditions=["query", "image"],
+        target_states=["image"],
+        shard_size=32,
+        batch_size=1,
+        # Long enough for a worker to be seen at its answers.
+        generation={"max_new_tokens": 12},
     )
     with (spec.parent / "own.jsonl").open("a") as file:
-        for number in range(120):
+        for number in range(60):
             file.write(f'{{"id": "more-{number}", "question": "count {number} squares", "image": "1.png"}}\n')
     run_spec(read_spec(spec), store=str(tmp_path / "calm"))
 

@@ -77,8 +77,16 @@ def children(parents: list[int]) -> list[int]:
 def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another(
     workers: list[int], llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
 ) -> None:
+    # Each flow run imports everything anew, so there are no more than show two stages of several flow runs each.
     spec = write_spec(
-        tmp_path / "data", llava_folder, conditions=["query", "image"], shard_size=8, batch_size=1
+        tmp_path / "data",
+        llava_folder,
+        datasets={"vlsafe": {"format": "vlsafe", "path": "examine.jsonl", "images": "images"}},
+        anchors={"from": {"vlsafe": 0.25}, "seed": 1},
+        conditions=["query", "image"],
+        target_states=[],
+        shard_size=4,
+        batch_size=1,
     )
     run_spec(read_spec(spec), store=str(tmp_path / "calm"))
 
