@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(items: Iterable[Item], work: Callable[[Item], Result], *, depth: int = 2) -> Generator[Result]:
+def ahead(items: Iterable[Item], work: Callable[[Item], Result], *, depth: int = 1) -> Generator[Result]:
     """Do the work on each item in one thread, up to `depth` items before it is asked for; results in order.
 
     What the work raises comes out in the place of its result. Closing the generator drops what is not begun and waits

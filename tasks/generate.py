@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
     from cmrm.prefix import Prefixes
 
-# Groups that make up a full batch: as some rows are done, others can take their place.
-GROUPS = 4
+# Groups that make up a full batch: as some rows are done, others can take their place. None is so large that its
+# images, which wait ahead of the device, or the pass that reads it would fill memory.
+GROUPS, MOST_IN_GROUP = 4, 64
 # How much finished work may wait for more of it.
 PIECE_SECONDS = 1.0
 
@@ -46,6 +47,8 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     vlm = load_model_once(job.model)
     with ExitStack() as stack:
         ways = [stack.enter_context(Way(one, store)) for one in jobs]
+        for way in ways:
+            way.resume()
         slice_ = _Slice(samples, ways, vlm)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
         size = asked = job.batch_size or choose_rows(
@@ -122,7 +125,7 @@ class _Slice:
 
     def _give(self, rows: int, given: list[Given], prefixes: Prefixes) -> Generator[Group]:
         """Groups of what is missing, as the model has room for them; `given` says what is in each."""
-        size = max(1, rows // GROUPS)
+        size = min(max(1, rows // GROUPS), MOST_IN_GROUP)
         missing = self.list_missing()
         batches = (missing[start : start + size] for start in range(0, len(missing), size))
         with closing(ahead(batches, self._groups.prepare)) as prepared:

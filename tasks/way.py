@@ -29,7 +29,7 @@ KIND = "responses"
 class Way:
     """Takes the answers of one job and commits them under its key; `done` are the ids that need no answer any more.
 
-    Answers that a killed worker left are taken up. Leaving the `with` block keeps what came in, after an error too.
+    Leaving the `with` block keeps what came in, after an error too.
     """
 
     def __init__(self, job: GenerateJob, store: Store) -> None:
@@ -43,7 +43,6 @@ class Way:
 
     def __enter__(self) -> Self:
         self._writer.__enter__()
-        self.done.update(self._writer.resume("sample_id")["sample_id"].to_pylist())
         return self
 
     def __exit__(
@@ -55,6 +54,10 @@ class Way:
                 self.hand_over()
         finally:
             self._writer.__exit__(kind, error, trace)
+
+    def resume(self) -> None:
+        """Take up the answers that a killed worker left."""
+        self.done.update(self._writer.resume("sample_id")["sample_id"].to_pylist())
 
     def take(self, stored: StoredSample, answer: Answer, acted: Mapping[int, int]) -> None:
         """Take an answer, or the place where the model's numbers stopped being finite; `acted` by block."""
