@@ -17,11 +17,11 @@ class Renderer:
     """Renders in another thread than the model's, with a processor of its own, since a tokenizer serves one thread."""
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
-        self._vlm = replace(vlm, processor=copy.deepcopy(vlm.processor))
+        self.vlm = replace(vlm, processor=copy.deepcopy(vlm.processor))
 
     def render(self, prompts: Sequence[Prompt]) -> BatchFeature | None:
         """Prompts as `cmrm.model.render` gives them; None where they may share something, which goes first."""
         images = sum(prompt.image is not None for prompt in prompts)
-        if explain_unshared(self._vlm, images=images) is None and may_pay(group_rows(prompts)):
+        if explain_unshared(self.vlm, images=images) is None and may_pay(group_rows(prompts)):
             return None
-        return render(self._vlm, prompts)
+        return render(self.vlm, prompts)

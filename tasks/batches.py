@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from cmrm.conditions import Condition
 from storage.manifest import Manifest
 from storage.parquet import to_parquet
 from storage.store import Source, Store
@@ -21,7 +22,7 @@ from tasks.samples import StoredSample
 from tasks.stage import Job
 
 Finished = tuple[pa.Table, Sequence[dict[str, Any]]]
-Length = Callable[[StoredSample], int]
+Length = Callable[[StoredSample], Any]
 # A batch made ready for the device, in a thread.
 Batch = TypeVar("Batch")
 
@@ -29,6 +30,21 @@ Batch = TypeVar("Batch")
 def measure_question(stored: StoredSample) -> int:
     """How long a sample's question is."""
     return len(stored.sample.question)
+
+
+def measure_beside(samples: Sequence[StoredSample], condition: Condition) -> Length:
+    """A length by which samples that show the same image of their own stand beside each other: it is read once."""
+    if condition != "image":
+        return measure_question
+    longest: dict[str | None, int] = {}
+    for stored in samples:
+        image = stored.image_digest
+        longest[image] = max(longest.get(image, 0), measure_question(stored))
+    return lambda stored: (
+        longest[stored.image_digest],
+        stored.image_digest or "",
+        measure_question(stored),
+    )
 
 
 def work_through(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +13,21 @@ import numpy as np
 from storage.manifest import Manifest
 from storage.states import hidden_states_table
 from storage.store import Store
-from tasks.batches import Finished, work_through
+from tasks.batches import Finished, measure_beside, work_through
 from tasks.models import ModelUse, load_model_once
 from tasks.prompts import Showing, Shown, prepare_batch, quarantine_row
-from tasks.samples import Slice
+from tasks.samples import Slice, StoredSample
 from tasks.sizes import choose_batch_size
 from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
+    from transformers import BatchFeature
+
     from cmrm.model import VisionLanguageModel
     from cmrm.offload import Arriving
     from cmrm.prefix import Prefixes
+    from cmrm.renderer import Renderer
 
 POSITION = "last"
 
@@ -59,6 +63,7 @@ class EmbedJob(Job):
 
 def _embed(job: EmbedJob, store: Store) -> Manifest:
     from cmrm.prefix import Prefixes
+    from cmrm.renderer import Renderer
 
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
@@ -68,9 +73,10 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         store,
         kind="hidden_states",
         samples=samples,
+        length=measure_beside(samples, job.slice.condition),
         batch_size=job.batch_size
         or choose_batch_size(vlm, job.showing, job.slice.condition, samples, prefixes),
-        prepare=lambda batch: prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage),
+        prepare=partial(_prepare, job, Renderer(vlm)),
         finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         provenance={
@@ -79,6 +85,21 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
             "split": job.slice.shard.split,
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A batch with its prompts, and these as the model takes them where nothing in them is to be read once."""
+
+    shown: Shown
+    rendered: BatchFeature | None
+
+
+def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -> _Prepared:
+    shown = prepare_batch(renderer.vlm, job.showing, batch, job.slice.condition, stage=job.stage)
+    # Where states are steered, samples may still be set aside.
+    plain = job.steering is None and shown.prompts
+    return _Prepared(shown=shown, rendered=renderer.render(shown.prompts) if plain else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +115,16 @@ class _Read:
 
 
 def _embed_batches(
-    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[_Prepared]
 ) -> Iterator[Finished]:
     """Read batch after batch; while the states of one are on their way, the device has the next."""
     under_way: deque[_Read] = deque()
     while True:
         try:
-            shown = next(batches, None)
-            if shown is None:
+            prepared = next(batches, None)
+            if prepared is None:
                 break
-            under_way.append(_read_states(job, vlm, prefixes, shown))
+            under_way.append(_read_states(job, vlm, prefixes, prepared))
         except BaseException:
             # What came before an error is kept.
             for read in under_way:
@@ -115,16 +136,16 @@ def _embed_batches(
         yield _conclude(job, vlm, read)
 
 
-def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, prepared: _Prepared) -> _Read:
     from cmrm.capture import embed
     from cmrm.offload import send_to_host
     from cmrm.steering import embed_steered
 
-    blocks = range(len(vlm.blocks))
+    blocks, shown = range(len(vlm.blocks)), prepared.shown
     if not shown.samples:
         return _Read(shown=shown, states=None)
     if job.steering is None:
-        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
+        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes, rendered=prepared.rendered)
     else:
         shown, intervention = intervene(
             job.steering,

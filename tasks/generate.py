@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.ahead import ahead
-from tasks.batches import measure_question
+from tasks.batches import measure_beside
 from tasks.fitting import fits, halve
 from tasks.generate_job import GenerateJob
 from tasks.group import Asked, Groups, Refused
@@ -78,7 +78,7 @@ class _Slice:
     def __init__(
         self, samples: Sequence[StoredSample], ways: Sequence[Way], vlm: VisionLanguageModel
     ) -> None:
-        self._samples = sorted(samples, key=measure_question)
+        self._samples = sorted(samples, key=measure_beside(samples, ways[0].job.slice.condition))
         self._ways = ways
         self._vlm = vlm
         self._groups = Groups([way.job for way in ways], vlm)

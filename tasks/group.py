@@ -14,6 +14,7 @@ from tasks.steering import NOT_FINITE, choose_blocks, load_shift_once, make_inte
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import BatchFeature
 
     from cmrm.answering import Group
     from cmrm.model import VisionLanguageModel
@@ -41,13 +42,17 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Samples with their prompts; for samples' own Δ also with each meaningless image, and as text alone."""
+    """Samples with their prompts; for samples' own Δ also with each meaningless image, and as text alone.
+
+    `rendered` are the prompts as the model takes them, where they have nothing in common that is to be read once.
+    """
 
     asked: Sequence[Asked]
     prompts: Sequence[Prompt]
     meaningless: Mapping[Condition, Sequence[Prompt]]
     text_only: Sequence[Prompt]
     refused: Sequence[Refused]
+    rendered: BatchFeature | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,9 @@ class Groups:
     """Makes groups for the ways of one slice. Raises `UserError` for a block that the model does not have."""
 
     def __init__(self, jobs: Sequence[GenerateJob], vlm: VisionLanguageModel) -> None:
+        from cmrm.renderer import Renderer
+
+        self._renderer = Renderer(vlm)
         self._first = jobs[0]
         self._vlm = vlm
         self._steerings = [job.steering for job in jobs]
@@ -81,7 +89,7 @@ class Groups:
         }
 
     def prepare(self, batch: Sequence[Asked]) -> Prepared:
-        """Open images and make prompts; needs no device."""
+        """Open images, make prompts and render them; in a thread of its own, beside the model's work."""
         job, showing = self._first, self._first.showing
         ways = {one.stored.sample.id: one.ways for one in batch}
         samples = [one.stored for one in batch]
@@ -94,6 +102,7 @@ class Groups:
             meaningless={image: [showing.show(one.stored, image) for one in asked] for image in images},
             text_only=[showing.show(one.stored, "query") for one in asked] if images else [],
             refused=[Refused(row=row, ways=ways[row["sample_id"]]) for row in shown.quarantined],
+            rendered=self._renderer.render(shown.prompts) if shown.prompts else None,
         )
 
     def steer(self, prepared: Prepared, prefixes: Prefixes) -> Steered:
@@ -112,6 +121,7 @@ class Groups:
                 prompts=[prepared.prompts[row] for row in kept],
                 ways=[self._intervene(way, own, kept) for way in numbers],
                 wanted=[frozenset(numbers.index(way) for way in ways[row]) for row in kept],
+                rendered=prepared.rendered if len(kept) == len(prepared.asked) else None,
             ),
             samples=[prepared.asked[row].stored for row in kept],
             ways=numbers,
