@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
 from cmrm.model import VisionLanguageModel, last_prompt_positions
+from cmrm.packing import pack, read_packed
 from cmrm.passes import count_positions, fewest_logits
 from cmrm.prefix import Prefixes, lay_out
 from cmrm.prefix_cache import open_cache, read_rest
@@ -78,8 +79,13 @@ class _PassingHook:
 
 
 def _pick(hidden: Tensor, positions: Tensor) -> Tensor:
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return hidden[rows, positions.to(hidden.device)].detach()
+    positions = positions.to(hidden.device)
+    rows, columns = (
+        positions.unbind(1)
+        if positions.dim() == 2
+        else (torch.arange(hidden.shape[0], device=hidden.device), positions)
+    )
+    return hidden[rows, columns].detach()
 
 
 def block_output(output: Any) -> Tensor:
@@ -91,10 +97,11 @@ def block_output(output: Any) -> Tensor:
 def capture_states(
     vlm: VisionLanguageModel, *, blocks: Sequence[int], positions: Tensor
 ) -> Iterator[CapturedStates]:
-    """Read the outputs of `blocks` at one position per row in the next forward pass.
+    """Read the outputs of `blocks` at one position per row, or at some rows' positions, in the next forward pass.
 
     Hooks run in the order they were set: entered around `steer` it reads before the intervention, entered inside
-    `steer` it reads after it, and `CapturedStates.reading` says which. `positions` is int64 [rows].
+    `steer` it reads after it, and `CapturedStates.reading` says which. `positions` is int64 [rows], or
+    [states, 2] with a row and a position each.
     At a block that the model skips for want of an image, the state is what passes it on the residual stream.
     """
     captured = CapturedStates()
@@ -141,6 +148,11 @@ def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence
     """States of prompts that are laid out, as `embed` gives them."""
     if batch.prefix is None:
         return read_prompt(vlm, batch.inputs, blocks=blocks)
+    if len(batch.prefix.mask) == 1:
+        packed = pack(batch)
+        with capture_states(vlm, blocks=blocks, positions=packed.last) as captured:
+            read_packed(vlm, batch, packed)
+        return captured.stack(blocks).float()
     last = last_prompt_positions(batch.inputs["attention_mask"])
     with capture_states(vlm, blocks=blocks, positions=last) as captured:
         read_rest(vlm, batch, open_cache(batch))
