@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, last_prompt_positions
+from cmrm.model import VisionLanguageModel, last_prompt_positions, send
 from cmrm.packing import pack, read_packed
 from cmrm.passes import count_positions, fewest_logits
 from cmrm.prefix import Prefixes, lay_out
@@ -149,10 +149,11 @@ def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence
     if batch.prefix is None:
         return read_prompt(vlm, batch.inputs, blocks=blocks)
     if len(batch.prefix.mask) == 1:
-        packed = pack(batch)
+        packed = pack(vlm, batch)
         with capture_states(vlm, blocks=blocks, positions=packed.last) as captured:
             read_packed(vlm, batch, packed)
         return captured.stack(blocks).float()
+    batch = replace(batch, inputs=send(vlm, batch.inputs))
     last = last_prompt_positions(batch.inputs["attention_mask"])
     with capture_states(vlm, blocks=blocks, positions=last) as captured:
         read_rest(vlm, batch, open_cache(batch))

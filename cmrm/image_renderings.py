@@ -10,7 +10,7 @@ from typing import Any
 from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, fill_template, render
+from cmrm.model import VisionLanguageModel, fill_template, render_on_host
 from cmrm.sharing import count_common
 
 
@@ -30,11 +30,11 @@ class ImageRendering:
 def render_heard(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt]
 ) -> tuple[BatchFeature, list[ImageRendering | None]]:
-    """`render`, and how each prompt was rendered: None for one without an image, and where that could not be told."""
+    """`render_on_host`, and how each prompt was rendered: None for one without an image, or where that cannot be told."""
     ears = _Ears(vlm.processor.tokenizer)
     processor = copy.copy(vlm.processor)
     processor.tokenizer = ears
-    inputs = render(replace(vlm, processor=processor), prompts)
+    inputs = render_on_host(replace(vlm, processor=processor), prompts)
     # A processor that asks its tokenizer several times, or not this way, is not followed.
     heard = ears.heard[0] if len(ears.heard) == 1 else None
     if not isinstance(heard, list) or len(heard) != len(prompts):

@@ -103,6 +103,17 @@ def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     `input_ids` and `attention_mask` are [rows, tokens]; floating inputs have the model's dtype.
     Raises `UserError` when the template leaves out or refuses a system line, or treats the two kinds of prompt unlike.
     """
+    return send(vlm, render_on_host(vlm, prompts))
+
+
+def send(vlm: VisionLanguageModel, inputs: BatchFeature) -> BatchFeature:
+    """Put rendered prompts on the model's device, without waiting for what that has still to do."""
+    # From memory that may be paged out, the numbers are taken before this returns.
+    return inputs.to(vlm.device, vlm.model.dtype, non_blocking=True)
+
+
+def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    """What `render` makes, before it is sent to the device: token ids can be looked at without waiting for that."""
     with_image = {prompt.image is not None for prompt in prompts}
     if len(with_image) > 1 and not vlm.family.mixed_batches:
         raise ValueError(
@@ -125,7 +136,7 @@ def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
         )
     # Some processors also make targets for training.
     inputs.pop("labels", None)
-    return inputs.to(vlm.device, vlm.model.dtype)
+    return inputs
 
 
 def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:

@@ -31,8 +31,8 @@ class Packed:
     last: Tensor
 
 
-def pack(batch: PromptBatch) -> Packed:
-    """Lay the rows of a batch, without their padding, one behind the other."""
+def pack(vlm: VisionLanguageModel, batch: PromptBatch) -> Packed:
+    """Lay what follows a prefix in each row, without its padding, one behind the other, on the model's device."""
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
     lengths = mask.sum(dim=1).tolist()
     rows, columns = _place(lengths)
@@ -49,12 +49,17 @@ def pack(batch: PromptBatch) -> Packed:
         return flat.index_put((target,), values).reshape(count, width)
 
     ends = starts[1] + mask.sum(dim=1) - 1
-    return Packed(
-        ids=spread(ids[mask], 0),
-        owners=spread(prompts, -1),
-        places=spread(places, 0),
-        last=torch.stack([starts[0], ends], dim=1),
+    # Made on the host, where the batch still is, and sent without waiting for what the device has to do.
+    ids, owners, places, last = (
+        made.to(vlm.device, non_blocking=True)
+        for made in (
+            spread(ids[mask], 0),
+            spread(prompts, -1),
+            spread(places, 0),
+            torch.stack([starts[0], ends], dim=1),
+        )
     )
+    return Packed(ids=ids, owners=owners, places=places, last=last)
 
 
 def read_packed(vlm: VisionLanguageModel, batch: PromptBatch, packed: Packed) -> None:

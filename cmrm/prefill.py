@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from cmrm.model import VisionLanguageModel, last_prompt_positions
+from cmrm.model import VisionLanguageModel, last_prompt_positions, send
 from cmrm.passes import count_positions, fewest_logits
 from cmrm.prefix_cache import full_layers, open_cache, read_rest
 from cmrm.prefix_reading import next_positions
@@ -33,6 +33,7 @@ class Filled:
 
 def prefill(vlm: VisionLanguageModel, batch: PromptBatch) -> Filled:
     """Read a batch of prompts but for their last tokens, without logits. Call it in inference mode."""
+    batch = replace(batch, inputs=send(vlm, batch.inputs))
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     rows, last = torch.arange(mask.shape[0], device=mask.device), last_prompt_positions(mask)
     shorter = mask.clone()

@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 from cmrm.conditions import Prompt
 from cmrm.image_renderings import ImageRendering, continue_rendering, list_ids, render_heard
-from cmrm.model import VisionLanguageModel, find_special_token, render
+from cmrm.model import VisionLanguageModel, find_special_token, render, render_on_host, send
 from cmrm.prefix_reading import crop, read_prefixes
 from cmrm.prompt_batch import Prefix, PromptBatch
 from cmrm.sharing import (
@@ -70,9 +70,14 @@ class Prefixes:
         if rendered is not None:
             return PromptBatch(inputs=rendered)
         # Texts are cheap to render, and have to be in any case.
-        whole = render(self._vlm, prompts) if all(prompt.image is None for prompt in prompts) else None
+        whole = (
+            render_on_host(self._vlm, prompts) if all(prompt.image is None for prompt in prompts) else None
+        )
         laid_out = self._share(prompts, whole) if self._can_share(prompts) else None
-        return laid_out or PromptBatch(inputs=render(self._vlm, prompts) if whole is None else whole)
+        if laid_out is not None:
+            return laid_out
+        inputs = render_on_host(self._vlm, prompts) if whole is None else whole
+        return PromptBatch(inputs=send(self._vlm, inputs))
 
     def forget(self) -> None:
         """Give back the memory of what is kept."""
@@ -160,7 +165,7 @@ class Prefixes:
             return [ids[row] for row in group.rows]
         own = [prompts[row] for row in group.rows]
         if rendering is None:
-            return list_ids(render(self._vlm, own))
+            return list_ids(render_on_host(self._vlm, own))
         return continue_rendering(self._vlm, rendering, own)
 
     def _keep(self, group: Group, kept: _Kept) -> None:
@@ -174,18 +179,13 @@ class Prefixes:
         """What follows the prefixes, padded on the right: what lies between would count as distance."""
         rests = [row[lengths[owner] :] for row, owner in zip(ids, owners, strict=True)]
         longest = max(len(rest) for rest in rests)
-        pad, device = self._vlm.processor.tokenizer.pad_token_id, self._vlm.device
+        pad = self._vlm.processor.tokenizer.pad_token_id
         padded = [[*rest, *[pad] * (longest - len(rest))] for rest in rests]
         mask = [[1] * len(rest) + [0] * (longest - len(rest)) for rest in rests]
         return PromptBatch(
-            inputs=BatchFeature(
-                {
-                    "input_ids": torch.tensor(padded, device=device),
-                    "attention_mask": torch.tensor(mask, device=device),
-                }
-            ),
+            inputs=BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}),
             prefix=prefix,
-            owners=torch.tensor(owners, device=device),
+            owners=torch.tensor(owners).to(self._vlm.device, non_blocking=True),
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from cmrm.model import VisionLanguageModel
+from cmrm.model import VisionLanguageModel, send
 from cmrm.parts import find_backbone
 from cmrm.prompt_batch import PromptBatch
 
@@ -82,7 +82,8 @@ def read_rest(vlm: VisionLanguageModel, batch: PromptBatch, cache: Cache) -> Ten
     """
     if batch.prefix is None or batch.owners is None:
         raise ValueError("this batch has no prefix to go on from; give its inputs to the model")
-    prefix, ids, mask = batch.prefix, batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    prefix, inputs = batch.prefix, send(vlm, batch.inputs)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
     columns = torch.arange(ids.shape[1], device=ids.device)
     made = find_backbone(vlm)(
         input_ids=ids,

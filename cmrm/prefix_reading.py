@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import BatchFeature, DynamicCache
 
-from cmrm.model import VisionLanguageModel
+from cmrm.model import VisionLanguageModel, send
 from cmrm.passes import count_positions, fewest_logits
 from cmrm.prompt_batch import Prefix
 
@@ -18,7 +18,7 @@ def read_prefixes(vlm: VisionLanguageModel, inputs: BatchFeature, lengths: Seque
 
     Call it in inference mode and outside of `steer`.
     """
-    cut = _cut(inputs, lengths, pad=vlm.processor.tokenizer.pad_token_id)
+    cut = send(vlm, _cut(inputs, lengths, pad=vlm.processor.tokenizer.pad_token_id))
     base = vlm.model.base_model
     # Made without the config: layers with a sliding window then keep all tokens, and what follows can be cut off.
     cache = DynamicCache()

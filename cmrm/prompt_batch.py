@@ -29,11 +29,11 @@ class Prefix:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """Prompts on the model's device, ready to be read.
+    """Prompts ready to be read.
 
-    Without a `prefix`, `inputs` are the whole prompts as `render` gives them, padded on the left. With one, they are
-    `input_ids` and `attention_mask` of what follows it in each row, padded on the right, and row i goes on from prefix
-    `owners[i]`, int64 [rows].
+    Without a `prefix`, `inputs` are the whole prompts as `render` gives them, on the model's device and padded on the
+    left. With one, they are `input_ids` and `attention_mask` of what follows it in each row, still on the host and
+    padded on the right, and row i goes on from prefix `owners[i]`, int64 [rows].
     """
 
     inputs: BatchFeature
