@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +27,6 @@ def cut(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
         yield prompts[start : start + size]
 
 
-def share(function: Any, prefixes: Prefixes) -> dict[str, Any]:
-    """The argument by which a call shares prefixes, where it has it."""
-    return {"prefixes": prefixes} if "prefixes" in signature(function).parameters else {}
-
-
 def measure_shift(
     vlm: VisionLanguageModel, blank: Sequence[Prompt], text: Sequence[Prompt], *, size: int
 ) -> Tensor:
@@ -43,8 +36,8 @@ def measure_shift(
     prefixes = Prefixes(vlm)
     for with_image, without in zip(cut(blank, size), cut(text, size), strict=True):
         mean.add(
-            embed(vlm, with_image, blocks=blocks, **share(embed, prefixes)),
-            embed(vlm, without, blocks=blocks, **share(embed, prefixes)),
+            embed(vlm, with_image, blocks=blocks, prefixes=prefixes),
+            embed(vlm, without, blocks=blocks, prefixes=prefixes),
         )
     return mean.finish().delta
 
@@ -53,7 +46,7 @@ def read_states(vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, size: in
     """States at all blocks, float32 [prompts, blocks, hidden], on the processor."""
     prefixes = Prefixes(vlm)
     blocks = range(len(vlm.blocks))
-    parts = [embed(vlm, batch, blocks=blocks, **share(embed, prefixes)) for batch in cut(prompts, size)]
+    parts = [embed(vlm, batch, blocks=blocks, prefixes=prefixes) for batch in cut(prompts, size)]
     return torch.cat(parts).cpu()
 
 
@@ -66,8 +59,7 @@ def sample_shift(
     prefixes: Prefixes,
 ) -> Tensor:
     """Each prompt's own Δ: float32 [prompts, blocks, hidden]."""
-    shared = share(measure_sample_shift, prefixes)
-    return measure_sample_shift(vlm, with_image=blank, text_only=text, blocks=blocks, **shared)
+    return measure_sample_shift(vlm, with_image=blank, text_only=text, blocks=blocks, prefixes=prefixes)
 
 
 def answer_ways(

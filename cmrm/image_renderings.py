@@ -30,7 +30,7 @@ class ImageRendering:
 def render_heard(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt]
 ) -> tuple[BatchFeature, list[ImageRendering | None]]:
-    """`render_on_host`, and how each prompt was rendered: None for one without an image, or where that cannot be told."""
+    """`render_on_host`, and how each prompt was rendered: None for one without an image, or if that cannot be told."""
     ears = _Ears(vlm.processor.tokenizer)
     processor = copy.copy(vlm.processor)
     processor.tokenizer = ears
