@@ -24,6 +24,7 @@ from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
+    from cmrm.prefix import Prefixes
 
 Way = Steering | None
 
@@ -79,7 +80,11 @@ def _measure(job: OverheadJob, store: Store) -> Manifest:
 
 
 def _time_ways(job: OverheadJob, store: Store) -> Manifest:
+    from cmrm.prefix import Prefixes
+
     vlm = load_model_once(job.model)
+    # As when questions are answered: what prompts share is read once, with the first of them.
+    prefixes = Prefixes(vlm)
     members = job.slice.shard.read(store, job.slice.condition)
     # Drawn by text, so that the order of a file, often by category, does not choose.
     chosen = sorted(members, key=lambda stored: draw(SplitRow.of(stored.sample).text, seed=0))[: job.samples]
@@ -99,7 +104,7 @@ def _time_ways(job: OverheadJob, store: Store) -> Manifest:
             "seconds": seconds,
             "device": _name_device(vlm),
         }
-        for batch, repeat, way, tokens, seconds in _interleave(job, vlm, batches)
+        for batch, repeat, way, tokens, seconds in _interleave(job, vlm, batches, prefixes)
     ]
     return commit_rows(
         job,
@@ -123,21 +128,23 @@ def _prepare(job: OverheadJob, vlm: VisionLanguageModel, batch: Sequence[StoredS
 
 
 def _interleave(
-    job: OverheadJob, vlm: VisionLanguageModel, batches: Sequence[Shown]
+    job: OverheadJob, vlm: VisionLanguageModel, batches: Sequence[Shown], prefixes: Prefixes
 ) -> Iterator[tuple[int, int, Way, int, float]]:
     """Batch by batch every way in turn, each time another one first, so that no way has the warmer machine."""
     if batches:
         for way in job.ways:
-            _answer(job, vlm, batches[0], way)  # the first pass of a kind pays for allocations
+            _answer(job, vlm, batches[0], way, prefixes)  # the first pass of a kind pays for allocations
     for repeat in range(job.repeats):
         for batch, shown in enumerate(batches):
             first = (batch + repeat) % len(job.ways)
             for way in (*job.ways[first:], *job.ways[:first]):
-                yield batch, repeat, way, *_answer(job, vlm, shown, way)
+                yield batch, repeat, way, *_answer(job, vlm, shown, way, prefixes)
                 report_rows(len(shown.samples))
 
 
-def _answer(job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, way: Way) -> tuple[int, float]:
+def _answer(
+    job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, way: Way, prefixes: Prefixes
+) -> tuple[int, float]:
     """Answer one batch; generated tokens, and seconds."""
     from cmrm.generation import generate
 
@@ -146,9 +153,21 @@ def _answer(job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, way: Way) 
     intervention = None
     if way is not None:
         shown, intervention = intervene(
-            way, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
+            way,
+            store=job.store,
+            vlm=vlm,
+            showing=job.showing,
+            shown=shown,
+            stage=job.stage,
+            prefixes=prefixes,
         )
-    answers = generate(vlm, shown.prompts, max_new_tokens=job.max_new_tokens, intervention=intervention)
+    answers = generate(
+        vlm,
+        shown.prompts,
+        max_new_tokens=job.max_new_tokens,
+        intervention=intervention,
+        prefixes=prefixes,
+    )
     _wait_for_device(vlm)
     return sum(answer.tokens for answer in answers.answers), time.perf_counter() - started
 
