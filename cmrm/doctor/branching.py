@@ -36,7 +36,10 @@ class _Recording(DecodingRules):
 
 
 def check_branches(patient: Patient) -> str:
-    """Branches of one cache row, taken in at different times, answer as each way does by itself (laws 2 and 5)."""
+    """Branches of one cache row, taken in at different times, answer as each way does by itself (laws 2 and 5).
+
+    A model whose ways are answered one after the other passes.
+    """
     reason = why_apart(patient.vlm)
     if reason is not None:
         return f"not used with this model: {reason}"
