@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmrm.capture import CapturedStates, capture_states, embed
 from cmrm.conditions import Prompt
@@ -17,7 +17,9 @@ from cmrm.errors import UserError
 from cmrm.families import FAMILIES
 from cmrm.faults import Fault
 from cmrm.generation import generate
+from cmrm.generation_apart import generate_apart
 from cmrm.model import VisionLanguageModel, find_special_token, last_prompt_positions, prepare_model, render
+from cmrm.parts import find_backbone
 from cmrm.steering import Intervention, steer
 from tests.conformance.asking import SHOWN, TEXT
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
@@ -32,10 +34,10 @@ def all_blocks(vlm: VisionLanguageModel) -> Sequence[int]:
 
 
 @contextmanager
-def positions_seen(vlm: VisionLanguageModel) -> Iterator[list[Tensor | None]]:
-    """The positions that the model is given, pass by pass."""
+def positions_seen(module: nn.Module) -> Iterator[list[Tensor | None]]:
+    """The positions that a model, or its backbone, is given, pass by pass."""
     seen: list[Tensor | None] = []
-    handle = vlm.model.base_model.register_forward_pre_hook(
+    handle = module.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True
     )
     try:
@@ -59,9 +61,9 @@ def test_states_are_read_at_the_positions_that_answers_are_made_at(
     tiny: Load, name: str, prompts: list[Prompt]
 ) -> None:
     vlm = tiny(name)
-    with positions_seen(vlm) as seen:
+    with positions_seen(vlm.model.base_model) as seen:
         embed(vlm, prompts, blocks=[0])
-        generate(vlm, prompts, max_new_tokens=1)
+        generate_apart(vlm, prompts, max_new_tokens=1)
     mask = render(vlm, prompts)["attention_mask"].bool()
     read, answered = seen
     assert read is not None
@@ -69,10 +71,28 @@ def test_states_are_read_at_the_positions_that_answers_are_made_at(
     assert torch.equal(read[mask], answered[mask])
 
 
+@pytest.mark.parametrize("name", [name for name in HERE if FAMILIES[name].shares == "all"])
+@pytest.mark.parametrize("prompts", [TEXT, SHOWN], ids=["text", "image"])
+def test_branches_grow_from_the_position_at_which_states_are_read(
+    tiny: Load, name: str, prompts: list[Prompt]
+) -> None:
+    vlm = tiny(name)
+    with positions_seen(find_backbone(vlm)) as seen:
+        embed(vlm, prompts, blocks=[0])
+        generate(vlm, prompts, max_new_tokens=1)
+    mask = render(vlm, prompts)["attention_mask"].bool()
+    read, before, last, *_ = seen
+    assert read is not None
+    assert before is not None
+    assert last is not None
+    assert torch.equal(read[:, :-1][mask[:, :-1]], before[mask[:, :-1]])
+    assert torch.equal(read[:, -1:], last)
+
+
 def test_a_model_that_computes_positions_from_the_image_is_given_none_with_one(tiny: Load) -> None:
     vlm = tiny("llava")
     vlm = replace(vlm, family=replace(vlm.family, positions="multimodal"))
-    with positions_seen(vlm) as seen:
+    with positions_seen(vlm.model.base_model) as seen:
         embed(vlm, SHOWN, blocks=[0])
         embed(vlm, TEXT, blocks=[0])
     assert seen[0] is None

@@ -54,6 +54,7 @@ def test_a_broken_hook_is_found_by_name_and_the_status_is_1(
         "reference, every_step",
         "reference, all",
         "reference, incremental",
+        "branches",
     ]
     assert "every step, reference, every_step" in lines[-2] + lines[-1]
 
