@@ -37,9 +37,13 @@ def all_blocks(vlm: VisionLanguageModel) -> Sequence[int]:
 def positions_seen(module: nn.Module) -> Iterator[list[Tensor | None]]:
     """The positions that a model, or its backbone, is given, pass by pass."""
     seen: list[Tensor | None] = []
-    handle = module.register_forward_pre_hook(
-        lambda _module, _args, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True
-    )
+
+    def note(_module: nn.Module, _arguments: object, given: dict[str, Tensor | None]) -> None:
+        positions = given.get("position_ids")
+        # Branches count on in place.
+        seen.append(None if positions is None else positions.clone())
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield seen
     finally:
