@@ -63,7 +63,8 @@ class Branches:
         """From now on these rows' branches are moved so, by block [rows, branches, hidden]."""
         for block, shift in shifts.items():
             if block not in self.shifts:
-                shape = (self.numbers.shape[0], self.width, shift.shape[-1])
+                # As wide as the rows have ever been, like all else that is kept for a branch.
+                shape = (*self.tokens.shape, shift.shape[-1])
                 self.shifts[block] = torch.zeros(shape, dtype=self.vlm.model.dtype, device=shift.device)
             self.shifts[block][part, : shift.shape[1]] = shift.to(self.shifts[block].dtype)
 

@@ -1,0 +1,82 @@
+"""Prompts that come and go in one cache: what one row leaves behind is nothing to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmrm.conditions import Prompt
+from cmrm.decoding_rules import make_rules
+from cmrm.generation_apart import generate_apart
+from cmrm.group_parts import Part, split_group
+from cmrm.groups import Group, Way
+from cmrm.loading import load_model
+from cmrm.model import VisionLanguageModel, render
+from cmrm.prefill import prefill
+from cmrm.prefix import PromptBatch
+from cmrm.revision import resolve_model
+from cmrm.steering import Intervention
+from cmrm.tree import Tree
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def talker(llava_folder: Path) -> VisionLanguageModel:
+    """The random LLaVA, whose answers have no end of their own."""
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu")
+    vlm.model.generation_config.eos_token_id = vlm.model.config.text_config.vocab_size
+    return vlm
+
+
+def push(vlm: VisionLanguageModel, alpha: float, *, block: int) -> Intervention:
+    delta = 2 * torch.randn(1, vlm.hidden_size, generator=torch.Generator().manual_seed(block))
+    return Intervention(delta=delta, alpha=alpha, blocks=(block,))
+
+
+def admit(vlm: VisionLanguageModel, tree: Tree, text: str, ways: Sequence[Way]) -> Part:
+    (part,) = split_group(Group(prompts=[Prompt(text=text)], ways=ways), 0)
+    tree.admit(prefill(vlm, PromptBatch(inputs=render(vlm, part.prompts))), part.rows, part.ways)
+    return part
+
+
+def advance(tree: Tree) -> None:
+    """Go on until what is under way has the same length as alone, or longer."""
+    for _ in range(STEPS):
+        tree.step()
+        tree.collect()
+
+
+def read(vlm: VisionLanguageModel, part: Part) -> list[str]:
+    decode = vlm.processor.tokenizer.decode
+    (row,) = part.rows
+    return [decode(branch.tokens[:STEPS], skip_special_tokens=True).strip() for branch in row.branches]
+
+
+def ask_alone(vlm: VisionLanguageModel, text: str, ways: Sequence[Way]) -> list[str]:
+    return [
+        generate_apart(vlm, [Prompt(text=text)], max_new_tokens=STEPS, intervention=way).answers[0].text
+        for way in ways
+    ]
+
+
+@torch.inference_mode()
+def test_a_block_first_moved_while_rows_are_narrow_is_moved_in_all_branches_of_wider_ones(
+    talker: VisionLanguageModel,
+) -> None:
+    tree = Tree(talker, rows=3, rules=make_rules(talker, 100))
+    many = admit(
+        talker, tree, "what is it?", [None, *(push(talker, alpha, block=0) for alpha in (0.5, 1, 2))]
+    )
+    tree.collect()
+    for branch in many.rows[0].branches[1:]:
+        branch.reason = "stop"
+    tree.collect()
+    admit(talker, tree, "hi", [push(talker, 1, block=1)])
+    ways = [None, *(push(talker, alpha, block=1) for alpha in (0.5, 1, 2))]
+    wide = admit(talker, tree, "why?", ways)
+    advance(tree)
+    assert read(talker, wide) == ask_alone(talker, "why?", ways)
