@@ -42,8 +42,11 @@ class Slots(Cache):
         self.reserve(columns)
         for layer, (keys, values) in zip(self._layers, layers, strict=True):
             layer.allocate(keys, values)
-            layer.keys[self.used : self.used + rows, :, :columns] = keys
-            layer.values[self.used : self.used + rows, :, :columns] = values
+            for slots, filled in ((layer.keys, keys), (layer.values, values)):
+                new = slots[self.used : self.used + rows]
+                new[:, :, :columns] = filled
+                # Who had the slot may have left numbers that are not finite: zero times such a one is not zero.
+                new[:, :, columns:] = 0
         self.used += rows
 
     def reserve(self, columns: int) -> None:
@@ -60,12 +63,6 @@ class Slots(Cache):
         """
         self.reserve(length)
         self.rows, self.target, self.part, self.length = rows, columns, part, length
-
-    def wipe(self, slot: int) -> None:
-        """Set a slot to zero that holds numbers which are not finite: zero times such a one would not be zero."""
-        for layer in self._layers:
-            layer.keys[slot] = 0
-            layer.values[slot] = 0
 
     def keep(self, moves: Sequence[tuple[int, int]], *, used: int) -> None:
         """Let go of slots: move some (from, to), after which the first `used` are in use."""

@@ -80,3 +80,23 @@ def test_a_block_first_moved_while_rows_are_narrow_is_moved_in_all_branches_of_w
     wide = admit(talker, tree, "why?", ways)
     advance(tree)
     assert read(talker, wide) == ask_alone(talker, "why?", ways)
+
+
+@torch.inference_mode()
+def test_numbers_that_break_after_an_answer_has_ended_are_nothing_to_the_next_row(
+    talker: VisionLanguageModel,
+) -> None:
+    tree = Tree(talker, rows=2, rules=make_rules(talker, 100))
+    # A row sees as many columns as the longest has.
+    admit(talker, tree, "name every colour that you can see", [None])
+    tree.collect()
+    # Δ is finite, and αΔ is not.
+    huge = Intervention(delta=torch.full((1, talker.hidden_size), 1e38), alpha=10.0, blocks=(1,))
+    broken = admit(talker, tree, "name every colour", [huge])
+    # The end was seen when this pass was under way.
+    broken.rows[0].branches[0].reason = "stop"
+    assert tree.collect() == list(broken.rows)
+    assert broken.rows[0].branches[0].fault is None
+    after = admit(talker, tree, "hi", [None])
+    advance(tree)
+    assert read(talker, after) == ask_alone(talker, "hi", [None])
