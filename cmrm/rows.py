@@ -95,14 +95,16 @@ class Report:
 
     def _note_distances(self, block: int, moved: list[list[float]], meant: list[list[float]]) -> None:
         """Note how far every branch was moved; `RuntimeError` for a way that moved none, though its αΔ is not zero."""
-        stuck: dict[int, bool] = {}
+        meant_to, did = set[int](), set[int]()
         for fed, *both in zip(self._of, moved, meant, strict=True):
             for branch, done, intended in zip(fed, *both, strict=False):
                 if block in branch.blocks:
                     branch.moved[block] = done
-                    stuck[branch.way] = stuck.get(branch.way, True) and done == 0
-                    stuck[branch.way] = stuck[branch.way] and intended != 0
-        if any(stuck.values()):
+                    if intended != 0:
+                        meant_to.add(branch.way)
+                    if done != 0:
+                        did.add(branch.way)
+        if meant_to - did:
             raise RuntimeError(
                 f"the intervention never acted: no state moved at block {block}, though αΔ is not zero"
             )

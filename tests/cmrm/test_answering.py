@@ -237,6 +237,18 @@ def test_an_intervention_lost_in_rounding_raises_before_an_answer_is_given(
         next(given_back)
 
 
+def test_an_intervention_lost_in_rounding_raises_though_a_prompt_beside_it_has_no_shift(
+    talker: VisionLanguageModel, prompts: list[Prompt]
+) -> None:
+    delta = torch.zeros(len(prompts), 1, talker.hidden_size)
+    delta[1:] = 1e-30
+    tiny = Intervention(delta=delta, alpha=1.0, blocks=(0,))
+    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+        generate_apart(talker, prompts, max_new_tokens=4, intervention=tiny)
+    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+        generate_ways(talker, prompts, max_new_tokens=4, ways=[None, tiny])
+
+
 def test_tokens_that_the_model_forbids_are_in_no_answer(
     talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
