@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from cmrm.conditions import Prompt
 from cmrm.decoding_rules import make_rules
@@ -18,6 +19,7 @@ from cmrm.model import VisionLanguageModel, render
 from cmrm.prefill import prefill
 from cmrm.prefix import PromptBatch
 from cmrm.revision import resolve_model
+from cmrm.rows import Branch, Report, Row
 from cmrm.steering import Intervention
 from cmrm.tree import Tree
 
@@ -100,3 +102,25 @@ def test_numbers_that_break_after_an_answer_has_ended_are_nothing_to_the_next_ro
     after = admit(talker, tree, "hi", [None])
     advance(tree)
     assert read(talker, after) == ask_alone(talker, "hi", [None])
+
+
+class Late:
+    """A tensor that has not arrived unless it is waited for."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.host, self.sent = torch.zeros_like(tensor), tensor.clone()
+
+    def wait(self) -> Tensor:
+        """As `Arriving`'s."""
+        return self.host.copy_(self.sent)
+
+
+def test_how_far_states_were_moved_is_waited_for_as_tokens_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block may lie on another device than the one that chooses tokens, whose copies say nothing of its own."""
+    monkeypatch.setattr("cmrm.rows.send_to_host", Late)
+    branch = Branch(way=0, blocks=(1,))
+    row = Row(group=0, number=0, branches=[branch], fed=[branch])
+    report = Report([row], torch.tensor([[7]]), {1: torch.tensor([[[2.5]], [[3.0]]])})
+    report.deliver(ends=frozenset(), most=9)
+    assert branch.tokens == [7]
+    assert branch.moved == {1: 2.5}
