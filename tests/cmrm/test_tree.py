@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, Llama4TextConfig, LlavaForConditionalGeneration
 
 from cmrm.conditions import Prompt
 from cmrm.decoding_rules import make_rules
+from cmrm.generation import generate_ways
 from cmrm.generation_apart import generate_apart
 from cmrm.group_parts import Part, split_group
 from cmrm.groups import Group, Way
@@ -23,7 +26,7 @@ from cmrm.rows import Branch, Report, Row
 from cmrm.steering import Intervention
 from cmrm.tree import Tree
 
-STEPS = 6
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,38 @@ def test_numbers_that_break_after_an_answer_has_ended_are_nothing_to_the_next_ro
     after = admit(talker, tree, "hi", [None])
     advance(tree)
     assert read(talker, after) == ask_alone(talker, "hi", [None])
+
+
+def test_the_columns_of_other_branches_do_not_count_as_tokens_read(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    """Llama 4 sharpens the attention of some blocks beyond a length, which it asks the cache for."""
+    folder = shutil.copytree(llava_folder, tmp_path / "model")
+    config = AutoConfig.from_pretrained(folder)
+    config.text_config = Llama4TextConfig(
+        vocab_size=config.text_config.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        intermediate_size_mlp=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        num_local_experts=2,
+        no_rope_layers=[1, 0, 1, 0],
+        floor_scale=64,
+        attn_scale=100.0,
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    vlm = load_model(resolve_model(str(folder)), dtype="float32", device="cpu")
+    vlm.model.generation_config.eos_token_id = config.text_config.vocab_size
+    prompt = Prompt(text="hi")
+    tokens = render(vlm, [prompt])["input_ids"].shape[1]
+    assert tokens + STEPS < 64 < tokens + 8 * STEPS
+    ways = [None, *(push(vlm, alpha, block=1) for alpha in range(1, 8))]
+    together = generate_ways(vlm, [prompt], max_new_tokens=STEPS, ways=ways)
+    assert [one.answers[0].text for one in together] == ask_alone(vlm, "hi", ways)
 
 
 class Late:
