@@ -263,6 +263,16 @@ def test_tokens_that_the_model_forbids_are_in_no_answer(
     assert list(together[0].answers) != free[0]
 
 
+def test_numbers_of_forbidden_tokens_that_are_none_forbid_nothing(
+    talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = talker.model.config.text_config.vocab_size
+    monkeypatch.setattr(talker.model.generation_config, "suppress_tokens", [-1, 40, size])
+    monkeypatch.setattr(talker.model.generation_config, "begin_suppress_tokens", [-size, 41, 2 * size])
+    (together,) = generate_ways(talker, prompts, max_new_tokens=LONGEST, ways=[None])
+    assert [list(together.answers)] == answer_alone(talker, prompts, [None])
+
+
 def test_models_whose_ways_cannot_grow_together_are_answered_one_way_after_the_other(
     talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
