@@ -15,7 +15,7 @@ from cmrm.answers import Answer
 from cmrm.branches import Branches
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault
-from cmrm.generation import generate_ways
+from cmrm.generation import generate, generate_ways
 from cmrm.generation_apart import generate_apart
 from cmrm.groups import Group, Way
 from cmrm.images import noise_image
@@ -247,6 +247,17 @@ def test_an_intervention_lost_in_rounding_raises_though_a_prompt_beside_it_has_n
         generate_apart(talker, prompts, max_new_tokens=4, intervention=tiny)
     with pytest.raises(RuntimeError, match="no state moved at block 0"):
         generate_ways(talker, prompts, max_new_tokens=4, ways=[None, tiny])
+
+
+def test_an_intervention_lost_in_the_dtype_of_the_model_raises(
+    llava_folder: Path, prompts: list[Prompt]
+) -> None:
+    """Half precision makes nothing of such numbers before they are subtracted."""
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="float16", device="cpu")
+    tiny = Intervention(delta=torch.full((1, vlm.hidden_size), 1e-9), alpha=1.0, blocks=(0,))
+    for ask in (generate, generate_apart):
+        with pytest.raises(RuntimeError, match="no state moved at block 0"):
+            ask(vlm, prompts, max_new_tokens=4, intervention=tiny)
 
 
 def test_tokens_that_the_model_forbids_are_in_no_answer(
