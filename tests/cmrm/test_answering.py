@@ -297,6 +297,14 @@ def test_models_whose_ways_cannot_grow_together_are_answered_one_way_after_the_o
     assert [one.answers for one in apart] == [one.answers for one in together]
 
 
+def test_backbones_whose_blocks_keep_no_token_by_itself_are_asked_one_way_after_the_other(
+    talker: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["full_attention", "linear_attention"]
+    monkeypatch.setattr(talker.model.config.text_config, "layer_types", kinds, raising=False)
+    assert "linear_attention" in str(why_apart(talker))
+
+
 def test_a_group_larger_than_the_rows_is_refused(talker: VisionLanguageModel, prompts: list[Prompt]) -> None:
     with pytest.raises(ValueError, match="5 prompts does not fit into 4 rows"):
         list(answer(talker, [Group(prompts=prompts, ways=[None])], max_new_tokens=4, rows=4))
