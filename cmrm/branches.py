@@ -37,6 +37,8 @@ class Branches:
         self.shifts: dict[int, Tensor] = {}
         # How many columns each row has filled, known here without asking the device.
         self.filled: list[int] = []
+        # And how many tokens a branch of it has been through, padding included.
+        self.read: list[int] = []
 
     def admit(self, filled: Filled, *, width: int) -> slice:
         """Take in prompts that were read but for their last tokens, each with `width` branches; returns their rows."""
@@ -56,6 +58,7 @@ class Branches:
         for shift in self.shifts.values():
             shift[new] = 0
         self.filled += [columns] * rows
+        self.read += [columns] * rows
         self.used += rows
         return new
 
@@ -63,7 +66,8 @@ class Branches:
         """From now on these rows' branches are moved so, by block [rows, branches, hidden]."""
         for block, shift in shifts.items():
             if block not in self.shifts:
-                shape = (self.numbers.shape[0], self.width, shift.shape[-1])
+                # As wide as the rows have ever been, like all else that is kept for a branch.
+                shape = (*self.tokens.shape, shift.shape[-1])
                 self.shifts[block] = torch.zeros(shape, dtype=self.vlm.model.dtype, device=shift.device)
             self.shifts[block][part, : shift.shape[1]] = shift.to(self.shifts[block].dtype)
 
@@ -77,7 +81,7 @@ class Branches:
         counts = self.counts[part, None].expand(-1, width)
         self.visible[rows, fed, columns] = True
         self.key_positions[rows, columns] = counts
-        self.slots.aim(rows, columns, part=part, length=length)
+        self.slots.aim(rows, columns, part=part, length=length, read=max(self.read[part]))
         masks = make_masks(
             self.backbone.config,
             visible=self.visible[part, :width, :length],
@@ -96,6 +100,7 @@ class Branches:
         self.positions[part] += 1
         self.counts[part] += 1
         self.filled[part] = [columns + width for columns in self.filled[part]]
+        self.read[part] = [tokens + 1 for tokens in self.read[part]]
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -119,8 +124,9 @@ class Branches:
             for state in self._states():
                 state[target] = state[source]
             self.filled[target] = self.filled[source]
+            self.read[target] = self.read[source]
         self.slots.keep(moves, used=used)
-        del self.filled[used:]
+        del self.filled[used:], self.read[used:]
         self.used = used
 
     def _states(self) -> list[Tensor]:

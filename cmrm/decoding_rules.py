@@ -68,4 +68,6 @@ def has_long_words(vlm: VisionLanguageModel) -> bool:
 
 
 def _to_tensor(vlm: VisionLanguageModel, tokens: set[int]) -> Tensor:
-    return torch.tensor(sorted(tokens), dtype=torch.long, device=vlm.device)
+    # A number that is no token's forbids nothing, as `generate` has it; a GPU would end at it.
+    known = range(vlm.model.get_output_embeddings().out_features)
+    return torch.tensor(sorted(tokens.intersection(known)), dtype=torch.long, device=vlm.device)

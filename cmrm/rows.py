@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from cmrm.answers import FinishReason
+from cmrm.offload import send_to_host
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,40 +76,30 @@ class Report:
         self, rows: Sequence[Row], tokens: Tensor, moved: Mapping[int, Tensor] | None = None
     ) -> None:
         self._of = [list(row.fed) for row in rows]
-        self._tokens = _start_copy(tokens)
-        self._moved = {block: _start_copy(one) for block, one in (moved or {}).items()}
-        self._event: torch.cuda.Event | None = None
-        if tokens.device.type == "cuda":
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(tokens.device))
+        # Each is waited for by itself: what a block on another device sends is on its own way.
+        self._tokens = send_to_host(tokens)
+        self._moved = {block: send_to_host(one) for block, one in (moved or {}).items()}
 
     def deliver(self, *, ends: frozenset[int], most: int) -> None:
         """Give every branch its token, once the copy has come."""
-        if self._event is not None:
-            self._event.synchronize()
-        for fed, tokens in zip(self._of, self._tokens.tolist(), strict=True):
+        for fed, tokens in zip(self._of, self._tokens.wait().tolist(), strict=True):
             for branch, token in zip(fed, tokens, strict=False):
                 branch.take(token, ends=ends, most=most)
         for block, distances in self._moved.items():
-            self._note_distances(block, *distances.tolist())
+            self._note_distances(block, *distances.wait().tolist())
 
     def _note_distances(self, block: int, moved: list[list[float]], meant: list[list[float]]) -> None:
         """Note how far every branch was moved; `RuntimeError` for a way that moved none, though its αΔ is not zero."""
-        stuck: dict[int, bool] = {}
+        meant_to, did = set[int](), set[int]()
         for fed, *both in zip(self._of, moved, meant, strict=True):
             for branch, done, intended in zip(fed, *both, strict=False):
                 if block in branch.blocks:
                     branch.moved[block] = done
-                    stuck[branch.way] = stuck.get(branch.way, True) and done == 0
-                    stuck[branch.way] = stuck[branch.way] and intended != 0
-        if any(stuck.values()):
+                    if intended != 0:
+                        meant_to.add(branch.way)
+                    if done != 0:
+                        did.add(branch.way)
+        if meant_to - did:
             raise RuntimeError(
                 f"the intervention never acted: no state moved at block {block}, though αΔ is not zero"
             )
-
-
-def _start_copy(tensor: Tensor) -> Tensor:
-    if tensor.device.type != "cuda":
-        return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

@@ -13,6 +13,8 @@ from cmrm.model import VisionLanguageModel
 
 # The implementations of attention that take a mask of any shape.
 MASKED = ("sdpa", "eager")
+# The kinds of block whose past is the keys and values of single tokens, which such a mask can choose among.
+KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 # What sharing has to save to be worth a pass more: tokens, and the share of a batch's tokens or rows.
 LEAST_TOKENS, LEAST_SHARE = 32, 0.2
 
@@ -43,6 +45,8 @@ def explain_unshared(vlm: VisionLanguageModel, *, images: int) -> str | None:
         return f"{family.model_type} can read prompts in two parts where there is no image in them"
     if implementation not in MASKED:
         return f"attention is computed by {implementation}; prompts are read in two parts under {', '.join(MASKED)}"
+    if strange := set(getattr(vlm.model.config.get_text_config(), "layer_types", None) or ()) - KINDS:
+        return f"its backbone has blocks of {', '.join(sorted(strange))}, which keep no token by itself"
     own = type(vlm.model)
     if family == FAMILIES.get(family.model_type) and own.__module__.partition(".")[0] != "transformers":
         return f"its class {own.__name__} is none of transformers', for which the row of {family.model_type} stands"

@@ -27,6 +27,7 @@ class Slots(Cache):
         self.slots = slots
         self.used = 0
         self.length = 0
+        self.read = 0
         self.columns = 0
         self.rows = torch.empty(0, 1, dtype=torch.long)
         self.target = torch.empty(0, 0, dtype=torch.long)
@@ -42,8 +43,11 @@ class Slots(Cache):
         self.reserve(columns)
         for layer, (keys, values) in zip(self._layers, layers, strict=True):
             layer.allocate(keys, values)
-            layer.keys[self.used : self.used + rows, :, :columns] = keys
-            layer.values[self.used : self.used + rows, :, :columns] = values
+            for slots, filled in ((layer.keys, keys), (layer.values, values)):
+                new = slots[self.used : self.used + rows]
+                new[:, :, :columns] = filled
+                # Who had the slot may have left numbers that are not finite: zero times such a one is not zero.
+                new[:, :, columns:] = 0
         self.used += rows
 
     def reserve(self, columns: int) -> None:
@@ -53,19 +57,15 @@ class Slots(Cache):
             for layer in self._layers:
                 layer.lengthen()
 
-    def aim(self, rows: Tensor, columns: Tensor, *, part: slice, length: int) -> None:
+    def aim(self, rows: Tensor, columns: Tensor, *, part: slice, length: int, read: int) -> None:
         """The next pass is of the slots of `part`, whose columns it sees as far as `length`.
 
-        `rows` names the slots, int64 [fed rows, 1], and `columns` where its tokens go, [fed rows, fed tokens].
+        `rows` names the slots, int64 [fed rows, 1], and `columns` where its tokens go, [fed rows, fed tokens]. `read`
+        is how many tokens a branch has been through, at most.
         """
         self.reserve(length)
         self.rows, self.target, self.part, self.length = rows, columns, part, length
-
-    def wipe(self, slot: int) -> None:
-        """Set a slot to zero that holds numbers which are not finite: zero times such a one would not be zero."""
-        for layer in self._layers:
-            layer.keys[slot] = 0
-            layer.values[slot] = 0
+        self.read = read
 
     def keep(self, moves: Sequence[tuple[int, int]], *, used: int) -> None:
         """Let go of slots: move some (from, to), after which the first `used` are in use."""
@@ -113,7 +113,9 @@ class _SlotLayer(CacheLayerMixin):
         return self.keys[owner.part, :, : owner.length], self.values[owner.part, :, : owner.length]
 
     def get_seq_length(self) -> int:
-        return self.owner.length
+        # Llama 4 takes it for the first fed token's position and counts on from there; branches are at one position,
+        # which columns, that are one a branch, would make out to be far behind it.
+        return max(0, self.owner.read - self.owner.target.shape[1] + 1)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return max(self.owner.length, query_length), 0

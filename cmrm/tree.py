@@ -118,9 +118,6 @@ class Tree:
 
     def _close_gaps(self) -> None:
         """Fill the places of ended rows with the last ones, so that all rows under way stand together."""
-        for place, row in enumerate(self._rows):
-            if row.ended and any(branch.fault is not None for branch in row.branches):
-                self._state.slots.wipe(place)
         rows: list[Row | None] = [None if row.ended else row for row in self._rows]
         moves = []
         while None in rows:

@@ -15,7 +15,7 @@ from cmrm.answers import Answer
 from cmrm.branches import Branches
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault
-from cmrm.generation import generate_ways
+from cmrm.generation import generate, generate_ways
 from cmrm.generation_apart import generate_apart
 from cmrm.groups import Group, Way
 from cmrm.images import noise_image
@@ -237,6 +237,29 @@ def test_an_intervention_lost_in_rounding_raises_before_an_answer_is_given(
         next(given_back)
 
 
+def test_an_intervention_lost_in_rounding_raises_though_a_prompt_beside_it_has_no_shift(
+    talker: VisionLanguageModel, prompts: list[Prompt]
+) -> None:
+    delta = torch.zeros(len(prompts), 1, talker.hidden_size)
+    delta[1:] = 1e-30
+    tiny = Intervention(delta=delta, alpha=1.0, blocks=(0,))
+    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+        generate_apart(talker, prompts, max_new_tokens=4, intervention=tiny)
+    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+        generate_ways(talker, prompts, max_new_tokens=4, ways=[None, tiny])
+
+
+def test_an_intervention_lost_in_the_dtype_of_the_model_raises(
+    llava_folder: Path, prompts: list[Prompt]
+) -> None:
+    """Half precision makes nothing of such numbers before they are subtracted."""
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="float16", device="cpu")
+    tiny = Intervention(delta=torch.full((1, vlm.hidden_size), 1e-9), alpha=1.0, blocks=(0,))
+    for ask in (generate, generate_apart):
+        with pytest.raises(RuntimeError, match="no state moved at block 0"):
+            ask(vlm, prompts, max_new_tokens=4, intervention=tiny)
+
+
 def test_tokens_that_the_model_forbids_are_in_no_answer(
     talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +274,16 @@ def test_tokens_that_the_model_forbids_are_in_no_answer(
     assert list(together[0].answers) != free[0]
 
 
+def test_numbers_of_forbidden_tokens_that_are_none_forbid_nothing(
+    talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = talker.model.config.text_config.vocab_size
+    monkeypatch.setattr(talker.model.generation_config, "suppress_tokens", [-1, 40, size])
+    monkeypatch.setattr(talker.model.generation_config, "begin_suppress_tokens", [-size, 41, 2 * size])
+    (together,) = generate_ways(talker, prompts, max_new_tokens=LONGEST, ways=[None])
+    assert [list(together.answers)] == answer_alone(talker, prompts, [None])
+
+
 def test_models_whose_ways_cannot_grow_together_are_answered_one_way_after_the_other(
     talker: VisionLanguageModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +295,14 @@ def test_models_whose_ways_cannot_grow_together_are_answered_one_way_after_the_o
     monkeypatch.setattr(Branches, "feed", None)
     apart = generate_ways(talker, prompts, max_new_tokens=LONGEST, ways=ways)
     assert [one.answers for one in apart] == [one.answers for one in together]
+
+
+def test_backbones_whose_blocks_keep_no_token_by_itself_are_asked_one_way_after_the_other(
+    talker: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["full_attention", "linear_attention"]
+    monkeypatch.setattr(talker.model.config.text_config, "layer_types", kinds, raising=False)
+    assert "linear_attention" in str(why_apart(talker))
 
 
 def test_a_group_larger_than_the_rows_is_refused(talker: VisionLanguageModel, prompts: list[Prompt]) -> None:
