@@ -179,4 +179,4 @@ def _complete(
             made = _find_members(job, store)
         else:
             return {**made, **{manifest.key: manifest for manifest in more}}
-    return made
+    return dict(made)

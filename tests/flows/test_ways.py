@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,10 +23,12 @@ from storage.rows import read_rows
 from storage.store import Store
 from tasks.generate import generate_answers
 from tasks.generate_job import GenerateJob
+from tasks.group import Asked, Groups, Prepared
 from tasks.ingest import ingest
 from tasks.joined import JoinedJob, join
 from tasks.prompts import Showing
 from tasks.stage import Job
+from tests.parts import wait_for_part
 
 Rows = list[dict[str, Any]]
 SAMPLES = 10
@@ -237,6 +240,31 @@ def test_ways_that_got_farther_than_others_are_not_asked_again_what_they_have(
     assert answer_all(unit) == alone
     asked = [len(group.ways_of(row)) for group in groups for row in range(len(group.prompts))]
     assert asked == [1] * 3 + [4] * 7
+
+
+def test_answers_are_kept_before_anyone_waits_for_prompts_that_are_being_made(
+    unit: JoinedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, begun, kept, calls = Groups.prepare, threading.Event(), list[bool](), list[int]()
+
+    def hold(self: Groups, batch: Sequence[Asked]) -> Prepared:
+        calls.append(len(batch))
+        # All but the last of the five groups are asked for as soon as there is room for eight rows.
+        if len(calls) == 5:
+            begun.set()
+            kept.append(wait_for_part(Path(unit.store)))
+        return prepare(self, batch)
+
+    def stop(_rows: int, answered: Iterator[Answered]) -> Iterator[Answered]:
+        yield next(answered)
+        assert begun.wait(timeout=30)
+        raise RuntimeError("it was told to stop")
+
+    monkeypatch.setattr(Groups, "prepare", hold)
+    watch(monkeypatch, stop)
+    with pytest.raises(RuntimeError, match="told to stop"):
+        answer_all(unit)
+    assert kept == [True]
 
 
 def test_a_member_that_is_gone_is_done_alone(
