@@ -15,7 +15,9 @@ import torch
 
 from cmrm import answering, shift
 from cmrm.answering import Answered, Group
+from cmrm.conditions import Prompt
 from cmrm.errors import UserError
+from cmrm.prefix import Prefixes, PromptBatch
 from flows.plan import make_plan
 from flows.spec import read_spec
 from storage.manifest import Manifest
@@ -265,6 +267,22 @@ def test_answers_are_kept_before_anyone_waits_for_prompts_that_are_being_made(
     with pytest.raises(RuntimeError, match="told to stop"):
         answer_all(unit)
     assert kept == [True]
+
+
+def test_memory_that_runs_out_while_room_is_measured_does_not_end_the_unit(
+    unit: JoinedJob, alone: list[Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out, sizes = Prefixes.lay_out, list[int]()
+
+    def lack_memory(self: Prefixes, prompts: Sequence[Prompt], **more: Any) -> PromptBatch:
+        sizes.append(len(prompts))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return lay_out(self, prompts, **more)
+
+    monkeypatch.setattr(Prefixes, "lay_out", lack_memory)
+    assert answer_all(join([replace(job, batch_size=None) for job in unit.jobs])) == alone
+    assert sizes[:2] == [2, 1]
 
 
 def test_a_member_that_is_gone_is_done_alone(
