@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch
 
 from cmrm import answering, shift
 from cmrm.answering import Answered, Group
-from cmrm.conditions import Prompt
 from cmrm.errors import UserError
-from cmrm.prefix import Prefixes, PromptBatch
+from cmrm.prefix import Prefixes
 from flows.plan import make_plan
 from flows.spec import read_spec
 from storage.manifest import Manifest
@@ -244,15 +243,11 @@ def test_ways_that_got_farther_than_others_are_not_asked_again_what_they_have(
     assert asked == [1] * 3 + [4] * 7
 
 
-def test_answers_are_kept_before_anyone_waits_for_prompts_that_are_being_made(
-    unit: JoinedJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare, begun, kept, calls = Groups.prepare, threading.Event(), list[bool](), list[int]()
+def test_answers_are_kept_before_anyone_waits(unit: JoinedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, begun, kept, numbers = Groups.prepare, threading.Event(), list[bool](), count(1)
 
     def hold(self: Groups, batch: Sequence[Asked]) -> Prepared:
-        calls.append(len(batch))
-        # All but the last of the five groups are asked for as soon as there is room for eight rows.
-        if len(calls) == 5:
+        if next(numbers) == 5:  # there is room for four
             begun.set()
             kept.append(wait_for_part(Path(unit.store)))
         return prepare(self, batch)
@@ -272,17 +267,15 @@ def test_answers_are_kept_before_anyone_waits_for_prompts_that_are_being_made(
 def test_memory_that_runs_out_while_room_is_measured_does_not_end_the_unit(
     unit: JoinedJob, alone: list[Rows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out, sizes = Prefixes.lay_out, list[int]()
+    lay_out, failures = Prefixes.lay_out, [torch.OutOfMemoryError("CUDA out of memory.")]
 
-    def lack_memory(self: Prefixes, prompts: Sequence[Prompt], **more: Any) -> PromptBatch:
-        sizes.append(len(prompts))
-        if len(sizes) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return lay_out(self, prompts, **more)
+    def lack_memory(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return lay_out(*arguments, **more)
 
     monkeypatch.setattr(Prefixes, "lay_out", lack_memory)
     assert answer_all(join([replace(job, batch_size=None) for job in unit.jobs])) == alone
-    assert sizes[:2] == [2, 1]
 
 
 def test_a_member_that_is_gone_is_done_alone(
