@@ -66,7 +66,11 @@ class Spec(Section):
     @field_validator("batch_size", mode="before")
     @classmethod
     def _read_auto(cls, size: Any) -> Any:
-        return None if size == "auto" else size
+        if size == "auto":
+            return None
+        if isinstance(size, bool) or (isinstance(size, str) and not size.isdecimal()):
+            raise ValueError("a whole number above 0, or auto for as many as there is room for")
+        return size
 
     @field_validator("datasets")
     @classmethod

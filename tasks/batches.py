@@ -15,7 +15,7 @@ from storage.parquet import to_parquet
 from storage.store import Source, Store
 from storage.tables import from_rows, table_path, table_paths
 from storage.writer import ShardWriter
-from tasks.ahead import ahead
+from tasks.ahead import ahead, make_thread
 from tasks.fitting import fits, halve
 from tasks.progress import report_rows
 from tasks.samples import StoredSample
@@ -69,7 +69,10 @@ def work_through(
     later ones are no larger; `UserError` for a single sample that does not fit.
     """
     quarantined: list[dict[str, Any]] = []
-    with ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer:
+    with (
+        make_thread() as thread,
+        ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer,
+    ):
         done = set(writer.resume("sample_id")["sample_id"].to_pylist())
         waiting = sorted((stored for stored in samples if stored.sample.id not in done), key=length)
         report_rows(len(samples) - len(waiting))
@@ -84,7 +87,7 @@ def work_through(
 
         def take_all() -> None:
             cuts = (waiting[start : start + size] for start in range(0, len(waiting), size))
-            with closing(ahead(cuts, lambda batch: (batch, prepare(batch)))) as batches:
+            with closing(ahead(cuts, lambda batch: (batch, prepare(batch)), thread)) as batches:
                 for rows, aside in finish(draw(batches)):
                     writer.append(rows)
                     quarantined.extend(aside)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 from storage.manifest import Manifest
 from storage.store import Store
-from tasks.ahead import ahead
+from tasks.ahead import ahead, make_thread
 from tasks.batches import measure_beside
 from tasks.fitting import fits, halve
 from tasks.generate_job import GenerateJob
@@ -45,11 +46,11 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     job = jobs[0]
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
-    with ExitStack() as stack:
+    with make_thread() as thread, ExitStack() as stack:
         ways = [stack.enter_context(Way(one, store)) for one in jobs]
         for way in ways:
             way.resume()
-        slice_ = _Slice(samples, ways, vlm)
+        slice_ = _Slice(samples, ways, vlm, thread)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
         size = asked = job.batch_size or choose_rows(
             vlm,
@@ -76,11 +77,12 @@ class _Slice:
     """Samples of a slice, and the ways in which they are answered."""
 
     def __init__(
-        self, samples: Sequence[StoredSample], ways: Sequence[Way], vlm: VisionLanguageModel
+        self, samples: Sequence[StoredSample], ways: Sequence[Way], vlm: VisionLanguageModel, thread: Executor
     ) -> None:
         self._samples = sorted(samples, key=measure_beside(samples, ways[0].job.slice.condition))
         self._ways = ways
         self._vlm = vlm
+        self._thread = thread
         self._groups = Groups([way.job for way in ways], vlm)
 
     def list_missing(self) -> list[Asked]:
@@ -128,7 +130,7 @@ class _Slice:
         size = min(max(1, rows // GROUPS), MOST_IN_GROUP)
         missing = self.list_missing()
         batches = (missing[start : start + size] for start in range(0, len(missing), size))
-        with closing(ahead(batches, self._groups.prepare)) as prepared:
+        with closing(ahead(batches, self._groups.prepare, self._thread)) as prepared:
             for one in prepared:
                 self._set_aside(one.refused)
                 if not one.asked:

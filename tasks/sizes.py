@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmrm.conditions import Condition
+from cmrm.conditions import Condition, Prompt
 from tasks.batches import measure_question
+from tasks.fitting import fits
 from tasks.prompts import Showing
 from tasks.samples import StoredSample
 
@@ -66,6 +67,14 @@ def _measure(
     measured = [prompt for prompt, _ in zip(sound, range(2), strict=False)]
     if not measured:
         return 1, 1
-    batch = prefixes.lay_out(measured)
+    found: list[tuple[int, int]] = []
+    if fits(lambda: found.append(_count_tokens(prefixes, measured))):
+        return found[0]
+    # What two share is read to be measured; of one nothing is.
+    return _count_tokens(prefixes, measured[:1])
+
+
+def _count_tokens(prefixes: Prefixes, prompts: Sequence[Prompt]) -> tuple[int, int]:
+    batch = prefixes.lay_out(prompts)
     fed = int(batch.inputs["input_ids"].shape[1])
     return fed, fed + (0 if batch.prefix is None else batch.prefix.tokens)

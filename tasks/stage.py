@@ -135,9 +135,6 @@ def make_joining_stage(
             with flushed_before_leaving():
                 try:
                     made = _complete(job, store, work, made)
-                except PartsGoneError:
-                    # Another worker was quicker with the same job; what it committed is this job's result.
-                    made = _complete(job, store, work, _find_members(job, store))
                 except StoppedError:
                     raise
                 except SystemExit as error:
@@ -169,6 +166,17 @@ def _complete(
     job: Job, store: Store, work: WorkTogether[Any], made: Mapping[str, Manifest]
 ) -> dict[str, Manifest]:
     """Do the members of a job that are not made yet; what all have made, by key."""
-    missing = [member for member in job.members() if member.key not in made]
-    more = work(missing, store) if missing else []
-    return {**made, **{manifest.key: manifest for manifest in more}}
+    overtaken = 0
+    while missing := [member for member in job.members() if member.key not in made]:
+        try:
+            more = work(missing, store)
+        except PartsGoneError:
+            # Another worker was quicker, with one member or, since both commit in the same order, with many in turn;
+            # what it committed is this job's result.
+            overtaken += 1
+            if overtaken > len(job.members()):
+                raise
+            made = _find_members(job, store)
+        else:
+            return {**made, **{manifest.key: manifest for manifest in more}}
+    return dict(made)

@@ -111,6 +111,9 @@ def test_a_device_that_is_not_there_is_named_with_its_field(
         ),
         ({"interventions": [{"name": "x", "grid": {"scop": []}}]}, ["interventions.0.grid.scop", "'scope'"]),
         ({"choice": {"utility_loss": -1}}, ["choice.utility_loss", "-1"]),
+        ({"batch_size": 0}, ["batch_size", "0"]),
+        ({"batch_size": True}, ["batch_size", "True", "a whole number above 0, or auto"]),
+        ({"batch_size": "many"}, ["batch_size", "'many'", "a whole number above 0, or auto"]),
         ({"overhead": {"samples": 0}}, ["overhead.samples", "0"]),
         ({"conditions": ["blank-blue"]}, ["conditions.0", "blank-black"]),
         (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from cmrm import answering, shift
 from cmrm.answering import Answered, Group
 from cmrm.errors import UserError
+from cmrm.prefix import Prefixes
 from flows.plan import make_plan
 from flows.spec import read_spec
 from storage.manifest import Manifest
@@ -22,10 +24,12 @@ from storage.rows import read_rows
 from storage.store import Store
 from tasks.generate import generate_answers
 from tasks.generate_job import GenerateJob
+from tasks.group import Asked, Groups, Prepared
 from tasks.ingest import ingest
 from tasks.joined import JoinedJob, join
 from tasks.prompts import Showing
 from tasks.stage import Job
+from tests.parts import wait_for_part
 
 Rows = list[dict[str, Any]]
 SAMPLES = 10
@@ -237,6 +241,41 @@ def test_ways_that_got_farther_than_others_are_not_asked_again_what_they_have(
     assert answer_all(unit) == alone
     asked = [len(group.ways_of(row)) for group in groups for row in range(len(group.prompts))]
     assert asked == [1] * 3 + [4] * 7
+
+
+def test_answers_are_kept_before_anyone_waits(unit: JoinedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, begun, kept, numbers = Groups.prepare, threading.Event(), list[bool](), count(1)
+
+    def hold(self: Groups, batch: Sequence[Asked]) -> Prepared:
+        if next(numbers) == 5:  # there is room for four
+            begun.set()
+            kept.append(wait_for_part(Path(unit.store)))
+        return prepare(self, batch)
+
+    def stop(_rows: int, answered: Iterator[Answered]) -> Iterator[Answered]:
+        yield next(answered)
+        assert begun.wait(timeout=30)
+        raise RuntimeError("it was told to stop")
+
+    monkeypatch.setattr(Groups, "prepare", hold)
+    watch(monkeypatch, stop)
+    with pytest.raises(RuntimeError, match="told to stop"):
+        answer_all(unit)
+    assert kept == [True]
+
+
+def test_memory_that_runs_out_while_room_is_measured_does_not_end_the_unit(
+    unit: JoinedJob, alone: list[Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out, failures = Prefixes.lay_out, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def lack_memory(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return lay_out(*arguments, **more)
+
+    monkeypatch.setattr(Prefixes, "lay_out", lack_memory)
+    assert answer_all(join([replace(job, batch_size=None) for job in unit.jobs])) == alone
 
 
 def test_a_member_that_is_gone_is_done_alone(

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from tasks.ahead import ahead
+from tasks.ahead import ahead, make_thread
 
 
 def count_threads() -> int:
@@ -22,7 +22,8 @@ def test_results_come_in_order_from_one_thread_that_ends_with_them() -> None:
         names.add(threading.current_thread().name)
         return number**2
 
-    assert list(ahead(range(20), square)) == [number**2 for number in range(20)]
+    with make_thread() as thread:
+        assert list(ahead(range(20), square, thread)) == [number**2 for number in range(20)]
     assert len(names) == 1
     assert threading.current_thread().name not in names
     assert count_threads() == 0
@@ -37,7 +38,10 @@ def test_no_more_items_are_taken_than_were_asked_for_and_so_many_ahead(depth: in
             taken.append(number)
             yield number
 
-    with closing(ahead(take(), lambda number: number, depth=depth)) as results:
+    with (
+        make_thread() as thread,
+        closing(ahead(take(), lambda number: number, thread, depth=depth)) as results,
+    ):
         assert taken == []
         assert next(results) == 0
         assert len(taken) == 1 + depth
@@ -53,7 +57,7 @@ def test_the_next_is_worked_on_while_one_is_in_use() -> None:
             begun.set()
         return number
 
-    with closing(ahead(range(2), work, depth=1)) as results:
+    with make_thread() as thread, closing(ahead(range(2), work, thread, depth=1)) as results:
         next(results)
         assert begun.wait(timeout=30)
 
@@ -67,15 +71,16 @@ def test_an_error_comes_in_the_place_of_its_result_and_nothing_after_it() -> Non
         done.append(number)
         return number
 
-    results = ahead(range(10), work, depth=1)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ValueError, match="the second one"):
-        next(results)
+    with make_thread() as thread:
+        results = ahead(range(10), work, thread, depth=1)
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ValueError, match="the second one"):
+            next(results)
     assert count_threads() == 0
     assert max(done) <= 3
 
 
-def test_leaving_early_drops_what_is_not_begun_and_ends_the_thread() -> None:
+def test_leaving_early_drops_what_is_not_begun_and_waits_for_nothing() -> None:
     hold, begun = threading.Event(), threading.Event()
     done: list[int] = []
 
@@ -86,10 +91,15 @@ def test_leaving_early_drops_what_is_not_begun_and_ends_the_thread() -> None:
         done.append(number)
         return number
 
-    results = ahead(range(10), work, depth=3)
-    next(results)
-    assert begun.wait(timeout=30)
-    threading.Timer(0.05, hold.set).start()
-    results.close()
-    assert done == [0, 1]
+    with make_thread() as thread:
+        results = ahead(range(10), work, thread, depth=3)
+        next(results)
+        assert begun.wait(timeout=30)
+        results.close()
+        assert done == [0]
+        # Other work begins when that is done, so that two never share what serves one thread.
+        others = ahead(range(20, 22), work, thread)
+        hold.set()
+        assert list(others) == [20, 21]
+        assert done == [0, 1, 20, 21]
     assert count_threads() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from storage.tables import from_rows
 from tasks.batches import Finished, work_through
 from tasks.samples import StoredSample
 from tasks.stage import Job
+from tests.parts import wait_for_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ def work_in_pieces(
     *,
     samples: int,
     batch_size: int,
+    prepare: Callable[[Sequence[StoredSample]], Sequence[StoredSample]] = lambda batch: batch,
 ) -> Manifest:
     asked = [Sample(id=f"s{i}", dataset="d", question="?" * (i + 1), harmful=True) for i in range(samples)]
     job = AnswerJob(store=str(folder), label="d query", rows=samples)
@@ -64,7 +67,7 @@ def work_in_pieces(
         kind="responses",
         samples=[StoredSample(sample=one, split="target", image_digest=None) for one in asked],
         batch_size=batch_size,
-        prepare=lambda batch: batch,
+        prepare=prepare,
         finish=lambda batches: chain.from_iterable(map(finish, batches)),
         partitions={},
         provenance={},
@@ -180,3 +183,22 @@ def test_any_other_error_is_no_matter_of_memory(tmp_path: Path) -> None:
         with pytest.raises(type(error), match=str(error)):
             work(tmp_path, small, samples=2, batch_size=2)
         assert small.tried == [2]
+
+
+def test_what_is_finished_is_kept_before_anyone_waits_for_what_is_being_prepared(tmp_path: Path) -> None:
+    begun, kept = threading.Event(), list[bool]()
+
+    def prepare(batch: Sequence[StoredSample]) -> Sequence[StoredSample]:
+        if batch[0].sample.id != "s0":
+            begun.set()
+            kept.append(wait_for_part(tmp_path))
+        return batch
+
+    def stop(batch: Sequence[StoredSample]) -> Iterator[Finished]:
+        yield answer(batch)
+        assert begun.wait(timeout=30)
+        raise RuntimeError("it was told to stop")
+
+    with pytest.raises(RuntimeError, match="told to stop"):
+        work_in_pieces(tmp_path, stop, samples=2, batch_size=1, prepare=prepare)
+    assert kept == [True]

@@ -189,5 +189,32 @@ def test_members_that_a_quicker_worker_committed_meanwhile_are_its_own(tmp_path:
     assert tries == [["a", "b", "c"], ["c"]]
 
 
+def test_a_worker_that_is_overtaken_at_one_member_after_the_other_goes_on(tmp_path: Path) -> None:
+    tries: list[list[str]] = []
+
+    def come_second(jobs: Sequence[PartJob], store: Store) -> list[Manifest]:
+        tries.append([job.name for job in jobs])
+        commit(jobs[0], store)
+        raise PartsGoneError("parts were removed")
+
+    stage = make_joining_stage("report", come_second, join=lambda jobs: jobs, place="processor")
+    unit = make_unit(tmp_path, "abc")
+    assert [one.key for one in do(stage, unit)] == [job.key for job in unit.jobs]
+    assert tries == [["a", "b", "c"], ["b", "c"], ["c"]]
+
+
+def test_parts_that_are_gone_time_and_again_with_nothing_committed_end_the_unit(tmp_path: Path) -> None:
+    tries: list[list[str]] = []
+
+    def lose(jobs: Sequence[PartJob], _store: Store) -> list[Manifest]:
+        tries.append([job.name for job in jobs])
+        raise PartsGoneError("parts were removed")
+
+    stage = make_joining_stage("report", lose, join=lambda jobs: jobs, place="processor")
+    with pytest.raises(PartsGoneError):
+        do(stage, make_unit(tmp_path, "ab"))
+    assert len(tries) == 3
+
+
 def test_a_unit_of_one_way_is_no_unit() -> None:
     assert not any(isinstance(unit, JoinedJob) for unit in join_ways([make_job(), make_job(start=8)]))
