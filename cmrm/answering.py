@@ -13,9 +13,9 @@ from cmrm.collecting import Collection
 from cmrm.decoding_rules import has_long_words, make_rules
 from cmrm.group_parts import Part, split_group
 from cmrm.groups import Answered, Group
-from cmrm.model import VisionLanguageModel, render
+from cmrm.model import VisionLanguageModel
 from cmrm.prefill import prefill
-from cmrm.prefix import Prefixes, PromptBatch, lay_out
+from cmrm.prefix import Prefixes, lay_out
 from cmrm.sharing import explain_unshared
 from cmrm.steering import steer
 from cmrm.tree import Tree
@@ -97,10 +97,11 @@ def _answer_together(
 
 def _admit(vlm: VisionLanguageModel, tree: Tree, part: Part, prefixes: Prefixes | None) -> None:
     if part.throughout is not None:
-        inputs = render(vlm, part.prompts) if part.rendered is None else part.rendered
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        # Whole: what is moved all along has no beginning in common with what is not.
+        batch = lay_out(vlm, part.prompts, None, rendered=part.rendered)
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         with steer(vlm, part.throughout, input_ids=ids, attention_mask=mask):
-            filled = prefill(vlm, PromptBatch(inputs=inputs))
+            filled = prefill(vlm, batch)
         # All text of the prompt but its last token, which the first pass of the branches moves.
         texts = (mask.bool() & (ids != vlm.image_token_id)).sum(dim=1) - 1
         for row, moved in zip(part.rows, texts.tolist(), strict=True):

@@ -14,9 +14,8 @@ from cmrm.doctor.answering import Steps, agree_in_steps, answer_steered
 from cmrm.doctor.patient import STEPS, CheckFailedError, Patient
 from cmrm.group_parts import Part, split_group
 from cmrm.groups import Group, Way
-from cmrm.model import render
 from cmrm.prefill import prefill
-from cmrm.prefix import PromptBatch
+from cmrm.prefix import lay_out
 from cmrm.steering import Intervention
 from cmrm.tree import Tree
 
@@ -100,8 +99,8 @@ def _grow(patient: Patient, ways: Sequence[Way]) -> list[Steps]:
 
 
 def _admit(patient: Patient, tree: Tree, part: Part) -> None:
-    batch = PromptBatch(inputs=render(patient.vlm, part.prompts))
-    tree.admit(prefill(patient.vlm, batch), part.rows, part.ways)
+    filled = prefill(patient.vlm, lay_out(patient.vlm, part.prompts, None))
+    tree.admit(filled, part.rows, part.ways)
 
 
 def _take(way: Way, rows: Sequence[int]) -> Way:
