@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.prefect_api import find_server, reach_server
+from flows.server.client import find_server, reach_server
 from storage.manifest import Manifest
 from storage.parquet import to_parquet
 from storage.store import Store

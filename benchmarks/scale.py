@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from flows.prefect_api import quiet_prefect
+from flows.server.client import quiet_prefect
 
 ROOT = Path(__file__).parents[1]
 GOAL_MS = 50
@@ -35,7 +35,7 @@ import time
 since = time.perf_counter()
 import prefect.flows
 from pathlib import Path
-from flows.server import EmbeddedServer
+from flows.server.embedded import EmbeddedServer
 server = EmbeddedServer(log=Path({log!r}))
 server.start()
 server.wait()

@@ -12,8 +12,8 @@ from rich.console import Console
 from cmrm.errors import UserError
 from cmrm.regression import Thresholds
 from flows.mistakes import explain_mistake
-from flows.prefect_api import quiet_prefect, reach_server, told_of_a_lost_server
 from flows.sections import RegressionSpec
+from flows.server.client import quiet_prefect, reach_server, told_of_a_lost_server
 from storage.store import Store
 
 if TYPE_CHECKING:

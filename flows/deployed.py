@@ -10,8 +10,8 @@ from typing import Any
 from prefect import flow
 
 from cmrm.errors import UserError
-from flows.prefect_api import quiet_prefect
 from flows.run import find_store, run_spec
+from flows.server.client import quiet_prefect
 from flows.spec import read_spec
 from tasks.parcels import unpack_jobs
 

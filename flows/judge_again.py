@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmrm.errors import UserError
-from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
+from flows.judge_plan import JudgePlan, check_judges, resolve_judges
+from flows.model_plan import make_showing
+from flows.pipeline import Outcome, run_judging
 from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
+from flows.server.client import find_server, quiet_prefect, reach_server
 from flows.spec import check_spec
+from flows.stages import Stages
+from flows.workers import check_choice, choose_workers
+from storage.manifest import Manifest
 from storage.rows import need_manifest
 from storage.store import Store
 from storage.whole import forget_found_whole
+from tasks.finished_runs import find_finished, find_report
+from tasks.judge import Answers, plan_judging
 from tasks.judges import JudgeUse
-
-if TYPE_CHECKING:
-    from flows.judge_plan import JudgePlan
-    from flows.pipeline import Outcome
-    from flows.workers import Workers
-    from storage.manifest import Manifest
-    from tasks.judge import Answers
+from tasks.samples import slice_samples
 
 # What a report stands on beside verdicts, in the order of the stages.
 STAGES = ("look", "pair", "ingest", "embed", "shift", "generate", "overhead")
@@ -37,18 +39,11 @@ def judge_again(
     """
     quiet_prefect()
     forget_found_whole()
-    server_ready = reach_server(server)
-    from flows.workers import choose_workers
-
+    server = find_server(server)
+    check_choice(workers, server=server)
+    ready = None if server is None else reach_server(server)
     opened = Store.open(store)
     finished = read_finished(opened, run, judges)
-    choose = partial(
-        choose_workers,
-        workers,
-        devices=name_devices((), finished.plan.judges),
-        server=find_server(server),
-    )
-    choose()  # a mistake is told before a server is started
     finished.check_judges()
     spec, models = finished.plan.spec, finished.plan.models
     work = Work(
@@ -57,8 +52,9 @@ def judge_again(
         record=describe_run(spec, models, finished.plan.judges),
         do=finished.judge,
     )
-    with server_ready(), told_of_a_lost_server():
-        return do_recorded(work, choose)
+    devices = name_devices((), finished.plan.judges)
+    choose = partial(choose_workers, workers, devices=devices, server=server)
+    return do_recorded(work, choose, server=server, ready=ready)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +66,6 @@ class FinishedRun:
 
     def check_judges(self) -> None:
         """Raise `UserError` for a judge that lacks what it needs for verdicts that are not there."""
-        from flows.judge_plan import check_judges
-        from tasks.judge import plan_judging
-
         store = Store.open(self.plan.store)
         check_judges(
             self.plan.judges,
@@ -83,19 +76,14 @@ class FinishedRun:
             ),
         )
 
-    def judge(self, workers: Workers) -> Outcome:
-        """Judge all answers and report, inside a Prefect flow; verdicts that are there are not made again."""
-        from flows.pipeline import run_judging
-
+    def judge(self, stages: Stages) -> Outcome:
+        """Judge all answers and report; verdicts that are there are not made again."""
         answered = [*find_answers(self.plan, self.used)]
-        return run_judging(self.plan, answered, self.used, workers)
+        return run_judging(self.plan, answered, self.used, stages)
 
 
 def read_finished(store: Store, name: str, judges: Sequence[JudgeUse]) -> FinishedRun:
     """Read a finished run's record, with judges added to its own; raises `UserError` for a run that has not all."""
-    from flows.judge_plan import JudgePlan, resolve_judges
-    from tasks.finished_runs import find_finished, find_report
-
     record = find_finished(store, name)
     report = find_report(store, record, stages=STAGES)
     spec = check_spec(record["spec"], where=f"run {record['run_id']}: its spec")
@@ -126,10 +114,6 @@ def read_finished(store: Store, name: str, judges: Sequence[JudgeUse]) -> Finish
 
 def find_answers(plan: JudgePlan, used: Mapping[str, Sequence[Manifest]]) -> Iterator[Answers]:
     """What was shown to come to each of a run's answers, found by its digest; raises `UserError` where it is not."""
-    from flows.model_plan import make_showing
-    from tasks.judge import Answers
-    from tasks.samples import slice_samples
-
     for responses in used["generate"]:
         content: Mapping[str, Any] = responses.content
         slices = (

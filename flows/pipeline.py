@@ -8,8 +8,7 @@ from functools import partial
 
 from flows.judge_plan import Judged, JudgePlan
 from flows.plan import Plan
-from flows.stages import Stages, run_stages
-from flows.workers import Workers
+from flows.stages import Stages
 from storage.manifest import Manifest
 from tasks.embed import EmbedJob, embed_anchors
 from tasks.generate import generate_answers
@@ -30,10 +29,10 @@ class Outcome:
     keys: tuple[str, ...]
 
 
-def run_pipeline(plan: Plan, workers: Workers) -> Outcome:
-    """Run a plan, inside a Prefect flow. A job of a stage whose result is committed and whole is not done again."""
+def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
+    """Run a plan. A job of a stage whose result is committed and whole is not done again."""
     judging = plan.judging
-    with run_stages(workers) as stages, stages.beside(judge_answers) as verdicts:
+    with stages.beside(judge_answers) as verdicts:
         # Questions that come without an image are given one of their own, where asked for.
         pairings = plan.pairings()
         looked = stages.run(look_at_images, [look for pairing in pairings for look in pairing.looks])
@@ -92,12 +91,11 @@ def run_judging(
     judging: JudgePlan,
     answered: Sequence[Answers],
     used: Mapping[str, Sequence[Manifest]],
-    workers: Workers,
+    stages: Stages,
 ) -> Outcome:
-    """Judge answers that are there, inside a Prefect flow; `used` is what else the report is on."""
-    with run_stages(workers) as stages:
-        judged = stages.run(judge_answers, [job for one in answered for job in judging.jobs_beside(one)])
-        return _conclude(judging, stages, answered, judged, used)
+    """Judge answers that are there; `used` is what else the report is on."""
+    judged = stages.run(judge_answers, [job for one in answered for job in judging.jobs_beside(one)])
+    return _conclude(judging, stages, answered, judged, used)
 
 
 def _conclude(

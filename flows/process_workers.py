@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from prefect.task_runners import ProcessPoolTaskRunner
 
-from flows.prefect_api import show_own_logs
 from flows.runner_workers import Future, Runner, RunnerWorkers
+from flows.server.client import show_own_logs
 from flows.workers import Advance, Here
 from tasks.models import DEVICE_VARIABLE
 from tasks.stage import Job, Stage

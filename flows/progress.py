@@ -1,16 +1,11 @@
-"""How far a stage is: a bar in the terminal, and a progress artifact in Prefect's interface."""
+"""How far a stage is: a bar in the terminal, or a line when a stage ends, and whatever else follows it."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from uuid import UUID
+from typing import Protocol
 
-import httpx
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,28 +17,45 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-log = logging.getLogger("cmrm.flows")
 
-# Seconds between two calls of Prefect's API by one bar.
-ARTIFACT_SECONDS = 2.0
-# What an artifact that could not be written raises; none is worth a run.
-ARTIFACT_ERRORS = (httpx.HTTPError, PrefectException)
+class Follower(Protocol):
+    """Follows one stage elsewhere than in the terminal."""
+
+    def update(self, percent: float) -> None:
+        """Take note of how far the stage is; called often."""
+
+    def finish(self, percent: float) -> None:
+        """Take note of how far the stage was when its jobs ended."""
+
+
+class NoFollower:
+    """Follows nothing."""
+
+    def update(self, percent: float) -> None:
+        """Pass over it."""
+
+    def finish(self, percent: float) -> None:
+        """Pass over it."""
+
+
+# Makes the follower of a stage of this name.
+Follow = Callable[[str], Follower]
+
+
+def follow_nothing(_name: str) -> Follower:
+    """Let nothing but the terminal show how far a stage is."""
+    return NoFollower()
 
 
 class Bar:
-    """One stage's bar, on the terminal and in Prefect; its total may still grow."""
+    """One stage's bar and its follower; the total may still grow."""
 
-    def __init__(
-        self, name: str, *, progress: Progress, task: TaskID, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._name = name
+    def __init__(self, *, progress: Progress, task: TaskID, follower: Follower) -> None:
         self._progress = progress
         self._task = task
-        self._clock = clock
+        self._follower = follower
         self._total = 0
         self._done = 0
-        self._shown_at = clock()
-        self._artifact: UUID | None = self._create()
 
     def expect(self, rows: int) -> None:
         """Count on so many more rows."""
@@ -51,47 +63,28 @@ class Bar:
         self._progress.update(self._task, total=self._total)
 
     def advance(self, rows: int) -> None:
-        """Tell that so many more rows are finished."""
+        """Add rows that are finished."""
         self._done += rows
         self._progress.advance(self._task, rows)
-        if self._clock() - self._shown_at >= ARTIFACT_SECONDS:
-            self._show()
+        self._follower.update(self._percent())
 
     def finish(self) -> int:
-        """Show that all is finished, rows that were set aside too; returns how many rows that are."""
+        """Show that all rows are finished, quarantined ones too; returns how many they are."""
         self._done = self._total
         self._progress.update(self._task, completed=self._total)
-        self._show()
+        self._follower.finish(self._percent())
         return self._total
 
-    def _create(self) -> UUID | None:
-        try:
-            created = create_progress_artifact(
-                0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
-            )
-        except ARTIFACT_ERRORS as error:
-            log.warning("Prefect shows no progress of %s: %s", self._name, error)
-            return None
-        assert isinstance(created, UUID)
-        return created
-
-    def _show(self) -> None:
-        self._shown_at = self._clock()
-        if self._artifact is None:
-            return
-        share = 100.0 * min(self._done, self._total) / max(self._total, 1)
-        try:
-            update_progress_artifact(self._artifact, share)
-        except ARTIFACT_ERRORS as error:
-            log.warning("Prefect shows no progress of %s any more: %s", self._name, error)
-            self._artifact = None
+    def _percent(self) -> float:
+        return 100.0 * min(self._done, self._total) / max(self._total, 1)
 
 
 class Bars:
     """The bars of a run, one a stage, on standard error; without a terminal, a line when a stage ends."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, follow: Follow) -> None:
         self._console = console
+        self._follow = follow
         self.progress = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=30),
@@ -105,18 +98,55 @@ class Bars:
 
     def start(self, name: str) -> Bar:
         """Draw a bar."""
-        return Bar(name, progress=self.progress, task=self.progress.add_task(name, total=0))
+        task = self.progress.add_task(name, total=0)
+        return Bar(progress=self.progress, task=task, follower=self._follow(name))
 
     def finish(self, name: str, bar: Bar, *, jobs: int, reused: int) -> None:
-        """Let a bar be full, and say so where no bar is seen."""
+        """Fill a bar, and say so where no bar is seen."""
         rows = bar.finish()
         if not self._console.is_terminal:
-            self._console.print(f"{name}: {rows} rows in {jobs} jobs, {reused} of them reused")
+            self._say(f"{name}: {rows} rows in {jobs} jobs, {reused} of them reused")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line)
+
+
+class TentativeBars(Bars):
+    """Bars that are shown for good only if the body that they belong to ends without an exception."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, follow_nothing)
+        self._lines: list[str] = []
+
+    def keep(self) -> None:
+        """Print what was held back."""
+        for line in self._lines:
+            self._console.print(line)
+
+    def withdraw(self) -> None:
+        """Leave nothing of the bars on the terminal."""
+        self.progress.live.transient = True
+
+    def _say(self, line: str) -> None:
+        self._lines.append(line)
 
 
 @contextmanager
-def draw_bars() -> Iterator[Bars]:
+def draw_bars(follow: Follow) -> Iterator[Bars]:
     """Show the bars while the body runs."""
-    bars = Bars(Console(stderr=True))
+    bars = Bars(Console(stderr=True), follow)
     with bars.progress:
         yield bars
+
+
+@contextmanager
+def draw_tentative_bars() -> Iterator[Bars]:
+    """Show the bars while the body runs, and take them back if it raises."""
+    bars = TentativeBars(Console(stderr=True))
+    with bars.progress:
+        try:
+            yield bars
+        except BaseException:
+            bars.withdraw()
+            raise
+    bars.keep()

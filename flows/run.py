@@ -15,9 +15,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cmrm.errors import UserError
+from flows.judge_plan import check_judges
 from flows.organism import place_organism
-from flows.prefect_api import find_server, quiet_prefect, reach_server, told_of_a_lost_server
+from flows.pipeline import Outcome, run_pipeline
+from flows.plan import Plan, make_plan
+from flows.server.client import Ready, find_server, quiet_prefect, reach_server, told_of_a_lost_server
 from flows.spec import Spec
+from flows.stages import Stages, WorkLeftError, look_up_stages, run_stages
+from flows.workers import Workers, check_choice, choose_workers
 from storage.errors import StoreError
 from storage.inventory import report_files
 from storage.manifest import StoredFile
@@ -25,13 +30,13 @@ from storage.store import Store, run_file
 from storage.whole import forget_found_whole
 
 if TYPE_CHECKING:
-    from flows.pipeline import Outcome
-    from flows.plan import Plan
-    from flows.workers import Workers
     from tasks.judges import JudgeUse
+    from tasks.stage import Stage
 
 log = logging.getLogger("cmrm.flows")
 
+# Stages that need no model where they are done by the processor, and after which none is loaded.
+WITHOUT_MODEL = {"judge", "report"}
 # Characters of a flow run's name that say what is run.
 MOST_NAME = 120
 
@@ -47,39 +52,31 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a flow run does: its title for people, what it is recorded as, and how the workers do it."""
+    """What a run does: its title for people, what it is recorded as, and how it goes through its stages."""
 
     store: str
     title: str
     record: Mapping[str, Any]
-    do: Callable[[Workers], Outcome]
+    do: Callable[[Stages], Outcome]
 
 
 def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str = "auto") -> Result:
     """Run a spec with the Prefect server at `server`, the one the user has set up, or an embedded one.
 
+    Where all of it is committed and no server is named, there is none, and Prefect is not imported.
     `workers` says who does the jobs (`choose_workers`). Raises `UserError` or `StoreError` for what the user can mend.
     """
     quiet_prefect()
     forget_found_whole()
-    server_ready = reach_server(server)
-    from flows.plan import make_plan
-    from flows.workers import choose_workers
-
-    choose = partial(
-        choose_workers,
-        workers,
-        devices=name_devices((model.wanted_device for model in spec.all_models()), spec.judges),
-        server=find_server(server),
-    )
-    choose()  # a mistake is told before a server is started
+    server = find_server(server)
+    check_choice(workers, server=server)
+    # A store without a report has no finished run: there is work, and its server starts beside the planning.
+    ready = None if server is None and Store.open(store).manifest_files("report") else reach_server(server)
     plan = make_plan(place_organism(spec), store=store)
+    devices = name_devices((model.wanted_device for model in spec.all_models()), spec.judges)
     _check_judges(plan)
-    if next(Store.open(plan.store).manifests("generate"), None) is None:
-        # A first run needs torch and transformers; they are imported while the server starts.
-        import_module("cmrm.loading")
-    with server_ready(), told_of_a_lost_server():
-        return do_recorded(_describe(plan), choose)
+    choose = partial(choose_workers, workers, devices=devices, server=server)
+    return do_recorded(_describe(plan), choose, server=server, ready=ready)
 
 
 def name_devices(models: Iterable[str], judges: Iterable[JudgeUse]) -> set[str]:
@@ -98,11 +95,37 @@ def find_store(spec: Spec, store: str | None) -> str:
     return Store.open(place).url
 
 
-def do_recorded(work: Work, choose: Callable[[], Workers]) -> Result:
-    """Do some work as a run of its own, or as the earlier run that came to the same from the same spec."""
+def do_recorded(
+    work: Work, choose: Callable[[], Workers], *, server: str | None, ready: Ready | None = None
+) -> Result:
+    """Do some work as a run of its own, or as the earlier run that came to the same from the same spec.
+
+    `ready` is given where a server was reached for already; without it, what is committed is only looked up.
+    """
     # Two people may start within one second; neither may write over the other's record.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
-    return make_flow(work, run_id)(work, run_id, choose)
+    if ready is None:
+        found = _look_up(work)
+        if isinstance(found, Outcome):
+            return _finish(Store.open(work.store), work, run_id, found)
+        import_model_code = found.place != "processor" or found.name not in WITHOUT_MODEL
+        ready = reach_server(server)
+    else:
+        import_model_code = not Store.open(work.store).manifest_files("generate")
+    if import_model_code:
+        # torch and transformers take as long as the server does, and start beside it.
+        import_module("cmrm.loading")
+    with ready(), told_of_a_lost_server():
+        return make_flow(work, run_id)(work, run_id, choose)
+
+
+def _look_up(work: Work) -> Outcome | Stage[Any]:
+    """What the work comes to if all of it is committed, else the first stage with something left to do."""
+    try:
+        with look_up_stages() as stages:
+            return work.do(stages)
+    except WorkLeftError as error:
+        return error.stage
 
 
 def make_flow(work: Work, run_id: str) -> Callable[[Work, str, Callable[[], Workers]], Result]:
@@ -140,17 +163,13 @@ def describe_run(
 
 def _check_judges(plan: Plan) -> None:
     """Raise `UserError` for a judge that lacks what it needs, unless the same run has been finished before."""
-    from flows.judge_plan import check_judges
-
     record = {**_describe(plan).record, "status": "finished"}
     check_judges(plan.judges, lambda _judge: _find_same(Store.open(plan.store), record) is None)
 
 
 def _describe(plan: Plan) -> Work:
-    def do(workers: Workers) -> Outcome:
-        from flows.pipeline import run_pipeline
-
-        return run_pipeline(plan, workers)
+    def do(stages: Stages) -> Outcome:
+        return run_pipeline(plan, stages)
 
     models = [model.describe() for model in plan.models]
     return Work(
@@ -162,25 +181,32 @@ def _describe(plan: Plan) -> Work:
 
 
 def _run_recorded(work: Work, run_id: str, choose: Callable[[], Workers]) -> Result:
-    from flows.artifacts import show_result
+    from flows.server.artifacts import show_result
 
     store = Store.create(work.store)
     store.write_run(run_id, {**work.record, "status": "running"})
     try:
-        outcome = work.do(choose())
-        finished = {**work.record, "status": "finished", "keys": list(outcome.keys)}
-        run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
+        with run_stages(choose()) as stages:
+            outcome = work.do(stages)
+        result = _finish(store, work, run_id, outcome)
     except BaseException as error:
         # What stopped the run may keep this from being written too, and is what there is to be told.
         with suppress(StoreError):
             store.write_run(run_id, {**work.record, "status": "failed", "error": type(error).__name__})
         raise
+    if result.run_id != run_id:
+        _forget(store, run_id)
+    show_result(result.summary, report=result.report)
+    return result
+
+
+def _finish(store: Store, work: Work, run_id: str, outcome: Outcome) -> Result:
+    """Record a finished run under `run_id`, or confirm the earlier run that came to the same."""
+    finished = {**work.record, "status": "finished", "keys": list(outcome.keys)}
+    run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
     if run["run_id"] != run_id:
         run = _confirm(store, run, outcome)
-        _forget(store, run_id)
-    files = report_files(run)
-    report = f"{_shorten(store.url)}/{files[-1].path}"
-    show_result(run["summary"], report=report)
+    report = f"{_shorten(store.url)}/{report_files(run)[-1].path}"
     return Result(run_id=str(run["run_id"]), summary=run["summary"], report=report)
 
 

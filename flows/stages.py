@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from contextvars import copy_context
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
-from flows.progress import Bar, Bars, draw_bars
+from flows.progress import Bar, Bars, draw_bars, draw_tentative_bars
 from flows.workers import Here, Workers
 from storage.manifest import Manifest
 from storage.rows import expect_manifest
 from storage.store import Store
-from tasks.progress import listening
 from tasks.reasons import Reasons
 from tasks.stage import AnyJob, Job, Stage
 
@@ -24,13 +23,56 @@ Made = list[tuple[AnyJob, Manifest]]
 Told = Callable[[AnyJob, Manifest], None]
 
 
+class WorkLeftError(Exception):
+    """A job is not committed, in a run that was only to be looked up; `stage` is the job's."""
+
+    def __init__(self, stage: Stage[Any]) -> None:
+        super().__init__(f"{stage.name} has jobs that are not committed")
+        self.stage = stage
+
+
+class Observer(Protocol):
+    """Is told of each job whether it is reused or has to be done."""
+
+    def on_reused(self, stage: Stage[Any], job: Job) -> None:
+        """Take note of a job that is committed and whole."""
+
+    def on_missing(self, stage: Stage[Any], job: Job) -> None:
+        """Take note of a job that is not, before it is done."""
+
+
+class PrefectObserver:
+    """Shows reused jobs in Prefect's interface, and logs why each of the others runs."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, Reasons] = {}
+
+    def on_reused(self, stage: Stage[Any], job: Job) -> None:
+        stage.reuse(job)
+
+    def on_missing(self, stage: Stage[Any], job: Job) -> None:
+        if stage.name not in self._reasons:
+            self._reasons[stage.name] = Reasons(Store.open(job.store), stage.name)
+        log.info("%s %s runs: %s", stage.name, job.label, self._reasons[stage.name].explain(job))
+
+
+class LookupObserver:
+    """Lets a run end with `WorkLeftError` at its first job that is not committed."""
+
+    def on_reused(self, stage: Stage[Any], job: Job) -> None:
+        """Prefect is not there to be shown anything."""
+
+    def on_missing(self, stage: Stage[Any], job: Job) -> None:  # noqa: ARG002 - the protocol's
+        raise WorkLeftError(stage)
+
+
 class Stages:
     """Runs stages one after the other, those that need a model's device on the workers, the others in this process."""
 
-    def __init__(self, bars: Bars, workers: Workers) -> None:
+    def __init__(self, bars: Bars, workers: Workers, observer: Observer) -> None:
         self._bars = bars
         self._workers = workers
-        self._reasons: dict[str, Reasons] = {}
+        self._observer = observer
 
     def run(
         self, stage: Stage[AnyJob], jobs: Sequence[AnyJob], *, each: Told[AnyJob] | None = None
@@ -101,16 +143,14 @@ class Stages:
         return made | reused, len(reused)
 
     def _reuse(self, stage: Stage[AnyJob], job: AnyJob, bar: Bar) -> Manifest | None:
-        """What a job has made, if that is committed and whole; else the log says why not."""
+        """What a job has made, if that is committed and whole."""
         found = stage.find(job)
-        if found is not None:
-            with listening(bar.advance):
-                stage.reuse(job)
-            return found
-        if stage.name not in self._reasons:
-            self._reasons[stage.name] = Reasons(Store.open(job.store), stage.name)
-        log.info("%s %s runs: %s", stage.name, job.label, self._reasons[stage.name].explain(job))
-        return None
+        if found is None:
+            self._observer.on_missing(stage, job)
+        else:
+            self._observer.on_reused(stage, job)
+            bar.advance(job.rows)
+        return found
 
 
 class Beside(Generic[AnyJob]):
@@ -152,6 +192,15 @@ class Beside(Generic[AnyJob]):
 
 @contextmanager
 def run_stages(workers: Workers) -> Iterator[Stages]:
-    """Run stages in the body, under bars, on the workers, which are let go in the end."""
-    with draw_bars() as bars, workers:
-        yield Stages(bars, workers)
+    """Run stages in the body, inside a Prefect flow, under bars, on the workers, which are released in the end."""
+    from flows.server.progress import StageArtifact
+
+    with draw_bars(StageArtifact) as bars, workers:
+        yield Stages(bars, workers, PrefectObserver())
+
+
+@contextmanager
+def look_up_stages() -> Iterator[Stages]:
+    """Look stages up in the body, without Prefect: `WorkLeftError` at the first job that is not committed."""
+    with draw_tentative_bars() as bars:
+        yield Stages(bars, Here(), LookupObserver())

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cmrm.errors import UserError
-from flows.prefect_api import Ready, quiet_prefect, reach_server, told_of_a_lost_server
+from flows.server.client import Ready, quiet_prefect, reach_server, told_of_a_lost_server
 from flows.terminal import show_safely
 from storage.errors import StoreError
 

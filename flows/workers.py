@@ -60,25 +60,39 @@ def choose_workers(text: str, *, devices: Collection[str], server: str | None) -
     """
     # A model that asks for one device in particular is given it, in whatever process.
     device = next((one for one in ("all", "auto", "cuda") if one in devices), min(devices))
-    kind, _, place = text.partition(":")
+    kind, place = _read_choice(text, server=server)
     if kind == "ray":
         from flows.ray_workers import make_ray_workers
 
         return make_ray_workers(place or "auto", device=device, server=server)
+    if kind == "deployment":
+        from flows.deployment_workers import DeploymentWorkers
+
+        return DeploymentWorkers(place)
+    from flows.process_workers import ProcessWorkers, list_devices
+
+    return ProcessWorkers(lambda: list_devices(device, None if text == "auto" else int(text)))
+
+
+def check_choice(text: str, *, server: str | None) -> None:
+    """Raise `UserError` for a `--workers` that names none, without looking for what it names."""
+    _read_choice(text, server=server)
+
+
+def _read_choice(text: str, *, server: str | None) -> tuple[str, str]:
+    kind, _, place = text.partition(":")
+    if kind == "ray":
+        return kind, place
     if kind == "deployment" and place.count("/") == 1:
         if server is None:
             raise UserError(
                 "--workers deployment: needs a Prefect server that the workers share; give its URL as --server or "
                 "PREFECT_API_URL."
             )
-        from flows.deployment_workers import DeploymentWorkers
-
-        return DeploymentWorkers(place)
+        return kind, place
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
         raise UserError(
             f"--workers: {text!r} is none of auto, a number of processes above 0, ray:ADDRESS (or ray:auto), "
             "and deployment:FLOW/NAME."
         )
-    from flows.process_workers import ProcessWorkers, list_devices
-
-    return ProcessWorkers(lambda: list_devices(device, None if text == "auto" else int(text)))
+    return "processes", text

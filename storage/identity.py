@@ -14,6 +14,10 @@ from storage.errors import StoreError
 # Raised whenever what a stored file holds, or how it is laid out, changes its meaning.
 SCHEMA_VERSION = 3
 
+# The way to a value inside another: that to the one that holds it, and its key or place there. It is put into words
+# only for an error, since naming every value takes longer than writing it.
+Steps = tuple[()] | tuple["Steps", str | int]
+
 # The largest finite double lies below this; longer integers are a mistake, and some JSON readers fail on them.
 _LARGEST_NUMBER = 2**1024
 
@@ -26,7 +30,7 @@ def canonical_json(obj: Any) -> bytes:
     Raises StoreError, naming the offender's path, for NaN, infinities, keys that are no text, and other types.
     """
     try:
-        plain = _plain(obj, "$")
+        plain = _plain(obj, ())
     except RecursionError as error:
         raise StoreError(
             "cannot name this content: it is nested too deeply or contains itself; pass a flatter value"
@@ -66,7 +70,7 @@ def stage_key(stage: str, content: Mapping[str, Any]) -> str:
     return digest({"stage": stage, "schema_version": SCHEMA_VERSION, "content": content})
 
 
-def _plain(value: Any, path: str) -> Any:
+def _plain(value: Any, path: Steps) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -74,40 +78,47 @@ def _plain(value: Any, path: str) -> Any:
     if isinstance(value, int | float):
         return _number(value, path)
     if isinstance(value, Mapping):
-        return {_member(key, path): _plain(item, f"{path}.{key}") for key, item in value.items()}
+        return {_member(key, path): _plain(item, (path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{place}]") for place, item in enumerate(value)]
+        return [_plain(item, (path, place)) for place, item in enumerate(value)]
     raise StoreError(
-        f"cannot name this content: {path} is a {type(value).__name__}, which JSON has not; "
+        f"cannot name this content: {_show(path)} is a {type(value).__name__}, which JSON has not; "
         "convert it to text, a number, a list or a mapping first"
     )
 
 
-def _member(key: Any, path: str) -> str:
+def _member(key: Any, path: Steps) -> str:
     if not isinstance(key, str):
         raise StoreError(
-            f"cannot name this content: {path} has the key {key!r}, which is no text; write {str(key)!r} instead"
+            f"cannot name this content: {_show(path)} has the key {key!r}, which is no text; write {str(key)!r} instead"
         )
     return _text(key, path)
 
 
-def _text(value: str, path: str) -> str:
+def _text(value: str, path: Steps) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise StoreError(
-            f"cannot name this content: {path} holds half a surrogate pair, which UTF-8 has not; "
+            f"cannot name this content: {_show(path)} holds half a surrogate pair, which UTF-8 has not; "
             "decode the text with errors='replace' where it is read"
         ) from error
     return str(value)
 
 
-def _number(value: float, path: str) -> float:
+def _number(value: float, path: Steps) -> float:
     if not math.isfinite(value) if isinstance(value, float) else abs(value) >= _LARGEST_NUMBER:
         raise StoreError(
-            f"cannot name this content: {path} is {value if isinstance(value, float) else 'a huge integer'}, "
+            f"cannot name this content: {_show(path)} is {value if isinstance(value, float) else 'a huge integer'}, "
             "which JSON has not; use null or text for it"
         )
     if isinstance(value, float) and not value.is_integer():
         return float(value)
     return int(value)
+
+
+def _show(steps: Steps) -> str:
+    if not steps:
+        return "$"
+    above, step = steps
+    return f"{_show(above)}[{step}]" if isinstance(step, int) else f"{_show(above)}.{step}"

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure as Canvas
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -52,8 +50,12 @@ def draw_figure(
     data: Sequence[Mapping[str, Any]],
 ) -> Figure:
     """Draw panels of `size` inches each; `draw` is given the axes [rows][columns], `data` is what they show."""
+    # Late, since a report that is committed is not drawn again.
+    import matplotlib as mpl
+    from matplotlib import figure as mpl_figure
+
     with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(size[0] * columns, size[1] * rows), dpi=150, layout="constrained")
+        canvas = mpl_figure.Figure(figsize=(size[0] * columns, size[1] * rows), dpi=150, layout="constrained")
         draw(canvas.subplots(rows, columns, squeeze=False).tolist())
         # No version and no date inside: the same figure is the same bytes.
         return Figure(

@@ -9,17 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar
-
-from prefect import Task, task
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from storage.errors import PartsGoneError
 from storage.identity import stage_key
 from storage.manifest import Manifest
 from storage.store import Store
-from tasks.progress import report_rows
 from tasks.stopping import StoppedError, flushed_before_leaving
+
+if TYPE_CHECKING:
+    from prefect import Task
 
 log = logging.getLogger("cmrm.tasks")
 
@@ -67,15 +66,33 @@ Join = Callable[[Sequence[AnyJob]], Sequence[Job]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[AnyJob]):
-    """A stage: its name, where its jobs run, which of them are done together, and the Prefect task that does a unit.
+    """A stage: its name, where its jobs run, which of them are done together, and the function that does a unit.
 
-    The task's cache key is the job's key and its persisted result the manifests, so Prefect shows what was reused.
+    `do` returns what each member of the unit made, as {"manifests": [JSON text]}.
     """
 
     name: str
     place: Place
     join: Join[AnyJob]
-    task: Task[[Job], dict[str, Any]]
+    do: Callable[[Job], dict[str, Any]]
+
+    @cached_property
+    def task(self) -> Task[[Job], dict[str, Any]]:
+        """The Prefect task around `do`.
+
+        Its cache key is the job's key and its persisted result the manifests, so Prefect shows what was reused.
+        """
+        # Prefect is imported with the first job that it is to show: a run that is committed shows none.
+        from prefect import task
+
+        make_task = task(
+            name=self.name,
+            task_run_name=f"{self.name} {{job.label}}",
+            cache_key_fn=lambda _context, parameters: parameters["job"].key,
+            persist_result=True,
+            result_serializer="json",
+        )
+        return make_task(self.do)
 
     def find(self, job: AnyJob) -> Manifest | None:
         """Find what the job made, if that is committed and whole."""
@@ -87,6 +104,8 @@ class Stage(Generic[AnyJob]):
 
     def reuse(self, job: AnyJob) -> None:
         """Let Prefect see that the job, which is committed, is reused."""
+        from pydantic import ValidationError
+
         # Prefect looks for its own record only; without one it calls the task, which finds what is committed.
         try:
             self.task(job)
@@ -96,7 +115,6 @@ class Stage(Generic[AnyJob]):
                 "%s %s: Prefect's record of it is cut short and is written again", job.stage, job.label
             )
             self.fresh(job)
-        report_rows(job.rows)
 
     @property
     def fresh(self) -> Task[[Job], dict[str, Any]]:
@@ -146,14 +164,7 @@ def make_joining_stage(
             log.info("%s %s: reused %s", name, job.label, job.key[:12])
         return {"manifests": [made[member.key].to_json().decode() for member in job.members()]}
 
-    make_task = task(
-        name=name,
-        task_run_name=f"{name} {{job.label}}",
-        cache_key_fn=lambda _context, parameters: parameters["job"].key,
-        persist_result=True,
-        result_serializer="json",
-    )
-    return Stage(name=name, place=place, join=join, task=make_task(do))
+    return Stage(name=name, place=place, join=join, do=do)
 
 
 def _find_members(job: Job, store: Store) -> dict[str, Manifest]:

@@ -38,7 +38,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.made_once import copy_made
+
 torch.set_num_threads(1)
+# What a saved model's files depend on, beside the code that builds it.
+MODEL_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 # The same examples every time, and no judgement by the clock of a busy machine.
 settings.register_profile(
     "deterministic", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -131,6 +135,11 @@ TEMPLATE = (
 )
 
 
+def build_small_llava(folder: Path) -> Path:
+    """Save the random LLaVA that most tests use."""
+    return build_llava(folder, image_size=32, patch_size=8)
+
+
 def build_llava(folder: Path, *, image_size: int, patch_size: int) -> Path:
     """Save a random LLaVA with a byte-level tokenizer, 4 blocks × 32, and a processor of the given sizes."""
     torch.manual_seed(0)
@@ -194,7 +203,8 @@ def make_llava() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA with 32-pixel images of 16 tokens."""
-    return build_llava(tmp_path_factory.mktemp("llava"), image_size=32, patch_size=8)
+    place = tmp_path_factory.mktemp("llava")
+    return copy_made("llava", build_small_llava, place, packages=MODEL_PACKAGES, sources=[build_llava])
 
 
 def build_clip(folder: Path, *, seed: int) -> Path:

@@ -245,7 +245,7 @@ def main() -> int:
     parser.add_argument("arguments", nargs="*", help="more arguments for `cmrm run`, after --")
     asked = parser.parse_args()
     # They are needed here alone, and set an environment of their own.
-    from flows.server import EmbeddedServer
+    from flows.server.embedded import EmbeddedServer
     from tests.conftest import build_llava
 
     started = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cmrm.datasets.coco import SPLIT_PREFIXES
@@ -50,8 +51,10 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
 
 def find_image(images: Path, name: str) -> Path | None:
     """Find the file of the image `name` in the folder, by that or another of its usual names, or None."""
-    found = (locate_image(images, candidate) for candidate in _names(name) if _exists(images, candidate))
-    return next(found, None)
+    for candidate in _names(name):
+        with suppress(UserError):
+            return locate_image(images, candidate)
+    return None
 
 
 def _name_file(sample: Sample, images: Path) -> Sample:

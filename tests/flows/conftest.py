@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from flows.server import EmbeddedServer
+from flows.server.embedded import EmbeddedServer
 from flows.spec import Spec, read_spec
 from storage.manifest import Manifest
 from storage.store import Store
 from tests import users_judges as users
+from tests.made_once import copy_prefect_home
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
@@ -26,7 +27,7 @@ HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a server with a database of its own; runs in this process and in its children use it."""
-    home = tmp_path_factory.mktemp("prefect")
+    home = copy_prefect_home(tmp_path_factory.mktemp("prefect"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         server = EmbeddedServer(log=home / "server.log")

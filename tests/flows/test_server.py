@@ -10,7 +10,7 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
 from cmrm.errors import UserError
-from flows.prefect_api import check_server
+from flows.server.client import check_server
 
 WORDS = "user:right"
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pytest
 
 from flows.cli import main
-from flows.prefect_api import QUIET
+from flows.server.client import QUIET
 from flows.spec import read_spec
 from flows.watch_history import find_past_runs
 from storage.store import Store

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.main_sheets import make_main_sheet
 from flows.markdown import escape
-from flows.progress import ARTIFACT_ERRORS
+from flows.server.progress import ARTIFACT_ERRORS
 from tasks.table import Table
 
 log = logging.getLogger("cmrm.flows")

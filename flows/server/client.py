@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from cmrm.errors import UserError
 from flows.errors import ServerLostError
-from flows.server import EmbeddedServer, answers
+from flows.server.embedded import EmbeddedServer, answers
 from storage.paths import cache_folder
 
 # Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
@@ -28,6 +30,9 @@ QUIET = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
 }
 
+
+# Variables that name a server, or a file that may.
+NAMING = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
 
 Ready = Callable[[], AbstractContextManager[None]]
 
@@ -48,9 +53,37 @@ def show_own_logs() -> None:
 
 def find_server(server: str | None) -> str | None:
     """The URL of `server`, else of the Prefect server that the user has set up; None where there is neither."""
+    if server is not None or not _is_prefect_configured():
+        return server or None
     from prefect.settings import PREFECT_API_URL
 
-    return server or PREFECT_API_URL.value()
+    return PREFECT_API_URL.value()
+
+
+def _is_prefect_configured() -> bool:
+    """Whether anything may name a server, without the seconds that importing Prefect takes.
+
+    Looks where Prefect 3.8 does (prefect/settings/sources.py): its variables, .env, prefect.toml and pyproject.toml of
+    the working directory, and the user's profiles; and is true where another part of this process has Prefect already.
+    """
+    if "prefect" in sys.modules or os.environ.keys() & NAMING:
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    mentions = {
+        Path(".env"): b"PREFECT_",
+        Path("pyproject.toml"): b"tool.prefect",
+        Path("prefect.toml"): b"",
+        home / "profiles.toml": b"PREFECT_",
+    }
+    return any(_mentions(path, text) for path, text in mentions.items())
+
+
+def _mentions(path: Path, text: bytes) -> bool:
+    try:
+        return path.is_file() and text.upper() in path.read_bytes().upper()
+    except OSError:
+        # Prefect says what is wrong with a file that it cannot read.
+        return True
 
 
 def reach_server(server: str | None) -> Ready:

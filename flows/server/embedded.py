@@ -64,7 +64,7 @@ class EmbeddedServer:
                 start_new_session=True,
             )
         # Prefect sends its last logs and events while Python shuts down, so the server has to outlive that.
-        atexit.register(self._stop)
+        atexit.register(self.stop)
 
     def wait(self) -> None:
         """Wait until the server answers; `UserError` naming its log when it does not."""
@@ -79,7 +79,8 @@ class EmbeddedServer:
             "Use a server of your own instead: cmrm run --server http://host:4200/api"
         )
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End the server in order; does nothing where none runs."""
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()
