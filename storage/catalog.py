@@ -5,15 +5,17 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
+import numpy as np
+from numpy.typing import NDArray
 
 from storage.committed import PROTOCOL, CommittedFiles
 from storage.comparisons import compared_reports, comparison_rows
@@ -64,7 +66,7 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
         with duckdb.connect(database) as builder:
             builder.register_filesystem(committed)
             register(builder)
-            _build(builder, store, manifests)
+            _build(builder, store, manifests, Path(folder))
         # A database opened read-only refuses every change; its folder may then go, as SQL could write into it.
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
@@ -101,7 +103,7 @@ def _belongs(manifest: Manifest, keys: set[str]) -> bool:
     return manifest.key in keys or not keys.isdisjoint(compared_reports(manifest))
 
 
-def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Manifest]) -> None:
+def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Manifest], folder: Path) -> None:
     builder.execute("CREATE SCHEMA stored")
     for kind in KINDS:
         paths = [file.path for manifest in manifests for file in manifest.files if _shown(file, kind)]
@@ -111,12 +113,28 @@ def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Man
     compared = [row for manifest in manifests for row in comparison_rows(store, manifest)]
     rows = {"shifts": shifts, "runs": runs, "comparisons": compared}
     for name, schema in LOADED.items():
-        builder.register("loaded", pa.Table.from_pylist(rows[name], schema=schema))
-        builder.execute(row_view(name, schema, "loaded"))
-        builder.unregister("loaded")
+        builder.execute(row_view(name, schema, _write_lines(rows[name], folder / f"{name}.jsonl")))
     for name in (*KINDS, *LOADED):
         builder.execute(comments(name))
     builder.execute(create_macros())
+
+
+def _write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> Path:
+    """Write rows for DuckDB to read, a line of JSON each.
+
+    An Arrow table of them would have Arrow import pandas, where that is installed, which takes as long as all the rest.
+    """
+    with file.open("w", encoding="ascii") as lines:
+        lines.writelines(f"{json.dumps(row, allow_nan=False, default=_to_list)}\n" for row in rows)
+    return file
+
+
+def _to_list(vector: NDArray[np.float32]) -> list[float | str]:
+    numbers = vector.tolist()
+    # JSON has no NaN; as a text it is cast like the other numbers.
+    return (
+        numbers if np.isfinite(vector).all() else [one if math.isfinite(one) else str(one) for one in numbers]
+    )
 
 
 def _shown(file: StoredFile, kind: str) -> bool:

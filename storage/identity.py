@@ -35,7 +35,12 @@ def canonical_json(obj: Any) -> bytes:
         raise StoreError(
             "cannot name this content: it is nested too deeply or contains itself; pass a flatter value"
         ) from error
-    return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        _refuse_half_a_pair(plain, ())
+        raise
 
 
 def digest(obj: Any) -> str:
@@ -74,7 +79,7 @@ def _plain(value: Any, path: Steps) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _text(value, path)
+        return str(value)
     if isinstance(value, int | float):
         return _number(value, path)
     if isinstance(value, Mapping):
@@ -92,18 +97,26 @@ def _member(key: Any, path: Steps) -> str:
         raise StoreError(
             f"cannot name this content: {_show(path)} has the key {key!r}, which is no text; write {str(key)!r} instead"
         )
-    return _text(key, path)
+    return str(key)
 
 
-def _text(value: str, path: Steps) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise StoreError(
-            f"cannot name this content: {_show(path)} holds half a surrogate pair, which UTF-8 has not; "
-            "decode the text with errors='replace' where it is read"
-        ) from error
-    return str(value)
+def _refuse_half_a_pair(value: Any, path: Steps) -> None:
+    """Raise StoreError for the first text inside a value that holds half a surrogate pair."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                f"cannot name this content: {_show(path)} holds half a surrogate pair, which UTF-8 has not; "
+                "decode the text with errors='replace' where it is read"
+            ) from error
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_half_a_pair(key, path)
+            _refuse_half_a_pair(item, (path, key))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _refuse_half_a_pair(item, (path, place))
 
 
 def _number(value: float, path: Steps) -> float:

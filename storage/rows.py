@@ -15,7 +15,7 @@ from storage.errors import StoreError
 from storage.manifest import Manifest
 from storage.parquet import open_parquet, read_parquet
 from storage.store import Store
-from storage.tables import kind_of
+from storage.tables import kind_of, make_text_scalar
 
 
 def need_manifest(store: Store, stage: str, key: str) -> Manifest:
@@ -91,9 +91,9 @@ def iterate_rows_where(
 
     One row group is in memory at a time, and those before `start` are passed by without reading them.
     """
-    passed = 0
+    passed, wanted = 0, make_text_scalar(value)
     for file, group in _row_groups(store, manifest, kind):
-        chosen = pc.indices_nonzero(pc.equal(file.read_row_group(group, columns=[column])[column], value))
+        chosen = pc.indices_nonzero(pc.equal(file.read_row_group(group, columns=[column])[column], wanted))
         here = chosen[max(0, start - passed) :]
         passed += len(chosen)
         if len(here):

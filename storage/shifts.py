@@ -54,7 +54,7 @@ def _rows(key: str, data: bytes) -> list[dict[str, Any]]:
             "convention": words.get("convention"),
             "count": int(count) if count.isdigit() else None,
             "vector": vector,
-            "metadata": list(words.items()),
+            "metadata": words,
         }
         for block, vector in zip(blocks, delta, strict=True)
     ]

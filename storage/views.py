@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -60,6 +61,8 @@ COMPARISONS = pa.schema(
 LOADED: Mapping[str, pa.Schema] = MappingProxyType(
     {"shifts": SHIFTS, "runs": RUNS, "comparisons": COMPARISONS}
 )
+# Bytes of JSON, far above what a row of them may have.
+LARGEST_ROW = 1 << 30
 _COMMENTS = MappingProxyType(
     {
         "shifts": "one row per shift and block: what a meaningless image does to the states, to be subtracted",
@@ -100,12 +103,16 @@ def file_view(kind: str, paths: Sequence[str]) -> str:
     return f"CREATE VIEW {kind} AS SELECT {columns} FROM ({stored} UNION ALL BY NAME {named})"  # noqa: S608
 
 
-def row_view(name: str, schema: pa.Schema, source: str) -> str:
-    """Write the table and the view for rows that lie in memory, registered as `source`."""
+def row_view(name: str, schema: pa.Schema, lines: Path) -> str:
+    """Write the table and the view for rows that lie in a file, a line of JSON each."""
     columns = ", ".join(
         f'TRY_CAST("{field.name}" AS {_SQL_TYPES.get((name, field.name)) or _sql_type(field.type)}) AS "{field.name}"'
         for field in schema
     )
+    read = ", ".join(f'"{field.name}": {text(_read_type(field.type))}' for field in schema)
+    # A run's record may be of any size.
+    options = f"columns = {{{read}}}, format = 'newline_delimited', maximum_object_size = {LARGEST_ROW}"
+    source = f"read_json({text(str(lines))}, {options})"
     table = f"CREATE TABLE stored.{name} AS SELECT {columns} FROM {source}"  # noqa: S608
     return f"{table}; CREATE VIEW {name} AS FROM stored.{name}"
 
@@ -124,6 +131,11 @@ def comments(name: str) -> str:
 def text(value: str) -> str:
     """Write a string as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def _read_type(kind: pa.DataType) -> str:
+    """The type that a column is read with from JSON, where NaN is a text."""
+    return "VARCHAR[]" if pa.types.is_list(kind) else _sql_type(kind)
 
 
 def _sql_type(kind: pa.DataType) -> str:

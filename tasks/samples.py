@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -16,6 +16,9 @@ from storage.rows import count_values, iterate_rows_where, need_manifest
 from storage.store import Store
 
 Split = Literal["anchor", "target"]
+# All conditions show a sample's question, and these two what their name says as well.
+TEXT: Condition = "query"
+WITH_MORE: tuple[Condition, ...] = ("caption", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,9 @@ class Shard:
         """The shard's samples that can be shown under the condition, in order."""
         return [stored for stored in self.read_all(store) if missing(stored.sample, condition) is None]
 
-    def read_all(self, store: Store) -> list[StoredSample]:
+    def read_all(self, store: Store) -> Sequence[StoredSample]:
         """All samples of the shard, in order."""
-        manifest = need_manifest(store, "ingest", self.ingest)
-        side = iterate_samples(store, manifest, self.split, start=self.start)
-        return list(islice(side, self.stop - self.start))
+        return _read_shard(self, store.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,6 @@ def iterate_samples(
     return map(_from_row, iterate_rows_where(store, manifest, "samples", "split", split, start=start))
 
 
-# What a run asks for again for every model and intervention; a slice is some hundred bytes.
-@lru_cache(maxsize=64)
 def slice_samples(
     store: str, ingest: str, split: Split, condition: Condition, shard_size: int
 ) -> tuple[Slice, ...]:
@@ -93,24 +92,57 @@ def slice_samples(
 
     Shards of which nothing can be shown are left out. `ingest` is the key of the data set's manifest.
     """
+    shown = condition if condition in WITH_MORE else TEXT
+    return tuple(
+        Slice(shard=shard, condition=condition, rows=view.rows, digest=view.digest)
+        for shard, views in _cut(store, ingest, split, shard_size)
+        if (view := views.get(shown)) is not None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """What conditions that show the same of a sample show of a shard."""
+
+    rows: int
+    digest: str
+
+
+# What a run asks for again for every model, condition and intervention; a shard is some hundred bytes.
+@lru_cache(maxsize=64)
+def _cut(
+    store: str, ingest: str, split: Split, shard_size: int
+) -> tuple[tuple[Shard, Mapping[Condition, _View]], ...]:
     opened = Store.open(store)
     side = iterate_samples(opened, need_manifest(opened, "ingest", ingest), split)
-    slices = []
+    shards = []
     start = 0
     while members := list(islice(side, shard_size)):
         stop = start + len(members)
+        shard = Shard(dataset=members[0].sample.dataset, ingest=ingest, split=split, start=start, stop=stop)
         # In one order: how a file was sorted is nothing that a model sees.
-        shown = sorted(
-            (stored.content(condition) for stored in members if missing(stored.sample, condition) is None),
-            key=lambda one: str(one["id"]),
-        )
-        if shown:
-            dataset = members[0].sample.dataset
-            shard = Shard(dataset=dataset, ingest=ingest, split=split, start=start, stop=stop)
-            shown_digest = digest({"dataset": dataset, "samples": shown})
-            slices.append(Slice(shard=shard, condition=condition, rows=len(shown), digest=shown_digest))
+        members.sort(key=lambda stored: stored.sample.id)
+        views = {condition: _view(members, condition) for condition in (TEXT, *WITH_MORE)}
+        shards.append((shard, {condition: view for condition, view in views.items() if view is not None}))
         start = stop
-    return tuple(slices)
+    return tuple(shards)
+
+
+def _view(members: Sequence[StoredSample], condition: Condition) -> _View | None:
+    shown = [stored.content(condition) for stored in members if missing(stored.sample, condition) is None]
+    if not shown:
+        return None
+    named = {"dataset": members[0].sample.dataset, "samples": shown}
+    return _View(rows=len(shown), digest=digest(named))
+
+
+# Of many ways and judges that ask for one shard after the other; a sample is about a kilobyte.
+@lru_cache(maxsize=8)
+def _read_shard(shard: Shard, store: str) -> Sequence[StoredSample]:
+    opened = Store.open(store)
+    manifest = need_manifest(opened, "ingest", shard.ingest)
+    side = iterate_samples(opened, manifest, shard.split, start=shard.start)
+    return tuple(islice(side, shard.stop - shard.start))
 
 
 def _from_row(row: dict[str, Any]) -> StoredSample:

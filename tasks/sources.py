@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,8 @@ def _give_image(row: Sample | Rejected, matches: Matches) -> Sample | Rejected:
 def _describe(row: Sample | Rejected, images: Path | None, digests: dict[str, str | None]) -> dict[str, Any]:
     if isinstance(row, Rejected):
         # The line of a bad row is part of what is told of it.
-        return asdict(row)
-    described = {**asdict(row), "digest": digest_image(row, images, digests)}
+        return dict(vars(row))
+    described = {**vars(row), "digest": digest_image(row, images, digests)}
     # A blank line above a sample moves it and changes nothing.
     del described["line"]
     return described
