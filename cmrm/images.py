@@ -60,11 +60,13 @@ def locate_image(root: Path, name: str) -> Path:
 
     Raises `UserError` when it is not there or not inside.
     """
-    # Compared as texts: a data set has as many names as rows, and pathlib takes longer over each than the disk does.
     try:
-        folder = os.path.realpath(root)
-        path = Path(os.path.realpath(Path(folder) / name))
-        if os.path.commonpath((folder, path)) != folder:
+        folder = root.absolute()
+        given = folder / name
+        path = Path(os.path.realpath(given))
+        # Where no link was followed there is none in the folder's own name either, which need not be looked at again
+        # for each of as many images as a data set has rows.
+        if not path.is_relative_to(folder if path == given else folder.resolve()):
             raise UserError(
                 f"image {name!r} lies outside {root}; give names inside the image folder, without '..', "
                 "and copy files instead of linking out of it."

@@ -8,7 +8,6 @@ from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from cyclopts import Parameter
 from rich.console import Console
 from rich.padding import Padding
@@ -108,6 +107,8 @@ def _read_file(path: Path) -> Any:
 
 
 def _read_yaml(text: str, *, where: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flows.terminal import show_safely
 
@@ -27,8 +26,10 @@ def to_texts(column: pa.Array) -> list[str | None]:
     kind = column.type
     if pa.types.is_interval(kind):
         return [None if value is None else _show_interval(value) for value in column.to_pylist()]
+    if pa.types.is_integer(kind):
+        return [None if value is None else str(value) for value in column.to_pylist()]
     if is_number(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
-        return list(pc.cast(column, pa.string()).to_pylist())
+        return list(column.cast(pa.string()).to_pylist())
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return [None if value is None else value.hex() for value in column.to_pylist()]
     if _is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind):
@@ -40,7 +41,7 @@ def to_json(column: pa.Array) -> list[str | None]:
     """The values as JSON, null as None; NaN and infinities, which JSON has not, as null."""
     kind = column.type
     if is_number(kind) or pa.types.is_boolean(kind):
-        return [None if text in _NOT_JSON else text for text in pc.cast(column, pa.string()).to_pylist()]
+        return [None if text in _NOT_JSON else text for text in column.cast(pa.string()).to_pylist()]
     if pa.types.is_fixed_size_list(kind):
         column = column.cast(pa.list_(kind.value_type))
     if _is_list(kind):

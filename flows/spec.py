@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrm.conditions import PAPER_CONDITIONS, Condition
@@ -158,6 +157,8 @@ class Spec(Section):
 
 def read_spec(path: Path) -> Spec:
     """Read and check a spec file; relative paths in it start at its own folder. Raises `UserError`."""
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -44,7 +44,9 @@ class DiskFiles:
     def path(self, name: str) -> Path:
         """Find a file's place on the disk; raises StoreError if a link leads out of the folder."""
         place = self.root / check_file(name)
-        if not place.resolve().is_relative_to(self.root.resolve()):
+        real = place.resolve()
+        # Where no link was followed there is none in the root's own name either.
+        if not real.is_relative_to(self.root if real == place else self.root.resolve()):
             raise StoreError(
                 f"{place} leads out of the store {self.root}: replace the link by the files themselves"
             )

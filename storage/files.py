@@ -12,7 +12,6 @@ from typing import IO, Protocol
 from storage.disk import DiskFiles
 from storage.errors import StoreError, explained
 from storage.paths import MARK
-from storage.remote import RemoteFiles
 
 # user@, or key:secret whose secret may itself hold a slash; a port and the name of an access point are none.
 _CREDENTIALS = re.compile(r"://(?:[^/]*@|(?!arn:|\[)[^/:]*:(?!\d*(?:/|$)))")
@@ -94,6 +93,9 @@ def open_files(url: str | Path) -> Files:
             "leave that out, they are read from the environment"
         )
     if is_remote:
+        # Late, since a store on a disk has no need of fsspec.
+        from storage.remote import RemoteFiles
+
         return RemoteFiles(text)
     try:
         root = Path(rest if separator else text).expanduser()

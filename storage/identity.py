@@ -14,6 +14,9 @@ from storage.errors import StoreError
 # Raised whenever what a stored file holds, or how it is laid out, changes its meaning.
 SCHEMA_VERSION = 3
 
+# Types of most values, which are looked for first: a call for each would take longer than writing it.
+_PLAIN = frozenset((str, bool, type(None)))
+
 # The way to a value inside another: that to the one that holds it, and its key or place there. It is put into words
 # only for an error, since naming every value takes longer than writing it.
 Steps = tuple[()] | tuple["Steps", str | int]
@@ -76,16 +79,24 @@ def stage_key(stage: str, content: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any, path: Steps) -> Any:
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind in _PLAIN:
         return value
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | float):
         return _number(value, path)
-    if isinstance(value, Mapping):
-        return {_member(key, path): _plain(item, (path, key)) for key, item in value.items()}
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key if type(key) is str else _member(key, path): item
+            if type(item) in _PLAIN
+            else _plain(item, (path, key))
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, (path, place)) for place, item in enumerate(value)]
+        return [
+            item if type(item) in _PLAIN else _plain(item, (path, place)) for place, item in enumerate(value)
+        ]
     raise StoreError(
         f"cannot name this content: {_show(path)} is a {type(value).__name__}, which JSON has not; "
         "convert it to text, a number, a list or a mapping first"

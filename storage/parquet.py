@@ -11,7 +11,6 @@ from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
@@ -77,7 +76,7 @@ class TableWriter:
 
     def _check_partitions(self, whole: pa.Table) -> None:
         for name in self._kind.partitions if whole.num_rows else ():
-            values = set(pc.unique(whole[name]).to_pylist())
+            values = set(whole[name].unique().to_pylist())
             known = values | {self._partitions.setdefault(name, next(iter(values)))}
             if len(known) != 1:
                 raise StoreError(
@@ -166,6 +165,8 @@ def _group_rows(table: pa.Table) -> int:
 def _by_block(table: pa.Table) -> Iterator[pa.Table]:
     """The rows of each block, sorted by data set and sample."""
     keys = ("block", "dataset", "sample_id")
+    import pyarrow.compute as pc
+
     order = pc.sort_indices(table.select(list(keys)), [(key, "ascending") for key in keys])
     place = table.schema.get_field_index("vector")
     vectors = _gather(table["vector"], order.to_numpy())

@@ -15,6 +15,7 @@ MARK = "store.json"
 # A data file's name, as `data_file` makes it: key, number where a table has several, digest of its content.
 DATA_NAME = r"[0-9a-f]{64}(?:\.[0-9]+)?\.[0-9a-f]{12}\.[a-z]+"
 
+_UNPLAIN = re.compile(r"[\x00-\x1f\\]")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -52,7 +53,7 @@ def check_file(path: str) -> str:
     """Return a file's path relative to the store as it is; raises StoreError if it could leave the store."""
     parts = path.split("/") if isinstance(path, str) else []
     plain = all(part and not part.startswith(".") for part in parts)
-    if not parts or not plain or "\\" in path or any(ord(letter) < 32 for letter in path):
+    if not parts or not plain or _UNPLAIN.search(path):
         raise StoreError(
             f"{_shown(path)} is no path inside a store: use relative names joined by '/', "
             "none of them empty or starting with a dot"

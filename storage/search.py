@@ -6,10 +6,12 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 # Weights are whole numbers of millionths, so that sums are exact and ties are the same on every machine.
 WEIGHT_SCALE = 10**6
@@ -104,6 +106,8 @@ def search_captions(
     Returns columns question (its index), image, caption and score, at most `candidates` rows a question, best first;
     ties go to the image, then the caption, that is first by name. The order of the captions plays no part.
     """
+    import duckdb
+
     with (
         tempfile.TemporaryDirectory(prefix="cmrm-search-") as spill,
         duckdb.connect(":memory:", config=_limits(spill)) as sql,

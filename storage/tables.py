@@ -110,14 +110,3 @@ def table_paths(kind: str, key: str, count: int, **partitions: str) -> list[str]
     first = table_path(kind, key, **partitions)
     stem = first.removesuffix(".parquet")
     return [first, *(f"{stem}.{number}.parquet" for number in range(1, count))]
-
-
-def make_text_scalar(text: str) -> pa.StringScalar:
-    """A text as Arrow has it, from its bytes.
-
-    `pa.scalar` and whatever else converts a Python value import pandas where that is installed (seen in pyarrow 26),
-    which takes a run that is committed as long as all else that it imports.
-    """
-    data = text.encode()
-    offsets = b"".join(size.to_bytes(4, "little") for size in (0, len(data)))
-    return pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(data))[0]

@@ -68,23 +68,19 @@ def plan_judging(store: Store, answers: Answers, judges: Sequence[JudgeUse]) -> 
         return []
     rows = _read_rows(store, answers.responses)
     samples = {stored.sample.id: stored for stored in answers.slice.shard.read_all(store)}
-    jobs = []
-    for judge in judges:
-        reads = judge.reads
-        shown = [_describe(row, samples[row["sample_id"]], answers, reads) for row in rows]
-        jobs.append(
-            JudgeJob(
-                store=store.url,
-                label=f"{answers.label}, {judge.name}",
-                rows=len(rows),
-                judge=judge,
-                responses=answers.responses.key,
-                slice=answers.slice,
-                showing=answers.showing if "image" in reads else None,
-                digest=digest(shown),
-            )
+    return [
+        JudgeJob(
+            store=store.url,
+            label=f"{answers.label}, {judge.name}",
+            rows=len(rows),
+            judge=judge,
+            responses=answers.responses.key,
+            slice=answers.slice,
+            showing=answers.showing if "image" in judge.reads else None,
+            digest=digest(_describe(rows, samples, answers, judge.reads)),
         )
-    return jobs
+        for judge in judges
+    ]
 
 
 def _judge(job: JudgeJob, store: Store) -> Manifest:
@@ -154,7 +150,8 @@ _CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha
 
 def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
     # In one order, whatever batches they were answered in: their digest is part of a key.
-    return list(read_rows(store, responses, "responses").sort_by("sample_id").to_pylist())
+    rows = read_rows(store, responses, "responses").to_pylist()
+    return sorted(rows, key=lambda row: str(row["sample_id"]))
 
 
 def _to_answer(job: JudgeJob, judge: Judge, row: dict[str, Any], stored: StoredSample) -> Answer:
@@ -186,19 +183,23 @@ def _to_row(job: JudgeJob, row: dict[str, Any], verdict: Verdict) -> dict[str, A
 
 
 def _describe(
-    row: dict[str, Any], stored: StoredSample, answers: Answers, reads: frozenset[Field]
-) -> list[Any]:
-    sample, condition = stored.sample, answers.slice.condition
-    image = stored.image_digest if condition == "image" else answers.showing.content(condition)
-    # The answer is in what is carried, as its digest.
-    known = {
-        "question": sample.question,
-        "harmful": sample.harmful,
-        "reference": sample.reference,
-        "context": sample.context,
-        "image": image,
-    }
-    return [*(row[name] for name in _CARRIED), {name: known[name] for name in known if name in reads}]
+    rows: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, StoredSample],
+    answers: Answers,
+    reads: frozenset[Field],
+) -> list[list[Any]]:
+    """What a judge that reads these fields is shown of each answer; the answer itself is in it as its digest."""
+    own = answers.slice.condition == "image"
+    image = None if own else answers.showing.content(answers.slice.condition)
+    fields = [name for name in ("question", "harmful", "reference", "context") if name in reads]
+    shown = []
+    for row in rows:
+        stored = samples[row["sample_id"]]
+        known: dict[str, Any] = {name: getattr(stored.sample, name) for name in fields}
+        if "image" in reads:
+            known["image"] = stored.image_digest if own else image
+        shown.append([*(row[name] for name in _CARRIED), known])
+    return shown
 
 
 judge_answers = make_stage("judge", _judge, place="processor")

@@ -6,8 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-
 from storage.manifest import Manifest
 from storage.rows import read_rows
 from storage.store import Store
@@ -33,7 +31,7 @@ def describe_judges(
             counts[group["judge"]][APART.get(group["verdict"], "verdicts")] += group["verdict_count"]
         for name in TOKENS:
             for group in (
-                rows.filter(pc.is_valid(rows[name])).group_by("judge").aggregate([(name, "sum")]).to_pylist()
+                rows.filter(rows[name].is_valid()).group_by("judge").aggregate([(name, "sum")]).to_pylist()
             ):
                 counts[group["judge"]][name] += group[f"{name}_sum"]
     return [_describe(judge, counts[judge["name"]]) for judge in judges]

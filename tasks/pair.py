@@ -34,9 +34,7 @@ from tasks.stage import Job, make_stage
 log = logging.getLogger("cmrm.tasks")
 
 KIND = "pairs"
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".webp", ".avif")
-)
+IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "gif", "bmp", "tif", "tiff", "ppm", "webp", "avif"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +146,17 @@ def read_pairs(store: Store, manifest: Manifest) -> dict[str, Match]:
 
 def list_images(folder: Path) -> list[str]:
     """List the image files under a folder by their names relative to it, sorted."""
-    return sorted(
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES
-    )
+    found = []
+    for place, _, names in os.walk(folder):
+        below = Path(place).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        found += [f"{prefix}{name}" for name in names if _has_image_suffix(name)]
+    return sorted(found)
+
+
+def _has_image_suffix(name: str) -> bool:
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _pair(job: PairJob, store: Store) -> Manifest:
