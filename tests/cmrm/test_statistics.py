@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from cmrm.statistics import Mean, Rate, bootstrap_mean, paired_interval
 
@@ -46,6 +47,14 @@ def test_the_interval_holds_the_rate_and_stays_a_probability(counts):
     low, high = rate.interval
     assert 0.0 <= low <= rate.value + 1e-12
     assert rate.value - 1e-12 <= high <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("successes", "n"), [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (562, 888), (17, 100_000)]
+)
+def test_the_interval_is_scipys(successes, n):
+    expected = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    assert Rate(successes=successes, n=n).interval == pytest.approx((expected.low, expected.high), abs=1e-14)
 
 
 def test_a_mean_prints_with_its_bootstrap_interval():
