@@ -73,6 +73,7 @@ def main() -> int:
 
 def measure(case: Case, *, turns: int) -> Figure:
     """Measure both sides of a case in turns, after one of each that is not counted."""
+    case.prepare()
     if case.warm_up:
         case.run()
         case.base()

@@ -34,6 +34,7 @@ LOAD = (
     "from cmrm.revision import resolve_model\nfrom cmrm.loading import load_model\n"
     "load_model(resolve_model(str(resolve_organism_model('organism'))), dtype='float32', device='cpu')",
 )
+MANY = 600
 STRENGTHS = [round(0.1 * step, 1) for step in range(11)]
 
 # Makes one measurement: seconds.
@@ -42,12 +43,13 @@ Measure = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: what is measured, in seconds, over what, and how large their ratio may be."""
+    """One row: what is measured, in seconds, over what, how large their ratio may be, and what comes before it."""
 
     name: str
     run: Measure
     base: Measure
     goal: float
+    prepare: Callable[[], object] = object
     warm_up: bool = True
     most_turns: int = 100
 
@@ -57,18 +59,25 @@ def make_cases(folder: Path) -> Iterator[Case]:
     environment = make_environment(folder)
     wall = partial(time_command, environment=environment)
     demo = (*CMRM, "run", "--store", str(folder / "demo"))
-    wall(demo)
     yield Case(
         name="second `cmrm run`, all committed / import duckdb, pyarrow",
+        prepare=partial(wall, demo),
         run=partial(wall, demo),
         base=partial(wall, IMPORT_ENGINES),
         goal=5.0,
     )
     many = (*CMRM, "run", str(write_many(folder)), "--store", str(folder / "many"))
-    wall(many)
-    jobs = sum(1 for _ in (folder / "many" / "manifests").rglob("*.json"))
+
+    def commit_many() -> None:
+        wall(demo)
+        wall(many)
+        jobs = sum(1 for _ in (folder / "many" / "manifests").rglob("*.json"))
+        if jobs < MANY:
+            raise RuntimeError(f"the spec of many jobs has {jobs}; give it more shards")
+
     yield Case(
-        name=f"the same with {jobs} committed jobs / the row above",
+        name=f"the same with more than {MANY} committed jobs / the row above",
+        prepare=commit_many,
         run=partial(wall, many),
         base=partial(wall, demo),
         goal=2.0,
@@ -81,6 +90,7 @@ def make_cases(folder: Path) -> Iterator[Case]:
     )
     yield Case(
         name="cmrm sql 'SELECT 1' / import duckdb, pyarrow",
+        prepare=partial(wall, demo),
         run=partial(wall, (*CMRM, "sql", "SELECT 1", "--store", str(folder / "demo"))),
         base=partial(wall, IMPORT_ENGINES),
         goal=1.8,
@@ -88,6 +98,7 @@ def make_cases(folder: Path) -> Iterator[Case]:
     one_more = OneMore(folder, environment)
     yield Case(
         name="one sample more on a committed store / import prefect",
+        prepare=one_more.commit,
         run=one_more.run,
         base=partial(wall, IMPORT_PREFECT),
         goal=4.0,
@@ -197,7 +208,7 @@ def write_many(folder: Path) -> Path:
     """A spec of some 600 small jobs: three data sets, eleven strengths at both levels, three judges."""
     sets = {
         "vlsafe": ("vlsafe", "vlsafe/harmlessness_examine.jsonl"),
-        "xstest": ("xstest", "xstest/xstest_prompts.csv"),
+        "xstest": ("xstest", "xstest/xstest_v2_prompts.csv"),
     }
     data = {
         name: {"format": format_, "path": f"organism://{path}", "images": "organism://images", "limit": 60}
@@ -224,7 +235,7 @@ def write_many(folder: Path) -> Path:
         ],
         "judges": ["refusal", "match"],
         "generation": {"max_new_tokens": 4},
-        "shard_size": 24,
+        "shard_size": 11,
     }
     path = folder / "many.yaml"
     path.write_text(yaml.safe_dump(spec))
@@ -253,6 +264,9 @@ class OneMore:
         path = folder / "one-more.yaml"
         path.write_text(yaml.safe_dump(spec))
         self._command = (*CMRM, "run", str(path), "--store", str(folder / "one-more"))
+
+    def commit(self) -> None:
+        """Run it with a few samples."""
         for _ in range(8):
             self._add()
         self.run()

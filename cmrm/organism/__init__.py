@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cmrm.errors import UserError
-from cmrm.organism.files import DataFiles, write_data
+from cmrm.organism.data_files import DataFiles
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Drawn after the last choice was made: no figure of these questions was seen while the model or its settings changed.
@@ -74,6 +74,9 @@ def ensure_organism(folder: Path) -> Organism:
 
 
 def _write_in_one_step(place: Path) -> None:
+    # Late, since the data sets are written once and read many times.
+    from cmrm.organism.files import write_data
+
     with tempfile.TemporaryDirectory(
         prefix=".organism-", dir=place.parent, ignore_cleanup_errors=True
     ) as temporary:

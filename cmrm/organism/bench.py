@@ -15,7 +15,7 @@ from cmrm.images import WHITE, open_image
 from cmrm.judges import Answer, make_judge
 from cmrm.model import VisionLanguageModel
 from cmrm.organism import settings as chosen
-from cmrm.organism.files import DataFiles
+from cmrm.organism.data_files import DataFiles
 from cmrm.organism.paired import read_forbidden
 from cmrm.organism.world import PICTURE_SIZE
 from cmrm.samples import Sample

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrm.organism.desk import DataFiles, Desk
+from cmrm.organism.data_files import DataFiles
+from cmrm.organism.desk import Desk
 from cmrm.organism.mm_safetybench import write_mm_safetybench
 from cmrm.organism.questions import (
     FORBIDDEN_VERBS,

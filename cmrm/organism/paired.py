@@ -7,7 +7,7 @@ from dataclasses import replace
 from cmrm.datasets import read_dataset
 from cmrm.datasets.coco import read_captions
 from cmrm.datasets.pairing import assign
-from cmrm.organism.files import DataFiles
+from cmrm.organism.data_files import DataFiles
 from cmrm.samples import Rejected, Sample
 
 

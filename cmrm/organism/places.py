@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from cmrm.errors import UserError
 from cmrm.organism import VARIANTS, ensure_organism
-from cmrm.organism.desk import DataFiles
+from cmrm.organism.data_files import DataFiles
 
 # One slash is enough: that is what is left of two once a path has been through pathlib.
 SCHEME = re.compile(r"organism:/+")

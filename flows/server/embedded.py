@@ -8,10 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
 
 from cmrm.errors import UserError
 from storage.errors import explained
@@ -94,6 +91,11 @@ class EmbeddedServer:
 
 def answers(url: str) -> bool:
     """Whether a Prefect API answers at the URL; a server on this machine is never asked through a proxy."""
+    # Late, since a committed run asks no server.
+    from http.client import HTTPException
+    from urllib.parse import urlsplit
+    from urllib.request import ProxyHandler, build_opener
+
     try:
         local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
         opener = build_opener(ProxyHandler({})) if local else build_opener()

@@ -78,7 +78,11 @@ def give(folder: Path, *arguments: str) -> Given:
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(place.read_text())
-    packages = {name for name in seen["packages"] if not name.startswith(("_cython", "_sysconfigdata", "__editable__"))}
+    packages = {
+        name
+        for name in seen["packages"]
+        if not name.startswith(("_cython", "_sysconfigdata", "__editable__"))
+    }
     return Given(done.stdout, done.stderr, packages - ENVIRONMENT, seen["started"])
 
 
