@@ -61,9 +61,12 @@ WIDTH = 80
 
 def make_app() -> App:
     """The command line, whose commands are imported when they are given."""
+    from importlib.metadata import version
+
     from cyclopts import App
 
-    app = App(name="cmrm", help=HELP, suppress_keyboard_interrupt=False)
+    # Its version is named, since cyclopts would look for that of a distribution called as this module's package is.
+    app = App(name="cmrm", help=HELP, version=lambda: version("cmrm"), suppress_keyboard_interrupt=False)
     for name, (place, _) in COMMANDS.items():
         app.command(place, name=name)
     return app

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +115,11 @@ def test_the_help_imports_nothing_and_names_each_command_as_its_own_help_does(
     main([])
     assert capsys.readouterr().out == given.out
     assert max(map(len, given.out.splitlines())) <= 80
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == version("cmrm")
 
 
 def test_a_query_imports_the_engines_and_no_more(finished: Path, tmp_path: Path) -> None:
