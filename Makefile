@@ -12,6 +12,12 @@ BIN := $(VENV)/bin
 # A stamp is newer than both files as long as the environment is up to date.
 DEPENDENCIES := pyproject.toml constraints.txt
 
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+# Compiling to bytecode is most of an installation: pip compiles every file, one after the other. This uses all cores and leaves out
+# what cmrm does not import; Python compiles that when it is imported after all. Some packages ship files that do not compile.
+NOT_IMPORTED := site-packages/(.*/tests?/|(networkx|torchgen)/|sympy/physics/|torch/_inductor/|transformers/models/(?!(auto|clip|llama|llava)/))
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib || true
+
 # Tests see the same world on every machine: no network, no telemetry, one thread a process.
 OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1
 # What is timed may use all of the machine.
@@ -52,20 +58,24 @@ clean: ## Remove the environment and the caches; a store is never touched
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find cmrm storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The pip of older Pythons needs twice the time to find packages. Where no newer one can be had, it installs them all the same.
 $(VENV)/bin/pip:
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --quiet --retries 0 'pip>=25' 2>/dev/null || echo "No newer pip to be had: the one that came with Python installs the packages."
 
 $(VENV)/.run-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	$(INSTALL) --no-compile -e .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(INSTALL) --no-compile -e '.[dev]'
+	$(COMPILE)
 	@touch $@ $(VENV)/.run-stamp
 
 # For the families whose processors need it, in one process of the tests; no other may see it, so it has its own folder.
 $(VENV)/.torchvision-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	rm -rf $(VENV)/torchvision
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps --target $(VENV)/torchvision torchvision num2words
+	$(INSTALL) --no-deps --target $(VENV)/torchvision torchvision num2words
 	@touch $@
