@@ -18,25 +18,34 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) 
 NOT_IMPORTED := site-packages/(.*/tests?/|(networkx|torchgen)/|sympy/physics/|torch/_inductor/|transformers/models/(?!(auto|clip|llama|llava)/))
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib || true
 
-# Tests see the same world on every machine: no network, no telemetry, one thread a process.
-OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1
+# Tests see the same world on every machine: no network, no telemetry, one thread a process, compiled code kept.
+OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 # What is timed may use all of the machine.
 ALL_CORES := $(filter-out OMP_NUM_THREADS=%,$(OFFLINE))
 # A file's tests stay together, since they share what is dear to set up.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# The inner loop: no runs, no servers, no processes that are killed, no models but a few tiny ones.
+SLOW := $(wildcard tests/storage/test_s3*.py) tests/storage/test_writer.py tests/storage/test_crowd.py tests/storage/test_races.py \
+	tests/storage/test_confinement.py tests/tasks/test_compare.py tests/cmrm/doctor tests/cmrm/organism tests/cmrm/test_answering.py \
+	tests/cmrm/test_quantization.py tests/cmrm/judges/test_endpoint_failures.py tests/cmrm/judges/test_conversation.py
+FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak bench check format clean
+.PHONY: help demo test test-fast soak bench check format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run-stamp ## Set up, run the embedded model through, print the table
 	$(BIN)/cmrm run
 
 test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL)
+
+test-fast: $(VENV)/.dev-stamp ## Set up and run the tests that take no more than a minute together
+	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments for ten minutes and compare their tables
 	$(OFFLINE) $(BIN)/python -m tests.soak
