@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.forked import Forked, Forker
+
 ROOT = Path(__file__).parents[1]
-COMMAND = (sys.executable, "-c", "from flows.cli import main; main()", "run")
+CODE = "from flows.cli import main; main()"
 # `start` is all that comes before the pipeline begins.
 STAGES = ("start", "ingest", "embed", "shift", "generate", "judge", "report")
-GLANCE = 0.004
+GLANCE = 0.02
 PATIENCE = 300.0
 # Direct children of a run that are none of its workers: Prefect's server, and Python's own housekeeper.
 NO_WORKERS = (b"create_app", b"resource_tracker")
@@ -26,7 +28,7 @@ NO_WORKERS = (b"create_app", b"resource_tracker")
 class Attempt:
     """A run that goes on; `began` says when each stage was first seen, in seconds since the start."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     store: Path
     log: Path
     records: frozenset[str]
@@ -82,13 +84,25 @@ class Attempt:
 
 
 def start(
-    spec: Path, store: Path, *, log: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()
+    spec: Path,
+    store: Path,
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    arguments: Sequence[str] = (),
+    forker: Forker | None = None,
 ) -> Attempt:
-    """Give the command."""
+    """Give the command; in a process that has all imports behind it where there is a `forker`."""
     records = frozenset(list_files(store / "runs"))
-    command = [*COMMAND, str(spec), "--store", str(store), *arguments]
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+    words = ["run", str(spec), "--store", str(store), *arguments]
+    process: subprocess.Popen[bytes] | Forked
+    if forker is None:
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-c", CODE, *words], cwd=ROOT, env=environment, stdout=said, stderr=said
+            )
+    else:
+        process = forker.start(CODE, words, log=log, environment=environment)
     return Attempt(process=process, store=store, log=log, records=records, started=time.monotonic())
 
 

@@ -25,6 +25,7 @@ import yaml
 from PIL import Image
 
 from tests.attempt import STAGES, Attempt, list_files, start
+from tests.forked import Forker
 from tests.same_tables import Difference, compare_stores
 
 # In each round every stage is killed once, and so many more are drawn.
@@ -56,6 +57,7 @@ class Soak:
     arguments: Sequence[str]
     chance: random.Random
     kill_workers: bool = False
+    forker: Forker | None = None
     hits: Counter[str] = field(default_factory=Counter)
     lasted: dict[str, float] = field(default_factory=dict)
     jobs: Counter[str] = field(default_factory=Counter)
@@ -132,6 +134,7 @@ class Soak:
             log=self.folder / f"{name}.log",
             environment=environment,
             arguments=self.arguments,
+            forker=self.forker,
         )
 
 
@@ -172,8 +175,11 @@ def draw_targets(chance: random.Random, drawn: int = DRAWN) -> list[str]:
     return sorted([*STAGES[1:], *chance.choices(STAGES, k=drawn)], key=STAGES.index)
 
 
-def write_soak_spec(folder: Path, model: Path, *, samples: int) -> Path:
-    """A spec with three data sets of so many questions, bad rows, target states, and interventions of both levels."""
+def write_soak_spec(folder: Path, model: Path, *, samples: int, **changes: Any) -> Path:
+    """A spec with three data sets of so many questions, bad rows, target states, and interventions of both levels.
+
+    `changes` are fields that it has otherwise.
+    """
     (folder / "images").mkdir(parents=True)
     for number in range(4):
         Image.new("RGB", (40 + number, 30), (60 * number, 90, 120)).save(folder / "images" / f"{number}.png")
@@ -206,7 +212,7 @@ def write_soak_spec(folder: Path, model: Path, *, samples: int) -> Path:
         "shard_size": 16,
     }
     path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec))
+    path.write_text(yaml.safe_dump({**spec, **changes}))
     return path
 
 

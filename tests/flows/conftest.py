@@ -11,13 +11,19 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 
 from flows.server.embedded import EmbeddedServer
 from flows.spec import Spec, read_spec
-from storage.manifest import Manifest
-from storage.store import Store
+from tasks import report
 from tests import users_judges as users
+from tests.commits import count_commits
+from tests.forked import Forker
 from tests.made_once import copy_prefect_home
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
@@ -38,6 +44,27 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # Children read the environment; here Prefect may have read it before, when the tests were collected.
         with temporary_settings({PREFECT_API_URL: server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             yield server.url
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Forker]:
+    """The maker of processes that have all imports behind them and know the session's Prefect server."""
+    forker = Forker(tmp_path_factory.mktemp("forker") / "log")
+    yield forker
+    forker.stop()
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do without the report's figures, which nothing that the test asserts shows."""
+    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+
+
+@pytest.fixture(scope="session")
+def without_heartbeat(prefect_server: str) -> Iterator[None]:
+    """Do without the second that Prefect waits for a flow's heartbeat to end."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def _write_spec(folder: Path, model: Path, **changes: Any) -> Path:
@@ -78,25 +105,19 @@ def write_spec() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def write_short_spec() -> Callable[[Path, Path], Path]:
-    """The writer of a spec of few jobs: `write_short_spec(folder, model)`."""
+def write_short_spec() -> Callable[..., Path]:
+    """The writer of a spec of few jobs: `write_short_spec(folder, model, **changed fields)`."""
     few = {"conditions": ["query", "image"], "target_states": ["image"], "shard_size": 64}
     steered = [{"name": "CMRM", "alpha": 1.0}]
-    return lambda folder, model: _write_spec(folder, model, **few, interventions=steered)
+    return lambda folder, model, **changes: _write_spec(
+        folder, model, **{**few, "interventions": steered, **changes}
+    )
 
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many jobs of each stage were really done since the test began."""
-    counted: Counter[str] = Counter()
-    commit = Store.commit
-
-    def count(self: Store, stage: str, *arguments: Any, **more: Any) -> Manifest:
-        counted[stage] += 1
-        return commit(self, stage, *arguments, **more)
-
-    monkeypatch.setattr(Store, "commit", count)
-    return counted
+    return count_commits(monkeypatch)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from storage.inventory import take_inventory
 from storage.store import Store
 from storage.verify import verify
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def finished(
     llava_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     prefect_server: str,
-    write_short_spec: Callable[[Path, Path], Path],
+    write_short_spec: Callable[..., Path],
 ) -> Path:
     """A folder with a small spec, its data and a store with its finished run and one row in quarantine."""
     folder = tmp_path_factory.mktemp("finished")
-    spec = write_short_spec(folder / "data", llava_folder)
+    spec = write_short_spec(folder / "data", llava_folder, judges=["refusal"])
     with (folder / "data" / "own.jsonl").open("a") as file:
         file.write('{"id": "empty", "question": ""}\n')
     run_spec(read_spec(spec), store=str(folder / "store"))

@@ -18,12 +18,12 @@ from storage.verify import verify
 if TYPE_CHECKING:
     from tests.conftest import Mount
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
 
 @pytest.fixture
-def spec(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path]) -> Path:
-    return write_short_spec(tmp_path / "data", llava_folder)
+def spec(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[..., Path]) -> Path:
+    return write_short_spec(tmp_path / "data", llava_folder, judges=["refusal"])
 
 
 def give(spec: Path, store: Path) -> None:

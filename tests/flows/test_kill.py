@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from storage.catalog import connect
+from tests.forked import Forker
 from tests.same_tables import compare_stores
 from tests.soak import check_kept
 
@@ -70,10 +71,19 @@ TABLES = {
 
 
 def run_until(moment: str, spec: Path, store: Path) -> int:
+    """Run in a process of its own, to the moment in which it kills itself; its exit status."""
     command = [sys.executable, "-c", KILLED_RUN, moment, str(spec), str(store)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert "Traceback" not in done.stderr
     return done.returncode
+
+
+def run_forked_until(forker: Forker, moment: str, spec: Path, store: Path) -> int:
+    """The same in a process that has all imports behind it."""
+    log = store.with_name(f"{store.name}.log")
+    status = forker.start(KILLED_RUN, [moment, str(spec), str(store)], log=log).wait()
+    assert "Traceback" not in log.read_text()
+    return status
 
 
 def read(store: Path, query: str) -> list[tuple[Any, ...]]:
@@ -81,17 +91,17 @@ def read(store: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.sql(query).fetchall()
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
-    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
 ) -> None:
-    spec = write_spec(tmp_path / "data", llava_folder)
+    # Two shards of targets for either data set, and two batches or more in each shard.
+    spec = write_spec(tmp_path / "data", llava_folder, conditions=["query", "image"], judges=["refusal"])
     with (spec.parent / "own.jsonl").open("a") as file:
         file.write('{"id": "cut\\n{"id": "token", "question": "say </s> now", "image": "0.png"}\\n')
     for moment in MOMENTS:
-        status = run_until(moment, spec, tmp_path / "killed")
+        status = run_forked_until(forker, moment, spec, tmp_path / "killed")
         assert status == (0 if moment == "never" else -signal.SIGKILL), moment
-    assert run_until("never", spec, tmp_path / "calm") == 0
+    assert run_forked_until(forker, "never", spec, tmp_path / "calm") == 0
 
     for table, order in TABLES.items():
         rows = [read(tmp_path / store, f"FROM {table} ORDER BY {order}") for store in ("killed", "calm")]
@@ -110,20 +120,19 @@ def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
     assert all(name.startswith(".") for name in left)
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_run_killed_between_ways_that_are_answered_at_once_loses_nothing_and_does_nothing_twice(
-    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
 ) -> None:
     strengths = [
         {"name": "CMRM", "alpha": [0.5, 1.0]},
         {"name": "own", "level": "sample", "alpha": [0.5, 1.0]},
     ]
-    few = {"conditions": ["image"], "target_states": [], "shard_size": 64}
+    few = {"conditions": ["image"], "target_states": [], "shard_size": 64, "judges": ["refusal"]}
     spec = write_spec(tmp_path / "data", llava_folder, **few, interventions=strengths)
-    assert run_until("never", spec, tmp_path / "calm") == 0
+    assert run_forked_until(forker, "never", spec, tmp_path / "calm") == 0
     kept: dict[str, bytes] = {}
     for moment in ("between rows of ways", "between commits of ways", "never"):
-        status = run_until(moment, spec, tmp_path / "killed")
+        status = run_forked_until(forker, moment, spec, tmp_path / "killed")
         assert status == (0 if moment == "never" else -signal.SIGKILL), moment
         kept = check_kept(tmp_path / "killed", kept)
         parts = tmp_path / "killed" / "parts" / "generate"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,34 @@ from flows.spec import InterventionSpec, Spec, read_spec
 from flows.stages import Stages
 from storage.catalog import connect
 from storage.store import Store
-from tasks import embed, generate, models
+from tasks import embed, generate, models, report
 from tasks.stage import Stage
+from tests.commits import count_commits
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A run of the small spec with all that it asks for, and how many jobs of each stage it did."""
+
+    store: Path
+    result: Result
+    commits: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    llava_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: str,
+    write_spec: Callable[..., Path],
+) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        commits = count_commits(patch)
+        result = run(read_spec(write_spec(folder / "data", llava_folder)), folder / "store")
+    return Whole(store=folder / "store", result=result, commits=commits)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +61,26 @@ def finished(
     prefect_server: str,
     write_spec: Callable[..., Path],
 ) -> Path:
-    """A folder with the small spec, its data and a store that holds its finished run."""
+    """A folder with a spec of fewer jobs, its data and a store that holds its finished run."""
     folder = tmp_path_factory.mktemp("finished")
-    run(read_spec(write_spec(folder / "data", llava_folder)), folder / "store")
+    # Two shards of one data set, one of the other: every run shows each job to Prefect, and a few are as good as many.
+    few: dict[str, Any] = {"conditions": ["query", "image", "noise"], "shard_size": 6}
+    run(read_spec(write_spec(folder / "data", llava_folder, **few)), folder / "store")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _draw_no_figures(whole: Whole) -> Iterator[None]:
+    """Do without the report's figures in all runs after the whole one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        yield
+
+
+@pytest.fixture
+def few_jobs(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[..., Path]) -> Path:
+    """A spec with one shard of each data set and one judge, to be run from its start."""
+    return write_short_spec(tmp_path / "data", llava_folder, judges=["refusal"])
 
 
 @pytest.fixture
@@ -57,11 +98,8 @@ def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.sql(query).fetchall()
 
 
-def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(
-    spec: Spec, tmp_path: Path, commits: Counter[str]
-) -> None:
-    store = tmp_path / "store"
-    result = run(spec, store)
+def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(whole: Whole) -> None:
+    store, result = whole.store, whole.result
     report = Path(result.report).read_text()
     for name in (
         "Query",
@@ -100,14 +138,14 @@ def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(
     assert rows(store, joined)[0][0] == harmful * 7 + (targets - harmful) * 6
     assert rows(store, "SELECT DISTINCT direction, count FROM shifts") == [("image_minus_text", anchors)]
     assert rows(store, "SELECT status FROM runs") == [("finished",)]
-    assert set(commits) == {"ingest", "embed", "shift", "generate", "judge", "report"}
+    assert set(whole.commits) == {"ingest", "embed", "shift", "generate", "judge", "report"}
 
 
-def test_anchors_are_never_answered(finished: Path) -> None:
+def test_anchors_are_never_answered(whole: Whole) -> None:
     answered = (
         "SELECT count(*) FROM responses r JOIN samples s USING (dataset, sample_id) WHERE s.split = 'anchor'"
     )
-    assert rows(finished / "store", answered) == [(0,)]
+    assert rows(whole.store, answered) == [(0,)]
 
 
 def test_the_second_run_does_no_work_and_loads_no_model(
@@ -191,7 +229,7 @@ def test_sql_can_be_narrowed_to_one_run(copied: Path, capsys: pytest.CaptureFixt
     store, spec = copied / "store", read_spec(copied / "data" / "spec.yaml")
     (first,) = (name for (name,) in rows(store, "SELECT run_id FROM runs"))
     run(spec.model_copy(update={"conditions": ["query"], "interventions": []}), store)
-    for name, conditions in (("latest", 1), (first, 5)):
+    for name, conditions in (("latest", 1), (first, 3)):
         with connect(store, run=name) as connection:
             found = connection.sql("SELECT count(DISTINCT condition) FROM judgements").fetchall()
         assert found == [(conditions,)]
@@ -202,8 +240,8 @@ def test_sql_can_be_narrowed_to_one_run(copied: Path, capsys: pytest.CaptureFixt
     assert first in capsys.readouterr().err
 
 
-def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(small_spec: Path, tmp_path: Path) -> None:
-    data = small_spec.parent / "examine.jsonl"
+def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(few_jobs: Path, tmp_path: Path) -> None:
+    data = few_jobs.parent / "examine.jsonl"
     bad = [
         '{"image_id": "0.png", "caption": "c", "query": "   "}',
         '{"image_id": "none.png", "caption": "c", "query": "where is it?"}',
@@ -213,7 +251,7 @@ def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(small_spec: Pa
         '{"image_id": "0.png", "caption": "cut',
     ]
     data.write_text(data.read_text() + "\n".join(bad))
-    result = run(read_spec(small_spec), tmp_path / "store")
+    result = run(read_spec(few_jobs), tmp_path / "store")
     found = rows(
         tmp_path / "store", "SELECT DISTINCT stage, line, reason FROM quarantine ORDER BY stage, line"
     )
@@ -243,10 +281,10 @@ def test_states_of_targets_under_a_meaningless_image_are_no_part_of_the_shift(
 
 
 def test_an_image_that_vanishes_after_ingest_stops_the_run_and_nothing_of_it_is_committed(
-    small_spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A share that drops is no property of the rows: once it is back, the same command asks them all."""
-    spec, image = read_spec(small_spec), small_spec.parent / "images" / "1.png"
+    spec, image = read_spec(few_jobs), few_jobs.parent / "images" / "1.png"
     do = Stages.run
 
     def lose_an_image(self: Stages, stage: Stage[Any], jobs: list[Any], **more: Any) -> Any:

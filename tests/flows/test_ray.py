@@ -16,6 +16,7 @@ from flows.run import run_spec
 from flows.spec import read_spec
 from flows.workers import choose_workers
 from tests.attempt import start
+from tests.forked import Forker
 from tests.same_tables import compare_stores
 
 pytest.importorskip("prefect_ray")
@@ -42,12 +43,13 @@ def find_workers(stage: str, cluster: Path) -> list[int]:
 
 
 def test_a_run_on_ray_whose_worker_was_killed_comes_to_the_same_as_a_local_one(
-    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
 ) -> None:
     spec = write_spec(
         tmp_path / "data",
         llava_folder,
         conditions=["query", "image"],
+        judges=["refusal"],
         target_states=["image"],
         shard_size=32,
         batch_size=1,
@@ -68,12 +70,15 @@ def test_a_run_on_ray_whose_worker_was_killed_comes_to_the_same_as_a_local_one(
         log=tmp_path / "log",
         environment=environment,
         arguments=["--workers", "ray:auto"],
+        forker=forker,
     )
+    # To look through all processes is dear, so it begins with the stage.
+    attempt.wait_for("generate")
     end = time.monotonic() + 240
     while not (workers := find_workers("generate", tmp_path)):
         assert attempt.process.poll() is None, attempt.log.read_text()
         assert time.monotonic() < end
-        time.sleep(0.005)
+        time.sleep(0.02)
     os.kill(workers[0], signal.SIGKILL)
     assert attempt.end() == 0, attempt.log.read_text()
     assert "Traceback" not in attempt.log.read_text()

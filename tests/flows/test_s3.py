@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,8 @@ from flows.cli import main
 from storage.catalog import connect
 from storage.store import Store
 from tasks import embed, generate
-from tests.flows.test_kill import KILLED_RUN, ROOT, TABLES
+from tests.flows.test_kill import KILLED_RUN, TABLES
+from tests.forked import Forker
 from tests.s3 import BUCKET, KEY_ID, SECRET, Answer, Asked, Proxy, forget_connections, run_s3, set_environment
 
 TOKEN = "made-up-token/never+seen=="
@@ -49,8 +48,8 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.fixture
 def few_jobs(llava_folder: Path, write_spec: Callable[..., Path], tmp_path: Path) -> Path:
     """The small spec with few shards, conditions and judges, since each job asks the server many times."""
-    few: dict[str, Any] = {"shard_size": 50, "conditions": ["query", "image"], "judges": ["refusal"]}
-    return write_spec(tmp_path / "data", llava_folder, **few)
+    few: dict[str, Any] = {"shard_size": 50, "conditions": ["query", "image"], "target_states": ["image"]}
+    return write_spec(tmp_path / "data", llava_folder, judges=["refusal"], **few)
 
 
 def read(store: str | Path, query: str) -> list[tuple[Any, ...]]:
@@ -90,13 +89,12 @@ def assert_same_tables(one: str | Path, other: str | Path) -> None:
     np.testing.assert_allclose(vectors, expected_vectors, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     few_jobs: Path,
     tmp_path: Path,
     proxy: Proxy,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    forker: Forker,
 ) -> None:
     local = tmp_path / "local"
     main(["run", str(few_jobs), "--store", str(local)])
@@ -116,15 +114,9 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     # It is back, and the same command is killed within the next shard.
     proxy.trick = lambda _, forward: forward()
     embedded = read(STORE, "SELECT count(*) FROM hidden_states")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, "within generate", str(few_jobs), STORE],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    log = tmp_path / "killed.log"
+    killed = forker.start(KILLED_RUN, ["within generate", str(few_jobs), STORE], log=log)
+    assert killed.wait() == -signal.SIGKILL
     assert embedded == read(STORE, "SELECT count(*) FROM hidden_states") != [(0,)]
 
     main(command)
@@ -135,11 +127,12 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     def refuse(*_: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(embed, "load_model_once", refuse)
-    monkeypatch.setattr(generate, "load_model_once", refuse)
     proxy.seen.clear()
     first = capfd.readouterr().out
-    main(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "load_model_once", refuse)
+        patch.setattr(generate, "load_model_once", refuse)
+        main(command)
     again = capfd.readouterr().out
     assert table_of(again) == table_of(first) != ""
     written = Counter(asked.path.split("/")[4] for asked in proxy.seen if asked.method == "PUT")
@@ -149,7 +142,7 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     shown = capfd.readouterr().out
     assert shown.split() == ["n", str(read(local, "SELECT count(*) FROM responses")[0][0])]
 
-    everything = [said.out, said.err, killed.stdout, killed.stderr, first, again, shown]
+    everything = [said.out, said.err, log.read_text(), first, again, shown]
     assert_no_secret(tmp_path, [text.encode() for text in everything])
 
 

@@ -7,22 +7,28 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.attempt import STAGES, list_workers
+from tests.forked import Forker
 from tests.soak import Failure, Soak, check_kept, write_soak_spec
+
+# Each job is shown to Prefect in each of the runs; another condition or judge is but more of the same jobs.
+FEW: dict[str, Any] = {"conditions": ["query", "image"], "judges": ["refusal"]}
 
 
 @pytest.fixture
-def soak(llava_folder: Path, tmp_path: Path, prefect_server: str) -> Soak:
+def soak(llava_folder: Path, tmp_path: Path, prefect_server: str, forker: Forker) -> Soak:
     return Soak(
-        spec=write_soak_spec(tmp_path / "data", llava_folder, samples=8),
+        spec=write_soak_spec(tmp_path / "data", llava_folder, samples=8, **FEW),
         folder=tmp_path,
         environments=[{**os.environ, "PREFECT_API_URL": prefect_server, "OMP_NUM_THREADS": "1"}],
         arguments=(),
         # Its third moment comes early in the report, before a run could end by itself.
         chance=random.Random(2),
+        forker=forker,
     )
 
 

@@ -17,7 +17,7 @@ from storage.store import Store
 from tasks.outcomes import Way
 from tasks.table import Cell, Table
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
@@ -25,13 +25,13 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 NAMES = ("main", "transfer", "alpha", "ablation", "pca", "overhead", "own-data")
 # Enough to show what each shows; the pages' commands are run on as many, so that they reuse it.
 LIMITS = {
-    "main": 24,
+    "main": 12,
     "transfer": 40,
-    "alpha": 16,
+    "alpha": 10,
     "ablation": 4,
-    "pca": 24,
+    "pca": 12,
     "overhead": 4,
-    "own-data": 16,
+    "own-data": 12,
 }
 # Pages to look things up in; the judges' need models or keys that no test has, and nothing is timed in tests.
 WITHOUT_COMMANDS = {"decisions", "judges", "judges-endpoints", "speed"}
@@ -96,6 +96,7 @@ def test_each_spec_reads(path: Path) -> None:
     assert isinstance(read_spec(path), Spec)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_main_gives_the_papers_ordering_on_several_models(store: Path) -> None:
     table = Table.from_json(run("main", store)["table"])
     assert [name.split("@")[0] for name in table.models()] == [
@@ -116,6 +117,7 @@ def test_main_gives_the_papers_ordering_on_several_models(store: Path) -> None:
     assert image["score"].value.n > 0
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_transfer_shows_a_significant_drop_on_both_other_sets(store: Path) -> None:
     summary = run("transfer", store)
     steered = find(Table.from_json(summary["table"]), "image", "CMRM dataset")
@@ -148,6 +150,7 @@ def test_alpha_gives_curves_a_front_and_the_strength_that_the_bound_picks(store:
         assert 0 < halves < curve["points"][0]["unsafe"]["n"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_ablation_tries_every_combination(store: Path, tmp_path: Path) -> None:
     # On one data set and by one judge: it has 121 ways, and each is a job for either.
     spec = yaml.safe_load((ROOT / "specs" / "organism-ablation.yaml").read_text())
@@ -183,6 +186,7 @@ def test_pca_measures_the_final_states_before_and_after(store: Path) -> None:
     assert steered == [("",), ("CMRM dataset",)]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_overhead_times_every_way_on_the_same_batches(store: Path) -> None:
     summary = run("overhead", store)
     together = {one["intervention"]: one["cost"] for one in summary["overhead"] if not one["dataset"]}
@@ -194,11 +198,13 @@ def test_overhead_times_every_way_on_the_same_batches(store: Path) -> None:
         assert len({row[1:] for row in sql.sql(counts).fetchall()}) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_own_data_needs_no_more_than_a_model_a_file_and_a_share(store: Path) -> None:
     table = Table.from_json(run("own-data", store)["table"])
     assert rate(find(table, "image")["unsafe mine"]) > rate(find(table, "query")["unsafe mine"])
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_each_page_run(page: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -22,6 +22,7 @@ from flows.deployed import do_jobs
 from flows.run import run_spec
 from flows.spec import read_spec
 from tests.attempt import ROOT, start
+from tests.forked import Forker
 from tests.same_tables import compare_stores
 
 pytestmark = [
@@ -75,7 +76,11 @@ def children(parents: list[int]) -> list[int]:
 
 
 def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another(
-    workers: list[int], llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
+    workers: list[int],
+    llava_folder: Path,
+    tmp_path: Path,
+    write_spec: Callable[..., Path],
+    forker: Forker,
 ) -> None:
     # Each flow run imports everything anew, so there are no more than show two stages of several flow runs each.
     spec = write_spec(
@@ -84,6 +89,7 @@ def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another
         datasets={"vlsafe": {"format": "vlsafe", "path": "examine.jsonl", "images": "images"}},
         anchors={"from": {"vlsafe": 0.25}, "seed": 1},
         conditions=["query", "image"],
+        judges=["refusal"],
         target_states=[],
         shard_size=4,
         batch_size=1,
@@ -96,6 +102,7 @@ def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another
         log=tmp_path / "log",
         environment=os.environ,
         arguments=["--workers", "deployment:cmrm-jobs/here"],
+        forker=forker,
     )
     end = time.monotonic() + 240
     while not (at_work := children(workers)):

@@ -24,6 +24,7 @@ from storage.store import Store
 from tasks.parcels import pack_jobs, unpack_jobs
 from tasks.stage import Job, make_stage
 from tests.attempt import Attempt, list_workers, start
+from tests.forked import Forker
 from tests.same_tables import compare_stores
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -37,7 +38,8 @@ def spec(
     tmp_path_factory: pytest.TempPathFactory, llava_folder: Path, write_spec: Callable[..., Path]
 ) -> Path:
     folder = tmp_path_factory.mktemp("workers")
-    path = write_spec(folder, llava_folder, shard_size=32, batch_size=1, conditions=["query", "image"])
+    few: dict[str, Any] = {"conditions": ["query", "image"], "judges": ["refusal"]}
+    path = write_spec(folder, llava_folder, shard_size=32, batch_size=1, **few)
     with (folder / "own.jsonl").open("a") as file:
         for number in range(ROWS):
             file.write(f'{{"id": "more-{number}", "question": "count {number} squares", "image": "1.png"}}\n')
@@ -52,9 +54,18 @@ def calm(spec: Path, prefect_server: str) -> Path:
     return store
 
 
-def begin(spec: Path, store: Path, *arguments: str) -> Attempt:
-    log = store.with_name(f"{store.name}.log")
-    return start(spec, store, log=log, environment=os.environ, arguments=arguments)
+@pytest.fixture
+def begin(spec: Path, forker: Forker, tmp_path: Path) -> Callable[[], Attempt]:
+    """The start of a run on a store of its own, by two workers."""
+    workers = ("--workers", "2")
+    return lambda: start(
+        spec,
+        tmp_path / "store",
+        log=tmp_path / "log",
+        environment=os.environ,
+        arguments=workers,
+        forker=forker,
+    )
 
 
 def wait_for(attempt: Attempt, what: Callable[[], Any]) -> Any:
@@ -63,7 +74,7 @@ def wait_for(attempt: Attempt, what: Callable[[], Any]) -> Any:
     while not (found := what()):
         assert attempt.process.poll() is None, attempt.log.read_text()
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.05)
     return found
 
 
@@ -71,8 +82,8 @@ def count(store: Path, stage: str) -> int:
     return len(list((store / "manifests" / stage).glob("[!.]*.json")))
 
 
-def test_a_killed_worker_process_loses_its_job_to_another(spec: Path, calm: Path, tmp_path: Path) -> None:
-    attempt = begin(spec, tmp_path / "store", "--workers", "2")
+def test_a_killed_worker_process_loses_its_job_to_another(begin: Callable[[], Attempt], calm: Path) -> None:
+    attempt = begin()
     wait_for(attempt, lambda: count(attempt.store, "generate") >= 2)
     workers = list_workers(attempt.process.pid)
     assert len(workers) == 2
@@ -83,9 +94,9 @@ def test_a_killed_worker_process_loses_its_job_to_another(spec: Path, calm: Path
 
 
 def test_sigterm_flushes_ends_every_process_and_the_same_command_goes_on(
-    spec: Path, calm: Path, tmp_path: Path
+    spec: Path, begin: Callable[[], Attempt], calm: Path
 ) -> None:
-    attempt = begin(spec, tmp_path / "store", "--workers", "2")
+    attempt = begin()
     wait_for(attempt, lambda: count(attempt.store, "generate"))
     workers = list_workers(attempt.process.pid)
     attempt.process.terminate()
@@ -100,8 +111,8 @@ def test_sigterm_flushes_ends_every_process_and_the_same_command_goes_on(
     assert compare_stores(attempt.store, calm).nothing
 
 
-def test_workers_end_with_a_run_that_was_killed(spec: Path, tmp_path: Path) -> None:
-    attempt = begin(spec, tmp_path / "store", "--workers", "2")
+def test_workers_end_with_a_run_that_was_killed(begin: Callable[[], Attempt]) -> None:
+    attempt = begin()
     wait_for(attempt, lambda: count(attempt.store, "generate"))
     workers = list_workers(attempt.process.pid)
     assert attempt.kill()
