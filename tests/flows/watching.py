@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def write_watched_spec(
-    write_spec: Callable[..., Path], folder: Path, llava: Path, model: str = "model"
+    write_spec: Callable[..., Path], folder: Path, llava: Path, model: str | None = None
 ) -> Path:
-    """The spec of a random LLaVA that lies in `model` beside it, of as few jobs as a verdict needs.
+    """The spec of a random LLaVA that lies in the folder `model` beside it, of as few jobs as a verdict needs.
 
-    What a steered model's runs come to is watched with the embedded one.
+    With `model`, of that one on a hub. What a steered model's runs come to is watched with the embedded one.
     """
-    if model == "model":
-        shutil.copytree(llava, folder / model)
+    if model is None:
+        model = shutil.copytree(llava, folder / "model")
     return write_spec(
         folder,
         Path(model),
