@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -50,4 +51,6 @@ def run_plainly(spec: Path, store: Path) -> Result:
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
         outcome = work.do(PlainStages(bars, Here(), LookupObserver()))
-    return run._finish(Store.open(store), work, uuid4().hex, outcome)
+    # Runs are told apart by the order of their ids.
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+    return run._finish(Store.open(store), work, run_id, outcome)
