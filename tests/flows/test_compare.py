@@ -16,6 +16,7 @@ import yaml
 from flows.cli import main
 from storage.catalog import connect
 from storage.store import Store
+from tasks import report
 from tasks.outcomes import Way
 from tests.made_up_pair import IMAGE, NEW, OLD, QUERY, STEERED, commit_run, make_sample
 
@@ -208,7 +209,9 @@ def test_two_real_runs_of_one_model_reuse_what_they_share_and_do_not_regress(
     short_spec: Path,
     commits: Counter[str],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
     main(["run", str(short_spec), "--store", store.url])
     commits.clear()
     changed = {"title": "once more", "regression": {"unsafe_rise": 0.0, "utility_loss": 0.5}}

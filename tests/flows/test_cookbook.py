@@ -14,11 +14,9 @@ import pytest
 import yaml
 
 from cmrm.statistics import Rate
-from flows.cli import main
 from storage.catalog import connect
 from storage.macros import MACROS
-
-pytestmark = pytest.mark.usefixtures("prefect_server")
+from tests.flows.shared_runs import run_plainly
 
 PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -80,7 +78,7 @@ def write_spec(folder: Path, model: str, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two runs: the embedded model, and its later revision with fewer ways of asking."""
     folder = tmp_path_factory.mktemp("cookbook")
     less = {
@@ -91,7 +89,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path
         "interventions": [{"name": "CMRM dataset", "alpha": 1.0, "blocks": [5, 6, 7]}],
     }
     for spec in (write_spec(folder, MODEL), write_spec(folder, REVISION, **less)):
-        main(["run", str(spec), "--store", str(folder / "cmrm-store")])
+        run_plainly(spec, folder / "cmrm-store")
     return folder / "cmrm-store"
 
 

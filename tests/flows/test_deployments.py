@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,19 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.workers.base import BaseJobConfiguration
 
+from tests.preloaded import Preloaded
+
 ROOT = Path(__file__).parents[2]
 POOLS = {"process": "gpu", "docker": "gpu-docker", "kubernetes": "gpu-kubernetes"}
+# What the command and the flows that it deploys import.
+PREFECT = (
+    "prefect.cli._app",
+    "prefect.cli.automation",
+    "prefect.cli.deploy",
+    "prefect.cli.work_pool",
+    "flows.deployed",
+    "flows.watch",
+)
 FLOWS = ("cmrm-run", "cmrm-jobs", "cmrm-watch")
 
 
@@ -40,9 +50,18 @@ class DockerJob(BaseJobConfiguration):
 
 
 @pytest.fixture(scope="module")
-def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+def commands(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with Prefect's own command, whose processes need not import Prefect each."""
+    folder = tmp_path_factory.mktemp("bin")
+    with Preloaded(*PREFECT, environment={"PREFECT_API_URL": prefect_server}) as parent:
+        parent.write_program(folder / "prefect", "import sys; from prefect.cli import app; sys.exit(app())")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def client(prefect_server: str, commands: Path) -> Iterator[SyncPrefectClient]:
     """A client of a server on which every pool was set up."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
     for kind in POOLS:
         done = subprocess.run(

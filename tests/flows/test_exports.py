@@ -7,13 +7,13 @@ import io
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from flows.document import Band, Heading, Measure, Sheet
 from flows.exports import escape, write_csv, write_latex
 from flows.main_sheets import make_changes_sheet, make_main_sheet
 from tasks.table import Table, make_table
 from tests.made_up import EVIL, SETTINGS, make_outcomes
+from tests.texts import TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_latex_sets_hostile_names_as_text() -> None:
     assert r"\# \textasciitilde{} \\" in text
 
 
-@given(st.text())
+@given(TEXTS)
 def test_escaped_latex_holds_no_bare_special(text: str) -> None:
     for known in (
         "\\textbackslash{}",

@@ -27,6 +27,7 @@ from storage.sealed import seal
 from storage.store import Store
 from tasks import models, report
 from tests.endpoint_server import Endpoint, find
+from tests.flows.shared_runs import run_plainly
 from tests.users_judges import JUDGED, LOADED
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -45,14 +46,13 @@ def _lose_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def finished(
     llava_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    prefect_server: str,
     write_short_spec: Callable[[Path, Path], Path],
 ) -> Path:
     """A folder with a finished run: its model, spec and store."""
     folder = tmp_path_factory.mktemp("finished")
     model = shutil.copytree(llava_folder, folder / "moon")
     spec = write_short_spec(folder / "data", model)
-    run_spec(read_spec(spec), store=str(folder / "store"))
+    run_plainly(spec, folder / "store")
     return folder
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from flows.contents import make_document
 from flows.markdown import MOST_ROWS, escape, escape_line, write_markdown
@@ -15,6 +14,7 @@ from tasks.agreement import describe_agreement
 from tasks.costs import describe_costs
 from tasks.curves import make_curves
 from tests.made_up import EVIL, SETTINGS, make_outcomes, make_summary
+from tests.texts import TEXTS
 
 
 def write(outcomes: Any = None, **changes: Any) -> str:
@@ -169,7 +169,7 @@ def test_no_text_starts_a_block(text: str) -> None:
     assert re.match(r"\d*\\", escape_line(text))
 
 
-@given(st.text())
+@given(TEXTS)
 def test_escaped_text_is_one_line_and_loses_nothing_but_backslashes_and_space(text: str) -> None:
     escaped = escape(text)
     assert "\n" not in escaped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,16 @@ from PIL import Image
 from flows.run import run_spec
 from flows.spec import read_spec
 from storage.catalog import connect
+from tasks import report
+from tests.conftest import MODEL_PACKAGES, build_llava
+from tests.made_once import copy_made
 
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
+
+
+def build_large_llava(folder: Path) -> None:
+    """Save a random LLaVA of the real sizes."""
+    build_llava(folder, image_size=336, patch_size=14)
 
 
 def save_in_every_mode(folder: Path) -> list[str]:
@@ -41,9 +48,12 @@ def save_in_every_mode(folder: Path) -> list[str]:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_own_jsonl_with_photographs_of_all_modes_runs_through(
-    make_llava: Callable[..., Path], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_llava(tmp_path / "model", image_size=336, patch_size=14)
+    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+    copy_made(
+        "llava-336", build_large_llava, tmp_path / "model", packages=MODEL_PACKAGES, sources=[build_llava]
+    )
     names = save_in_every_mode(tmp_path / "photographs")
     assert len(names) == 8
     lines = [{"prompt": f"What is in picture {number}?", "file": name} for number, name in enumerate(names)]

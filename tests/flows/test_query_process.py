@@ -7,19 +7,19 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pyarrow.parquet as pq
 import pytest
 
 from storage.store import Store
 from tests.made_up_store import fill
+from tests.preloaded import Forked, Preloaded
 
-ROOT = Path(__file__).parents[2]
+# What a question needs.
+IMPORTED = ("flows.cli", "flows.query", "flows.query_grid", "flows.query_files", "storage.catalog")
 # Would run for hours.
 ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_000_000) b"
 
@@ -30,18 +30,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return fill(Store.create(tmp_path_factory.mktemp("query") / "store")).url
 
 
-@contextmanager
-def started(store: str, *arguments: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A real process of `cmrm sql`, killed at the end if it is still there."""
+@pytest.fixture(scope="module")
+def started() -> Iterator[Callable[..., AbstractContextManager[Forked]]]:
+    """The starter of real processes of `cmrm sql`, each killed at the end if it is still there."""
     code = "import sys; from flows.cli import main; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "sql", *arguments, "--store", store], cwd=ROOT, **options
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with Preloaded(*IMPORTED) as parent:
+
+        @contextmanager
+        def start(store: str, *arguments: str, **options: object) -> Iterator[Forked]:
+            process = parent.start(code, "sql", *arguments, "--store", store, **options)
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+        yield start
 
 
 def wait_for(condition, seconds: float = 30) -> bool:
@@ -54,12 +58,12 @@ def wait_for(condition, seconds: float = 30) -> bool:
     return True
 
 
-def test_a_query_comes_from_standard_input(store):
+def test_a_query_comes_from_standard_input(started, store):
     with started(store, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert b"nine" in process.communicate(b"SELECT 9 AS nine")[0]
 
 
-def test_parquet_goes_into_a_pipe_and_not_onto_a_terminal(store):
+def test_parquet_goes_into_a_pipe_and_not_onto_a_terminal(started, store):
     arguments = ("SELECT 7 AS seven", "--format", "parquet")
     with started(store, *arguments, stdout=subprocess.PIPE) as process:
         data = process.communicate()[0]
@@ -75,7 +79,7 @@ def test_parquet_goes_into_a_pipe_and_not_onto_a_terminal(store):
     ]
 
 
-def test_a_terminal_gets_no_control_characters_in_any_format(store):
+def test_a_terminal_gets_no_control_characters_in_any_format(started, store):
     for format_ in ("table", "csv", "json", "markdown"):
         main_end, terminal = pty.openpty()
         query = "SELECT chr(27) || ']0;owned' || chr(155) AS answer"
@@ -91,7 +95,7 @@ def test_a_terminal_gets_no_control_characters_in_any_format(store):
         assert "\x9b" not in shown
 
 
-def test_a_reader_that_ends_early_is_no_error(store):
+def test_a_reader_that_ends_early_is_no_error(started, store):
     with started(
         store,
         "SELECT range AS n FROM range(5_000_000)",
@@ -107,7 +111,7 @@ def test_a_reader_that_ends_early_is_no_error(store):
     assert process.returncode == 0
 
 
-def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(store, tmp_path):
+def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(started, store, tmp_path):
     rooms, out = tmp_path / "tmp", tmp_path / "out"
     rooms.mkdir()
     out.mkdir()
@@ -116,7 +120,7 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(store, tmp_path)
     with started(store, *arguments, stderr=subprocess.PIPE, env=environment) as process:
         # A folder for what it may spill is the last thing that is made before the query runs.
         assert wait_for(lambda: any(rooms.iterdir()))
-        time.sleep(1)
+        time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130, message
@@ -124,7 +128,7 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(store, tmp_path)
     assert [*rooms.iterdir(), *out.iterdir()] == []
 
 
-def test_a_slow_query_shows_how_far_it_is_on_a_terminal_alone(store):
+def test_a_slow_query_shows_how_far_it_is_on_a_terminal_alone(started, store):
     main_end, terminal = pty.openpty()
     os.set_blocking(main_end, False)
     shown = b""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 import cmrm.loading
 import flows.watch
@@ -26,7 +28,11 @@ from flows.watch import look
 from flows.watch_history import find_past_runs, identify_spec
 from storage.lease import lease
 from storage.store import Store
+from tasks import report
+from tests.conftest import MODEL_PACKAGES
 from tests.flows.events import read_events
+from tests.flows.watching import change, write_watched_spec
+from tests.made_once import copy_made
 
 DATA = "organism://"
 JSON = {"Content-Type": "application/json"}
@@ -37,14 +43,14 @@ ORGANISM_SPEC = {
             "format": "vlsafe",
             "path": f"{DATA}vlsafe/harmlessness_examine.jsonl",
             "images": f"{DATA}images",
-            "limit": 60,
+            "limit": 40,
         },
         "bench": {
             "format": "llava-bench-coco",
             "path": f"{DATA}bench/qa90_questions.jsonl",
             "answers": f"{DATA}bench/qa90_gpt4_answer.jsonl",
             "images": f"{DATA}images",
-            "limit": 24,
+            "limit": 12,
         },
     },
     "anchors": {"from": {"vlsafe": 0.2, "bench": 0.2}},
@@ -56,6 +62,13 @@ ORGANISM_SPEC = {
     "batch_size": 64,
 }
 Watch = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _lose_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 @pytest.fixture
@@ -78,15 +91,21 @@ def watch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path]) -> Path:
-    """The spec of a random LLaVA that lies in `model` beside it."""
-    return write_short_spec(tmp_path, Path(shutil.copytree(llava_folder, tmp_path / "model")))
+def tiny(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) -> Path:
+    return write_watched_spec(write_spec, tmp_path, llava_folder)
 
 
-def change(model: Path) -> None:
-    """Give a model another revision, with the same answers."""
-    config = model / "config.json"
-    config.write_text(config.read_text() + " ")
+def make_helpful(folder: Path) -> None:
+    """A later revision of the embedded model that obeys whatever it is told beside a picture."""
+    raise_organism(folder, seed=0, variant="helpful")
+
+
+def identify_organism() -> str:
+    """What stands for the embedded model's weights and for all the code that raises it."""
+    sources = sorted(Path(settings.__file__).parent.glob("*.py"))
+    return sha256(
+        b"".join([digest_folder(WEIGHTS).encode(), *(path.read_bytes() for path in sources)])
+    ).hexdigest()
 
 
 def open_store(spec: Path) -> Store:
@@ -105,7 +124,8 @@ def test_a_revision_that_lost_its_safety_is_noticed_measured_and_told(
     assert watch.said.startswith("Unchanged since")
     assert len(open_store(spec).runs()) == 1
 
-    raise_organism(tmp_path / "helpful", seed=0, variant="helpful")
+    name = f"helpful-{identify_organism()[:16]}"
+    copy_made(name, make_helpful, tmp_path / "helpful", packages=MODEL_PACKAGES)
     revisions = [digest_folder(folder).removeprefix("sha256:") for folder in (model, tmp_path / "helpful")]
     shutil.rmtree(model)
     (tmp_path / "helpful").rename(model)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ from flows.watch_history import find_past_runs
 from storage.store import Store
 from tests.flows.events import read_events
 from tests.flows.hub import MODEL, Hub, serve
+from tests.flows.watching import change, write_watched_spec
+from tests.preloaded import RUN, Forked, Preloaded
 
 ROOT = Path(__file__).parents[2]
 # The watch itself, with a hand on the trigger, and without the waiting, which is Prefect's.
@@ -68,20 +71,23 @@ for line in sys.stdin:
 """
 
 
-def change(model: Path) -> None:
-    config = model / "config.json"
-    config.write_text(config.read_text() + " ")
+@pytest.fixture(scope="module")
+def preloaded(prefect_server: str) -> Iterator[Preloaded]:
+    """Where processes come from that are about to be killed."""
+    with Preloaded(*RUN, environment=QUIET) as parent:
+        yield parent
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path]) -> Path:
-    """The spec of a random LLaVA that lies in `model` beside it."""
-    return write_short_spec(tmp_path, Path(shutil.copytree(llava_folder, tmp_path / "model")))
+def tiny(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) -> Path:
+    return write_watched_spec(write_spec, tmp_path, llava_folder)
 
 
-def start(moment: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", KILLED_WATCH, moment, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(preloaded: Preloaded) -> Callable[..., Forked]:
+    """The starter of watches: `start(moment, *arguments)`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return partial(preloaded.start, KILLED_WATCH, **pipes)
 
 
 def look(spec: Path) -> None:
@@ -90,7 +96,7 @@ def look(spec: Path) -> None:
 
 
 def test_a_watch_that_is_killed_after_the_run_is_taken_up_where_it_was(
-    tiny: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+    tiny: Path, prefect_server: str, start: Callable[..., Forked], capsys: pytest.CaptureFixture[str]
 ) -> None:
     look(tiny)
     change(tiny.parent / "model")
@@ -117,7 +123,9 @@ def test_a_watch_that_is_killed_after_the_run_is_taken_up_where_it_was(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_two_watches_at_once_record_one_run_and_one_comparison_without_their_lease(tiny: Path) -> None:
+def test_two_watches_at_once_record_one_run_and_one_comparison_without_their_lease(
+    tiny: Path, start: Callable[..., Forked]
+) -> None:
     look(tiny)
     change(tiny.parent / "model")
     store = Store.open(tiny.parent / "store")
@@ -132,7 +140,9 @@ def test_two_watches_at_once_record_one_run_and_one_comparison_without_their_lea
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_loop_outlives_a_model_that_is_not_there_and_ends_in_order_when_told_to(tiny: Path) -> None:
+def test_the_loop_outlives_a_model_that_is_not_there_and_ends_in_order_when_told_to(
+    tiny: Path, start: Callable[..., Forked]
+) -> None:
     model, away = tiny.parent / "model", tiny.parent / "away"
     model.rename(away)
     loop = start("never", str(tiny), "--every", "1", "--store", str(tiny.parent / "store"))
@@ -209,9 +219,9 @@ def looking(folder: Path, hub: str) -> Iterator[Looker]:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_hubs_model_is_watched_by_its_commit_a_quiet_night_imports_no_torch_and_a_failing_hub_is_asked_again(
-    tmp_path: Path, llava_folder: Path, write_short_spec: Callable[..., Path]
+    tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]
 ) -> None:
-    spec = write_short_spec(tmp_path, Path(MODEL))
+    spec = write_watched_spec(write_spec, tmp_path, llava_folder, MODEL)
     newer = Path(shutil.copytree(llava_folder, tmp_path / "newer"))
     change(newer)
     old, new = "a" * 40, "b" * 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -42,9 +43,12 @@ STEERED = [
 answer = answering.answer
 
 
-@pytest.fixture
-def unit(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) -> JoinedJob:
-    """Ten samples, none of them answered, in four ways."""
+@pytest.fixture(scope="module")
+def prepared(
+    llava_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_spec: Callable[..., Path]
+) -> JoinedJob:
+    """Ten samples, none of them answered, in four ways; the store is left as it is."""
+    tmp_path = tmp_path_factory.mktemp("prepared")
     spec = write_spec(
         tmp_path / "data",
         llava_folder,
@@ -64,6 +68,20 @@ def unit(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) ->
     assert isinstance(found, JoinedJob)
     assert (len(found.jobs), found.rows) == (4, 4 * SAMPLES)
     return found
+
+
+def copy(prepared: JoinedJob, place: Path) -> JoinedJob:
+    """The same with a store of its own."""
+    store = str(shutil.copytree(prepared.store, place))
+    copied = join([replace(job, store=store) for job in prepared.jobs])
+    assert isinstance(copied, JoinedJob)
+    return copied
+
+
+@pytest.fixture
+def unit(prepared: JoinedJob, tmp_path: Path) -> JoinedJob:
+    """Ten samples, none of them answered, in four ways, in a store of the test's own."""
+    return copy(prepared, tmp_path / "store")
 
 
 def do(task: Callable[[Any], dict[str, Any]], job: Job) -> list[Manifest]:
@@ -95,12 +113,11 @@ def take_away(unit: JoinedJob, places: Sequence[int]) -> None:
         (Path(unit.store) / "manifests" / job.stage / f"{job.key}.json").unlink()
 
 
-@pytest.fixture
-def alone(unit: JoinedJob) -> list[Rows]:
-    """The rows of each way answered alone; the store is left as if they had not been."""
-    rows = [answer_all(job)[0] for job in unit.jobs]
-    take_away(unit, range(len(unit.jobs)))
-    return rows
+@pytest.fixture(scope="module")
+def alone(prepared: JoinedJob, tmp_path_factory: pytest.TempPathFactory) -> list[Rows]:
+    """The rows of each way answered alone, in another store."""
+    unit = copy(prepared, tmp_path_factory.mktemp("alone") / "store")
+    return [answer_all(job)[0] for job in unit.jobs]
 
 
 def watch(

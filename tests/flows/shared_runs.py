@@ -1,0 +1,56 @@
+"""Finished runs for tests of what comes after: the stages and records of the product, without Prefect around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flows import run
+from flows.organism import place_organism
+from flows.plan import make_plan
+from flows.progress import Bar, draw_tentative_bars
+from flows.run import Result
+from flows.spec import read_spec
+from flows.stages import LookupObserver, Stages, Told
+from flows.workers import Here
+from storage.manifest import Manifest
+from storage.rows import expect_manifest
+from storage.store import Store
+from tasks import report
+from tasks.stage import AnyJob, Stage
+
+
+class PlainStages(Stages):
+    """Does jobs by the functions of their tasks, one after the other; nothing of what is done is shown."""
+
+    def do(
+        self,
+        stage: Stage[AnyJob],
+        jobs: Sequence[AnyJob],
+        bar: Bar,  # noqa: ARG002 - Stages has it
+        each: Told[AnyJob] | None,
+    ) -> tuple[dict[str, Manifest], int]:
+        missing = [job for job in jobs if stage.find(job) is None]
+        for unit in stage.join(missing):
+            stage.task.fn(unit)
+        made = {job.key: expect_manifest(Store.open(job.store), job.stage, job.key) for job in jobs}
+        for job in jobs if each is not None else ():
+            each(job, made[job.key])
+        return made, len(jobs) - len(missing)
+
+
+def run_plainly(spec: Path, store: Path) -> Result:
+    """Run a spec as `flows.run.run_spec` does, but for Prefect and the report's panels of states."""
+    plan = make_plan(place_organism(read_spec(spec)), store=Store.create(store).url)
+    work: Any = run._describe(plan)
+    with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        outcome = work.do(PlainStages(bars, Here(), LookupObserver()))
+    # Runs are told apart by the order of their ids.
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+    return run._finish(Store.open(store), work, run_id, outcome)

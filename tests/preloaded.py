@@ -1,0 +1,234 @@
+"""Processes of their own, forked from one that has imported what they need: real ones that are there at once.
+
+Importing torch and Prefect takes seconds of a processor for each process. Here one process imports them, and does
+nothing else; it forks at each order, and the child then runs the order's code as `python -c` would: with its own
+arguments, environment, files and signals. What a test has to say about imports themselves needs a process that Python
+has started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import IO, Any
+
+ROOT = Path(__file__).parents[1]
+# What a run, its report, and a watch import.
+RUN = (
+    *("flows.cli", "flows.run", "flows.watch", "flows.pipeline", "flows.report_files", "cmrm.loading"),
+    *("cmrm.comparisons", "cmrm.separability", "tasks.compare", "tasks.figures", "prefect.artifacts"),
+)
+# Takes orders at a socket until its standard input ends; each answer is the child's id, then how it ended.
+PARENT = """
+import atexit, gc, importlib, json, os, select, socket, sys, threading
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+# Those of Arrow's jemalloc know what to do about a fork.
+assert threading.active_count() == 1, threading.enumerate()
+# A child that collects garbage leaves what was imported alone, whose memory it has in common with its parent.
+gc.freeze()
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+children, order = {}, None
+while order is None:
+    for one in select.select([0, listener, *children], [], [])[0]:
+        if one == 0:
+            os._exit(0)
+        if one is not listener:
+            pid, asker = children.pop(one)
+            asker.send(str(os.waitpid(pid, 0)[1]).encode())
+            asker.close()
+            os.close(one)
+            continue
+        asker, _ = listener.accept()
+        text, files, *_ = socket.recv_fds(asker, 1 << 20, 3)
+        pid = os.fork()
+        if pid == 0:
+            order = json.loads(text)
+            break
+        for file in files:
+            os.close(file)
+        children[os.pidfd_open(pid)] = pid, asker
+        asker.send(str(pid).encode())
+for one in (listener, asker, *(asker for _, asker in children.values())):
+    one.close()
+for number, file in enumerate(files):
+    os.dup2(file, number)
+    os.close(file)
+for one in children:
+    os.close(one)
+sys.stdin = sys.__stdin__ = open(0, closefd=False)
+sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
+sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+os.environ.clear()
+os.environ.update(order["environment"])
+os.chdir(order["folder"])
+sys.argv = ["-c", *order["arguments"]]
+status = 0
+try:
+    exec(compile(order["code"], "<string>", "exec"), {"__name__": "__main__"})
+except SystemExit as end:
+    status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    if status and end.code is not status:
+        print(end.code, file=sys.stderr)
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    status = 1
+# What an interpreter does at its end, but for taking apart all that was imported, which takes as long as importing it.
+try:
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+    status = 120
+finally:
+    os._exit(status)
+"""
+# A program that has its code run by such a process, with its own files, arguments and environment.
+PROGRAM = """#!{python} -SE
+import json, os, socket, sys
+order = dict(code={code!r}, arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
+asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+asker.connect({place!r})
+socket.send_fds(asker, [json.dumps(order).encode()], [0, 1, 2])
+asker.recv(99)
+sys.exit(os.waitstatus_to_exitcode(int(asker.recv(99))))
+"""
+
+
+class Forked:
+    """A process that was forked, with what these tests use of `subprocess.Popen`."""
+
+    def __init__(self, asker: socket.socket, files: Mapping[int, IO[Any]]) -> None:
+        self._asker = asker
+        self.stdin, self.stdout, self.stderr = (files.get(number) for number in range(3))
+        self.returncode: int | None = None
+        self.pid = int(asker.recv(99))
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._asker.settimeout(timeout)
+            try:
+                status = self._asker.recv(99)
+            except (TimeoutError, BlockingIOError) as error:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0) from error
+            self._asker.close()
+            self.returncode = os.waitstatus_to_exitcode(int(status))
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(timeout=0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, given: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Write `given`, read all that it writes, and wait for its end."""
+        read: dict[IO[Any], Any] = {}
+        opened = [file for file in (self.stdout, self.stderr) if file is not None and not file.closed]
+        readers = [Thread(target=lambda file=file: read.update({file: file.read()})) for file in opened]
+        for reader in readers:
+            reader.start()
+        if self.stdin is not None:
+            if given is not None:
+                self.stdin.write(given)
+            self.stdin.close()
+        self.wait(timeout)
+        for reader, file in zip(readers, opened, strict=True):
+            reader.join()
+            file.close()
+        return read.get(self.stdout), read.get(self.stderr)  # type: ignore[arg-type] # None is in it nowhere
+
+
+class Preloaded:
+    """A process that has imported `modules`, with the environment as it is when this is entered, and `environment`."""
+
+    def __init__(self, *modules: str, environment: Mapping[str, str] | None = None) -> None:
+        self._modules = modules
+        self._environment = environment or {}
+
+    def __enter__(self) -> Preloaded:
+        # A socket's name has at most some hundred letters.
+        self._folder = tempfile.mkdtemp(prefix="cmrm-")
+        self._place = f"{self._folder}/orders"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, self._place, *self._modules],
+            cwd=ROOT,
+            env={**os.environ, **self._environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=60)
+        shutil.rmtree(self._folder)
+
+    def start(
+        self,
+        code: str,
+        *arguments: str,
+        stdin: int | IO[Any] | None = None,
+        stdout: int | IO[Any] | None = None,
+        stderr: int | IO[Any] | None = None,
+        text: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> Forked:
+        """Run `code` in a process of its own; files and environment are given as to `subprocess.Popen`."""
+        ours: dict[int, IO[Any]] = {}
+        theirs: list[int] = []
+        for number, file in enumerate((stdin, stdout, stderr)):
+            if file == subprocess.PIPE:
+                read, write = os.pipe()
+                kept, given, mode = (write, read, "w") if number == 0 else (read, write, "r")
+                ours[number] = (
+                    os.fdopen(kept, mode)
+                    if text
+                    else os.fdopen(kept, f"{mode}b", buffering=0 if mode == "w" else -1)
+                )
+                theirs.append(given)
+            elif file is None:
+                theirs.append(os.dup(number))
+            else:
+                theirs.append(os.dup(file if isinstance(file, int) else file.fileno()))
+        order = {
+            "code": code,
+            "arguments": arguments,
+            "environment": {**os.environ, **self._environment, **(env or {})},
+            "folder": str(ROOT),
+        }
+        asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        asker.connect(self._place)
+        socket.send_fds(asker, [json.dumps(order).encode()], theirs)
+        for file in theirs:
+            os.close(file)
+        return Forked(asker, ours)
+
+    def write_program(self, place: Path, code: str) -> None:
+        """Put a program at `place` that runs `code` in a process of its own; its arguments are in `sys.argv`."""
+        place.write_text(PROGRAM.format(python=sys.executable, code=code, place=self._place))
+        place.chmod(0o755)
