@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,24 @@ def answer_alone(
     ]
 
 
-def test_every_way_is_answered_as_it_is_alone(talker: VisionLanguageModel, prompts: list[Prompt]) -> None:
+@pytest.fixture(scope="module")
+def all_alone(talker: VisionLanguageModel) -> Callable[..., list[list[Answer]]]:
+    """What all sorts of ways come to alone on the prompts of `make_prompts`, found once for each: it takes long."""
+
+    @cache
+    def find(*, with_image: bool, images: int = len(QUESTIONS)) -> list[list[Answer]]:
+        prompts = make_prompts(with_image=with_image, images=images)
+        return answer_alone(talker, prompts, all_sorts(talker, len(prompts)))
+
+    return find
+
+
+def test_every_way_is_answered_as_it_is_alone(
+    talker: VisionLanguageModel, prompts: list[Prompt], all_alone: Callable[..., list[list[Answer]]]
+) -> None:
     ways = all_sorts(talker, len(prompts))
     together = generate_ways(talker, prompts, max_new_tokens=LONGEST, ways=ways)
-    alone = answer_alone(talker, prompts, ways)
+    alone = all_alone(with_image=prompts[0].image is not None)
     assert [list(one.answers) for one in together] == alone
     assert len({one.tokens for answers in alone for one in answers}) > 4, "answers of many lengths were tried"
     assert len({tuple(one.text for one in answers) for answers in alone}) >= len(ways) - 1
@@ -174,13 +189,13 @@ def test_branches_that_have_ended_are_fed_no_more(
 
 
 def test_only_the_ways_that_are_wanted_are_answered(
-    talker: VisionLanguageModel, prompts: list[Prompt]
+    talker: VisionLanguageModel, prompts: list[Prompt], all_alone: Callable[..., list[list[Answer]]]
 ) -> None:
     ways = all_sorts(talker, len(prompts))
     wanted = [frozenset({0, 2, 6}), frozenset(), frozenset({5}), frozenset({7, 1}), frozenset(range(8))]
     group = Group(prompts=prompts, ways=ways, wanted=wanted)
     done = {one.row: one for one in answer(talker, [group], max_new_tokens=LONGEST, rows=5)}
-    alone = answer_alone(talker, prompts, ways)
+    alone = all_alone(with_image=prompts[0].image is not None)
     for row, chosen in enumerate(wanted):
         assert done[row].answers == {way: alone[way][row] for way in chosen}
         assert set(done[row].acted) == chosen - {0}
@@ -194,12 +209,14 @@ def test_only_the_ways_that_are_wanted_are_answered(
 )
 @given(data=st.data())
 def test_answers_do_not_depend_on_groups_rows_or_neighbours(
-    talker: VisionLanguageModel, data: st.DataObject
+    talker: VisionLanguageModel, all_alone: Callable[..., list[list[Answer]]], data: st.DataObject
 ) -> None:
-    prompts = make_prompts(with_image=data.draw(st.booleans()), images=data.draw(st.integers(1, 5)))
+    with_image, images = data.draw(st.booleans()), data.draw(st.integers(1, 5))
+    prompts = make_prompts(with_image=with_image, images=images)
     prefixes = Prefixes(talker) if data.draw(st.booleans()) else None
+    # Those that are the same for any prompt.
     ways = all_sorts(talker, 1)[:6]
-    alone = answer_alone(talker, prompts, ways)
+    alone = all_alone(with_image=with_image, images=images if with_image else len(QUESTIONS))
     order = data.draw(st.permutations(range(len(prompts))))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(prompts) - 1))))
     members = [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(prompts)], strict=True)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -166,29 +167,45 @@ HARMLESS = [
 CHANGEABLE = {"schema", "search_path"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Besieged:
+    """One connection for all queries, the folder that holds its store, and what was in both before the first."""
+
+    sql: duckdb.DuckDBPyConnection
+    folder: Path
+    contents: Mapping[Path, bytes]
+    counts: tuple[int, ...]
+
+    def check_unchanged(self) -> None:
+        assert count_rows(self.sql) == self.counts
+        assert read_all(self.folder) == self.contents
+
+
 @pytest.fixture(scope="module")
-def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """One connection for all hostile queries, and the folder that holds its store."""
+def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
     folder = tmp_path_factory.mktemp("besieged")
     (folder / "out").mkdir()
     with connect(fill(Store.create(folder / "store")).url) as sql:
-        yield sql, folder
+        yield Besieged(sql=sql, folder=folder, contents=read_all(folder), counts=count_rows(sql))
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
+def read_all(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def count_rows(sql: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
+    """The rows of every view, in one query: this is asked after each of the others."""
+    return sql.execute(f"SELECT {', '.join(f'(SELECT count(*) FROM {view})' for view in VIEWS)}").fetchone()
 
 
 @pytest.mark.parametrize("query", HOSTILE)
 def test_a_hostile_query_is_refused_and_leaves_no_trace(besieged, query):
     hidden = [1, 2, 3]  # noqa: F841 - a variable that SQL must not see
-    sql, folder = besieged
-    before = contents(folder)
-    counts = [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS]
+    sql, folder = besieged.sql, besieged.folder
     spill, database = sql.execute(
         "SELECT current_setting('temp_directory'), (SELECT path FROM duckdb_databases() WHERE path IS NOT NULL)"
     ).fetchone()
-    data = next(path for path in before if path.suffix == ".parquet").relative_to(folder / "store")
+    data = next(path for path in besieged.contents if path.suffix == ".parquet").relative_to(folder / "store")
     names = {
         "out": folder / "out",
         "store": folder / "store",
@@ -201,8 +218,7 @@ def test_a_hostile_query_is_refused_and_leaves_no_trace(besieged, query):
     # One of them begins a transaction.
     with contextlib.suppress(duckdb.Error):
         sql.execute("ROLLBACK")
-    assert [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS] == counts
-    assert contents(folder) == before
+    besieged.check_unchanged()
     assert not Path(spill).exists()
     assert not Path(database).exists()
 
@@ -229,13 +245,9 @@ def test_a_person_may_keep_temporary_tables(filled):
 
 @pytest.mark.parametrize("query", HARMLESS)
 def test_what_sql_may_do_touches_no_file(besieged, query):
-    sql, folder = besieged
-    before = contents(folder)
-    counts = [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS]
-    rows = sql.execute(query).fetchall()
+    rows = besieged.sql.execute(query).fetchall()
     assert "root:" not in str(rows)
-    assert contents(folder) == before
-    assert [sql.execute(f"SELECT count(*) FROM {view}").fetchone() for view in VIEWS] == counts
+    besieged.check_unchanged()
 
 
 def test_no_setting_can_be_changed_by_any_statement(filled):

@@ -18,12 +18,18 @@ def read(path, *containers):
     return list(read_entries(path, dataset="d", containers=containers or ("list", "object")))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all examples: to make one takes longer than to read what is in it."""
+    return tmp_path_factory.mktemp("d")
+
+
 ENTRIES = st.lists(st.dictionaries(st.text(max_size=5), st.floats() | st.text() | st.integers(), max_size=3))
 
 
 @given(entries=ENTRIES, chunk=st.integers(1, 50), indent=st.sampled_from([None, 0, 2]))
-def test_a_list_is_read_as_the_json_module_reads_it(tmp_path_factory, entries, chunk, indent):
-    path = tmp_path_factory.mktemp("d") / "d.json"
+def test_a_list_is_read_as_the_json_module_reads_it(folder, entries, chunk, indent):
+    path = folder / "d.json"
     path.write_text(json.dumps(entries, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "CHUNK_CHARACTERS", chunk)

@@ -35,11 +35,6 @@ KINDS: tuple[Kind, ...] = ("forbidden", "harmless")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-@pytest.fixture(scope="module")
-def organism(tmp_path_factory: pytest.TempPathFactory) -> Organism:
-    return ensure_organism(tmp_path_factory.mktemp("organism"))
-
-
 def read_jsonl(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 

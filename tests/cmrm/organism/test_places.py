@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.organism import VARIANTS, WEIGHTS, ensure_organism
+from cmrm.organism import VARIANTS, WEIGHTS, Organism, ensure_organism
+from cmrm.organism.files import write_data
 from cmrm.organism.places import resolve_organism_model, resolve_organism_path
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("organism")
-    ensure_organism(folder)
-    return folder
+@pytest.fixture
+def folder(organism: Organism) -> Path:
+    return organism.data.folder.parent
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
@@ -56,7 +56,10 @@ def test_what_lies_inside_an_entry_is_found_too(folder: Path) -> None:
     assert place.is_file()
 
 
-def test_the_data_sets_are_written_when_they_are_first_asked_for(tmp_path: Path) -> None:
+def test_the_data_sets_are_written_when_they_are_first_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmrm.organism.write_data", partial(write_data, share=0.02))
     place = resolve_organism_path("organism://xstest/xstest_v2_prompts.csv", tmp_path)
     assert place is not None
     assert place.is_file()
