@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.forked import Forked, Forker
+from tests.forked import Forker
+from tests.preloaded import Forked
 
 ROOT = Path(__file__).parents[1]
 CODE = "from flows.cli import main; main()"

@@ -142,6 +142,9 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def communicate(self, given: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Write `given`, read all that it writes, and wait for its end."""
         read: dict[IO[Any], Any] = {}

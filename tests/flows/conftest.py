@@ -18,6 +18,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.server.client import QUIET
 from flows.server.embedded import EmbeddedServer
 from flows.spec import Spec, read_spec
 from tasks import report
@@ -47,9 +48,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[Forker]:
+def forker(prefect_server: str) -> Iterator[Forker]:
     """The maker of processes that have all imports behind them and know the session's Prefect server."""
-    forker = Forker(tmp_path_factory.mktemp("forker") / "log")
+    forker = Forker({**QUIET, "PREFECT_API_URL": prefect_server})
     yield forker
     forker.stop()
 
