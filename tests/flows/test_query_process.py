@@ -120,7 +120,7 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(started, store, 
     with started(store, *arguments, stderr=subprocess.PIPE, env=environment) as process:
         # A folder for what it may spill is the last thing that is made before the query runs.
         assert wait_for(lambda: any(rooms.iterdir()))
-        time.sleep(0.3)
+        time.sleep(1)
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130, message
