@@ -66,7 +66,10 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
         with duckdb.connect(database) as builder:
             builder.register_filesystem(committed)
             register(builder)
+            # In one transaction: each of some hundred statements would else be one, and written to the disk.
+            builder.begin()
             _build(builder, store, manifests, Path(folder))
+            builder.commit()
         # A database opened read-only refuses every change; its folder may then go, as SQL could write into it.
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
