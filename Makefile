@@ -13,10 +13,12 @@ BIN := $(VENV)/bin
 DEPENDENCIES := pyproject.toml constraints.txt
 
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
-# Compiling to bytecode is most of an installation: pip compiles every file, one after the other. This uses all cores and leaves out
-# what cmrm does not import; Python compiles that when it is imported after all. Some packages ship files that do not compile.
-NOT_IMPORTED := site-packages/(.*/tests?/|(networkx|torchgen)/|sympy/physics/|torch/_inductor/|transformers/models/(?!(auto|clip|llama|llava)/))
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib || true
+# Compiling to bytecode is most of an installation by pip, which compiles every file, one after the other. Here all cores do it, and
+# folders that cmrm imports little or nothing of are left out; Python compiles such a module when it is imported. Some packages hold
+# files that do not compile.
+NOT_COMPILED := tests networkx torchgen sympy/physics torch/_inductor transformers/models/[!acl]*
+COMPILE = find $(VENV)/lib -name '*.py' $(foreach folder,$(NOT_COMPILED),! -path '*/$(folder)/*') -print0 | \
+	xargs -0 -n 200 -P $$(getconf _NPROCESSORS_ONLN) $(BIN)/python -m compileall -qq || true
 
 # Tests see the same world on every machine: no network, no telemetry, one thread a process, compiled code kept.
 OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
@@ -75,12 +77,12 @@ $(VENV)/bin/pip:
 
 $(VENV)/.run-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	$(INSTALL) --no-compile -e .
-	$(COMPILE)
+	@echo "Compiling the packages" && $(COMPILE)
 	@touch $@
 
 $(VENV)/.dev-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	$(INSTALL) --no-compile -e '.[dev]'
-	$(COMPILE)
+	@echo "Compiling the packages" && $(COMPILE)
 	@touch $@ $(VENV)/.run-stamp
 
 # For the families whose processors need it, in one process of the tests; no other may see it, so it has its own folder.
