@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
+from ssl import SSLContext
 from typing import Any
 
 import httpx2
@@ -31,6 +34,8 @@ _SENT = frozenset((
 ))  # fmt: skip
 _RECEIVED = ("content-type", "location", "retry-after", "retry-after-ms", "x-should-retry")
 _MAX_TOKENS = 2**31
+# Variables that name other certificates than the system's.
+TRUSTED_BY = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(kw_only=True)
@@ -55,7 +60,7 @@ class Connection(httpx2.AsyncClient):
     """An HTTP client for the SDK: `key` goes to the address asked and nowhere else, redirects are not followed."""
 
     def __init__(self, *, key: str, timeout: float, pace: Pace) -> None:
-        super().__init__(timeout=timeout)
+        super().__init__(timeout=timeout, verify=_load_trust(*(os.environ.get(name) for name in TRUSTED_BY)))
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self._key = key
         self._limit = timeout
@@ -95,6 +100,12 @@ class Connection(httpx2.AsyncClient):
             body = json.dumps(_read_completion(body, tally)).encode()
             headers["content-type"] = "application/json"
         return httpx2.Response(response.status_code, headers=headers, content=body, request=request)
+
+
+@lru_cache(maxsize=4)
+def _load_trust(_file: str | None, _folder: str | None) -> SSLContext:
+    """The certificates that are trusted: read once, since that takes longer than all else that a small batch does."""
+    return httpx2.create_ssl_context()
 
 
 async def _read_body(response: httpx2.Response) -> bytes:
