@@ -118,8 +118,10 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(started, store, 
     environment = {**os.environ, "TMPDIR": str(rooms)}
     arguments = (ENDLESS, "-o", str(out / "rows.csv"))
     with started(store, *arguments, stderr=subprocess.PIPE, env=environment) as process:
-        # A folder for what it may spill is the last thing that is made before the query runs.
-        assert wait_for(lambda: any(rooms.iterdir()))
+        # A folder for what it may spill is the last thing that is made before the query runs; the one before it, in
+        # which the views are made, is gone by then.
+        assert wait_for(lambda: any(rooms.glob("*/store.duckdb")))
+        assert wait_for(lambda: any(rooms.iterdir()) and not any(rooms.glob("*/store.duckdb")))
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=30)[1].decode()
