@@ -53,7 +53,7 @@ def show_own_logs() -> None:
 
 def find_server(server: str | None) -> str | None:
     """The URL of `server`, else of the Prefect server that the user has set up; None where there is neither."""
-    if server is not None or not _is_prefect_configured():
+    if server or not _is_prefect_configured():
         return server or None
     from prefect.settings import PREFECT_API_URL
 
@@ -66,9 +66,10 @@ def _is_prefect_configured() -> bool:
     Looks where Prefect 3.8 does (prefect/settings/sources.py): its variables, .env, prefect.toml and pyproject.toml of
     the working directory, and the user's profiles; and is true where another part of this process has Prefect already.
     """
-    if "prefect" in sys.modules or os.environ.keys() & NAMING:
+    # Prefect takes its variables in any case.
+    if "prefect" in sys.modules or NAMING & {name.upper() for name in os.environ}:
         return True
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     mentions = {
         Path(".env"): b"PREFECT_",
         Path("pyproject.toml"): b"tool.prefect",
