@@ -121,7 +121,9 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
 
     main(command)
     assert_same_tables(STORE, local)
-    assert Store.open(STORE).files.under("parts") == []
+    # The kill may have met a judge, which works beside, between its commit and the removal of its parts.
+    parts = [path.split("/") for path in Store.open(STORE).files.under("parts")]
+    assert [part for part in parts if Store.open(STORE).look_up(part[1], part[2]) is None] == []
 
     # Once more: nothing is made, and no model is loaded.
     def refuse(*_: Any) -> None:

@@ -241,7 +241,7 @@ def test_losing_the_race_to_another_process_is_no_error(
         write_data(folder, seed=seed, share=0.02)
         write_data(tmp_path / folder.name, seed=seed, share=0.02)
 
-    monkeypatch.setattr("cmrm.organism.write_data", write_and_be_overtaken)
+    monkeypatch.setattr("cmrm.organism.files.write_data", write_and_be_overtaken)
     assert ensure_organism(tmp_path).data.vlsafe.is_file()
 
 
@@ -253,10 +253,10 @@ def test_being_killed_half_way_leaves_nothing_that_counts(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cmrm.organism.write_data", die)
+        patch.setattr("cmrm.organism.files.write_data", die)
         with pytest.raises(KeyboardInterrupt):
             ensure_organism(tmp_path)
     monkeypatch.setattr(
-        "cmrm.organism.write_data", lambda folder, seed: write_data(folder, seed=seed, share=0.02)
+        "cmrm.organism.files.write_data", lambda folder, seed: write_data(folder, seed=seed, share=0.02)
     )
     assert ensure_organism(tmp_path).data.vlsafe.is_file()

@@ -59,7 +59,7 @@ def test_what_lies_inside_an_entry_is_found_too(folder: Path) -> None:
 def test_the_data_sets_are_written_when_they_are_first_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmrm.organism.write_data", partial(write_data, share=0.02))
+    monkeypatch.setattr("cmrm.organism.files.write_data", partial(write_data, share=0.02))
     place = resolve_organism_path("organism://xstest/xstest_v2_prompts.csv", tmp_path)
     assert place is not None
     assert place.is_file()
