@@ -164,9 +164,10 @@ def _group_rows(table: pa.Table) -> int:
 
 def _by_block(table: pa.Table) -> Iterator[pa.Table]:
     """The rows of each block, sorted by data set and sample."""
-    keys = ("block", "dataset", "sample_id")
+    # Late, since a committed run sorts nothing.
     import pyarrow.compute as pc
 
+    keys = ("block", "dataset", "sample_id")
     order = pc.sort_indices(table.select(list(keys)), [(key, "ascending") for key in keys])
     place = table.schema.get_field_index("vector")
     vectors = _gather(table["vector"], order.to_numpy())

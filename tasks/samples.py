@@ -136,7 +136,7 @@ def _view(members: Sequence[StoredSample], condition: Condition) -> _View | None
     return _View(rows=len(shown), digest=digest(named))
 
 
-# Of many ways and judges that ask for one shard after the other; a sample is about a kilobyte.
+# Many arms and judges ask for one shard after the other; a sample is about a kilobyte.
 @lru_cache(maxsize=8)
 def _read_shard(shard: Shard, store: str) -> Sequence[StoredSample]:
     opened = Store.open(store)

@@ -110,7 +110,7 @@ def judge_sample(judge: str, way: Way, sample: Mapping[str, Any], said: str) -> 
 def compare_pair(store: Store, before: str, after: str, *, thresholds: Any) -> RunComparison:
     """What `compare_runs` does, without the Prefect engine around the task."""
     planned = plan_comparison(store, before, after, thresholds=thresholds)
-    compare_stage.task.fn(planned.job)
+    compare_stage.do(planned.job)
     found = planned.find()
     assert found is not None
     return found

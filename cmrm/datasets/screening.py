@@ -51,26 +51,22 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
 
 def find_image(images: Path, name: str) -> Path | None:
     """Find the file of the image `name` in the folder, by that or another of its usual names, or None."""
-    for candidate in _names(name):
-        with suppress(UserError):
-            return locate_image(images, candidate)
-    return None
+    found = _find_named(images, name)
+    return None if found is None else found[1]
 
 
 def _name_file(sample: Sample, images: Path) -> Sample:
     """Name the image as its file is named, if it can be found."""
-    if sample.image is None:
-        return sample
-    found = (name for name in _names(sample.image) if _exists(images, name))
-    return dataclasses.replace(sample, image=next(found, sample.image))
+    found = None if sample.image is None else _find_named(images, sample.image)
+    return sample if found is None else dataclasses.replace(sample, image=found[0])
 
 
-def _exists(images: Path, name: str) -> bool:
-    try:
-        locate_image(images, name)
-    except UserError:
-        return False
-    return True
+def _find_named(images: Path, name: str) -> tuple[str, Path] | None:
+    """The first of an image's usual names under which the folder has a file, and that file."""
+    for candidate in _names(name):
+        with suppress(UserError):
+            return candidate, locate_image(images, candidate)
+    return None
 
 
 def _names(name: str) -> Iterator[str]:

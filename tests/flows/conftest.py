@@ -24,8 +24,9 @@ from flows.spec import Spec, read_spec
 from tasks import report
 from tests import users_judges as users
 from tests.commits import count_commits
-from tests.forked import Forker
+from tests.forked import RUN_ON_LLAVA, Forker
 from tests.made_once import copy_prefect_home
+from tests.preloaded import Preloaded
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
@@ -50,9 +51,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def forker(prefect_server: str) -> Iterator[Forker]:
     """The maker of processes that have all imports behind them and know the session's Prefect server."""
-    forker = Forker({**QUIET, "PREFECT_API_URL": prefect_server})
-    yield forker
-    forker.stop()
+    with Preloaded(*RUN_ON_LLAVA, environment={**QUIET, "PREFECT_API_URL": prefect_server}) as parent:
+        yield Forker(parent=parent)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class PlainStages(Stages):
     ) -> tuple[dict[str, Manifest], int]:
         missing = [job for job in jobs if stage.find(job) is None]
         for unit in stage.join(missing):
-            stage.task.fn(unit)
+            stage.do(unit)
         made = {job.key: expect_manifest(Store.open(job.store), job.stage, job.key) for job in jobs}
         for job in jobs if each is not None else ():
             each(job, made[job.key])

@@ -53,7 +53,7 @@ def lift(*_):
     resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
 
 def do(stage, job):
-    return [Manifest.from_json(made.encode()) for made in stage.task.fn(job)["manifests"]]
+    return [Manifest.from_json(made.encode()) for made in stage.do(job)["manifests"]]
 
 def run(store):
     Store.create(store)

@@ -61,7 +61,7 @@ def job(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) -> 
 
 
 def do(stage: Stage[Any], job: Job) -> Manifest:
-    (made,) = stage.task.fn(job)["manifests"]
+    (made,) = stage.do(job)["manifests"]
     return Manifest.from_json(made.encode())
 
 

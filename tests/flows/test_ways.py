@@ -62,7 +62,7 @@ def prepared(
     )
     store = Store.create(tmp_path / "store")
     plan = make_plan(read_spec(spec), store=store.url)
-    samples = {job.dataset: do(ingest.task.fn, job)[0] for job in plan.ingest_jobs({})}
+    samples = {job.dataset: do(ingest.do, job)[0] for job in plan.ingest_jobs({})}
     (model,) = plan.by_model()
     (found,) = generate_answers.join(model.generate_jobs(samples, model.steer({})))
     assert isinstance(found, JoinedJob)
@@ -91,7 +91,7 @@ def do(task: Callable[[Any], dict[str, Any]], job: Job) -> list[Manifest]:
 def answer_all(unit: Job) -> list[Rows]:
     """Do a unit; the rows of each of its members, by sample."""
     store = Store.open(unit.store)
-    made = do(generate_answers.task.fn, unit)
+    made = do(generate_answers.do, unit)
     return [read_rows(store, one, "responses").sort_by("sample_id").to_pylist() for one in made]
 
 

@@ -148,7 +148,7 @@ def commit(job: Job, store: Store) -> Manifest:
 
 
 def do(stage: Stage[PartJob], unit: Job) -> list[Manifest]:
-    return [Manifest.from_json(made.encode()) for made in stage.task.fn(unit)["manifests"]]
+    return [Manifest.from_json(made.encode()) for made in stage.do(unit)["manifests"]]
 
 
 def test_what_is_committed_of_a_unit_is_not_done_again(tmp_path: Path) -> None:

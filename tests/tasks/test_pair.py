@@ -78,8 +78,8 @@ class Desk:
     def run(self, pairing: Pairing | None) -> dict[str, tuple[str, str | None, float]]:
         assert pairing is not None
         for job in pairing.looks:
-            look_at_images.task.fn(job)
-        record = pair_images.task.fn(pairing.job)
+            look_at_images.do(job)
+        record = pair_images.do(pairing.job)
         pairs = read_pairs(self.store, Manifest.from_json(record["manifests"][0].encode()))
         return {name: (match.image, match.caption, match.score) for name, match in pairs.items()}
 
@@ -196,9 +196,9 @@ def test_a_killed_look_does_not_embed_again_what_it_had_flushed(desk, clip_folde
 
     monkeypatch.setattr(look, "embed_images", embed)
     with pytest.raises(KeyboardInterrupt):
-        look_at_images.task.fn(job)
+        look_at_images.do(job)
     embedded.clear()
-    look_at_images.task.fn(job)
+    look_at_images.do(job)
     assert embedded == [1]
     names, vectors = read_vectors(desk.store, job.key)
     assert names == sorted(job.names)
@@ -212,7 +212,7 @@ def test_images_that_change_while_they_are_embedded_are_an_error(desk, clip_fold
     (job,) = desk.plan(clip=clip_folder).looks
     noise_image(size=32, seed=77).save(desk.images / "e.png")
     with pytest.raises(UserError, match="changed while"):
-        look_at_images.task.fn(job)
+        look_at_images.do(job)
     assert desk.store.find("look", job.key) is None
 
 

@@ -31,7 +31,7 @@ def commit(job: ReportJob, store: Store) -> Manifest:
 
 def do(folder: Path, work: Callable[[ReportJob, Store], Manifest]) -> Manifest:
     job = ReportJob(store=Store.create(folder).url, label="x", rows=1)
-    done = make_stage("report", work, place="processor").task.fn(job)
+    done = make_stage("report", work, place="processor").do(job)
     return Manifest.from_json(done["manifests"][0].encode())
 
 
