@@ -142,7 +142,7 @@ def run(spec: Path, store: Path, *arguments: str) -> tuple[float, int]:
     command = [
         sys.executable,
         "-c",
-        "from flows.cli import main; main()",
+        "from flows.cli import start; start()",
         "run",
         str(spec),
         "--store",

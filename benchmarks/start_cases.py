@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CMRM = (sys.executable, "-c", "from flows.cli import main; main()")
+CMRM = (sys.executable, "-c", "from flows.cli import start; start()")
 NOTHING = (sys.executable, "-c", "pass")
 IMPORT_ENGINES = (sys.executable, "-c", "import duckdb, pyarrow")
 IMPORT_PREFECT = (sys.executable, "-c", "import prefect")

@@ -12,11 +12,12 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from flows.process import INTERRUPTED, collect_rarely, ended_at_once
+
 if TYPE_CHECKING:
     from cyclopts import App
 
 USER_MISTAKE = 2
-INTERRUPTED = 130
 HELP = "Measure what images do to a vision-language model's safety, and undo it."
 # Where each command is, and the first line of its own help.
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -85,8 +86,15 @@ def print_help() -> None:
     print("  --version    The version.")  # noqa: T201 - as above
 
 
+def start() -> None:
+    """Entry point of `cmrm` in a process of its own."""
+    with ended_at_once():
+        collect_rarely()
+        main()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `cmrm`.
+    """Do the command that is given, in this process.
 
     Exits with 0, 1 for what `compare` or `store` found, 2 for a mistake by the user, 130 when interrupted and 143 when
     terminated.

@@ -19,6 +19,7 @@ from flows.judge_plan import check_judges
 from flows.organism import place_organism
 from flows.pipeline import Outcome, run_pipeline
 from flows.plan import Plan, make_plan
+from flows.process import collect_as_usual
 from flows.server.client import Ready, find_server, quiet_prefect, reach_server, told_of_a_lost_server
 from flows.spec import Spec
 from flows.stages import Stages, WorkLeftError, look_up_stages, run_stages
@@ -116,7 +117,9 @@ def do_recorded(
         # torch and transformers take as long as the server does, and start beside it.
         import_module("cmrm.loading")
     with ready(), told_of_a_lost_server():
-        return make_flow(work, run_id)(work, run_id, choose)
+        flow = make_flow(work, run_id)
+        collect_as_usual()
+        return flow(work, run_id, choose)
 
 
 def _look_up(work: Work) -> Outcome | Stage[Any]:

@@ -31,6 +31,8 @@ RUN = (
 # Takes orders at a socket until its standard input ends; each answer is the child's id, then how it ended.
 PARENT = """
 import atexit, gc, importlib, json, os, select, socket, sys, threading
+usually = gc.get_threshold()
+gc.set_threshold(100 * usually[0])
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 for name in sys.argv[2:]:
     importlib.import_module(name)
@@ -38,6 +40,7 @@ for name in sys.argv[2:]:
 assert threading.active_count() == 1, threading.enumerate()
 # A child that collects garbage leaves what was imported alone, whose memory it has in common with its parent.
 gc.freeze()
+gc.set_threshold(*usually)
 listener.bind(sys.argv[1])
 listener.listen()
 print("ready", flush=True)

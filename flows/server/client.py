@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http import HTTPStatus
 from pathlib import Path
 
@@ -142,21 +142,34 @@ def show_url(url: str) -> str:
 @contextmanager
 def use_server(url: str) -> Iterator[None]:
     """Let Prefect talk to the server at a URL, in this thread, in all others and in processes that are started."""
+    name = "PREFECT_API_URL"
+    earlier = os.environ.get(name)
+    os.environ[name] = url
+    # Prefect reads its variables when it is imported; where it was before, it has to read them again.
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    earlier = os.environ.get(PREFECT_API_URL.name)
-    os.environ[PREFECT_API_URL.name] = url
-    # Threads of Prefect's own have no context; without a URL each would start one more server.
-    refresh_global_settings_context()
+    if not _is_in_force(url):
+        # Threads of Prefect's own have no context; without a URL each would start one more server.
+        refresh_global_settings_context()
     try:
-        with temporary_settings({PREFECT_API_URL: url}):
+        with nullcontext() if _is_in_force(url) else temporary_settings({PREFECT_API_URL: url}):
             yield
     finally:
-        del os.environ[PREFECT_API_URL.name]
+        del os.environ[name]
         if earlier is not None:
-            os.environ[PREFECT_API_URL.name] = earlier
-        refresh_global_settings_context()
+            os.environ[name] = earlier
+        if earlier != url:
+            refresh_global_settings_context()
+
+
+def _is_in_force(url: str) -> bool:
+    """Whether Prefect talks to the URL as it is, in this thread and in those without settings of their own."""
+    from prefect import context
+    from prefect.settings import PREFECT_API_URL
+
+    everywhere = context.GLOBAL_SETTINGS_CONTEXT
+    return PREFECT_API_URL.value() == url and everywhere is not None and everywhere.settings.api.url == url
 
 
 def check_server(url: str) -> None:
@@ -180,7 +193,8 @@ def _admits(url: str) -> bool:
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    asked = nullcontext() if _is_in_force(url) else temporary_settings({PREFECT_API_URL: url})
+    with asked, get_client(sync_client=True) as client:
         try:
             client.api_version()
         except PrefectHTTPStatusError as error:

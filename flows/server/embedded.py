@@ -18,16 +18,32 @@ SHUTDOWN_SECONDS = 10.0
 
 # Standard input is a pipe whose other end is the run: it closes when the run ends in any way, SIGKILL included,
 # and the server with it. Prefect's own embedded server outlives a killed run.
+# Its imports stay, and are neither searched for garbage nor taken apart at the end, which would take two of its six
+# seconds. What a client asks first is asked here, while the run imports torch: it takes a second the first time.
+# All that the server has to finish, uvicorn and Prefect's lifespan have finished when `run` returns.
 CHILD = """
-import sys, threading, uvicorn
+import gc, os, sys, threading, time, urllib.request
+usually = gc.get_threshold()
+gc.set_threshold(100 * usually[0])
+import uvicorn
 from prefect.server.api.server import create_app
 config = uvicorn.Config(create_app(ephemeral=True), host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+gc.freeze()
+gc.set_threshold(*usually)
 server = uvicorn.Server(config)
 def stop_with_parent():
     sys.stdin.buffer.read()
     server.should_exit = True
+def warm_up():
+    while not server.started:
+        time.sleep(0.05)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    direct.open(f"http://127.0.0.1:{sys.argv[1]}/api/admin/version").read()
 threading.Thread(target=stop_with_parent, daemon=True).start()
+threading.Thread(target=warm_up, daemon=True).start()
 server.run()
+sys.stderr.flush()
+os._exit(0)
 """
 
 

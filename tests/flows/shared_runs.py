@@ -21,6 +21,7 @@ from flows.workers import Here
 from storage.manifest import Manifest
 from storage.rows import expect_manifest
 from storage.store import Store
+from storage.whole import forget_found_whole
 from tasks import report
 from tasks.stage import AnyJob, Stage
 
@@ -44,8 +45,9 @@ class PlainStages(Stages):
         return made, len(jobs) - len(missing)
 
 
-def run_plainly(spec: Path, store: Path) -> Result:
+def run_plainly(spec: Path, store: Path | str) -> Result:
     """Run a spec as `flows.run.run_spec` does, but for Prefect and the report's panels of states."""
+    forget_found_whole()
     plan = make_plan(place_organism(read_spec(spec)), store=Store.create(store).url)
     work: Any = run._describe(plan)
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:

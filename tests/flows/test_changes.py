@@ -34,8 +34,7 @@ from tests.flows.changing import (
     turn_the_fields,
     update,
 )
-
-pytestmark = pytest.mark.usefixtures("prefect_server")
+from tests.flows.shared_runs import run_plainly
 
 # Jobs that were really done, by stage; MANY where it depends on how many answers came out otherwise.
 Done = dict[str, int]
@@ -196,8 +195,22 @@ def test_a_change_does_again_exactly_what_depends_on_it(
     setting: Setting, commits: Counter[str], change: Change, done: Done
 ) -> None:
     change(setting)
+    run_plainly(setting.spec, setting.store)
+    compare(dict(commits), done)
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing", "image", "judge added", "batch size", "dtype", "data set renamed"]
+)
+def test_under_prefect_a_change_does_the_same(setting: Setting, commits: Counter[str], name: str) -> None:
+    change, done = CHANGES[name]
+    change(setting)
     run_spec(read_spec(setting.spec), store=setting.store)
-    counted = dict(commits)
+    compare(dict(commits), done)
+
+
+def compare(counted: Done, done: Done) -> None:
+    """Assert that those jobs were done which had to be."""
     if done.get("judge") == MANY:
         assert counted.pop("judge", 0) <= 2 * counted["generate"]
         done = {stage: count for stage, count in done.items() if stage != "judge"}
@@ -220,5 +233,5 @@ def test_a_judges_options_are_judged_anew_only_where_they_decide(
         strict |= options
         update(judges=["refusal", "match", strict])(setting)
         commits.clear()
-        run_spec(read_spec(setting.spec), store=setting.store)
+        run_plainly(setting.spec, setting.store)
         assert dict(commits) == done, options
