@@ -79,6 +79,8 @@ def load_clip(identity: ModelIdentity, *, device: str = "auto") -> Clip:
     # Pillow's processor, not torchvision's: its pixels are the same on every machine.
     from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+    from cmrm.memory import is_out_of_memory
+
     try:
         config = CLIPConfig.from_pretrained(identity.folder, local_files_only=True)
         # A config can name an implementation on the hub, whose code would be fetched and run.
@@ -99,9 +101,15 @@ def load_clip(identity: ModelIdentity, *, device: str = "auto") -> Clip:
         ImportError,
         RuntimeError,
         AssertionError,
+        MemoryError,
         SafetensorError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_out_of_memory(error):
+            raise UserError(
+                f"clip.id: {identity.id!r} does not fit into memory ({reason}). Give another device, a smaller CLIP, "
+                "or free some memory."
+            ) from error
         raise UserError(
             f"clip.id: {identity.id!r} cannot be loaded: {reason}. Check that the folder is complete."
         ) from error

@@ -55,6 +55,15 @@ def open_image(root: Path, name: str) -> Image.Image:
         ) from None
 
 
+def count_pixels(root: Path, name: str) -> int:
+    """How many pixels the image `name` has by its header; 0 where that cannot be read."""
+    try:
+        with Image.open(locate_image(root, name), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001 - whoever opens it says what is wrong with it
+        return 0
+
+
 def locate_image(root: Path, name: str) -> Path:
     """Find the file that `name` means under `root`, links followed.
 

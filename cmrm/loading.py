@@ -13,6 +13,7 @@ from cmrm.adapters import AdapterIdentity, lay_over
 from cmrm.attention import explain_attention, need_attention, refuse_other_dtypes
 from cmrm.errors import UserError
 from cmrm.families import Attention, Family
+from cmrm.memory import is_out_of_memory
 from cmrm.model import VisionLanguageModel, prepare_model
 from cmrm.model_classes import Classes, find_classes
 from cmrm.placement import (
@@ -80,7 +81,7 @@ def load_model(
             model = model.to(chosen)
     except UserError:
         raise
-    except expected as error:
+    except (*expected, MemoryError) as error:
         raise _explain(error, identity, attn_implementation) from error
     refuse_other_dtypes(attn_implementation, model)
     if quantization is not None:
@@ -126,6 +127,11 @@ def _refuse_missing(missing: Collection[str], *, where: str) -> None:
 def _explain(error: Exception, identity: ModelIdentity, implementation: Attention) -> UserError:
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__
+    if is_out_of_memory(error):
+        return UserError(
+            f"model.id: {identity.id!r} does not fit into memory ({reason}). Give a smaller model.dtype (bfloat16, "
+            "float16), model.quantization, model.device_map or another model.device, or free some memory."
+        )
     if "trust_remote_code" in str(error) and not identity.trust_remote_code:
         return UserError(describe_trust(identity.id))
     if missing := next((package for package in PROCESSORS_NEED if package in reason.lower()), None):

@@ -40,10 +40,17 @@ _FIXES = {
 def explained(action: str, where: str) -> Iterator[None]:
     """Turn an operating system's error into one that names the file and the fix.
 
-    Raises StoreError for any OSError inside the block. What was committed before stays as it was.
+    Raises StoreError for any OSError inside the block, and for a MemoryError, which nobody may take for a model's: with
+    smaller batches the rows that were being written would be gone. What was committed before stays as it was.
     """
     try:
         yield
+    except MemoryError as error:
+        raise StoreError(
+            f"cannot {action} {where}: this process ran out of memory ({str(error) or 'MemoryError'}). Free some "
+            "memory or give a smaller shard_size, then give the same command again; what is already in the store is "
+            "unharmed."
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         fix = _FIXES.get(error.errno or 0, "check the disk or the connection")

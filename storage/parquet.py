@@ -106,6 +106,9 @@ def read_parquet(source: bytes | Path) -> pa.Table:
         with pq.ParquetFile(_source(source), page_checksum_verification=True) as file:
             _check_version(file.schema_arrow.metadata or {}, _named(source))
             return file.read().replace_schema_metadata(None)
+    except MemoryError:
+        # Arrow's is an ArrowException too, and says nothing of the file.
+        raise
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot read {_named(source)}: {error}; remove it and run again") from error
 

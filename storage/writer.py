@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +67,9 @@ class ShardWriter:
         self._closed_at = clock()
         self._file: _OpenFile | None = None
         self._kept: list[StoredFile] = []
+        # The rows of each file by unit, as they were written, so that a loss on the way shows.
+        self._units: dict[str, Counter[str]] = {}
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +78,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._submit(self._close_part)
+            if self._failure is None:
+                self._submit(self._close_part)
             self._wait(0)
         except StoreError as fault:
             if error is None:
@@ -95,6 +99,7 @@ class ShardWriter:
             fresh = table
             if seen.isdisjoint(units):
                 self._kept.append(part)
+                self._units[part.path] = Counter(units)
             else:
                 # Two workers have both finished a sample.
                 fresh = table.filter(pa.array([unit not in seen for unit in units], pa.bool_()))
@@ -120,6 +125,11 @@ class ShardWriter:
         self._wait(0)
         return list(self._kept)
 
+    @property
+    def units(self) -> Counter[str]:
+        """How many rows of each unit are in the files that `finish` returned."""
+        return sum((self._units[part.path] for part in self._kept), Counter())
+
     def discard(self) -> None:
         """Forget all parts: what they hold is committed."""
         self.parts.discard()
@@ -133,13 +143,17 @@ class ShardWriter:
             self._pending.popleft().result()
 
     def _explain(self, work: Callable[..., None], *arguments: Any) -> None:
+        if self._failure is not None:
+            # Rows were dropped with the file that failed: whoever went on would commit a shard without them.
+            raise self._failure
         try:
             with explained("write", self.parts.folder):
                 work(*arguments)
-        except BaseException:
+        except BaseException as error:
             # What a file that failed holds is made again by the next worker, like all since the last part.
             self._chunk = []
             self._abandon()
+            self._failure = error
             raise
 
     def _add(self, rows: pa.Table) -> None:
@@ -153,7 +167,7 @@ class ShardWriter:
 
     def _write_chunk(self) -> None:
         if self._file is None:
-            self._file = _OpenFile(self._kind, self.parts.start())
+            self._file = _OpenFile(self._kind, self._unit, self.parts.start())
         if self._chunk:
             self._file.write(pa.concat_tables(self._chunk))
             self._chunk = []
@@ -163,7 +177,9 @@ class ShardWriter:
         if self._chunk or self._file is not None:
             self._write_chunk()
             assert self._file is not None
-            self._kept.append(self.parts.keep(self._file.close()))
+            part = self.parts.keep(self._file.close())
+            self._kept.append(part)
+            self._units[part.path] = self._file.units
             self._file = None
 
     def _close(self) -> None:
@@ -192,7 +208,9 @@ class ShardWriter:
 class _OpenFile:
     """A Parquet file that is being written, and hashed meanwhile."""
 
-    def __init__(self, kind: str, place: Path) -> None:
+    def __init__(self, kind: str, unit: str, place: Path) -> None:
+        self.units: Counter[str] = Counter()
+        self._unit = unit
         self._sink = HashingSink(place)
         self._table = TableWriter(kind, self._sink)
 
@@ -202,6 +220,8 @@ class _OpenFile:
 
     def write(self, chunk: pa.Table) -> None:
         self._table.write(chunk)
+        counted = chunk[self._unit].value_counts()
+        self.units.update(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
 
     def close(self) -> WrittenFile:
         self._table.close()

@@ -13,6 +13,7 @@ from storage.comparisons import COMPARE
 from storage.manifest import Manifest
 from storage.rows import need_manifest
 from storage.store import Store
+from tasks.commit import NO_ROWS, commit_files
 from tasks.finished_runs import find_finished, find_report
 from tasks.matching import describe_differences, match_models
 from tasks.progress import report_rows
@@ -157,7 +158,7 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
         ),
     }
     data = json.dumps(found, ensure_ascii=False, indent=1).encode("utf-8", "replace")
-    manifest = store.commit(job.stage, job.key, {f"comparisons/{job.key}.json": data}, content=job.content())
+    manifest = commit_files(job, store, {f"comparisons/{job.key}.json": data}, rows=NO_ROWS)
     report_rows(1)
     return manifest
 

@@ -73,12 +73,14 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         store,
         kind="hidden_states",
         samples=samples,
+        asked=(stored.sample.id for stored in samples),
         length=measure_beside(samples, job.slice.condition),
         batch_size=job.batch_size
         or choose_batch_size(vlm, job.showing, job.slice.condition, samples, prefixes),
         prepare=partial(_prepare, job, Renderer(vlm)),
         finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
+        rows_each=len(vlm.blocks),
         provenance={
             "device": str(vlm.device),
             "dataset": job.slice.shard.dataset,

@@ -6,18 +6,17 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import TYPE_CHECKING
 
 from storage.manifest import Manifest
 from storage.store import Store
 from tasks.ahead import ahead, make_thread
 from tasks.batches import measure_beside
-from tasks.fitting import fits, halve
 from tasks.generate_job import GenerateJob
 from tasks.group import Asked, Groups, Refused
 from tasks.joined import join, join_ways
 from tasks.models import load_model_once
+from tasks.oom import run_in_smaller_batches
 from tasks.progress import report_rows
 from tasks.samples import StoredSample
 from tasks.sizes import choose_rows
@@ -52,7 +51,7 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
             way.resume()
         slice_ = _Slice(samples, ways, vlm, thread)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
-        size = asked = job.batch_size or choose_rows(
+        asked = job.batch_size or choose_rows(
             vlm,
             job.showing,
             job.slice.condition,
@@ -61,16 +60,17 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
             ways=len(ways),
             max_new_tokens=job.max_new_tokens,
         )
-        while not fits(partial(slice_.answer, size)):
-            # What was finished before memory ran out is not done again.
-            size = halve(join(jobs), [one.stored for one in slice_.list_missing()[:size]])
+        # What was finished before memory ran out is not done again.
+        size = run_in_smaller_batches(
+            join(jobs), asked, slice_.answer, lambda: [one.stored.sample.id for one in slice_.list_missing()]
+        )
         provenance = {
             "device": str(vlm.device),
             "ways_at_once": len(ways),
             "batch_size": asked,
             "smallest_batch_size": size,
         }
-        return [way.commit(provenance) for way in ways]
+        return [way.commit(samples, provenance) for way in ways]
 
 
 class _Slice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 from cmrm.datasets import screen
@@ -14,6 +15,7 @@ from storage.manifest import Manifest
 from storage.parquet import to_parquet
 from storage.store import Store
 from storage.tables import from_rows, table_path
+from tasks.commit import Rows, commit_files
 from tasks.pair import read_pairs
 from tasks.progress import report_rows
 from tasks.sources import Matches, Source, Survey, digest_image, survey
@@ -112,14 +114,19 @@ def _ingest(job: IngestJob, store: Store) -> Manifest:
         }
         for row in rejected
     ]
-    return store.commit(
-        job.stage,
-        job.key,
+    # Rows have no names before they are screened, and may share one; they are counted.
+    return commit_files(
+        job,
+        store,
         {
             table_path("samples", job.key): to_parquet(from_rows(stored, "samples"), "samples"),
             table_path("quarantine", job.key): to_parquet(from_rows(quarantined, "quarantine"), "quarantine"),
         },
-        content=job.content(),
+        rows=Rows(
+            asked=repeat("row", job.rows),
+            written=repeat("row", len(stored)),
+            quarantined=repeat("row", len(quarantined)),
+        ),
         provenance={"path": str(job.source.path), "format": job.source.format},
     )
 

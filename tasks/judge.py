@@ -97,6 +97,7 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
         store,
         kind="judgements",
         samples=[stored for stored in job.slice.shard.read_all(store) if stored.sample.id in rows],
+        asked=rows,
         batch_size=getattr(judge, "batch_size", BATCH_SIZE),
         prepare=lambda batch: batch,
         finish=lambda batches: chain.from_iterable(

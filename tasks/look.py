@@ -23,8 +23,9 @@ from storage.rows import need_manifest, read_rows
 from storage.schemas import KINDS
 from storage.store import Store
 from storage.writer import ShardWriter
-from tasks.batches import commit_shard
+from tasks.commit import commit_shard
 from tasks.models import choose_device, load_once
+from tasks.oom import run_in_smaller_batches
 from tasks.progress import report_rows
 from tasks.stage import Job, make_stage
 
@@ -122,21 +123,38 @@ def _look(job: EmbedImagesJob, store: Store) -> Manifest:
             zip(resumed["image"].to_pylist(), resumed["image_digest"].to_pylist(), strict=True)
         )
         report_rows(len(seen))
-        todo = [name for name in job.names if name not in seen]
-        for start in range(0, len(todo), BATCH_SIZE):
-            rows = _look_at(job, todo[start : start + BATCH_SIZE], unreadable)
-            seen |= zip(rows["image"].to_pylist(), rows["image_digest"].to_pylist(), strict=True)
-            writer.append(rows)
-            report_rows(len(todo[start : start + BATCH_SIZE]))
+
+        def list_waiting() -> list[str]:
+            return [name for name in job.names if name not in seen and name not in unreadable]
+
+        def look_at_all(size: int) -> None:
+            waiting = list_waiting()
+            for start in range(0, len(waiting), size):
+                batch = waiting[start : start + size]
+                rows, bad = _look_at(job, batch)
+                writer.append(rows)
+                seen.update(zip(rows["image"].to_pylist(), rows["image_digest"].to_pylist(), strict=True))
+                unreadable.update(bad)
+                report_rows(len(batch))
+
+        run_in_smaller_batches(job, BATCH_SIZE, look_at_all, list_waiting)
         _refuse_changes(job, unreadable | seen)
-        provenance = {"images": str(job.images), "unreadable": sorted(unreadable)}
-        return commit_shard(job, store, writer, kind=KIND, quarantined=[], provenance=provenance)
+        return commit_shard(
+            job,
+            store,
+            writer,
+            asked=(name for name in job.names if name not in unreadable),
+            kind=KIND,
+            quarantined=[],
+            provenance={"images": str(job.images), "unreadable": sorted(unreadable)},
+        )
 
 
-def _look_at(job: EmbedImagesJob, names: Sequence[str], unreadable: dict[str, str]) -> pa.Table:
-    """The rows of some images; what cannot be opened goes to `unreadable`, with its digest."""
+def _look_at(job: EmbedImagesJob, names: Sequence[str]) -> tuple[pa.Table, dict[str, str]]:
+    """The rows of some images, and the digests of those that cannot be opened, by name."""
     opened: list[Image] = []
     kept: list[tuple[str, str]] = []
+    unreadable: dict[str, str] = {}
     for name, sha256, image in _open(job, names):
         if image is None:
             unreadable[name] = sha256
@@ -151,7 +169,7 @@ def _look_at(job: EmbedImagesJob, names: Sequence[str], unreadable: dict[str, st
         pa.array([sha256 for _, sha256 in kept], pa.string()),
         pa.array(list(vectors), schema.field("vector").type),
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=schema), unreadable
 
 
 def _open(job: EmbedImagesJob, names: Sequence[str]) -> Iterator[tuple[str, str, Image | None]]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmrm.datasets.splits import SplitRow, draw
-from cmrm.errors import UserError
 from storage.identity import digest
 from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import from_rows
-from tasks.batches import commit_rows, cut
+from tasks.batches import cut
+from tasks.commit import Rows, commit_rows
 from tasks.models import ModelUse, load_model_once
+from tasks.oom import run_in_smaller_batches
 from tasks.progress import report_rows
 from tasks.prompts import Showing, Shown, prepare_batch
 from tasks.samples import Slice, StoredSample
@@ -65,30 +66,56 @@ class OverheadJob(Job):
 
 
 def _measure(job: OverheadJob, store: Store) -> Manifest:
-    from cmrm.memory import is_out_of_memory
-
-    try:
-        return _time_ways(job, store)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        # Seconds depend on the batch size, so it is not halved here.
-        raise UserError(
-            f"overhead {job.label}: the model ran out of memory on a batch of {job.batch_size}. Give a smaller "
-            "overhead.batch_size, generation.max_new_tokens or model.dtype, or another model.device."
-        ) from None
-
-
-def _time_ways(job: OverheadJob, store: Store) -> Manifest:
     from cmrm.prefix import Prefixes
 
     vlm = load_model_once(job.model)
-    # As when questions are answered: what prompts share is read once, with the first of them.
-    prefixes = Prefixes(vlm)
     members = job.slice.shard.read(store, job.slice.condition)
     # Drawn by text, so that the order of a file, often by category, does not choose.
     chosen = sorted(members, key=lambda stored: draw(SplitRow.of(stored.sample).text, seed=0))[: job.samples]
-    prepared = [_prepare(job, vlm, batch) for batch in cut(chosen, job.batch_size)]
+    timed: list[_Timed] = []
+
+    def time_all(size: int) -> None:
+        # Seconds depend on the batch size: after an OOM all ways are timed again, on the same smaller batches.
+        timed.clear()
+        timed.append(_time_ways(job, vlm, Prefixes(vlm), chosen, size))
+
+    smallest = run_in_smaller_batches(
+        job, job.batch_size, time_all, lambda: [stored.sample.id for stored in chosen]
+    )
+    found = timed[0]
+    return commit_rows(
+        job,
+        store,
+        kind="timings",
+        table=from_rows(found.rows, "timings"),
+        rows=Rows(
+            asked=(stored.sample.id for stored in chosen),
+            written=found.answered,
+            quarantined=(row["sample_id"] for row in found.quarantined),
+        ),
+        quarantined=found.quarantined,
+        provenance={
+            "torch_threads": _count_threads(),
+            "dataset": job.slice.shard.dataset,
+            "smallest_batch_size": smallest,
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """The rows of all ways, batch by batch, and the samples that every way answered or that were quarantined."""
+
+    rows: Sequence[dict[str, Any]]
+    answered: Sequence[str]
+    quarantined: Sequence[dict[str, Any]]
+
+
+def _time_ways(
+    job: OverheadJob, vlm: VisionLanguageModel, prefixes: Prefixes, chosen: Sequence[StoredSample], size: int
+) -> _Timed:
+    # As when questions are answered: what prompts share is read once, with the first of them.
+    prepared = [_prepare(job, vlm, batch) for batch in cut(chosen, size)]
     batches = [shown for shown in prepared if shown.samples]
     rows = [
         {
@@ -106,13 +133,10 @@ def _time_ways(job: OverheadJob, store: Store) -> Manifest:
         }
         for batch, repeat, way, tokens, seconds in _interleave(job, vlm, batches, prefixes)
     ]
-    return commit_rows(
-        job,
-        store,
-        kind="timings",
-        rows=from_rows(rows, "timings"),
+    return _Timed(
+        rows=rows,
+        answered=[stored.sample.id for shown in batches for stored in shown.samples],
         quarantined=[row for shown in prepared for row in shown.quarantined],
-        provenance={"torch_threads": _count_threads(), "dataset": job.slice.shard.dataset},
     )
 
 

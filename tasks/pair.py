@@ -20,11 +20,11 @@ from cmrm.errors import UserError
 from cmrm.samples import Sample
 from storage.identity import digest, digest_file
 from storage.manifest import Manifest
-from storage.parquet import to_parquet
 from storage.rows import read_rows
 from storage.search import CANDIDATES, search_captions
 from storage.store import Store
-from storage.tables import from_rows, table_path
+from storage.tables import from_rows
+from tasks.commit import Rows, commit_rows
 from tasks.look import ClipUse, EmbedImagesJob, load_clip_once, plan_looks, read_vectors
 from tasks.models import forget_models
 from tasks.progress import report_rows
@@ -171,16 +171,22 @@ def _pair(job: PairJob, store: Store) -> Manifest:
         for sample_id, match in zip(asked, matches, strict=True)
         if match is not None
     ]
-    if unpaired := len(asked) - len(rows):
-        log.warning("%s: %d of %d questions got no image: there are too few", job.label, unpaired, len(asked))
+    unpaired = [sample_id for sample_id, match in zip(asked, matches, strict=True) if match is None]
+    if unpaired:
+        log.warning(
+            "%s: %d of %d questions got no image: there are too few", job.label, len(unpaired), len(asked)
+        )
     report_rows(job.rows)
     table = from_rows([row | {"method": job.content()["method"]} for row in rows], KIND)
-    return store.commit(
-        job.stage,
-        job.key,
-        {table_path(KIND, job.key): to_parquet(table, KIND)},
-        content=job.content(),
-        provenance={"images": str(job.images), "captions": str(job.captions), "unpaired": unpaired},
+    # A question without an image has no row here: ingest reads it as it is, and says why where it needs one.
+    return commit_rows(
+        job,
+        store,
+        kind=KIND,
+        table=table,
+        rows=Rows(asked=asked, written=table["sample_id"].to_pylist(), quarantined=unpaired),
+        quarantined=[],
+        provenance={"images": str(job.images), "captions": str(job.captions), "unpaired": len(unpaired)},
     )
 
 

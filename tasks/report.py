@@ -13,6 +13,7 @@ from storage.parquet import read_parquet
 from storage.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.agreement import describe_agreement
+from tasks.commit import NO_ROWS, commit_files
 from tasks.costs import describe_costs
 from tasks.curves import make_curves
 from tasks.figure import Figure
@@ -97,7 +98,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         "shifts": [_describe_shift(one) for one in made["shift"]],
         "figures": [{"name": one.name, "caption": one.caption} for one in figures],
     }
-    manifest = store.commit(job.stage, job.key, _name_files(job.key, summary, figures), content=job.content())
+    manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
     report_rows(1)
     return manifest
 

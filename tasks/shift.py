@@ -14,6 +14,7 @@ from storage.manifest import Manifest
 from storage.rows import find_files, need_manifest
 from storage.states import HiddenStates, list_blocks, read_block
 from storage.store import Store
+from tasks.commit import NO_ROWS, commit_files
 from tasks.models import ModelUse
 from tasks.stage import Job, make_stage
 
@@ -52,12 +53,12 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
             "anchors: no anchor was embedded both ways, so there is no Δ; look at the quarantine."
         )
     shift = join_blocks(shifts)
-    return store.commit(
-        job.stage,
-        job.key,
+    return commit_files(
+        job,
+        store,
         {f"shifts/{job.key}.safetensors": serialize_shift(shift)},
-        rows={f"shifts/{job.key}.safetensors": len(shift.blocks)},
-        content=job.content(),
+        rows=NO_ROWS,
+        counts={f"shifts/{job.key}.safetensors": len(shift.blocks)},
         provenance={
             "count": shift.count,
             "model": job.model.name,

@@ -1,13 +1,14 @@
-"""How many samples go together where a spec leaves it open: measured on the longest, before the first batch."""
+"""How many samples go together where a spec leaves it open: measured on the longest prompts, before the first batch."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cmrm.conditions import Condition, Prompt
-from tasks.batches import measure_question
-from tasks.fitting import fits
+from cmrm.images import count_pixels
+from tasks.oom import fits_into_memory
 from tasks.prompts import Showing
 from tasks.samples import StoredSample
 
@@ -58,20 +59,39 @@ def _measure(
     """The tokens of the longest prompt: those that are read of it besides what is shared, and all."""
     from cmrm.model import find_special_token
 
-    prompts = (
-        showing.show(stored, condition) for stored in sorted(samples, key=measure_question, reverse=True)
-    )
-    # One with a special token is set aside later, and cannot be measured.
-    sound = (prompt for prompt in prompts if find_special_token(vlm, prompt) is None)
-    # Two, since it takes two to share something.
-    measured = [prompt for prompt, _ in zip(sound, range(2), strict=False)]
-    if not measured:
+    prompts = [
+        prompt
+        for stored in _choose_longest(showing, condition, samples)
+        # One with a special token is quarantined later, and cannot be measured.
+        if find_special_token(vlm, prompt := showing.show(stored, condition)) is None
+    ]
+    if not prompts:
         return 1, 1
     found: list[tuple[int, int]] = []
-    if fits(lambda: found.append(_count_tokens(prefixes, measured))):
+    if fits_into_memory(lambda: found.append(_count_tokens(prefixes, prompts))):
         return found[0]
-    # What two share is read to be measured; of one nothing is.
-    return _count_tokens(prefixes, measured[:1])
+    # What they share is read to be measured; of one alone nothing is.
+    return max(_count_tokens(prefixes, [prompt]) for prompt in prompts)
+
+
+def _choose_longest(
+    showing: Showing, condition: Condition, samples: Sequence[StoredSample]
+) -> list[StoredSample]:
+    """The samples with the longest texts and those with the largest images, two of each: two may share something."""
+
+    def measure_text(stored: StoredSample) -> int:
+        sample = stored.sample
+        shown = (sample.question, sample.caption if condition == "caption" else None)
+        return sum(len(text or "") for text in shown)
+
+    chosen = heapq.nlargest(2, samples, key=measure_text)
+    if condition == "image" and showing.images is not None:
+        # Where images are read at their own resolution, the largest has the most tokens.
+        pixels = {
+            name: count_pixels(showing.images, name) for stored in samples if (name := stored.sample.image)
+        }
+        chosen += heapq.nlargest(2, samples, key=lambda stored: pixels.get(stored.sample.image or "", 0))
+    return list({stored.sample.id: stored for stored in chosen}.values())
 
 
 def _count_tokens(prefixes: Prefixes, prompts: Sequence[Prompt]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from storage.errors import PartsGoneError
 from storage.identity import stage_key
 from storage.manifest import Manifest
 from storage.store import Store
+from tasks.oom import explained_oom
 from tasks.stopping import StoppedError, flushed_before_leaving
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def make_joining_stage(
         made = _find_members(job, store)
         if len(made) < len(job.members()):
             started = time.monotonic()
-            with flushed_before_leaving():
+            with flushed_before_leaving(), explained_oom(job):
                 try:
                     made = _complete(job, store, work, made)
                 except StoppedError:

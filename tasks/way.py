@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ from storage.manifest import Manifest
 from storage.store import Store
 from storage.tables import from_rows
 from storage.writer import ShardWriter
-from tasks.batches import commit_shard
+from tasks.commit import commit_shard
 from tasks.generate_job import GenerateJob
 from tasks.prompts import quarantine_row
 from tasks.samples import StoredSample
@@ -50,7 +50,7 @@ class Way:
     ) -> None:
         try:
             # After an error that one is to be told, and not what comes of it.
-            with nullcontext() if error is None else suppress(StoreError):
+            with nullcontext() if error is None else suppress(StoreError, MemoryError):
                 self.hand_over()
         finally:
             self._writer.__exit__(kind, error, trace)
@@ -76,18 +76,20 @@ class Way:
 
     def hand_over(self) -> None:
         """Give the writer what has come in."""
-        # Let go of first: whatever interrupts this, no row is written twice.
-        ready, self._ready = self._ready, []
-        if ready:
-            self._writer.append(from_rows(ready, KIND))
+        if self._ready:
+            table = from_rows(self._ready, KIND)
+            # Let go of between the two that may fail: no row is lost by an OOM before it, none written twice after it.
+            self._ready = []
+            self._writer.append(table)
 
-    def commit(self, provenance: Mapping[str, Any]) -> Manifest:
-        """Commit all answers, and what was set aside, under the job's key."""
+    def commit(self, asked: Sequence[StoredSample], provenance: Mapping[str, Any]) -> Manifest:
+        """Commit all answers, and the quarantine, under the job's key: together one for each sample asked for."""
         self.hand_over()
         return commit_shard(
             self.job,
             self._store,
             self._writer,
+            asked=(stored.sample.id for stored in asked),
             kind=KIND,
             quarantined=self._aside,
             provenance={**provenance, "steered_states_since_resumed": dict(self._acted)},

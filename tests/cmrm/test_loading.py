@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from cmrm import attention
 from cmrm.conditions import Prompt
@@ -39,6 +40,26 @@ def test_weights_of_a_package_that_is_not_installed_name_it_and_not_the_folder(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="pip install compressed-tensors") as caught:
         load_model(resolve_model(str(folder)), device="cpu")
+    assert "complete" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't"),
+    ],
+)
+def test_an_oom_while_loading_is_told_as_one_and_not_as_a_fault_of_the_folder(
+    llava_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def lack_memory(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lack_memory)
+    with pytest.raises(UserError, match=r"does not fit into memory .* smaller model\.dtype") as caught:
+        load_model(resolve_model(str(llava_folder)), device="cpu")
     assert "complete" not in str(caught.value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+import cmrm.generation
 from cmrm.errors import UserError
-from flows.run import run_spec
-from flows.spec import read_spec
 from storage.catalog import connect
+from tests.flows.shared_runs import run_plainly
 
 ROOT = Path(__file__).parents[2]
 # Enough for a few of the long questions at once, and not for eight or nine.
@@ -130,16 +130,38 @@ def test_under_a_hard_limit_large_batches_fail_and_smaller_ones_give_the_same_ro
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_a_timing_that_does_not_fit_is_refused_since_its_batch_size_is_what_is_timed(
+def test_a_timing_that_does_not_fit_is_made_anew_on_smaller_batches_for_all_ways(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lack_memory(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    generate = cmrm.generation.generate
 
-    monkeypatch.setattr("cmrm.generation.generate", lack_memory)
-    nothing_else = {"conditions": [], "target_states": [], "interventions": [], "anchors": {"from": {}}}
-    timed = {"samples": 2, "repeats": 1, "batch_size": 2}
-    spec = write_spec(tmp_path / "data", llava_folder, **nothing_else, overhead=timed)
-    with pytest.raises(UserError, match=r"batch of 2\. Give a smaller overhead\.batch_size"):
-        run_spec(read_spec(spec), store=str(tmp_path / "store"))
+    def lack_memory(vlm: Any, prompts: Sequence[Any], **more: Any) -> Any:
+        # Steered answers need more; the plain ones of the same batch were timed before.
+        if len(prompts) > 1 and more["intervention"] is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(vlm, prompts, **more)
+
+    monkeypatch.setattr(cmrm.generation, "generate", lack_memory)
+    timed = {"samples": 4, "repeats": 1, "batch_size": 4}
+    data = {"own": {"format": "jsonl", "path": "own.jsonl", "images": "images"}}
+    spec = write_spec(
+        tmp_path / "data",
+        llava_folder,
+        datasets=data,
+        anchors={"from": {"own": 0.4}},
+        conditions=["query", "image"],
+        target_states=[],
+        interventions=[{"name": "CMRM", "alpha": 1.0}],
+        overhead=timed,
+    )
+    run_plainly(spec, tmp_path / "store")
+    counts = read(
+        tmp_path / "store",
+        "SELECT intervention, count(*), count(DISTINCT batch), max(samples) FROM timings GROUP BY ALL ORDER BY ALL",
+    )
+    assert counts == [("", 4, 4, 1), ("CMRM", 4, 4, 1)]
+    monkeypatch.setattr(
+        cmrm.generation, "generate", lambda *_, **__: lack_memory(None, "ab", intervention="")
+    )
+    with pytest.raises(UserError, match=r"overhead .*out of memory on a single sample"):
+        run_plainly(spec, tmp_path / "other")

@@ -66,6 +66,7 @@ def work_in_pieces(
         Store.create(folder),
         kind="responses",
         samples=[StoredSample(sample=one, split="target", image_digest=None) for one in asked],
+        asked=[one.id for one in asked],
         batch_size=batch_size,
         prepare=prepare,
         finish=lambda batches: chain.from_iterable(map(finish, batches)),
@@ -148,7 +149,7 @@ def test_a_single_sample_that_does_not_fit_is_the_machines_fault_and_what_is_fin
 
     with pytest.raises(UserError) as told:
         work(tmp_path, lack_memory_for_long_ones, samples=5, batch_size=2)
-    for part in ("generate d query", "'s3' of d", "max_new_tokens", "model.dtype", "model.device"):
+    for part in ("generate d query", "'s3'", "max_new_tokens", "model.dtype", "model.device"):
         assert part in str(told.value)
     larger = Small(8, RuntimeError())
     work(tmp_path, larger, samples=5, batch_size=8)
@@ -183,6 +184,34 @@ def test_any_other_error_is_no_matter_of_memory(tmp_path: Path) -> None:
         with pytest.raises(type(error), match=str(error)):
             work(tmp_path, small, samples=2, batch_size=2)
         assert small.tried == [2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_that_cannot_be_prepared_for_want_of_memory_is_halved_too(tmp_path: Path, place: int) -> None:
+    tried: list[int] = []
+
+    def prepare(batch: Sequence[StoredSample]) -> Sequence[StoredSample]:
+        tried.append(len(batch))
+        if len(tried) == place + 1:
+            raise MemoryError
+        return batch
+
+    manifest = work_in_pieces(
+        tmp_path, lambda batch: [answer(batch)], samples=12, batch_size=4, prepare=prepare
+    )
+    assert tried[: place + 1] == [4] * (place + 1)
+    assert set(tried[place + 1 :]) <= {1, 2, 4}
+    assert manifest.provenance["smallest_batch_size"] == 2
+    ids = read_rows(Store.open(tmp_path), manifest, "responses")["sample_id"].to_pylist()
+    assert sorted(ids) == sorted(f"s{i}" for i in range(12))
+
+
+def test_an_only_sample_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
+    def prepare(_batch: Sequence[StoredSample]) -> Sequence[StoredSample]:
+        raise MemoryError
+
+    with pytest.raises(UserError, match="out of memory on a single sample, 's0'"):
+        work_in_pieces(tmp_path, lambda batch: [answer(batch)], samples=5, batch_size=4, prepare=prepare)
 
 
 def test_what_is_finished_is_kept_before_anyone_waits_for_what_is_being_prepared(tmp_path: Path) -> None:
