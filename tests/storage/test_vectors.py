@@ -129,6 +129,76 @@ def test_a_projection_is_the_signed_length_along_a_shift(sql):
         one(sql, asked, [1.0], [1.0, 2.0])
 
 
+def with_massive_component(place: int, *, others: int = 4095) -> tuple[np.ndarray, np.ndarray]:
+    """Two near states as language models have them: one component of 1,500 among ordinary ones, as FLOAT holds them."""
+    generator = np.random.default_rng(place)
+    first = generator.standard_normal(others)
+    second = first + 0.3 * generator.standard_normal(others)
+    return tuple(np.insert(one, place, 1500.0).astype(np.float32) for one in (first, second))
+
+
+@pytest.mark.parametrize("place", [0, 2000, 4095])
+@pytest.mark.parametrize("kind", ["FLOAT[]", "DOUBLE[]", "FLOAT[4096]"])
+def test_a_massive_component_swallows_no_other_wherever_it_stands(sql, place, kind):
+    first, second = with_massive_component(place)
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    length = np.linalg.norm(b)
+    asked = f"FROM (SELECT ?::{kind} AS a, ?::{kind} AS b)"
+    expected = {
+        "dot(a, b)": a @ b,
+        "norm(a)": np.linalg.norm(a),
+        "l2(a, b)": np.linalg.norm(a - b),
+        "projection(a, b)": a @ b / length,
+        # Of the angle's cosine itself seven digits are the same however wrong the rest is.
+        "1 - cosine(a, b)": 1 - a @ b / (np.linalg.norm(a) * length),
+    }
+    for call, value in expected.items():
+        found = one(sql, f"SELECT {call} {asked}", first.tolist(), second.tolist())
+        assert found == pytest.approx(value, rel=1e-9), call
+
+
+def test_the_nearest_neighbours_of_a_state_with_a_massive_component_are_numpys(sql):
+    generator = np.random.default_rng(5)
+    centre = generator.standard_normal(4096)
+    # Each a little further off than the one before it, which single precision cannot tell.
+    states = np.stack([centre + 0.05 * (20 + i) * generator.standard_normal(4096) for i in range(30)])
+    centre[100] = states[:, 100] = 1500.0
+    centre, states = centre.astype(np.float32), states.astype(np.float32)
+    sql.register("near", pa.table({"i": range(30), "v": list(states)}))
+    asked = "SELECT list(i ORDER BY cosine(v, ?::FLOAT[]) DESC) FROM near"
+    wide, middle = states.astype(np.float64), centre.astype(np.float64)
+    cosines = wide @ middle / (np.linalg.norm(wide, axis=1) * np.linalg.norm(middle))
+    assert one(sql, asked, centre.tolist()) == np.argsort(-cosines).tolist()
+
+
+def test_a_vector_of_length_zero_has_no_cosine_and_is_no_neighbour(sql):
+    rows = "(VALUES (1, [0, 0]::FLOAT[]), (2, [3, 4]::FLOAT[]), (3, [4, 3]::FLOAT[])) t(i, v)"
+    assert one(sql, "SELECT cosine([0, 0]::FLOAT[], [1, 2]::FLOAT[])") is None
+    assert one(sql, "SELECT cosine([1, 2]::FLOAT[], [0, 0]::FLOAT[])") is None
+    assert one(sql, f"SELECT list(i ORDER BY cosine(v, [3, 4]) DESC) FROM {rows}") == [2, 3, 1]
+    with pytest.raises(duckdb.Error, match="dimensions must be equal"):
+        one(sql, "SELECT cosine([0.0], [1.0, 2.0])")
+
+
+def test_a_vector_that_holds_nan_shows_it_in_its_cosine(sql):
+    for other in ("[1, 2]", "[0, 0]"):
+        assert np.isnan(one(sql, f"SELECT cosine(['nan'::FLOAT, 1], {other}::FLOAT[])"))
+
+
+def test_a_centroid_and_coordinates_keep_small_numbers_beside_a_massive_one(sql):
+    states = np.stack(with_massive_component(7) + with_massive_component(9)).astype(np.float32)
+    sql.register("massive", pa.table({"v": list(states)}))
+    mean = states.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(one(sql, "SELECT centroid(v) FROM massive"), mean, rtol=1e-12)
+    directions, explained = decompose(states, 2)
+    fitted = one(sql, "SELECT pca(v, 2) FROM massive")
+    np.testing.assert_allclose(fitted["explained"], explained, rtol=1e-9)
+    found = sql.execute(
+        "SELECT coordinates(v, p) FROM massive, (SELECT pca(v, 2) AS p FROM massive)"
+    ).fetchall()
+    np.testing.assert_allclose([row[0] for row in found], (states - mean) @ directions.T, atol=1e-9 * 1500)
+
+
 @pytest.mark.parametrize("condition", ["query", "image"])
 def test_distances_to_the_centroid_of_a_condition_are_numpys(sql, condition):
     found = sql.execute(
@@ -142,7 +212,7 @@ def test_distances_to_the_centroid_of_a_condition_are_numpys(sql, condition):
         for shown in ("image", "query")
         for block in range(BLOCKS)
     ]
-    np.testing.assert_allclose([row[3] for row in found], np.concatenate(expected), rtol=1e-5)
+    np.testing.assert_allclose([row[3] for row in found], np.concatenate(expected), rtol=1e-12)
 
 
 def test_principal_components_in_sql_and_in_python_are_numpys(sql):
