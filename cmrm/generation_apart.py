@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, LogitsProcessorList
+from transformers import BatchFeature, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from cmrm.answers import Answer, Answers
 from cmrm.conditions import Prompt
 from cmrm.decoding_rules import list_ends, make_generation_config
 from cmrm.faults import Fault, LogitsWatch, trace_blocks
 from cmrm.model import VisionLanguageModel, render
+from cmrm.position_limit import count_room
 from cmrm.steering import Intervention, SteeringProof, steer
 
 
@@ -29,13 +31,15 @@ def generate_apart(
     """Answer a batch of prompts by greedy decoding, at most `max_new_tokens` each, under the intervention if given."""
     inputs = render(vlm, prompts)
     watch = LogitsWatch()
+    room = count_room(vlm, inputs, most=max_new_tokens)
     with _steering(vlm, inputs, intervention) as proof:
         sequences = vlm.model.generate(
             **inputs,
             generation_config=make_generation_config(vlm, max_new_tokens),
             logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList([_PositionsEnd(inputs["input_ids"].shape[1], room)]),
         )
-    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :])
+    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :], room)
     # What a row's padding comes to once its answer has ended is no part of it.
     steps = {
         row: step
@@ -74,11 +78,24 @@ def _steering(
     return steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
 
-def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor) -> list[Answer]:
+class _PositionsEnd(StoppingCriteria):
+    """Ends each answer where its room does, whoever shares its batch."""
+
+    def __init__(self, prompt: int, room: Sequence[int]) -> None:
+        self._ends = prompt + torch.tensor(room)
+
+    def __call__(self, input_ids: Tensor, _scores: Tensor, **_: Any) -> Tensor:
+        return (input_ids.shape[1] >= self._ends).to(input_ids.device)
+
+
+def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor, room: Sequence[int]) -> list[Answer]:
     tokenizer = vlm.processor.tokenizer
     ends = torch.tensor(list_ends(vlm), device=new_tokens.device)
-    ended = torch.isin(new_tokens, ends)
-    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new_tokens.shape[1]).tolist()
+    # What follows an answer's room is padding, which some models end their answers with.
+    inside = torch.arange(new_tokens.shape[1]) < torch.tensor(room)[:, None]
+    ended = torch.isin(new_tokens, ends) & inside.to(new_tokens.device)
+    whole = inside.sum(1).to(new_tokens.device)
+    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, whole).tolist()
     texts = tokenizer.batch_decode(
         [row[:length] for row, length in zip(new_tokens.tolist(), lengths, strict=True)],
         skip_special_tokens=True,

@@ -15,13 +15,15 @@ from cmrm.offload import send_to_host
 class Branch:
     """One way of answering a prompt, as far as it has come.
 
-    `fault` is the step whose logits were not finite; `acted` counts the states that were moved, by block, and `moved`
+    `room` is how many tokens the model has positions for behind the prompt, None for as many as are asked for. `fault`
+    is the step whose logits were not finite; `acted` counts the states that were moved, by block, and `moved`
     says how far the last prompt token's was.
     """
 
     way: int
     blocks: Sequence[int] = ()
     acts_afterwards: bool = False
+    room: int | None = None
     tokens: list[int] = field(default_factory=list)
     reason: FinishReason | None = None
     fault: int | None = None
@@ -46,7 +48,7 @@ class Branch:
         self.tokens.append(token)
         if token in ends:
             self.reason = "stop"
-        elif len(self.tokens) == most:
+        elif len(self.tokens) >= (most if self.room is None else min(most, self.room)):
             self.reason = "length"
 
 

@@ -12,6 +12,7 @@ from cmrm.branch_steering import make_shifts, steer_and_measure, steer_branches
 from cmrm.branches import Branches
 from cmrm.decoding_rules import DecodingRules
 from cmrm.model import VisionLanguageModel
+from cmrm.position_limit import find_position_limit
 from cmrm.prefill import Filled
 from cmrm.rows import Report, Row
 from cmrm.steering import Intervention
@@ -27,6 +28,7 @@ class Tree:
         self._vlm = vlm
         self._head = vlm.model.get_output_embeddings()
         self._rules = rules
+        self._limit = find_position_limit(vlm)
         self._most = rows
         self._state = Branches(vlm, rows=rows)
         self._rows: list[Row] = []
@@ -49,6 +51,7 @@ class Tree:
 
         `ways` are the interventions by number; an intervention's Δ has one row a prompt, or is for all.
         """
+        self._give_room(filled, rows)
         width = max(len(row.branches) for row in rows)
         part = self._state.admit(filled, width=width)
         numbers = list(ways)
@@ -92,6 +95,18 @@ class Tree:
         with steer_branches(self._vlm, shifts):
             hidden = self._state.feed(part, width=width)
         self._choose(hidden, part, self._rows)
+
+    def _give_room(self, filled: Filled, rows: Sequence[Row]) -> None:
+        """Let answers end where the model's positions do."""
+        most = self._rules.max_new_tokens
+        # Positions are at most as many as columns; to ask the device for them would be to wait for it.
+        if self._limit is None or filled.visible.shape[1] + 1 + most <= self._limit:
+            return
+        for row, position in zip(rows, filled.positions.tolist(), strict=True):
+            room = self._limit - position + self._vlm.family.first_position - 1
+            for branch in row.branches:
+                # The first token is chosen at the prompt's last position, and needs none of its own.
+                branch.room = max(1, room)
 
     def _pick(self, ways: Sequence[Intervention | None], index: Tensor) -> dict[int, Tensor]:
         """What every branch of some rows subtracts, by block [rows, branches, hidden]; `index` names their ways."""

@@ -22,8 +22,6 @@ from tasks.stage import Job, make_stage
 from tasks.steering import Steering, intervene
 
 if TYPE_CHECKING:
-    from transformers import BatchFeature
-
     from cmrm.model import VisionLanguageModel
     from cmrm.offload import Arriving
     from cmrm.prefix import Prefixes
@@ -67,7 +65,7 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
 
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
-    prefixes = Prefixes(vlm)
+    prefixes, renderer = Prefixes(vlm), Renderer(vlm)
     return work_through(
         job,
         store,
@@ -76,8 +74,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
         asked=(stored.sample.id for stored in samples),
         length=measure_beside(samples, job.slice.condition),
         batch_size=job.batch_size
-        or choose_batch_size(vlm, job.showing, job.slice.condition, samples, prefixes),
-        prepare=partial(_prepare, job, Renderer(vlm)),
+        or choose_batch_size(renderer, job.showing, job.slice.condition, samples, prefixes),
+        prepare=partial(_prepare, job, renderer),
         finish=lambda batches: _embed_batches(job, vlm, prefixes, batches),
         partitions={"model": job.model.name, "condition": job.slice.condition},
         rows_each=len(vlm.blocks),
@@ -89,19 +87,8 @@ def _embed(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Prepared:
-    """A batch with its prompts, and these as the model takes them where nothing in them is to be read once."""
-
-    shown: Shown
-    rendered: BatchFeature | None
-
-
-def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -> _Prepared:
-    shown = prepare_batch(renderer.vlm, job.showing, batch, job.slice.condition, stage=job.stage)
-    # Where states are steered, samples may still be set aside.
-    plain = job.steering is None and shown.prompts
-    return _Prepared(shown=shown, rendered=renderer.render(shown.prompts) if plain else None)
+def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -> Shown:
+    return prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +104,16 @@ class _Read:
 
 
 def _embed_batches(
-    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[_Prepared]
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
 ) -> Iterator[Finished]:
     """Read batch after batch; while the states of one are on their way, the device has the next."""
     under_way: deque[_Read] = deque()
     while True:
         try:
-            prepared = next(batches, None)
-            if prepared is None:
+            shown = next(batches, None)
+            if shown is None:
                 break
-            under_way.append(_read_states(job, vlm, prefixes, prepared))
+            under_way.append(_read_states(job, vlm, prefixes, shown))
         except BaseException:
             # What came before an error is kept.
             for read in under_way:
@@ -138,16 +125,16 @@ def _embed_batches(
         yield _conclude(job, vlm, read)
 
 
-def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, prepared: _Prepared) -> _Read:
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
     from cmrm.capture import embed
     from cmrm.offload import send_to_host
     from cmrm.steering import embed_steered
 
-    blocks, shown = range(len(vlm.blocks)), prepared.shown
+    blocks = range(len(vlm.blocks))
     if not shown.samples:
         return _Read(shown=shown, states=None)
     if job.steering is None:
-        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes, rendered=prepared.rendered)
+        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes, rendered=shown.rendered)
     else:
         shown, intervention = intervene(
             job.steering,

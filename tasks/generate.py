@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cmrm.answering import Answered, Group
     from cmrm.model import VisionLanguageModel
     from cmrm.prefix import Prefixes
+    from cmrm.renderer import Renderer
 
 # Groups that make up a full batch: as some rows are done, others can take their place. None is so large that its
 # images, which wait ahead of the device, or the pass that reads it would fill memory.
@@ -52,7 +53,7 @@ def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
         slice_ = _Slice(samples, ways, vlm, thread)
         report_rows(len(samples) * len(ways) - sum(len(one.ways) for one in slice_.list_missing()))
         asked = job.batch_size or choose_rows(
-            vlm,
+            slice_.renderer,
             job.showing,
             job.slice.condition,
             samples,
@@ -84,6 +85,11 @@ class _Slice:
         self._vlm = vlm
         self._thread = thread
         self._groups = Groups([way.job for way in ways], vlm)
+
+    @property
+    def renderer(self) -> Renderer:
+        """What makes prompts of the samples."""
+        return self._groups.renderer
 
     def list_missing(self) -> list[Asked]:
         """The samples that lack an answer, each with the ways in which it does; short questions first."""

@@ -71,7 +71,7 @@ class Groups:
     def __init__(self, jobs: Sequence[GenerateJob], vlm: VisionLanguageModel) -> None:
         from cmrm.renderer import Renderer
 
-        self._renderer = Renderer(vlm)
+        self.renderer = Renderer(vlm)
         self._first = jobs[0]
         self._vlm = vlm
         self._steerings = [job.steering for job in jobs]
@@ -93,7 +93,7 @@ class Groups:
         job, showing = self._first, self._first.showing
         ways = {one.stored.sample.id: one.ways for one in batch}
         samples = [one.stored for one in batch]
-        shown = prepare_batch(self._vlm, showing, samples, job.slice.condition, stage=job.stage)
+        shown = prepare_batch(self.renderer, showing, samples, job.slice.condition, stage=job.stage)
         asked = [Asked(stored=one, ways=ways[one.sample.id]) for one in shown.samples]
         images = self._measured_images(asked)
         return Prepared(
@@ -102,7 +102,7 @@ class Groups:
             meaningless={image: [showing.show(one.stored, image) for one in asked] for image in images},
             text_only=[showing.show(one.stored, "query") for one in asked] if images else [],
             refused=[Refused(row=row, ways=ways[row["sample_id"]]) for row in shown.quarantined],
-            rendered=self._renderer.render(shown.prompts) if shown.prompts else None,
+            rendered=shown.rendered,
         )
 
     def steer(self, prepared: Prepared, prefixes: Prefixes) -> Steered:

@@ -26,6 +26,7 @@ from tasks.steering import Steering, intervene
 if TYPE_CHECKING:
     from cmrm.model import VisionLanguageModel
     from cmrm.prefix import Prefixes
+    from cmrm.renderer import Renderer
 
 Way = Steering | None
 
@@ -114,8 +115,11 @@ class _Timed:
 def _time_ways(
     job: OverheadJob, vlm: VisionLanguageModel, prefixes: Prefixes, chosen: Sequence[StoredSample], size: int
 ) -> _Timed:
+    from cmrm.renderer import Renderer
+
     # As when questions are answered: what prompts share is read once, with the first of them.
-    prepared = [_prepare(job, vlm, batch) for batch in cut(chosen, size)]
+    renderer = Renderer(vlm)
+    prepared = [_prepare(job, vlm, renderer, batch) for batch in cut(chosen, size)]
     batches = [shown for shown in prepared if shown.samples]
     rows = [
         {
@@ -140,9 +144,11 @@ def _time_ways(
     )
 
 
-def _prepare(job: OverheadJob, vlm: VisionLanguageModel, batch: Sequence[StoredSample]) -> Shown:
+def _prepare(
+    job: OverheadJob, vlm: VisionLanguageModel, renderer: Renderer, batch: Sequence[StoredSample]
+) -> Shown:
     """Make a batch's prompts, and set aside the samples that one of the ways cannot be asked."""
-    shown = prepare_batch(vlm, job.showing, batch, job.slice.condition, stage=job.stage)
+    shown = prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
     for way in job.ways:
         if way is not None and shown.samples:
             shown, _ = intervene(

@@ -1,4 +1,4 @@
-"""From stored samples to prompts: images opened in their folder, prompts that no template can carry set aside."""
+"""From stored samples to prompts: images opened in their folder, and quarantined what the model cannot be asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from cmrm.images import MeaninglessImage, open_image
 from tasks.samples import StoredSample
 
 if TYPE_CHECKING:
-    from cmrm.model import VisionLanguageModel
+    from transformers import BatchFeature
+
+    from cmrm.renderer import Renderer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,42 +44,61 @@ class Showing:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A batch ready for the model, and the rows of it that cannot be asked, as rows of `quarantine`."""
+    """A batch ready for the model, and the rows of it that cannot be asked, as rows of `quarantine`.
+
+    `rendered` are the prompts as the model takes them, where they have nothing in common that is to be read once.
+    """
 
     samples: Sequence[StoredSample]
     prompts: Sequence[Prompt]
     quarantined: Sequence[dict[str, Any]]
+    rendered: BatchFeature | None = None
 
 
 def prepare_batch(
-    vlm: VisionLanguageModel,
+    renderer: Renderer,
     showing: Showing,
     batch: Sequence[StoredSample],
     condition: Condition,
     *,
     stage: str,
 ) -> Shown:
-    """Make a batch's prompts; a sample whose text holds one of the model's special tokens is set aside.
+    """Make a batch's prompts, and quarantine each sample that cannot be asked, with the reason.
 
-    Raises `UserError` for an image that ingest has read and that is gone now: the disk is at fault and not the row,
-    so nothing is committed and the same command goes on when it is back.
+    That is a text that holds one of the model's special tokens, an image that the processor refuses, and a prompt
+    longer than the model's positions. Raises `UserError` for an image that ingest has read and that is gone now: the
+    disk is at fault and not the row, so nothing is committed and the same command goes on when it is back.
     """
     from cmrm.model import find_special_token
 
-    kept, prompts, quarantined = [], [], []
+    asked, prompts, reasons = [], [], dict[str, str]()
     for stored in batch:
         prompt = showing.show(stored, condition)
-        if token := find_special_token(vlm, prompt):
-            reason = f"the text holds {token!r}, which this model reads as a control token; remove it from the data"
-            quarantined.append(quarantine_row(stored, stage=stage, reason=reason))
+        if token := find_special_token(renderer.vlm, prompt):
+            reasons[stored.sample.id] = (
+                f"the text holds {token!r}, which this model reads as a control token; remove it from the data"
+            )
             continue
-        kept.append(stored)
+        asked.append(stored)
         prompts.append(prompt)
-    return Shown(samples=kept, prompts=prompts, quarantined=quarantined)
+    rendered = renderer.render(prompts) if prompts else None
+    if rendered is not None:
+        reasons |= {asked[row].sample.id: reason for row, reason in rendered.refused.items()}
+    kept = [] if rendered is None else rendered.kept
+    return Shown(
+        samples=[asked[row] for row in kept],
+        prompts=[prompts[row] for row in kept],
+        quarantined=[
+            quarantine_row(stored, stage=stage, reason=reasons[stored.sample.id])
+            for stored in batch
+            if stored.sample.id in reasons
+        ],
+        rendered=None if rendered is None else rendered.inputs,
+    )
 
 
 def quarantine_row(stored: StoredSample, *, stage: str, reason: str) -> dict[str, Any]:
-    """A row of `quarantine` for a sample that a stage set aside."""
+    """A row of `quarantine` for a sample that a stage could not take."""
     sample = stored.sample
     return {
         "stage": stage,

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from cmrm.conditions import Condition, Prompt
 from cmrm.images import count_pixels
 from tasks.oom import fits_into_memory
-from tasks.prompts import Showing
+from tasks.prompts import Showing, prepare_batch
 from tasks.samples import StoredSample
 
 if TYPE_CHECKING:
-    from cmrm.model import VisionLanguageModel
     from cmrm.prefix import Prefixes
+    from cmrm.renderer import Renderer
 
 
 def choose_batch_size(
-    vlm: VisionLanguageModel,
+    renderer: Renderer,
     showing: Showing,
     condition: Condition,
     samples: Sequence[StoredSample],
@@ -27,13 +27,13 @@ def choose_batch_size(
     """How many samples are read in one pass: as many as keep the device busy, what they share not counted."""
     from cmrm.budget import measure_budget
 
-    fed, columns = _measure(vlm, showing, condition, samples, prefixes)
-    budget = measure_budget(vlm)
+    fed, columns = _measure(renderer, showing, condition, samples, prefixes)
+    budget = measure_budget(renderer.vlm)
     return min(budget.count_prompts(fed), budget.count_spread(columns))
 
 
 def choose_rows(
-    vlm: VisionLanguageModel,
+    renderer: Renderer,
     showing: Showing,
     condition: Condition,
     samples: Sequence[StoredSample],
@@ -45,26 +45,22 @@ def choose_rows(
     """How many samples are under way at once, each answered in so many ways: as many as memory has room for."""
     from cmrm.budget import measure_budget
 
-    _, columns = _measure(vlm, showing, condition, samples, prefixes)
-    return measure_budget(vlm).count_rows(columns, branches=ways, new_tokens=max_new_tokens)
+    _, columns = _measure(renderer, showing, condition, samples, prefixes)
+    return measure_budget(renderer.vlm).count_rows(columns, branches=ways, new_tokens=max_new_tokens)
 
 
 def _measure(
-    vlm: VisionLanguageModel,
+    renderer: Renderer,
     showing: Showing,
     condition: Condition,
     samples: Sequence[StoredSample],
     prefixes: Prefixes,
 ) -> tuple[int, int]:
     """The tokens of the longest prompt: those that are read of it besides what is shared, and all."""
-    from cmrm.model import find_special_token
-
-    prompts = [
-        prompt
-        for stored in _choose_longest(showing, condition, samples)
-        # One with a special token is quarantined later, and cannot be measured.
-        if find_special_token(vlm, prompt := showing.show(stored, condition)) is None
-    ]
+    # What cannot be asked is quarantined later, and cannot be measured.
+    prompts = prepare_batch(
+        renderer, showing, _choose_longest(showing, condition, samples), condition, stage=""
+    ).prompts
     if not prompts:
         return 1, 1
     found: list[tuple[int, int]] = []

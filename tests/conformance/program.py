@@ -22,6 +22,8 @@ import torch
 
 # The builders' processors take it as it is, or make it smaller.
 IMAGE_SIZE = 32
+# Strips and single pixels, which some processors refuse.
+ODD_SIZES = ((640, 2), (2, 640), (1, 1), (2, 2), (3, 3))
 
 
 def main() -> None:
@@ -69,7 +71,32 @@ def examine_tiny(name: str) -> dict[str, Any]:
             traceback.print_exc(file=sys.stderr)
             return {"family": name, "error": f"{type(error).__name__}: {error}", "findings": []}
         findings = [asdict(finding) for finding in run_checks(vlm, image_size=IMAGE_SIZE)]
-    return {"family": name, "error": None, "findings": findings}
+        odd = {f"{width}x{height}": show_odd(vlm, width, height) for width, height in ODD_SIZES}
+    return {"family": name, "error": None, "findings": findings, "odd": odd}
+
+
+def show_odd(vlm: Any, width: int, height: int) -> dict[str, Any]:
+    """Show an image of an odd size beside an ordinary one: which rows are read, why others are not, and any error."""
+    from PIL import Image
+
+    from cmrm.capture import embed
+    from cmrm.conditions import Prompt
+    from cmrm.renderer import Renderer
+
+    sizes = [(width, height), (IMAGE_SIZE, IMAGE_SIZE)]
+    prompts = [Prompt(text="what is it?", image=Image.new("RGB", size, (90, 120, 30))) for size in sizes]
+    try:
+        rendered = Renderer(vlm).render(prompts)
+        kept = [prompts[row] for row in rendered.kept]
+        states = embed(vlm, kept, blocks=[0], rendered=rendered.inputs)
+        return {
+            "kept": list(rendered.kept),
+            "refused": {str(row): why for row, why in rendered.refused.items()},
+            "error": None if bool(states.isfinite().all()) else "states are not finite",
+        }
+    except Exception as error:  # noqa: BLE001 # whatever it is, it would have ended a run
+        traceback.print_exc(file=sys.stderr)
+        return {"kept": [], "refused": {}, "error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,35 @@ def test_the_family_passes_all_checks(examined: Mapping[str, Mapping[str, Any]],
     assert {one["name"]: one["detail"] for one in found["findings"] if not one["passed"]} == {}
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_image_of_an_odd_size_is_read_or_refused_by_itself_and_costs_no_other_row(
+    examined: Mapping[str, Mapping[str, Any]], family: str
+) -> None:
+    for shown in examined[family]["odd"].values():
+        assert shown["error"] is None
+        assert set(shown["kept"]) | set(map(int, shown["refused"])) == {0, 1}
+        assert 1 in shown["kept"]
+
+
+def test_strips_are_refused_by_the_types_whose_processors_do_with_their_own_words(
+    examined: Mapping[str, Mapping[str, Any]],
+) -> None:
+    told = {name: found["odd"]["640x2"]["refused"].get("0", "") for name, found in examined.items()}
+    assert {name for name, reason in told.items() if "aspect ratio must be smaller than 200" in reason} == {
+        "glm4v",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+    }
+    assert {name for name, reason in told.items() if reason} == {
+        "glm4v",
+        "mistral3",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+    }
+
+
 def test_the_page_of_models_says_what_was_found(examined: Mapping[str, Mapping[str, Any]]) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == insert_section(page, write_section(examined)), (
