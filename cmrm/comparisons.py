@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
 
-from cmrm.statistics import BATCH_VALUES, RESAMPLES, SEED, bootstrap_mean, mean, paired_interval
+from cmrm.statistics import (
+    BATCH_VALUES,
+    RESAMPLES,
+    SEED,
+    bootstrap_mean,
+    count_in_units,
+    mean,
+    paired_interval,
+    recover_fractions,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Below this a standard error is rounding, not uncertainty.
 SMALLEST_ERROR = 1e-6
@@ -112,7 +126,8 @@ def compare_scores(before: Sequence[float], after: Sequence[float]) -> Compariso
     n = len(before)
     if not n:
         return Comparison(kind="bootstrap", n=0)
-    differences = [float(now) - float(was) for was, now in zip(before, after, strict=True)]
+    exact = [now - was for was, now in zip(recover_fractions(before), recover_fractions(after), strict=True)]
+    differences = [float(difference) for difference in exact]
     low, high = bootstrap_mean(differences) or (None, None)
     return Comparison(
         kind="bootstrap",
@@ -122,7 +137,7 @@ def compare_scores(before: Sequence[float], after: Sequence[float]) -> Compariso
         change=mean(differences),
         low=low,
         high=high,
-        p=_flip_signs(differences),
+        p=_flip_signs(exact),
     )
 
 
@@ -173,22 +188,44 @@ def agree(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreement:
     )
 
 
-def _flip_signs(differences: Sequence[float]) -> float:
+def _flip_signs(differences: Sequence[Fraction]) -> float:
     import numpy as np
     from scipy.stats import permutation_test
 
     # Either sign of a single difference is as extreme as the other; the library wants at least two.
     if len(differences) == 1:
         return 1.0
+    counts, _ = count_in_units(sorted(differences))
+
+    def compare(numbers: NDArray[np.float64], axis: int) -> NDArray[np.int64]:
+        # The numbers are there for their signs alone, which the library flips.
+        signs = np.moveaxis(np.sign(numbers), axis, -1)
+        return _compare_sums(signs.reshape(-1, len(counts)), counts).reshape(signs.shape[:-1])
+
     found = permutation_test(
-        (np.sort(differences),),
-        np.mean,
+        (np.arange(1.0, len(counts) + 1),),
+        compare,
         permutation_type="samples",
         n_resamples=RESAMPLES,
-        batch=max(1, BATCH_VALUES // len(differences)),
+        batch=max(1, BATCH_VALUES // len(counts)),
         rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)
+
+
+def _compare_sums(signs: NDArray[np.float64], counts: Sequence[int]) -> NDArray[np.int64]:
+    """Compare the sum of whole numbers under each row of signs with their plain sum: −1 below, 0 equal, 1 above."""
+    import numpy as np
+
+    # What is flipped makes the difference, twice; in units of the largest no number is beyond a double.
+    largest = max(map(abs, counts)) or 1
+    flipped = (signs < 0) @ np.array([count / largest for count in counts])
+    signs_of_sums = -np.sign(flipped).astype(np.int64)
+    # Where rounding could decide, whole numbers do.
+    for row in np.flatnonzero(np.abs(flipped) <= len(counts) ** 2 * np.finfo(np.float64).eps):
+        exact = sum(count for count, sign in zip(counts, signs[row], strict=True) if sign < 0)
+        signs_of_sums[row] = (exact < 0) - (exact > 0)
+    return signs_of_sums
 
 
 def _check_pairs(before: Sequence[Any], after: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from math import isfinite
 
 from cmrm.errors import UserError
 
-# A difference of two utilities rounds: a loss of exactly the bound keeps it, whatever the last bit says.
+# Rates and utilities round: exactly the bound keeps it, whatever the last bit says.
 TOLERANCE = 1e-9
 
 
@@ -91,7 +91,7 @@ def _reaches(value: float | None, least: float) -> bool:
 
 
 def _stays_within(value: float | None, most: float) -> bool:
-    return value is not None and value <= most
+    return value is not None and value <= most + TOLERANCE
 
 
 def _order(points: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -65,8 +65,7 @@ def measure_separability(
     n, m = (len(group) for group in states)
     if min(n, m) == 0 or not all(torch.isfinite(group).all() for group in states):
         return Separability(silhouette=None, centroid_distance=None, separation=None, probe=None)
-    distance = centroid_distance(*states)
-    apart = separation(*states) if n + m > 2 else float("inf")
+    distance, apart = _measure_distance(*states)
     generator = np.random.default_rng(seed)
     chosen = np.concatenate(
         [
@@ -85,6 +84,15 @@ def measure_separability(
         separation=apart if apart < float("inf") else None,
         probe=_probe(values, labels, names, seed=seed),
     )
+
+
+def _measure_distance(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """Measure the distance of the centroids, and that in units of the spread: infinite for groups without one."""
+    # The mean of equal states may round, and would give them a spread and groups that coincide a distance.
+    if all((group == group[:1]).all() for group in (first, second)):
+        distance = centroid_distance(first[:1], second[:1])
+        return distance, float("inf") if distance > 0.0 or len(first) + len(second) == 2 else 0.0
+    return centroid_distance(first, second), separation(first, second)
 
 
 def _find_silhouette(values: NDArray[np.float64], labels: NDArray[np.bool_]) -> float | None:

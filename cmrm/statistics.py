@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from fractions import Fraction
+from math import isfinite, lcm, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,13 @@ RESAMPLES = 9_999
 
 # Every interval draws from its own generator with this seed, so a report comes out the same each time.
 SEED = 0
+
+# Doubles below it count exactly.
+_LARGEST_COUNT = 2**53
+# A score is taken for a fraction as simple as this, or a decimal of so many digits, where it differs by rounding alone.
+_LARGEST_DENOMINATOR = 1_000
+_DECIMAL = ".12g"
+_ROUNDING = Fraction(1, 2**50)
 
 # Resampled values held at once: 32 MB of doubles, so memory does not grow with the number of samples.
 BATCH_VALUES = 4_000_000
@@ -121,11 +129,32 @@ def paired_interval(*, both: int, first_only: int, second_only: int, neither: in
 
 
 def mean(values: Iterable[float]) -> float:
-    """Give the mean of one or more values, which the order of the values does not change and which lies among them."""
-    import numpy as np
+    """Give the mean of one or more values, which the order of the values does not change and which lies among them.
 
-    ordered = np.sort(np.asarray(list(values), dtype=np.float64))
-    return float(np.clip(ordered.mean(), ordered[0], ordered[-1]))
+    It is the exact mean of what the values stand for, rounded once: that of 0.1, 0.2 and −0.3 is 0. Raises
+    `ValueError` for a value that is not finite.
+    """
+    scores = [float(value) for value in values]
+    exact = recover_fractions(scores)
+    return _clip(_add(exact) / len(exact), scores)
+
+
+def recover_fractions(values: Iterable[float]) -> list[Fraction]:
+    """Give the number that each value stands for: of 0.1 a tenth, of 0.333… a third, and of others the double itself.
+
+    Sums of these tie exactly where those of the scores do, as 0.1 + 0.2 and 0.3. Raises `ValueError` for a value that
+    is not finite.
+    """
+    scores = [float(value) for value in values]
+    # Scores repeat, and each search takes many times as long as a look-up.
+    known = {score: _recover(score) for score in set(scores)}
+    return [known[score] for score in scores]
+
+
+def count_in_units(numbers: Sequence[Fraction]) -> tuple[list[int], int]:
+    """Write numbers as whole multiples of one unit: the multiples, and how many units make 1."""
+    units = lcm(*{number.denominator for number in numbers})
+    return [number.numerator * (units // number.denominator) for number in numbers], units
 
 
 def bootstrap_mean(values: Iterable[float]) -> tuple[float, float] | None:
@@ -138,29 +167,28 @@ def bootstrap_mean(values: Iterable[float]) -> tuple[float, float] | None:
     import numpy as np
     from scipy.stats import bootstrap
 
-    sample = np.sort(np.asarray(list(values), dtype=np.float64))
-    for value in sample:
-        if not isfinite(value):
-            raise ValueError(f"a score is {value}; leave out what was not measured before averaging")
-    if sample.size < 2:
+    scores = sorted(float(value) for value in values)
+    sample = recover_fractions(scores)
+    if len(sample) < 2:
         return None
-    centre, scale = sample.mean(), np.abs(sample - sample.mean()).max()
-    if sample[0] == sample[-1] or scale == 0.0:
-        return float(sample[0]), float(sample[-1])
-    # Acceleration takes cubes of differences: in units of the spread they neither overflow nor vanish. And its bias
-    # counts the resamples whose mean is the sample's own: rounded, the last bit does not decide which are.
-    standardised = (sample - centre) / scale
+    if sample[0] == sample[-1]:
+        return scores[0], scores[-1]
+    # The bias counts the resamples whose sum is the sample's own, and a limit may be 0: whole numbers add up exactly.
+    origin, scale, counts = _count_from_origin(sample)
     found = bootstrap(
-        (standardised,),
-        lambda values, axis: np.round(np.mean(values, axis=axis), 12),
+        (np.array(counts, dtype=np.float64),),
+        lambda values, axis: values.sum(axis=axis),
         n_resamples=RESAMPLES,
-        batch=max(1, BATCH_VALUES // sample.size),
+        batch=max(1, BATCH_VALUES // len(sample)),
         confidence_level=CONFIDENCE,
         method="BCa",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    low, high = np.clip([centre + scale * found.low, centre + scale * found.high], sample[0], sample[-1])
-    return float(low), float(high)
+    low, high = (
+        _clip(origin + scale * Fraction(float(limit)) / len(sample), scores)
+        for limit in (found.low, found.high)
+    )
+    return low, high
 
 
 def resample(
@@ -192,3 +220,39 @@ def _find_margins(rate: Rate) -> tuple[float, float]:
     if rate.value is None or rate.interval is None:
         raise ValueError("two rates without a sample have no interval; ask for one only where n > 0")
     return rate.value - rate.interval[0], rate.interval[1] - rate.value
+
+
+def _recover(score: float) -> Fraction:
+    if not isfinite(score):
+        raise ValueError(f"a score is {score}; leave out what was not measured before averaging")
+    exact = Fraction(score)
+    for simple in (exact.limit_denominator(_LARGEST_DENOMINATOR), Fraction(format(score, _DECIMAL))):
+        if abs(simple - exact) <= _ROUNDING * abs(exact):
+            return simple
+    return exact
+
+
+def _count_from_origin(sample: Sequence[Fraction]) -> tuple[Fraction, Fraction, list[int]]:
+    """Write a sample as origin + scale · whole numbers, of which as many add up exactly in double precision.
+
+    Exact where the numbers have a common denominator that allows it; else rounded to a grid, on which equal numbers
+    stay equal, 0 stays 0 and opposite numbers opposite.
+    """
+    low, high = min(sample), max(sample)
+    origin = Fraction(0) if low <= 0 <= high else low
+    counts, units = count_in_units([number - origin for number in sample])
+    most = _LARGEST_COUNT // len(sample)
+    if max(map(abs, counts)) <= most:
+        return origin, Fraction(1, units), counts
+    scale = max(map(abs, (low - origin, high - origin))) / most
+    return origin, scale, [round((number - origin) / scale) for number in sample]
+
+
+def _add(numbers: Sequence[Fraction]) -> Fraction:
+    # One division at the end: adding fractions one by one would search for a common divisor each time.
+    counts, units = count_in_units(numbers)
+    return Fraction(sum(counts), units)
+
+
+def _clip(number: Fraction, scores: Sequence[float]) -> float:
+    return min(max(float(number), min(scores)), max(scores))

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
 from cmrm.comparisons import Agreement, Comparison, adjust, agree, compare_scores, compare_verdicts
 
@@ -101,6 +104,68 @@ def test_scores_of_few_samples_are_tested_over_every_flip_of_signs():
     assert (found.kind, found.before, found.after, found.change) == ("bootstrap", 1.0, 4.0, 3.0)
     assert (found.gained, found.lost) == (None, None)
     assert 1.0 <= found.low < 3.0 < found.high <= 5.0
+
+
+def flip_all_signs(before, after):
+    """Of all flips of signs, the share whose sum is as far from 0 as the observed one: by brute force, in fractions."""
+    differences = [now - was for was, now in zip(before, after, strict=True)]
+    flipped = [
+        sum(sign * difference for sign, difference in zip(signs, differences, strict=True))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    return Fraction(sum(abs(one) >= abs(sum(differences)) for one in flipped), len(flipped))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "p"),
+    [
+        # In tenths; the sums of their differences are 0, and rounding left p at 0.97, 0.93 and 0.89.
+        ([5, 4, 1, 0, 6, 7, 6, 7], [1, 4, 5, 2, 7, 4, 9, 4], 1.0),
+        ([4, 5, 5, 4, 7, 6, 3, 3], [2, 0, 9, 6, 0, 0, 10, 10], 1.0),
+        ([4, 7, 3, 2, 5, 6, 7, 9], [6, 5, 5, 5, 0, 8, 10, 4], 1.0),
+        ([0, 0, 0], [1, 2, -3], 1.0),
+        ([0, 0, 0], [1, 2, 3], 0.25),
+    ],
+)
+def test_flipped_sums_that_tie_with_the_observed_one_count(before, after, p):
+    tenths = [[Fraction(number, 10) for number in side] for side in (before, after)]
+    assert flip_all_signs(*tenths) == p
+    assert compare_scores([one / 10 for one in before], [one / 10 for one in after]).p == p
+
+
+@law
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=8),
+    st.sampled_from([1, 3, 7, 10, 12, 100]),
+)
+def test_p_of_few_scores_is_that_of_brute_force_in_fractions(pairs, unit):
+    exact = [[Fraction(pair[side], unit) for pair in pairs] for side in (0, 1)]
+    found = compare_scores(*([float(one) for one in side] for side in exact))
+    assert found.p == pytest.approx(float(flip_all_signs(*exact)), rel=1e-15)
+    differences = [now - was for was, now in zip(*exact, strict=True)]
+    assert found.change == float(sum(differences) / len(differences))
+
+
+@law
+@given(st.lists(st.fractions(0, 1, max_denominator=97), min_size=1, max_size=6))
+def test_scores_of_many_denominators_tie_where_their_fractions_do(after):
+    # The last takes back what the others gained, so that the observed sum is 0 and every flip reaches it.
+    exact = [[Fraction(0)] * len(after) + [sum(after, Fraction(0))], [*after, Fraction(0)]]
+    assert compare_scores(*([float(one) for one in side] for side in exact)).p == 1.0
+
+
+@pytest.mark.parametrize("samples", [14, 40, 300])
+def test_p_of_many_scores_is_scipys_on_whole_numbers(samples):
+    counts = np.random.default_rng(samples).integers(0, 11, (2, samples))
+    expected = permutation_test(
+        (np.sort(counts[1] - counts[0]).astype(np.float64),),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=9_999,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    for unit in (1, 7, 10):
+        assert compare_scores((counts[0] / unit).tolist(), (counts[1] / unit).tolist()).p == expected
 
 
 def test_the_interval_of_many_scores_nears_that_of_the_normal_law():

@@ -78,6 +78,13 @@ def test_a_loss_of_exactly_the_bound_keeps_it():
     )
 
 
+def test_an_over_refusal_rate_of_exactly_the_bound_keeps_it():
+    assert not 0.1 + 0.2 <= 0.3
+    curve = [point(0, 0.5, 0.4, 0.0), point(1, 0.1, 0.4, 0.1 + 0.2)]
+    assert choose_strength(curve, utility_loss=0.0, over_refusal=0.3) == 1
+    assert choose_strength(curve, utility_loss=0.0, over_refusal=0.299) == 0
+
+
 def test_without_strength_zero_the_smallest_sets_the_bound():
     assert choose_strength(CURVE[::-1][:3], utility_loss=0.2, over_refusal=None) == 0.8
     assert choose_strength(CURVE[::-1][:3], utility_loss=0.1, over_refusal=None) == 0.6

@@ -112,6 +112,16 @@ def test_states_that_are_not_finite_are_not_measured(flaw):
     assert measure_separability(cloud(0, 3), cloud(10, 3), seed=0) == nothing
 
 
+@pytest.mark.parametrize(("n", "m"), [(3, 5), (6, 7), (6, 11), (1, 2)])
+def test_equal_states_have_no_spread_though_their_mean_rounds(n, m):
+    state = 0.1 * torch.arange(1, 9, dtype=torch.float64)
+    found = measure_separability(state.expand(n, 8), state.expand(m, 8), seed=0)
+    assert (found.centroid_distance, found.separation) == (0.0, 0.0)
+    found = measure_separability(state.expand(n, 8), (state + 0.3).expand(m, 8), seed=0)
+    assert found.centroid_distance == pytest.approx(0.3 * 8**0.5)
+    assert found.separation is None
+
+
 def test_states_without_spread_have_a_distance_and_no_separation():
     found = measure_separability(torch.zeros(6, 3), torch.ones(6, 3), seed=0)
     assert found.centroid_distance == pytest.approx(3**0.5)

@@ -3,14 +3,15 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
-from cmrm.statistics import Mean, Rate, bootstrap_mean, paired_interval
+from cmrm.statistics import Mean, Rate, bootstrap_mean, mean, paired_interval, recover_fractions
 
 
 def test_a_rate_prints_with_its_wilson_interval():
@@ -129,6 +130,86 @@ def test_the_interval_of_a_mean_follows_the_unit_of_the_scores(scores, unit):
         pytest.approx(unit * low, rel=1e-9, abs=1e-9 * unit),
         pytest.approx(unit * high, rel=1e-9, abs=1e-9 * unit),
     )
+
+
+def ask_scipy(counts):
+    """The interval of the mean of whole numbers: their sums are exact, whatever the order they are added in."""
+    sums = bootstrap(
+        (np.sort(np.asarray(counts, dtype=np.float64)),),
+        np.sum,
+        n_resamples=9_999,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return sums.low / len(counts), sums.high / len(counts)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        # Each has a limit of exactly 0: rounding left 2.2e-16, 6.3e-13 and so on, and excluded it.
+        [1, 0, 2, 1, -2, -1, 1, 2, 3, 1, 2, -2, 3, 3, 0, 0, -3, 0, 1, 3, 2],
+        [-3, 1, -2, -1, 1, -1, -3, 1, 1, -2, -1, -2, 2, 0, 2, -2, -3, -1, -1],
+        [0, 0, -1, -1, 0],
+    ],
+)
+@pytest.mark.parametrize("unit", [1, 10, 3])
+def test_a_limit_of_zero_is_exactly_zero_as_scipys_is(counts, unit):
+    low, high = ask_scipy(counts)
+    assert 0.0 in (low, high)
+    found = bootstrap_mean([count / unit for count in counts])
+    assert found == (pytest.approx(low / unit, rel=1e-15), pytest.approx(high / unit, rel=1e-15))
+    assert [limit == 0.0 for limit in found] == [limit == 0.0 for limit in (low, high)]
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(-5, 5), min_size=2, max_size=25).filter(lambda counts: len(set(counts)) > 1),
+    st.sampled_from([1, 7, 10, 1000]),
+)
+def test_the_interval_of_a_mean_is_scipys_on_whole_numbers(counts, unit):
+    low, high = ask_scipy(counts)
+    expected = tuple(float(Fraction(float(limit)) / unit) for limit in (low, high))
+    assert bootstrap_mean([count / unit for count in counts]) == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def test_an_interval_of_scores_without_a_common_unit_keeps_zero_and_ties():
+    # No double counts these in one unit; half of the resamples of opposite scores add up to 0 and more.
+    scores = [math.pi, -math.pi, math.e, -math.e, 0.0, 0.0]
+    low, high = bootstrap_mean(scores)
+    assert low == -high
+    assert (
+        bootstrap_mean([0.0] * 30 + [math.pi, -math.e])[0] < 0.0 < bootstrap_mean([0.0] * 30 + [math.pi])[1]
+    )
+    assert bootstrap_mean([0.0] * 30 + [math.pi / 7])[0] == 0.0
+
+
+def test_a_mean_is_that_of_what_the_scores_stand_for_rounded_once():
+    assert 0.1 + 0.2 - 0.3 != 0.0
+    assert mean([0.1, 0.2, -0.3]) == 0.0
+    assert mean([0.1] * 10) == 0.1
+    assert mean([1 / 3, 1 / 3, -2 / 3]) == 0.0
+    assert mean([1e16, 1.0, -1e16]) == 1 / 3
+    with pytest.raises(ValueError, match="score is nan"):
+        mean([math.nan])
+
+
+@pytest.mark.parametrize(
+    ("score", "fraction"),
+    [
+        (0.1, Fraction(1, 10)),
+        (2 / 3, Fraction(2, 3)),
+        # 2 · precision · recall / (precision + recall) of 2/3 and 2/5 rounds on its way to one half.
+        (math.nextafter(0.5, 0), Fraction(1, 2)),
+        (-1234.5678, Fraction(-12345678, 10_000)),
+        (1e-200, Fraction(1, 10**200)),
+        (5e-324, Fraction(5e-324)),
+        (math.pi, Fraction(math.pi)),
+        (0.0, Fraction(0)),
+    ],
+)
+def test_a_score_stands_for_the_simple_fraction_that_differs_by_rounding_alone(score, fraction):
+    assert recover_fractions([score, score]) == [fraction, fraction]
 
 
 def test_two_rates_on_the_same_samples_differ_within_newcombes_interval():
