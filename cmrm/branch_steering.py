@@ -12,14 +12,20 @@ from torch import Tensor, nn
 
 from cmrm.capture import SteeringHook, block_output
 from cmrm.model import VisionLanguageModel
-from cmrm.steering import Intervention, compose
+from cmrm.steering import Intervention, compose, is_felt, measure_length
 
 
 @dataclass(kw_only=True)
 class BranchProof:
-    """How far each branch's state was moved in one pass, and αΔ's largest number, by block [2, rows, branches]."""
+    """What αΔ was to do to each branch's state in one pass, and did, by block.
+
+    `moved` is float32 [2, rows, branches]: how far the state was moved, after rounding to the model's dtype, and 1
+    where αΔ is too large for that rounding to take it back, else 0. `asked` is the length of αΔ in float32,
+    [rows, branches].
+    """
 
     moved: dict[int, Tensor] = field(default_factory=dict)
+    asked: dict[int, Tensor] = field(default_factory=dict)
 
 
 class _SteerBranches(SteeringHook):
@@ -32,7 +38,8 @@ class _SteerBranches(SteeringHook):
     def __call__(self, _block: nn.Module, _args: Any, output: Any) -> Any:
         self.passes += 1
         hidden = block_output(output)
-        steered = hidden - self.shift.to(hidden.device, hidden.dtype)
+        # In float32 where the shift is, and rounded to the model's dtype once.
+        steered = (hidden - self.shift.to(hidden.device)).to(hidden.dtype)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
 
@@ -43,11 +50,10 @@ class _SteerAndMeasure(_SteerBranches):
 
     def __call__(self, block: nn.Module, args: Any, output: Any) -> Any:
         steered = super().__call__(block, args, output)
-        # On the states as they were and became, after rounding to the model's dtype.
-        difference = block_output(output).float() - block_output(steered).float()
-        # The largest number, since the squares of very small ones would come to nothing.
-        meant = self.shift.float().abs().amax(dim=-1).to(difference.device)
-        self.proof.moved[self.block] = torch.stack([difference.norm(dim=-1), meant])
+        before, shift = block_output(output), self.shift.to(block_output(output).device)
+        distance = measure_length(before.float() - block_output(steered).float())
+        self.proof.moved[self.block] = torch.stack([distance, is_felt(before, shift).float()])
+        self.proof.asked[self.block] = measure_length(shift)
         return steered
 
 

@@ -79,14 +79,18 @@ def check_strength(alpha: float | Tensor) -> None:
 
 @dataclass(kw_only=True)
 class SteeringProof:
-    """Per block: how many (row, token) states were moved, and the mean distance moved over the prompts' passes.
+    """Per block: how many (row, token) states αΔ was subtracted from, and how far it was to move them and did.
 
-    Filled while the model runs; `distance` is measured on the states as they were and became, after rounding to the
-    model's dtype.
+    Filled while the model runs. The others are of the first pass that acted, the prompt's: `asked` is the mean length
+    of αΔ in float32, `distance` the mean distance of the states as they were and became, after rounding to the model's
+    dtype, and `unmoved` counts the states that stayed as they were though their αΔ is not zero: an α with no effect at
+    this precision.
     """
 
     acted: dict[int, int] = field(default_factory=dict)
+    asked: dict[int, float] = field(default_factory=dict)
     distance: dict[int, float] = field(default_factory=dict)
+    unmoved: dict[int, int] = field(default_factory=dict)
 
 
 class _Span:
@@ -112,12 +116,35 @@ class _Span:
         self.rows, self.columns = torch.cat([in_prompt, after], dim=1).nonzero(as_tuple=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What αΔ was to do to each of some states and did; on the device, since reading it would wait for the pass."""
+
+    asked: Tensor
+    distance: Tensor
+    unmoved: Tensor
+    failed: Tensor
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor, shift: Tensor) -> _Measured:
+        still = (before == after).all(dim=-1)
+        return cls(
+            asked=measure_length(shift).mean(),
+            distance=measure_length(before.float() - after.float()).mean(),
+            unmoved=(still & (shift != 0).any(dim=-1)).sum(),
+            failed=(still & is_felt(before, shift)).any(),
+        )
+
+    def read(self) -> list[float]:
+        """All four, in this order, by one copy from the device."""
+        return torch.stack([self.asked, self.distance, self.unmoved.float(), self.failed.float()]).tolist()
+
+
 class _SteerBlock(SteeringHook):
     def __init__(self, shift: Tensor, span: _Span) -> None:
         self.shift, self.span = shift, span
         self.passes, self.acted = 0, 0
-        self.moved: Tensor | None = None
-        self.measured = 0
+        self.measured: _Measured | None = None
 
     def __call__(self, _block: nn.Module, _args: Any, output: Any) -> Any:
         self.passes += 1
@@ -125,14 +152,14 @@ class _SteerBlock(SteeringHook):
         if rows.numel() == 0:
             return None
         hidden = block_output(output)
-        self.shift = self.shift.to(hidden.device, hidden.dtype)
+        self.shift = self.shift.to(hidden.device)
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
         before = hidden[rows, columns]
-        after = before - self.shift[rows]
-        if self.moved is None:
+        # The shift is in float32, and so is the difference: it is rounded to the model's dtype once.
+        after = (before - self.shift[rows]).to(hidden.dtype)
+        if self.measured is None:
             # Measured in the first pass that acts; a reading on each step would cost every token.
-            self.moved = (before.float() - after.float()).norm(dim=-1).sum()
-            self.measured = rows.numel()
+            self.measured = _Measured.of(before, after, self.shift[rows])
         self.acted += rows.numel()
         steered = hidden.index_put((rows, columns), after)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
@@ -146,7 +173,8 @@ def steer(
 
     `input_ids` and `attention_mask` are the prompt's, int64 [rows, tokens], either padding side. The proof is complete
     when the context ends without an error; hooks are removed in every case. Raises `RuntimeError` when a chosen block
-    was never run, or αΔ is not zero and no state moved: never silently unsteered.
+    was never run, or αΔ is not zero and no state moved: never silently unsteered. An αΔ so small that rounding to the
+    model's dtype takes it back is no error: the proof counts the states that it left `unmoved`.
     """
     rows = attention_mask.shape[0]
     strength = torch.as_tensor(intervention.alpha, dtype=torch.float32).to(attention_mask.device).expand(rows)
@@ -162,15 +190,19 @@ def steer(
         for handle in handles:
             handle.remove()
     for index, (block, hook) in enumerate(hooks.items()):
-        proof.acted[block] = hook.acted
-        proof.distance[block] = 0.0 if hook.moved is None else float(hook.moved) / hook.measured
         if hook.passes == 0:
             raise RuntimeError(f"the intervention never acted: block {block} was not run inside `steer`")
-        # Asked of the shift as it was given: half precision makes nothing of a very small one.
-        if proof.distance[block] == 0 and bool(shifts[:, index].any()):
-            raise RuntimeError(
-                f"the intervention never acted: no state moved at block {block}, though αΔ is not zero"
-            )
+        proof.acted[block] = hook.acted
+        _note(proof, block, hook.measured, meant=bool(shifts[:, index].any()))
+
+
+def _note(proof: SteeringProof, block: int, measured: _Measured | None, *, meant: bool) -> None:
+    asked, distance, unmoved, failed = (0.0, 0.0, 0.0, meant) if measured is None else measured.read()
+    proof.asked[block], proof.distance[block], proof.unmoved[block] = asked, distance, int(unmoved)
+    if failed:
+        raise RuntimeError(
+            f"the intervention never acted: no state moved at block {block}, though αΔ is not zero"
+        )
 
 
 @torch.inference_mode()
@@ -193,6 +225,21 @@ def compose(intervention: Intervention, rows: int) -> Tensor:
         return delta
     # A shift made at one block is carried along the residual stream, so later blocks add just what is new in theirs.
     return torch.cat([delta[:, :1], delta[:, 1:] - delta[:, :-1]], dim=1)
+
+
+def is_felt(states: Tensor, shift: Tensor) -> Tensor:
+    """Whether some number of αΔ is too large for rounding to the states' dtype to take it back: bool, one a state."""
+    kind = torch.finfo(states.dtype)
+    # Neighbouring numbers lie no further apart than this.
+    apart = (states.abs().float() * kind.eps).clamp(min=kind.tiny)
+    return (shift.abs() > apart).any(dim=-1)
+
+
+def measure_length(vectors: Tensor) -> Tensor:
+    """Euclidean lengths of vectors in float32, of very small ones too, whose squares would come to nothing."""
+    kind = torch.finfo(torch.float32)
+    largest = vectors.float().abs().amax(dim=-1, keepdim=True)
+    return (vectors.float() / largest.clamp(kind.tiny, kind.max)).norm(dim=-1) * largest[..., 0]
 
 
 def _choose_positions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from cmrm.answers import Answer
 from cmrm.branches import Branches
 from cmrm.conditions import Prompt
 from cmrm.faults import Fault
-from cmrm.generation import generate, generate_ways
+from cmrm.generation import generate_ways
 from cmrm.generation_apart import generate_apart
 from cmrm.groups import Group, Way
 from cmrm.images import noise_image
@@ -245,36 +246,54 @@ def test_a_branch_whose_numbers_break_leaves_its_neighbours_alone(
     assert {one.fault for one in broken.answers} == {Fault(step=0, block=1)}
 
 
-def test_an_intervention_lost_in_rounding_raises_before_an_answer_is_given(
+@pytest.fixture
+def idle_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steering that runs and subtracts nothing."""
+
+    def pass_on(self: Any, _block: Any, _args: Any, output: Any) -> Any:
+        self.passes += 1
+        return output
+
+    monkeypatch.setattr("cmrm.branch_steering._SteerBranches.__call__", pass_on)
+
+
+@pytest.mark.usefixtures("idle_hooks")
+def test_an_intervention_that_moves_nothing_raises_before_an_answer_is_given(
     talker: VisionLanguageModel, prompts: list[Prompt]
 ) -> None:
-    tiny = Intervention(delta=torch.full((1, talker.hidden_size), 1e-30), alpha=1.0, blocks=(0,))
-    given_back = answer(talker, [Group(prompts=prompts, ways=[None, tiny])], max_new_tokens=4, rows=5)
-    with pytest.raises(RuntimeError, match="no state moved at block 0"):
+    given_back = answer(
+        talker, [Group(prompts=prompts, ways=[None, push(talker, 0.5)])], max_new_tokens=4, rows=5
+    )
+    with pytest.raises(RuntimeError, match="no state moved at block"):
         next(given_back)
 
 
-def test_an_intervention_lost_in_rounding_raises_though_a_prompt_beside_it_has_no_shift(
+@pytest.mark.usefixtures("idle_hooks")
+def test_an_intervention_that_moves_nothing_raises_though_a_prompt_beside_it_has_no_shift(
     talker: VisionLanguageModel, prompts: list[Prompt]
 ) -> None:
     delta = torch.zeros(len(prompts), 1, talker.hidden_size)
-    delta[1:] = 1e-30
-    tiny = Intervention(delta=delta, alpha=1.0, blocks=(0,))
+    delta[1:] = 1.0
+    own = Intervention(delta=delta, alpha=1.0, blocks=(0,))
     with pytest.raises(RuntimeError, match="no state moved at block 0"):
-        generate_apart(talker, prompts, max_new_tokens=4, intervention=tiny)
-    with pytest.raises(RuntimeError, match="no state moved at block 0"):
-        generate_ways(talker, prompts, max_new_tokens=4, ways=[None, tiny])
+        generate_ways(talker, prompts, max_new_tokens=4, ways=[None, own])
 
 
-def test_an_intervention_lost_in_the_dtype_of_the_model_raises(
-    llava_folder: Path, prompts: list[Prompt]
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-30), ("float16", 1e-9), ("bfloat16", 1e-30)])
+def test_an_intervention_lost_in_rounding_is_the_plain_answer(
+    llava_folder: Path, prompts: list[Prompt], dtype: str, size: float
 ) -> None:
-    """Half precision makes nothing of such numbers before they are subtracted."""
-    vlm = load_model(resolve_model(str(llava_folder)), dtype="float16", device="cpu")
-    tiny = Intervention(delta=torch.full((1, vlm.hidden_size), 1e-9), alpha=1.0, blocks=(0,))
-    for ask in (generate, generate_apart):
-        with pytest.raises(RuntimeError, match="no state moved at block 0"):
-            ask(vlm, prompts, max_new_tokens=4, intervention=tiny)
+    """Beside others of a prompt's ways, and beside a prompt that has no shift at all."""
+    vlm = load_model(resolve_model(str(llava_folder)), dtype=dtype, device="cpu")
+    delta = torch.zeros(len(prompts), 1, vlm.hidden_size)
+    delta[1:] = size
+    tiny = Intervention(delta=delta, alpha=1.0, blocks=(0,))
+    plain, found, _ = generate_ways(vlm, prompts, max_new_tokens=4, ways=[None, tiny, push(vlm, 0.5)])
+    assert found.answers == plain.answers
+    assert found.proof is not None
+    # A number that is exactly 0 does move, by as little.
+    assert found.proof.distance[0] < size
+    assert generate_apart(vlm, prompts, max_new_tokens=4, intervention=tiny).answers == plain.answers
 
 
 def test_tokens_that_the_model_forbids_are_in_no_answer(

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cmrm.capture import SteeringHook, capture_states, embed
+from cmrm.answers import Answers
+from cmrm.branch_steering import make_shifts, steer_and_measure
+from cmrm.capture import SteeringHook, capture_states, embed, read_prompt
 from cmrm.conditions import CONDITIONS, MEANINGLESS, Prompt, make_meaningless, show
 from cmrm.errors import UserError
 from cmrm.generation import generate
+from cmrm.generation_apart import generate_apart
 from cmrm.images import noise_image
+from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel, last_prompt_positions, render
+from cmrm.revision import resolve_model
 from cmrm.samples import Sample
 from cmrm.shift import measure_sample_shift
-from cmrm.steering import Intervention, steer
+from cmrm.steering import Intervention, SteeringProof, embed_steered, steer
 
 ALL_BLOCKS = (0, 1, 2, 3)
 Prompts = Sequence[Prompt]
@@ -35,6 +43,16 @@ def steered_states(
     ):
         vlm.model(**inputs)
     return captured.stack(blocks)
+
+
+def prove(vlm: VisionLanguageModel, prompts: Prompts, intervention: Intervention) -> SteeringProof:
+    """The proof of one forward pass over the prompts."""
+    inputs = render(vlm, prompts)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.inference_mode(), steer(vlm, intervention, input_ids=ids, attention_mask=mask) as proof:
+        # As `embed` does, so that its states are those that were moved, to the bit.
+        read_prompt(vlm, inputs, blocks=intervention.blocks)
+    return proof
 
 
 @pytest.mark.parametrize("block", ALL_BLOCKS)
@@ -136,10 +154,79 @@ def test_an_intervention_that_never_acts_raises(vlm: VisionLanguageModel, text_p
         pass
 
 
-def test_an_intervention_lost_in_rounding_raises(vlm: VisionLanguageModel, text_prompts: Prompts) -> None:
-    tiny = Intervention(delta=torch.full((1, vlm.hidden_size), 1e-30), alpha=1.0, blocks=(0,))
+def test_an_intervention_that_finds_no_state_to_move_raises(
+    vlm: VisionLanguageModel, text_prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmrm.steering._Span.__call__", lambda *_: None)
+    intervention = Intervention(delta=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(0,))
     with pytest.raises(RuntimeError, match="no state moved at block 0"):
-        generate(vlm, text_prompts, max_new_tokens=2, intervention=tiny)
+        generate_apart(vlm, text_prompts, max_new_tokens=2, intervention=intervention)
+
+
+@pytest.mark.parametrize("ask", [generate, generate_apart])
+def test_a_strength_without_effect_at_this_precision_gives_the_plain_answers(
+    llava_folder: Path, text_prompts: Prompts, ask: Callable[..., Answers]
+) -> None:
+    """In bfloat16 an αΔ below 1/512 of each number is rounded away: 1e-4 of a Δ as long as the states are."""
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="bfloat16", device="cpu")
+    state = embed(vlm, text_prompts, blocks=[0])[:, 0]
+    own = Intervention(delta=state[:, None], alpha=1e-4, blocks=(0,))
+    plain, found = (
+        ask(vlm, text_prompts, max_new_tokens=6, intervention=intervention) for intervention in (None, own)
+    )
+    assert found.answers == plain.answers
+    assert found.proof is not None
+    assert found.proof.distance == {0: 0.0}
+    assert sum(found.proof.acted.values()) > 0
+
+
+def test_the_proof_counts_states_that_a_strength_left_as_they_were(
+    vlm: VisionLanguageModel, text_prompts: Prompts
+) -> None:
+    delta = torch.zeros(len(text_prompts), 1, vlm.hidden_size)
+    delta[1, 0, 0], delta[2, 0, 0] = 1e-30, 2.0
+    proof = prove(vlm, text_prompts, Intervention(delta=delta, alpha=0.5, blocks=(0,)))
+    # The first has no Δ to be moved by, the second too small a one, and the third moves by half of 2.
+    assert proof.unmoved == {0: 1}
+    assert proof.asked == pytest.approx({0: 1 / 3})
+    assert proof.distance == pytest.approx({0: 1 / 3}, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-9, 1.0, 1e30])
+def test_the_proof_holds_the_distance_asked_for_however_short(
+    vlm: VisionLanguageModel, text_prompts: Prompts, length: float
+) -> None:
+    delta = length * torch.randn(1, vlm.hidden_size, generator=torch.Generator().manual_seed(3))
+    proof = prove(vlm, text_prompts, Intervention(delta=delta, alpha=0.25, blocks=(0,)))
+    assert proof.asked == pytest.approx({0: 0.25 * np.linalg.norm(delta.double().numpy())}, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("alpha", [1.0, 0.1, 0.01])
+def test_alpha_delta_is_subtracted_in_single_precision_and_rounded_once(
+    llava_folder: Path, text_prompts: Prompts, dtype: str, alpha: float
+) -> None:
+    vlm = load_model(resolve_model(str(llava_folder)), dtype=dtype, device="cpu")
+    kind = vlm.model.dtype
+    plain = embed(vlm, text_prompts, blocks=[1])[:, 0]
+    delta = plain[:, None].roll(1, dims=2) / 3
+    own = Intervention(delta=delta, alpha=alpha, blocks=(1,))
+    expected = (plain - torch.tensor(alpha) * delta[:, 0]).to(kind).float()
+    assert not torch.equal(expected, plain)
+    assert torch.equal(embed_steered(vlm, text_prompts, blocks=[1], intervention=own)[:, 0], expected)
+    asked = np.linalg.norm(alpha * delta[:, 0].double().numpy(), axis=-1)
+    moved = np.linalg.norm((plain.double() - expected.double()).numpy(), axis=-1)
+    proof = prove(vlm, text_prompts, own)
+    assert proof.asked == pytest.approx({1: asked.mean()}, rel=1e-5)
+    assert proof.distance == pytest.approx({1: moved.mean()}, rel=1e-5)
+    # As branches move the same states: one row of one token each.
+    states = plain.to(kind)[:, None]
+    shifts = make_shifts([own], rows=len(text_prompts), device=vlm.device)
+    block = torch.nn.Identity()
+    with steer_and_measure(replace(vlm, blocks=(None, block)), shifts) as found:  # type: ignore[arg-type]
+        assert torch.equal(block(states)[:, 0].float(), expected)
+    assert found.asked[1][:, 0].numpy() == pytest.approx(asked, rel=1e-5)
+    assert found.moved[1][0, :, 0].numpy() == pytest.approx(moved, rel=1e-5)
 
 
 def test_an_intervention_set_up_for_another_batch_raises(
