@@ -21,6 +21,7 @@ from tasks.ingest import IngestJob, plan_ingest
 from tasks.judges import JudgeUse
 from tasks.models import ModelUse
 from tasks.pair import Pairing, plan_pairing
+from tasks.quarantine import explain_quarantine
 from tasks.samples import count_samples
 from tasks.sources import Source
 
@@ -73,8 +74,9 @@ class Plan:
         for name, manifest in samples.items():
             sides = count_samples(store, manifest)
             if not any(sides.values()):
+                reason = explain_quarantine(store, [manifest]) or "it has none"
                 raise UserError(
-                    f"datasets.{name}: none of its rows can be used. The reasons: "
+                    f"datasets.{name}: none of its rows can be used. {reason.rstrip('.')}. All reasons: "
                     f'cmrm sql --store {self.store} "FROM quarantine"'
                 )
             counts["anchor"] += sides["anchor"] * (self.spec.anchors.from_.get(name, 0.0) > 0)

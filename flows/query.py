@@ -18,7 +18,7 @@ from flows.query_errors import explain_refusal
 from flows.query_files import FORMATS, SUFFIXES, open_output, write_rows
 from flows.query_grid import print_grid, take_rows
 from flows.query_patience import Watch, watching
-from storage.catalog import connect
+from storage.catalog import connect, find_missing_keys
 
 # Rows that are in memory at a time, where a row may hold a vector of thousands of numbers.
 BATCH = 2048
@@ -61,6 +61,20 @@ def ask(
         except KeyboardInterrupt:
             Console(stderr=True).print("cmrm: the query was stopped.")
             sys.exit(130)
+
+
+def warn_of_missing(store: str, run: str) -> list[str]:
+    """Say on standard error which keys of a run are gone, and return them."""
+    missing = find_missing_keys(store, run)
+    if missing:
+        named = ", ".join(key[:12] for key in missing[:3]) + (", …" if len(missing) > 3 else "")
+        Console(stderr=True).print(
+            f"cmrm: rows are missing: of what run {run} used, {len(missing)} keys are gone or not whole ({named}). "
+            "Its spec, run again, makes them again.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    return missing
 
 
 class _Batches(Iterator[pa.RecordBatch]):

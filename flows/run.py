@@ -27,7 +27,8 @@ from flows.workers import Workers, check_choice, choose_workers
 from storage.errors import StoreError
 from storage.inventory import report_files
 from storage.manifest import StoredFile
-from storage.store import Store, run_file
+from storage.processes import describe_process
+from storage.store import Store
 from storage.whole import forget_found_whole
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _run_recorded(work: Work, run_id: str, choose: Callable[[], Workers]) -> Res
     from flows.server.artifacts import show_result
 
     store = Store.create(work.store)
-    store.write_run(run_id, {**work.record, "status": "running"})
+    store.write_run(run_id, {**work.record, "status": "running", "process": describe_process()})
     try:
         with run_stages(choose()) as stages:
             outcome = work.do(stages)
@@ -198,7 +199,7 @@ def _run_recorded(work: Work, run_id: str, choose: Callable[[], Workers]) -> Res
             store.write_run(run_id, {**work.record, "status": "failed", "error": type(error).__name__})
         raise
     if result.run_id != run_id:
-        _forget(store, run_id)
+        store.forget_run(run_id)
     show_result(result.summary, report=result.report)
     return result
 
@@ -241,12 +242,6 @@ def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome) -> dict[str
         str(run["run_id"]), {**run, "files": [asdict(file) for file in files], "confirmed_at": now}
     )
     return store.read_run(str(run["run_id"]))
-
-
-def _forget(store: Store, run_id: str) -> None:
-    store.files.remove(run_file(run_id))
-    for path in store.files.under(f"reports/{run_id}"):
-        store.files.remove(path)
 
 
 def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFile]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 from rich.console import Console
+
+from cmrm.errors import UserError
 
 DEFAULT_STORE = "./cmrm-store"
 DIFFERENT = 1
@@ -75,7 +78,7 @@ def gc(
 ) -> None:
     """List the files that no run refers to; with --delete, remove them.
 
-    A run is forgotten by removing its file runs/<run>.json: what it alone used is then unused.
+    `cmrm store forget RUN` removes a run: what it alone used is then unused.
 
     Parameters
     ----------
@@ -99,6 +102,31 @@ def gc(
         print_removed(Console(), list(tidy(opened, garbage, older_than=days)))
     elif garbage:
         Console().print("Nothing was removed. Give --delete to remove them.")
+
+
+@app.command
+def forget(run: str, /, *, store: StorePlace = DEFAULT_STORE) -> None:
+    """Remove a run's record and report: one that is not wanted any more, or that was killed on another machine.
+
+    What its stages made stays, and is reused; `cmrm store gc` lists what no other run uses.
+
+    Parameters
+    ----------
+    run
+        The run's id.
+    store
+        The store: a folder or an fsspec URL.
+    """
+    from storage.garbage import is_going_on
+    from storage.store import Store
+
+    opened = Store.open(store)
+    record = next((one for one in opened.runs() if one["run_id"] == run), {})
+    process = record.get("process") or {}
+    if is_going_on(record) and process.get("host") == socket.gethostname():
+        raise UserError(f"run {run} is going on here, as process {process['pid']}: end it first.")
+    removed = opened.forget_run(run)
+    Console().print(f"Run {run} is forgotten: {len(removed)} files removed.", highlight=False)
 
 
 @app.command

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from flows.terminal import show_safely
 from storage.difference import Change, RunDifference
-from storage.garbage import Garbage
+from storage.garbage import Garbage, is_going_on
 from storage.inventory import Inventory
 from storage.manifest import Manifest
 from storage.verify import Checked
@@ -29,7 +29,8 @@ def print_store(console: Console, inventory: Inventory) -> None:
     runs = _make_table("run", "started", "status", "model")
     for run in sorted(inventory.runs, key=lambda one: str(one.get("created_at"))):
         started = str(run.get("created_at"))[:16].replace("T", " ")
-        _add(runs, run["run_id"], started, run.get("status"), run.get("model"))
+        killed = run.get("status") == "running" and not is_going_on(run)
+        _add(runs, run["run_id"], started, "killed" if killed else run.get("status"), run.get("model"))
     console.print(runs if inventory.runs else "No runs yet.")
     console.print()
     stages = _make_table(

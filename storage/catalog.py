@@ -79,6 +79,13 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
     return connection
 
 
+def find_missing_keys(url: str | Path, run: str) -> list[str]:
+    """List the keys that a run used and that are gone, or not whole: its views lack their rows."""
+    store = Store.open(url)
+    keys = {str(key) for key in store.find_run(run).get("keys") or ()}
+    return sorted(keys - {manifest.key for manifest in _present(store, keys)})
+
+
 def _make_spill(connection: duckdb.DuckDBPyConnection) -> str:
     """Choose where large queries spill to: a folder for this user alone that goes with the connection."""
     # DuckDB lets SQL write files where it spills, and there alone: what is written there stays private, and goes too.

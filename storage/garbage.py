@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from storage.comparisons import is_used
 from storage.errors import StoreError
 from storage.identity import SCHEMA_VERSION
 from storage.inventory import Inventory, take_inventory
 from storage.manifest import Manifest, manifest_file
-from storage.store import Store, run_file
+from storage.processes import has_ended
+from storage.store import Store
 
 # Files that are removed between two looks whether a run has begun.
 _AT_ONCE = 100
@@ -70,14 +72,20 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> Iterator[Garbage
         yield one
 
 
-def refuse_running(store: Store, runs: Sequence[dict[str, object]]) -> None:
-    """Raise StoreError if a record says that its run is going on."""
-    running = [str(run["run_id"]) for run in runs if run.get("status") == "running"]
+def refuse_running(store: Store, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise StoreError if a run is going on, by its record and, on this machine, by its process."""
+    running = [str(run["run_id"]) for run in runs if is_going_on(run)]
     if running:
         raise StoreError(
             f"nothing of {store.url} can be called unused while a run is going on ({', '.join(running[:3])}): wait for "
-            f"it or, if it was killed, remove its record, {run_file(running[0])}; then give the same command again"
+            f"it or, if it was killed on another machine, give `cmrm store forget {running[0]}`; then give the same "
+            "command again"
         )
+
+
+def is_going_on(run: Mapping[str, Any]) -> bool:
+    """Return whether a run's record says that it is going on, and its process is not known to be gone."""
+    return run.get("status") == "running" and not has_ended(run.get("process") or {})
 
 
 def _refuse_to_judge(store: Store, inventory: Inventory) -> None:

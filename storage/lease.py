@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from storage.errors import StoreError
 from storage.paths import check_key
+from storage.processes import is_gone
 from storage.sealed import seal, unseal
 from storage.store import Store
 
@@ -103,15 +104,7 @@ def _find_holder(store: Store, path: str) -> Holder | None:
 
 def _has_died(holder: Holder) -> bool:
     """Whether a holder was killed on this machine; of another machine's nothing is known."""
-    if holder.host != socket.gethostname() or os.name != "posix" or holder.pid <= 0:
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False  # another user's
-    return False
+    return holder.host == socket.gethostname() and is_gone(holder.pid)
 
 
 def _read(store: Store, path: str) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ from storage.tables import conform, kind_of
 # block (docs/decisions.md).
 ROW_GROUP = 65_536
 ROW_GROUP_BYTES = 1 << 20
+# For float32 vectors split by bytes (docs/decisions.md has the figures).
+VECTOR_CODEC, VECTOR_LEVEL = "zstd", 1
 
 _VERSION = b"cmrm.schema_version"
 _KIND = b"cmrm.kind"
@@ -140,15 +142,21 @@ def _open(place: Path | IO[bytes] | HashingSink, table: pa.Table, name: str, kin
     """A writer for tables like this one; `write` sorts, so a reader may rely on the order inside a row group."""
     schema = table.schema.with_metadata({_VERSION: str(SCHEMA_VERSION).encode(), _KIND: name.encode()})
     narrow = [field.name for field in schema if not pa.types.is_list(field.type)]
-    # A vector has no useful minimum or dictionary and hardly compresses; DuckDB 2.0 cannot read float16 split by bytes.
+    # A vector has no useful minimum or dictionary. Split by bytes, float32 compresses well where a model computed in
+    # bfloat16, whose low bytes are zero; float16 hardly does, and DuckDB 2.0 cannot read it split.
+    vectors = [field for field in schema if pa.types.is_list(field.type)]
+    single = [f"{field.name}.list.element" for field in vectors if field.type.value_type == pa.float32()]
     compression = dict.fromkeys(narrow, "zstd")
-    compression |= {f"{field.name}.list.element": "none" for field in schema if field.name not in narrow}
+    compression |= {f"{field.name}.list.element": "none" for field in vectors}
+    compression |= dict.fromkeys(single, VECTOR_CODEC)
     # Ids of a shard are seldom a range of their own, so a look-up of one asks a filter and not the minimum.
     filters = {"sample_id": {"ndv": _group_rows(table), "fpp": 0.01}} if kind.by_block else {}
     return pq.ParquetWriter(
         place,
         schema,
         compression=compression,
+        compression_level=dict.fromkeys(single, VECTOR_LEVEL),
+        use_byte_stream_split=single,
         use_dictionary=[field for field in narrow if pa.types.is_string(schema.field(field).type)],
         write_statistics=narrow,
         write_page_checksum=True,

@@ -171,6 +171,19 @@ class Store:
         own = {"created_at": earlier.get("created_at") or _now(), **record}
         self.files.write(path, seal({**own, "run_id": run_id, "schema_version": SCHEMA_VERSION}))
 
+    def forget_run(self, run_id: str) -> list[str]:
+        """Remove a run's record and its own report; the files removed. What stages made stays until `gc`.
+
+        Raises StoreError if there is no such record.
+        """
+        path = run_file(run_id)
+        if self.files.size(path) is None:
+            self.read_run(run_id)  # says which there are
+        removed = [path, *self.files.under(f"reports/{run_id}")]
+        for file in removed:
+            self.files.remove(file)
+        return removed
+
     def read_run(self, run_id: str) -> dict[str, Any]:
         """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it was changed."""
         path = run_file(run_id)

@@ -53,7 +53,8 @@ class EmbedJob(Job):
             "samples": self.slice.digest,
             "blocks": "all",
             "position": POSITION,
-            "states": "float16",
+            # What the model computed, without loss: components beyond float16's 65,504 are ordinary in Gemma 3.
+            "states": "float32",
             "intervention": None if self.steering is None else self.steering.content(self.showing),
             "intervention_name": "" if self.steering is None else self.steering.name,
         }
@@ -93,7 +94,7 @@ def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """A batch whose states, float16 [samples, blocks, hidden], are on their way from the device."""
+    """A batch whose states, [samples, blocks, hidden] in the model's dtype, are on their way from the device."""
 
     shown: Shown
     states: Arriving | None
@@ -148,16 +149,16 @@ def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, sh
         if intervention is None:
             return _Read(shown=shown, states=None)
         states = embed_steered(vlm, shown.prompts, blocks=blocks, intervention=intervention)
-    return _Read(shown=shown, states=send_to_host(states.half()))
+    return _Read(shown=shown, states=send_to_host(states))
 
 
 def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
     """The rows of a batch, and those set aside."""
     blocks = range(len(vlm.blocks))
     vectors: np.ndarray = (
-        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float16)
+        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float32)
         if read.states is None
-        else read.states.wait().numpy()
+        else read.states.wait().float().numpy()
     )
     samples = read.shown.samples
     finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
@@ -182,7 +183,10 @@ def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
 
 
 def _explain(finite: np.ndarray) -> str:
-    return f"the state at block {int(np.argmin(finite))} under this condition is not a finite float16 number"
+    return (
+        f"the state at block {int(np.argmin(finite))} under this condition is not finite; with dtype float16, use "
+        "bfloat16 or float32"
+    )
 
 
 embed_anchors = make_stage("embed", _embed, place="devices")

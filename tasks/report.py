@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from tasks.headline import Bound, make_headline
 from tasks.judge_costs import describe_judges
 from tasks.outcomes import JUDGED, Outcomes, SampleInfo, Way
 from tasks.progress import report_rows
+from tasks.quarantine import read_quarantine
 from tasks.stage import Job, make_stage
 from tasks.states import describe_panel, make_panels
 from tasks.table import make_table
@@ -150,23 +151,17 @@ def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Way, 
 def _count_quarantined(store: Store, made: Made) -> list[dict[str, Any]]:
     """Rows set aside: each once, however many models, conditions and interventions it would have been asked under."""
     counts = Counter(
-        ("ingest", row["dataset"], row["reason"]) for row in _read_quarantine(store, made["ingest"])
+        ("ingest", row["dataset"], row["reason"]) for row in read_quarantine(store, made["ingest"])
     )
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
     for stage in ("embed", "generate", "overhead"):
-        for row in _read_quarantine(store, made[stage]):
+        for row in read_quarantine(store, made[stage]):
             reasons.setdefault((row["dataset"], row["sample_id"]), (stage, row["reason"]))
     counts.update((stage, dataset, reason) for (dataset, _), (stage, reason) in reasons.items())
     return [
         {"stage": stage, "dataset": dataset, "reason": reason, "rows": rows}
         for (stage, dataset, reason), rows in sorted(counts.items())
     ]
-
-
-def _read_quarantine(store: Store, manifests: Sequence[Manifest]) -> Iterator[dict[str, Any]]:
-    for manifest in manifests:
-        for path in manifest.paths("quarantine"):
-            yield from read_parquet(store.local_path(path)).to_pylist()
 
 
 def _describe_shift(manifest: Manifest) -> dict[str, Any]:

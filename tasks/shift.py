@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from storage.states import HiddenStates, list_blocks, read_block
 from storage.store import Store
 from tasks.commit import NO_ROWS, commit_files
 from tasks.models import ModelUse
+from tasks.quarantine import explain_quarantine
 from tasks.stage import Job, make_stage
 
 if TYPE_CHECKING:
@@ -49,8 +51,11 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
     # A block at a time: the principal direction keeps a matrix as wide as the model for each block it works on.
     shifts = [_measure_block(job, pairs) for pairs in _read_blocks(job, store)]
     if not shifts:
+        embedded = [need_manifest(store, "embed", key) for key in dict.fromkeys(chain(*job.pairs))]
+        reason = explain_quarantine(store, embedded) or "no anchor was given"
         raise UserError(
-            "anchors: no anchor was embedded both ways, so there is no Δ; look at the quarantine."
+            f"anchors: no anchor was embedded both with {job.image} and without, so there is no Δ. "
+            f'{reason.rstrip(".")}. All reasons: cmrm sql --store {store.url} "FROM quarantine"'
         )
     shift = join_blocks(shifts)
     return commit_files(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from flows.store_commands import DEFAULT_STORE
+
+INCOMPLETE = 1
 
 
 def _refuse_unknown_option(_: Any, query: str | None) -> None:
@@ -25,6 +28,7 @@ def sql(
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
     store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
     run: str | None = None,
+    strict: bool = False,
     format: Literal["table", "csv", "json", "parquet", "markdown"] | None = None,  # noqa: A002
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
@@ -40,13 +44,17 @@ def sql(
     store
         The store to ask: a folder or an fsspec URL.
     run
-        Show only what this run used; `latest` for the newest finished one.
+        Show only what this run used; `latest` for the newest finished one. If some of that is gone, a line says so.
+    strict
+        End with status 1, after the answer, where something that the run used is gone.
     format
         How to write the rows: a table shows the first thousand, the others have all. Without it what the output's
         name says, else a table.
     output
         A file to write the rows to; one that is there is replaced.
     """
-    from flows.query import ask
+    from flows.query import ask, warn_of_missing
 
     ask(query, file=file, store=store, run=run, format=format, output=output)
+    if run is not None and warn_of_missing(store, run) and strict:
+        sys.exit(INCOMPLETE)

@@ -201,7 +201,10 @@ def test_a_data_set_without_one_good_row_stops_the_run(
 ) -> None:
     (small_spec.parent / "own.jsonl").write_text('{"question": ""}\n{cut')
     message = fail(edit(small_spec), capsys)
-    assert "datasets.own: none of its rows can be used" in message
+    assert (
+        "datasets.own: none of its rows can be used. 1 of 2 rows: empty question, and 1 other reason"
+        in message
+    )
 
 
 def test_a_server_that_does_not_answer_is_named(small_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

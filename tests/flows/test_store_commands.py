@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main
+from storage.errors import StoreError
+from storage.garbage import find_garbage
 from storage.identity import stage_key
+from storage.inventory import take_inventory
 from storage.manifest import Manifest
+from storage.processes import describe_process
 from storage.store import Store
+
+ROOT = Path(__file__).parents[2]
 
 EVIL = "m\x1b[31m@1"
 
@@ -93,6 +102,53 @@ def test_gc_removes_only_when_told_to_and_only_what_is_old(
     assert "notes.txt" in store.files.under("")
     for days in ("-1", "inf", "1000000"):
         give("gc", "--older-than", days, store=store, capsys=capsys, status=2)
+
+
+def begin_a_run(store: Store, name: str, *, end: str) -> None:
+    """Record a run as one that goes on, in a process that was killed or that waits still."""
+    code = (
+        "import sys, time; from storage.processes import describe_process; from storage.store import Store; "
+        f"Store.open({store.url!r}).write_run({name!r}, {{'status': 'running', 'process': describe_process()}}); "
+        "print('begun', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        if end == "killed":
+            process.kill()
+            return
+        try:
+            with pytest.raises(StoreError, match=rf"a run is going on \({name}\)"):
+                find_garbage(store, take_inventory(store), older_than=timedelta(0))
+        finally:
+            process.kill()
+
+
+def test_a_run_that_was_killed_blocks_nothing_and_its_record_can_be_forgotten(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin_a_run(store, "r3", end="later")
+    begin_a_run(store, "r4", end="killed")
+    shown = give("ls", store=store, capsys=capsys)
+    assert [line.split()[0] for line in shown.splitlines() if "killed" in line] == ["r3", "r4"]
+    give("gc", store=store, capsys=capsys)
+    assert "Run r4 is forgotten: 1 files removed." in give("forget", "r4", store=store, capsys=capsys)
+    assert "r4" not in give("ls", store=store, capsys=capsys)
+    assert "the store" in give("forget", "r4", store=store, capsys=capsys, status=2)
+
+
+def test_a_run_of_another_machine_counts_until_it_is_forgotten_and_one_here_until_it_ends(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = describe_process()
+    store.write_run("far", {"status": "running", "process": {**own, "host": "elsewhere"}})
+    assert "cmrm store forget far" in give("gc", store=store, capsys=capsys, status=2)
+    give("forget", "far", store=store, capsys=capsys)
+    store.write_run("here", {"status": "running", "process": own})
+    assert "is going on here" in give("forget", "here", store=store, capsys=capsys, status=2)
+    # The number was given again since.
+    store.write_run("here", {"status": "running", "process": {**own, "started": "another boot 1"}})
+    give("gc", store=store, capsys=capsys)
 
 
 def test_diff_says_in_what_two_runs_differ(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

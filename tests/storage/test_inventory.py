@@ -149,7 +149,7 @@ def test_a_persons_own_file_is_never_unused_and_never_a_fault(store):
 def test_nothing_is_called_unused_while_a_run_is_going_on(store):
     dropped = commit(store, "embed", 2)
     store.write_run("r1", {"status": "running", "created_at": "2020-01-01T00:00:00+00:00"})
-    with pytest.raises(StoreError, match=r"a run is going on \(r1\).*remove its record, runs/r1\.json"):
+    with pytest.raises(StoreError, match=r"a run is going on \(r1\).*cmrm store forget r1"):
         unused(store)
     store.write_run("r1", {"status": "failed"})
     assert unused(store) == paths(dropped)
