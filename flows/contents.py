@@ -19,6 +19,7 @@ from flows.judge_sheets import make_agreement_sheet, make_judges_sheet
 from flows.loaded import describe_model, warn_of_code
 from flows.main_sheets import describe_settings, make_ablation_sheet, make_changes_sheet, make_main_sheet
 from flows.render import describe_parse_errors, describe_quarantine
+from tasks.software import describe_software
 from tasks.table import Table
 
 PACKAGES = ("cmrm", "torch", "transformers", "prefect", "duckdb")
@@ -102,6 +103,7 @@ def _trace(summary: Mapping[str, Any], *, run_id: str, store_name: str, keys: Se
     return [
         Sentence(text=f"Run {run_id}, kept in {store_name}: made of {len(set(keys))} stored results."),
         *_tell(models),
+        *_tell(describe_software(summary.get("software") or {})),
         Sentence(text=f"Written by {packages}."),
         Sentence(text="Samples, answers, verdicts, states and shifts of this run, in SQL:"),
         Command(text=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses LIMIT 10"'),

@@ -16,6 +16,7 @@ from storage.parquet import to_parquet
 from storage.store import Source, Store
 from storage.tables import from_rows, table_path, table_paths
 from storage.writer import ShardWriter
+from tasks.software import FIELD, list_software
 from tasks.stage import Job
 
 # How many names an error lists.
@@ -76,7 +77,12 @@ def commit_files(
     """
     check_rows(job, rows)
     return store.commit(
-        job.stage, job.key, files, rows=counts, content=job.content(), provenance=dict(provenance)
+        job.stage,
+        job.key,
+        files,
+        rows=counts,
+        content=job.content(),
+        provenance={**provenance, FIELD: dict(list_software())},
     )
 
 

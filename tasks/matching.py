@@ -8,6 +8,7 @@ from storage.identity import canonical_json
 from storage.manifest import Manifest
 from tasks.outcomes import Way
 from tasks.run_pairs import RunPairs
+from tasks.software import gather_software
 from tasks.table import name_way
 
 Labels = Mapping[str, str]
@@ -59,6 +60,7 @@ def describe_differences(
         *_find_other_judges(judged),
         *_find_other_settings(reports),
         *_find_other_asking(answered, labels),
+        *_find_other_software(answered),
     ]
 
 
@@ -87,6 +89,18 @@ def _find_lonely(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
     for own, other, when in ((before, after, "earlier"), (after, before, "later")):
         if alone := [name for name in own if name not in other]:
             yield f"Only the {when} run has {_list(alone)}"
+
+
+def _find_other_software(answered: Sequence[Sequence[Manifest]]) -> Iterator[str]:
+    before, after = map(gather_software, answered)
+    # What older releases made does not say.
+    changed = [
+        f"{name} {' and '.join(before[name])} → {' and '.join(after[name])}"
+        for name in before
+        if name in after and before[name] != after[name]
+    ]
+    if changed:
+        yield f"Answers were made with other software, a possible cause of changes: {', '.join(changed)}"
 
 
 def _find_other_judges(judged: Sequence[Sequence[Manifest]]) -> Iterator[str]:

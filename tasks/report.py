@@ -23,12 +23,15 @@ from tasks.judge_costs import describe_judges
 from tasks.outcomes import JUDGED, Outcomes, SampleInfo, Way
 from tasks.progress import report_rows
 from tasks.quarantine import read_quarantine
+from tasks.software import gather_software
 from tasks.stage import Job, make_stage
 from tasks.states import describe_panel, make_panels
 from tasks.table import make_table
 
 # Part of the key: raise it when the same verdicts come to other numbers or another picture.
-VERSION = 9
+VERSION = 10
+# The stages whose numbers hang on the software that a model runs in.
+MADE_BY_MODELS = ("embed", "shift", "generate", "overhead")
 
 
 Made = Mapping[str, Sequence[Manifest]]
@@ -96,6 +99,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         "overhead": costs,
         "agreement": describe_agreement(outcomes),
         "quarantined": _count_quarantined(store, made),
+        "software": gather_software(one for stage in MADE_BY_MODELS for one in made[stage]),
         "shifts": [_describe_shift(one) for one in made["shift"]],
         "figures": [{"name": one.name, "caption": one.caption} for one in figures],
     }
