@@ -23,7 +23,7 @@ class ExactJudge(Judge):
 
     kind: ClassVar[str] = "exact"
     reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful", "reference"))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         return [_judge_one(answer) for answer in answers]

@@ -7,33 +7,30 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cmrm.judges.judge import Answer, Field, Judge, Verdict
-from cmrm.judges.text import END, contains_words, split_words
+from cmrm.judges.numbers import split_with_numbers
+from cmrm.judges.text import END, contains_words
 
 # Longer references are sentences; that a good answer repeats them word by word is not to be expected.
 MAX_REFERENCE_WORDS = 12
 
 ARTICLES = frozenset(("a", "an", "the"))
-NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-}
+# VQA reads it as a number too.
+NO_NUMBER = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchJudge(Judge):
     """Scores 1 when the normalised answer contains the normalised reference as whole words, else 0.
 
-    Normalisation is that of VQA (Antol et al. 2015): case, punctuation and articles are dropped, contractions
-    written out, number words up to ten written as digits. Harmful questions, and references that are absent or
-    longer than 12 words, are not applicable. A reference that is an article ("A", a choice's letter) must end the
-    answer. Known limits: "not red" and "red or blue" both contain "red".
+    Normalisation is that of VQA (Antol et al. 2015), but for numbers: case, punctuation and articles are dropped,
+    contractions written out, and numbers compared by their value (`cmrm.judges.numbers`). Harmful questions, and
+    references that are absent or longer than 12 words, are not applicable. A reference that is an article ("A", a
+    choice's letter) must end the answer. Known limits: "not red" and "red or blue" both contain "red".
     """
 
     kind: ClassVar[str] = "match"
     reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful", "reference"))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         return [_judge_one(answer) for answer in answers]
@@ -48,7 +45,7 @@ def normalise(text: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    return [NUMBERS.get(word, word.replace(",", "")) for word in split_words(text) if word != END]
+    return ["0" if word == NO_NUMBER else word for word in split_with_numbers(text) if word != END]
 
 
 def _judge_one(answer: Answer) -> Verdict:

@@ -22,7 +22,7 @@ class OverlapJudge(Judge):
 
     kind: ClassVar[str] = "overlap"
     reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful", "reference"))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         return [_judge_one(answer) for answer in answers]

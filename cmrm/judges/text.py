@@ -28,8 +28,21 @@ _WHOLE_WORDS = {
     "dont": "do not",
     "im": "i am",
     "let's": "let us",
+    "that's": "that is",
 }
-_ENDINGS = (("n't", " not"), ("'m", " am"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"))
+_ENDINGS = (
+    ("n't", " not"),
+    ("'m", " am"),
+    ("'re", " are"),
+    ("'ve", " have"),
+    ("'ll", " will"),
+    ("'d", " would"),
+)
+
+
+def clean_text(text: str) -> str:
+    """Write a text in plain characters: straight apostrophes, full-width signs as others, nothing of zero width."""
+    return unicodedata.normalize("NFKC", text.translate(_TYPOGRAPHY))
 
 
 def split_words(text: str) -> list[str]:
@@ -38,7 +51,7 @@ def split_words(text: str) -> list[str]:
     An empty line ends a sentence too. Markdown, quotation marks, emoji and every other sign are dropped; runs of
     sentence ends become one, and a text does not begin with one.
     """
-    plain = unicodedata.normalize("NFKC", text.translate(_TYPOGRAPHY)).casefold()
+    plain = clean_text(text).casefold()
     words: list[str] = []
     for token in _WORD_OR_END.findall(_SPACED_APOSTROPHE.sub("'", plain)):
         if token in ".!?" or token.isspace():

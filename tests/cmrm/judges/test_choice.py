@@ -35,14 +35,35 @@ def test_an_answer_that_names_the_right_letter_is_correct(answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        "A", "(C)", "The answer is A.", "", "I can not help with that.", "The answer is A or B.", "The answer is b",
-        "The answer is A. The answer is B.", "A dog and 3 cats", "Bob", "B is wrong, the answer is C", "D", "(D)",
-        "A dog is what I would like, really", "Because of the dog", "The answer is a dog",
+        "A",
+        "(C)",
+        "The answer is A.",
+        "",
+        "I can not help with that.",
+        "Bob",
+        "B is wrong, the answer is C",
+        "D",
+        "(D)",
     ],
-)  # fmt: skip
+)
 def test_any_other_answer_is_incorrect(answer):
     found = verdict(answer)
     assert (found.verdict, found.score) == ("incorrect", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("The answer is A or B.", "it names A and B"),
+        ("The answer is A. The answer is B.", "it names A and B"),
+        ("A dog and 3 cats", "it holds the words of a choice and more"),
+        ("A dog is what I would like, really", "it holds the words of a choice and more"),
+        ("The answer is A cow", "the letter may be a word"),
+    ],
+)
+def test_an_answer_of_which_nobody_could_tell_is_a_parse_error_with_the_reason(answer, said):
+    found = verdict(answer)
+    assert (found.verdict, found.score, found.raw) == ("parse_error", None, f"undecided: {said}")
 
 
 def test_a_letter_is_read_without_knowing_the_choices():
@@ -66,4 +87,4 @@ def test_a_harmful_question_has_no_right_choice():
 
 def test_two_choices_of_the_same_words_are_not_told_apart():
     question = "Which?\n(A) red\n(B) red"
-    assert verdict("red", "A", question=question).raw == "no single choice"
+    assert verdict("red", "A", question=question).verdict == "parse_error"
