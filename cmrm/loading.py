@@ -13,6 +13,7 @@ from cmrm.adapters import AdapterIdentity, lay_over
 from cmrm.attention import explain_attention, need_attention, refuse_other_dtypes
 from cmrm.errors import UserError
 from cmrm.families import Attention, Family
+from cmrm.folder_check import check_folder
 from cmrm.memory import is_out_of_memory
 from cmrm.model import VisionLanguageModel, prepare_model
 from cmrm.model_classes import Classes, find_classes
@@ -91,7 +92,9 @@ def load_model(
     if chosen.type == "cpu":
         keep_freed_memory()
     own_weights(model)
-    return prepare_model(model.eval(), processor, where=identity.id, family=family)
+    vlm = prepare_model(model.eval(), processor, where=identity.id, family=family)
+    check_folder(vlm, where=identity.id)
+    return vlm
 
 
 def _trust(identity: ModelIdentity) -> dict[str, Any]:

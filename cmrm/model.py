@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature, GenerationConfig
 
 from cmrm.conditions import Prompt
+from cmrm.errors import UserError
 from cmrm.families import Family, get_family
 from cmrm.parts import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
 from cmrm.templates import SystemForm, Turns, check_arms, choose_system_form, choose_template, make_turns
@@ -67,6 +68,11 @@ def prepare_model(
     decoder = model.get_decoder()
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"model.id: the tokenizer of {where!r} has neither a pad_token nor an eos_token, so that no two "
+                "prompts can share a batch: name one in its tokenizer_config.json."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     model.generation_config = _keep_marks(model.generation_config)

@@ -63,6 +63,50 @@ def test_an_oom_while_loading_is_told_as_one_and_not_as_a_fault_of_the_folder(
     assert "complete" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        (
+            "processor_config.json",
+            {"vision_feature_select_strategy": "full"},
+            ["processor_config.json has vision_feature_select_strategy 'full'", "config.json", "'default'"],
+        ),
+        (
+            "processor_config.json",
+            {"patch_size": 2},
+            ["processor_config.json has patch_size 2", "vision_config.patch_size"],
+        ),
+        (
+            "config.json",
+            {"image_token_index": 7, "image_token_id": 7},
+            ["processor_config.json has image_token 3", "7"],
+        ),
+    ],
+    ids=["strategy", "patch", "token"],
+)
+def test_files_that_do_not_fit_together_are_named_with_the_field_before_any_work(
+    llava_folder: Path, tmp_path: Path, file: str, change: dict[str, object], told: Sequence[str]
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **change}))
+    with pytest.raises(UserError, match="cannot read an image") as caught:
+        load_model(resolve_model(str(folder)), device="cpu")
+    for part in told:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_with_neither_pad_nor_end_is_refused(llava_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    for name in ("pad_token", "eos_token"):
+        content.pop(name, None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="neither a pad_token nor an eos_token"):
+        load_model(resolve_model(str(folder)), device="cpu")
+
+
 def test_flash_attention_in_float32_is_refused_when_loaded(
     llava_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
