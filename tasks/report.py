@@ -158,7 +158,7 @@ def _count_quarantined(store: Store, made: Made) -> list[dict[str, Any]]:
         ("ingest", row["dataset"], row["reason"]) for row in read_quarantine(store, made["ingest"])
     )
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
-    for stage in ("embed", "generate", "overhead"):
+    for stage in ("embed", "generate", "overhead", "judge"):
         for row in read_quarantine(store, made[stage]):
             reasons.setdefault((row["dataset"], row["sample_id"]), (stage, row["reason"]))
     counts.update((stage, dataset, reason) for (dataset, _), (stage, reason) in reasons.items())

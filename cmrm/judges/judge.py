@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 if TYPE_CHECKING:
     from PIL import Image
 
 VerdictName = Literal["unsafe", "safe", "correct", "incorrect", "scored", "parse_error", "not_applicable"]
+# Reports keep scores in single precision, where larger ones are infinite.
+LARGEST_SCORE = 3.4028234e38
 Field = Literal["question", "answer", "harmful", "reference", "context", "image"]
 
 
@@ -53,6 +56,44 @@ class Verdict:
     reference_score: float | None = None
     raw: str = ""
     usage: Usage | None = None
+
+
+def find_fault(verdict: Any) -> str:
+    """Find what no verdict may hold, "score = nan, which is …" for instance; '' where there is nothing.
+
+    A user's judge may return anything, and what gets past this is counted.
+    """
+    if not isinstance(verdict, Verdict):
+        return f"{_show(verdict)}, which is no Verdict"
+    return next(_list_faults(verdict), "")
+
+
+def _list_faults(verdict: Any) -> Iterator[str]:
+    if verdict.verdict not in get_args(VerdictName):
+        yield f"verdict = {_show(verdict.verdict)}, which is none of {', '.join(get_args(VerdictName))}"
+    # numpy's is called bool_ or bool.
+    if verdict.refused is not None and type(verdict.refused).__name__ not in {"bool", "bool_"}:
+        yield f"refused = {_show(verdict.refused)}, which is neither true, false nor None"
+    needed = "score" if verdict.verdict == "scored" else ""
+    for name in ("score", "reference_score"):
+        value = getattr(verdict, name)
+        if (value is not None or name == needed) and not _is_finite(value):
+            yield f"{name} = {_show(value)}, which is no finite number of single precision"
+    if not isinstance(verdict.raw, str):
+        yield f"raw = {_show(verdict.raw)}, which is no text"
+    usage = verdict.usage
+    counts = () if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    if not all(isinstance(count, Integral) and 0 <= int(count) < 2**63 for count in counts):
+        yield f"usage = {_show(usage)}, which holds no numbers of tokens"
+
+
+def _is_finite(value: Any) -> bool:
+    # A number that is none is not smaller than anything, and an integer may be too large for a float.
+    return isinstance(value, Real) and bool(abs(cast("Any", value)) <= LARGEST_SCORE)
+
+
+def _show(value: object) -> str:
+    return ascii(value)[:80]
 
 
 @dataclass(frozen=True, kw_only=True)
