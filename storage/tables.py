@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.errors import StoreError
 from storage.paths import check_key, partition
 from storage.schemas import KINDS, SINGLE_VECTOR, Kind
+
+# What Arrow raises for values that are not of a column's type.
+FAULTS = (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError)
 
 
 def kind_of(name: str) -> Kind:
@@ -22,13 +26,14 @@ def kind_of(name: str) -> Kind:
 def from_rows(rows: Sequence[Mapping[str, Any]], kind: str) -> pa.Table:
     """Build a table from mappings; columns that are left out are null where that is allowed.
 
-    Raises StoreError, naming the column and the row, for unknown columns and values that do not fit.
+    Raises StoreError, naming the column and the row, for unknown columns and values that do not fit: what is not
+    finite, or would not be in the column's precision, is no number, and a vector has no gaps.
     """
     schema = kind_of(kind).schema
     for place, row in enumerate(rows):
         if unknown := row.keys() - set(schema.names):
             raise StoreError(
-                f"row {place} of {kind} has unknown columns {sorted(unknown)}: drop or rename them"
+                f"{_name_row(rows, place, kind)} has unknown columns {sorted(unknown)}: drop or rename them"
             )
     return pa.Table.from_arrays([_array(field, rows, kind) for field in schema], schema=schema)
 
@@ -61,23 +66,51 @@ def table_path(kind: str, key: str, **partitions: str) -> str:
 
 def _array(field: pa.Field, rows: Sequence[Mapping[str, Any]], kind: str) -> pa.Array:
     values = [row.get(field.name) for row in rows]
-    if not field.nullable and None in values:
-        raise StoreError(f"row {values.index(None)} of {kind} has no {field.name}: every row needs one")
+    missing = [place for place, value in enumerate(values) if value is None]
+    if missing and not field.nullable:
+        raise StoreError(f"{_name_row(rows, missing[0], kind)} has no {field.name}: every row needs one")
     try:
-        return pa.array(values, field.type)
-    except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError) as error:
+        array = pa.array(values, field.type)
+    except FAULTS as error:
         place = next((i for i, value in enumerate(values) if not _fits(value, field.type)), 0)
         raise StoreError(
-            f"row {place} of {kind} has {field.name} = {ascii(values[place])[:80]}, which is no {field.type}: {error}"
+            f"{_name_row(rows, place, kind)} has {field.name} = {_show(values[place])}, which is no {field.type}: "
+            f"{error}"
         ) from error
+    if not _is_sound(array):
+        place = next(i for i, value in enumerate(values) if not _is_sound(pa.array([value], field.type)))
+        wrong = "holds a null or a number that is not" if pa.types.is_list(field.type) else "is not"
+        raise StoreError(
+            f"{_name_row(rows, place, kind)} has {field.name} = {_show(values[place])}, which {wrong} finite in "
+            f"{field.type}: leave out what was not measured"
+        )
+    return array
+
+
+def _name_row(rows: Sequence[Mapping[str, Any]], place: int, kind: str) -> str:
+    """Name a row by its place, and by its sample where it has one."""
+    sample = rows[place].get("sample_id")
+    return f"row {place} of {kind}{'' if sample is None else f' (sample {ascii(sample)[:80]})'}"
+
+
+def _show(value: Any) -> str:
+    return ascii(value)[:80]
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
     try:
         pa.array([value], kind)
-    except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError):
+    except FAULTS:
         return False
     return True
+
+
+def _is_sound(array: pa.Array) -> bool:
+    """Whether all numbers are finite and no vector holds a null; a row may be null as a whole."""
+    if pa.types.is_list(array.type):
+        elements = array.flatten()
+        return not elements.null_count and _is_sound(elements)
+    return not pa.types.is_floating(array.type) or bool(pc.all(pc.is_finite(array)).as_py() in (None, True))
 
 
 def _as_stored(table: pa.Table, field: pa.Field) -> pa.Field:
@@ -96,13 +129,32 @@ def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray |
     column = table[field.name]
     if column.null_count and not field.nullable:
         raise StoreError(f"{column.null_count} rows of {kind} have no {field.name}: every row needs one")
+    if pa.types.is_list(column.type) and (gaps := pc.list_flatten(column).null_count):
+        raise StoreError(
+            f"the column {field.name} of {kind} has {gaps} nulls inside its vectors: a vector has no gaps"
+        )
     stored = _as_stored(table, field).type
+    if column.type.equals(stored):
+        return column
     try:
-        return column if column.type.equals(stored) else column.cast(stored)
+        cast = column.cast(stored)
     except pa.ArrowException as error:
         raise StoreError(
             f"the column {field.name} of {kind} is {column.type}, not {stored}: {error}"
         ) from error
+    # Arrow makes what is too large for a narrower type infinite, without a word.
+    if lost := _count_infinite(cast) - _count_infinite(column):
+        raise StoreError(
+            f"the column {field.name} of {kind} has {lost} numbers that are too large for {stored}"
+        )
+    return cast
+
+
+def _count_infinite(column: pa.ChunkedArray) -> int:
+    numbers = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    if not pa.types.is_floating(numbers.type):
+        return 0
+    return int(pc.sum(pc.is_inf(numbers)).as_py() or 0)
 
 
 def table_paths(kind: str, key: str, count: int, **partitions: str) -> list[str]:

@@ -64,16 +64,60 @@ def test_every_kind_of_table_can_be_empty_and_comes_back_with_its_columns(kind):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (sample(question=None), "row 1 of samples has no question"),
-        (sample(extra=1), r"row 1 of samples has unknown columns \['extra'\]"),
-        (sample(harmful="yes"), "row 1 of samples has harmful = 'yes', which is no bool"),
-        (sample(question="\ud800"), r"row 1 of samples has question = '\\ud800', which is no string"),
-        (sample(question=7), "row 1 of samples has question = 7"),
+        (sample(question=None), r"row 1 of samples \(sample 's'\) has no question"),
+        (sample(extra=1), r"row 1 of samples \(sample 's'\) has unknown columns \['extra'\]"),
+        (sample(harmful="yes"), r"row 1 of samples \(sample 's'\) has harmful = 'yes', which is no bool"),
+        (
+            sample(question="\ud800"),
+            r"row 1 of samples \(sample 's'\) has question = '\\ud800', which is no string",
+        ),
+        (sample(question=7), r"row 1 of samples \(sample 's'\) has question = 7"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named(row, message):
     with pytest.raises(StoreError, match=message):
         from_rows([sample(), row], "samples")
+
+
+def judgement(**changes):
+    names = ("judge", "dataset", "sample_id", "condition", "intervention", "answer_digest", "verdict")
+    return dict.fromkeys(names, "x") | changes
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32("nan")])
+@pytest.mark.parametrize("column", ["score", "reference_score", "alpha"])
+def test_a_number_that_is_not_finite_is_refused_with_its_row_and_sample(column, value):
+    with pytest.raises(StoreError, match=rf"row 1 of judgements \(sample 's'\) has {column} = .*not finite"):
+        from_rows([judgement(score=1.0), judgement(sample_id="s", **{column: value})], "judgements")
+
+
+def test_numbers_at_the_ends_of_double_precision_and_nulls_are_kept():
+    scores = [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, None, 0.0]
+    table = from_rows([judgement(score=score) for score in scores], "judgements")
+    assert table["score"].to_pylist() == scores
+
+
+@pytest.mark.parametrize(
+    "vector", [[1.0, None], [1.0, np.nan], [np.inf, 0.0], [1.0, 1e300], np.array([0.0, -1e39])]
+)
+def test_a_vector_with_a_gap_or_a_number_too_large_for_it_is_refused_with_its_row(vector):
+    rows = [{"model": "m", "image": "i", "image_digest": "0", "vector": one} for one in ([1.0, 2.0], vector)]
+    with pytest.raises(StoreError, match=r"row 1 of image_vectors has vector = .*holds a null or a number"):
+        from_rows(rows, "image_vectors")
+
+
+def test_a_table_whose_vectors_have_gaps_or_numbers_too_large_is_refused():
+    columns = {name: pa.array(["x"]) for name in ("model", "image", "image_digest")}
+
+    def make(vector, kind):
+        return pa.table({**columns, "vector": pa.array([vector], pa.list_(kind))})
+
+    with pytest.raises(StoreError, match="column vector of image_vectors has 1 nulls inside its vectors"):
+        to_parquet(make([1.0, None], pa.float32()), "image_vectors")
+    with pytest.raises(StoreError, match="column vector of image_vectors has 1 numbers that are too large"):
+        to_parquet(make([1e300, 1.0], pa.float64()), "image_vectors")
+    read = read_parquet(to_parquet(make([3.4e38, 1.0], pa.float64()), "image_vectors"))
+    assert read["vector"].to_pylist() == [[float(np.float32(3.4e38)), 1.0]]
 
 
 def test_a_table_with_other_columns_is_refused():
