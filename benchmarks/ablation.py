@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
+from cmrm.interventions import Composition, Scope
 from cmrm.loading import load_model
 from cmrm.organism import WEIGHTS
 from cmrm.organism.bench import (
@@ -31,7 +32,7 @@ from cmrm.revision import resolve_model
 from cmrm.samples import Sample
 from cmrm.shift import Shift, measure_sample_shift
 from cmrm.statistics import Rate
-from cmrm.steering import Composition, Intervention, Scope
+from cmrm.steering import Intervention
 
 # Blocks, scope, composition and α.
 Cell = tuple[tuple[int, ...], Scope, Composition, float]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,11 +16,9 @@ from torch import Tensor
 from cmrm.capture import embed
 from cmrm.conditions import Prompt
 from cmrm.errors import UserError
+from cmrm.interventions import Method
 from cmrm.model import VisionLanguageModel
 from cmrm.prefix import Prefixes
-
-Level = Literal["dataset", "sample"]
-Method = Literal["mean", "pca"]
 
 # Written into every file that holds a Δ and demanded on reading: the paper's own equations disagree about the sign.
 DIRECTION = "image_minus_text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from cmrm.capture import SteeringHook, block_output, read_prompt
 from cmrm.conditions import Prompt
 from cmrm.errors import UserError
+from cmrm.interventions import DEFAULT_COMPOSITION, DEFAULT_SCOPE, Composition, Scope
 from cmrm.model import VisionLanguageModel, last_prompt_positions, render
-
-Scope = Literal["prefill", "every_step", "all"]
-Composition = Literal["direct", "incremental"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,8 @@ class Intervention:
     delta: Tensor
     alpha: float | Tensor
     blocks: tuple[int, ...]
-    scope: Scope = "every_step"
-    composition: Composition = "direct"
+    scope: Scope = DEFAULT_SCOPE
+    composition: Composition = DEFAULT_COMPOSITION
 
     def __post_init__(self) -> None:
         check_strength(self.alpha)

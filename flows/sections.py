@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cmrm.conditions import Meaningless
 from cmrm.datasets import get_format
+from cmrm.interventions import DEFAULT_COMPOSITION, DEFAULT_SCOPE, Composition, Level, Method, Scope
 from flows.section import Section
 
 
@@ -93,10 +94,6 @@ class ImagesSpec(Section):
     seed: int = Field(default=0, ge=0)
 
 
-Level = Literal["dataset", "sample"]
-Method = Literal["mean", "pca"]
-Scope = Literal["prefill", "every_step", "all"]
-Composition = Literal["direct", "incremental"]
 Blocks = Literal["upper_half", "middle", "last", "all"] | list[Annotated[int, Field(ge=0)]]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -139,8 +136,8 @@ class InterventionSpec(Section):
     method: Method = "mean"
     alpha: Strength | list[Strength] = 1.0
     blocks: Blocks = "upper_half"
-    scope: Scope = "every_step"
-    composition: Composition = "incremental"
+    scope: Scope = DEFAULT_SCOPE
+    composition: Composition = DEFAULT_COMPOSITION
     grid: GridSpec | None = None
 
     @field_validator("alpha")

@@ -15,8 +15,9 @@ from cmrm.capture import block_output
 from cmrm.conditions import Prompt
 from cmrm.decoding_rules import make_generation_config
 from cmrm.doctor.patient import STEPS, Patient
+from cmrm.interventions import Scope
 from cmrm.model import VisionLanguageModel, render
-from cmrm.steering import Intervention, Scope, steer
+from cmrm.steering import Intervention, steer
 
 
 @dataclass(frozen=True, kw_only=True)

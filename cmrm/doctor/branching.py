@@ -64,7 +64,7 @@ def _make_ways(patient: Patient) -> list[Way]:
     own = patient.shift[:, list(blocks)]
     return [
         None,
-        Intervention(delta=delta, alpha=1.0, blocks=blocks),
+        Intervention(delta=delta, alpha=1.0, blocks=blocks, composition="direct"),
         Intervention(delta=own, alpha=0.7, blocks=blocks, composition="incremental"),
         Intervention(delta=delta, alpha=1.0, blocks=blocks, scope="prefill"),
     ]

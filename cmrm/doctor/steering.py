@@ -11,8 +11,9 @@ from cmrm.capture import block_output, embed
 from cmrm.doctor.answering import Steps, agree_in_steps, answer, answer_naively, answer_steered
 from cmrm.doctor.patient import STEPS, CheckFailedError, Patient
 from cmrm.generation import generate
+from cmrm.interventions import Composition, Scope
 from cmrm.model import render
-from cmrm.steering import Composition, Intervention, Scope, embed_steered, steer
+from cmrm.steering import Intervention, embed_steered, steer
 
 
 def check_exactness(patient: Patient) -> str:
@@ -45,9 +46,9 @@ def check_proof(patient: Patient) -> str:
     delta = patient.draw_shift(blocks)
     inputs = render(vlm, patient.pictured)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    with steer(
-        vlm, Intervention(delta=delta, alpha=0.5, blocks=blocks), input_ids=ids, attention_mask=mask
-    ) as proof:
+    # Directly, so that each block moves by its own Δ.
+    own = Intervention(delta=delta, alpha=0.5, blocks=blocks, composition="direct")
+    with steer(vlm, own, input_ids=ids, attention_mask=mask) as proof:
         answer(vlm, inputs, use_cache=True)
     expected = len(patient.pictured) * STEPS
     for block, length in zip(blocks, (delta.norm(dim=-1) / 2).tolist(), strict=True):

@@ -21,11 +21,12 @@ from cmrm.generation import generate_ways
 from cmrm.generation_apart import generate_apart
 from cmrm.groups import Group, Way
 from cmrm.images import noise_image
+from cmrm.interventions import Composition, Scope
 from cmrm.loading import load_model
 from cmrm.model import VisionLanguageModel
 from cmrm.prefix import Prefixes
 from cmrm.revision import resolve_model
-from cmrm.steering import Composition, Intervention, Scope
+from cmrm.steering import Intervention
 
 LONGEST = 12
 QUESTIONS = (

@@ -117,7 +117,7 @@ def test_proof_counts_each_block_and_step_and_measures_the_distance(
 ) -> None:
     delta = torch.zeros(2, vlm.hidden_size)
     delta[0, 0], delta[1, 1] = 3.0, 5.0
-    intervention = Intervention(delta=delta, alpha=0.5, blocks=(1, 3))
+    intervention = Intervention(delta=delta, alpha=0.5, blocks=(1, 3), composition="direct")
     answers = generate(vlm, noise_prompts, max_new_tokens=6, intervention=intervention)
     longest = max(answer.tokens for answer in answers.answers)
     proof = answers.proof

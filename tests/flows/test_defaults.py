@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from cmrm.errors import UserError
 from cmrm.organism import settings
+from cmrm.steering import Intervention
 from flows.defaults import make_default_spec
 from flows.organism import place_organism
 from flows.plan import make_plan
+from flows.sections import InterventionSpec
 from flows.spec import read_spec
 
 
@@ -21,6 +25,14 @@ def test_the_default_spec_runs_the_embedded_model_as_it_was_chosen_to_be_steered
     assert [one.level for one in plan.spec.interventions] == ["dataset", "sample"]
     assert all(one.blocks == list(settings.BLOCKS) for one in plan.spec.interventions)
     assert [job.dataset for job in plan.ingest_jobs({})] == ["vlsafe", "jailbreak", "bench"]
+
+
+def test_an_intervention_in_python_and_in_a_spec_is_the_same_where_nothing_is_said() -> None:
+    shared = {field.name: field.default for field in fields(Intervention) if field.default is not MISSING}
+    assert shared == {"scope": "every_step", "composition": "incremental"}
+    for name, default in shared.items():
+        assert InterventionSpec.model_fields[name].default is default
+        assert get_type_hints(InterventionSpec)[name] == get_type_hints(Intervention)[name]
 
 
 def test_the_embedded_models_data_sets_lie_in_the_users_cache(
