@@ -43,4 +43,5 @@ def answer_apart(
                     for way, proof in proofs.items()
                 },
                 moved={way: dict(proof.distance) for way, proof in proofs.items()},
+                asked={way: dict(proof.asked) for way, proof in proofs.items()},
             )

@@ -19,13 +19,11 @@ from cmrm.steering import Intervention, compose, is_felt, measure_length
 class BranchProof:
     """What αΔ was to do to each branch's state in one pass, and did, by block.
 
-    `moved` is float32 [2, rows, branches]: how far the state was moved, after rounding to the model's dtype, and 1
-    where αΔ is too large for that rounding to take it back, else 0. `asked` is the length of αΔ in float32,
-    [rows, branches].
+    `moved` is float32 [3, rows, branches]: how far the state was moved, after rounding to the model's dtype; 1 where αΔ
+    is too large for that rounding to take it back, else 0; and the length of αΔ in float32.
     """
 
     moved: dict[int, Tensor] = field(default_factory=dict)
-    asked: dict[int, Tensor] = field(default_factory=dict)
 
 
 class _SteerBranches(SteeringHook):
@@ -52,8 +50,9 @@ class _SteerAndMeasure(_SteerBranches):
         steered = super().__call__(block, args, output)
         before, shift = block_output(output), self.shift.to(block_output(output).device)
         distance = measure_length(before.float() - block_output(steered).float())
-        self.proof.moved[self.block] = torch.stack([distance, is_felt(before, shift).float()])
-        self.proof.asked[self.block] = measure_length(shift)
+        self.proof.moved[self.block] = torch.stack(
+            [distance, is_felt(before, shift).float(), measure_length(shift)]
+        )
         return steered
 
 

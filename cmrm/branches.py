@@ -68,8 +68,9 @@ class Branches:
             if block not in self.shifts:
                 # As wide as the rows have ever been, like all else that is kept for a branch.
                 shape = (*self.tokens.shape, shift.shape[-1])
-                self.shifts[block] = torch.zeros(shape, dtype=self.vlm.model.dtype, device=shift.device)
-            self.shifts[block][part, : shift.shape[1]] = shift.to(self.shifts[block].dtype)
+                # In float32, so that a moved state is rounded to the model's dtype once.
+                self.shifts[block] = torch.zeros(shape, dtype=torch.float32, device=shift.device)
+            self.shifts[block][part, : shift.shape[1]] = shift
 
     def feed(self, part: slice, *, width: int) -> Tensor:
         """Run the decoder on some rows' first `width` branches, one token each: final states [rows, width, hidden]."""

@@ -21,6 +21,7 @@ class _Open:
     answers: dict[int, Answer] = field(default_factory=dict)
     acted: dict[int, dict[int, int]] = field(default_factory=dict)
     moved: dict[int, dict[int, float]] = field(default_factory=dict)
+    asked: dict[int, dict[int, float]] = field(default_factory=dict)
 
 
 class Collection:
@@ -53,7 +54,8 @@ class Collection:
                 continue
             one.answers[branch.way] = self._read(branch, group, row)
             if group.ways[branch.way] is not None:
-                one.acted[branch.way], one.moved[branch.way] = branch.acted, branch.moved
+                one.acted[branch.way] = branch.acted
+                one.moved[branch.way], one.asked[branch.way] = branch.moved, branch.asked
             one.missing.discard(branch.way)
         return again, None if one.missing else self._close(key)
 
@@ -62,7 +64,9 @@ class Collection:
         done = self._open.pop(key)
         if not any(group == number for group, _ in self._open):
             del self._groups[number]
-        return Answered(group=number, row=row, answers=done.answers, acted=done.acted, moved=done.moved)
+        return Answered(
+            group=number, row=row, answers=done.answers, acted=done.acted, moved=done.moved, asked=done.asked
+        )
 
     def _read(self, branch: Branch, group: Group, row: Row) -> Answer:
         if branch.fault is not None:

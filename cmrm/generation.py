@@ -57,6 +57,11 @@ def _collect(answered: Sequence[Answered], number: int, way: Intervention | None
     proof = SteeringProof()
     for block in way.blocks:
         proof.acted[block] = sum(one.acted[number].get(block, 0) for one in answered)
-        distances = [one.moved[number].get(block, 0.0) for one in answered]
-        proof.distance[block] = sum(distances) / max(1, len(distances))
+        moved = [one.moved[number].get(block, 0.0) for one in answered]
+        asked = [one.asked[number].get(block, 0.0) for one in answered]
+        proof.distance[block] = sum(moved) / max(1, len(moved))
+        proof.asked[block] = sum(asked) / max(1, len(asked))
+        proof.unmoved[block] = sum(
+            done == 0 and length != 0 for done, length in zip(moved, asked, strict=True)
+        )
     return Answers(answers=answers, proof=proof)

@@ -38,7 +38,7 @@ class Answered:
     """A prompt that has been answered: the number of its group, its row in there, and an answer for each wanted way.
 
     `acted` says for each way that intervenes, and each of its blocks, how many states were moved; `moved` how far the
-    last prompt token's was.
+    last prompt token's was, and `asked` how far it was to be, the length of αΔ.
     """
 
     group: int
@@ -46,3 +46,4 @@ class Answered:
     answers: Mapping[int, Answer]
     acted: Mapping[int, Mapping[int, int]]
     moved: Mapping[int, Mapping[int, float]]
+    asked: Mapping[int, Mapping[int, float]]

@@ -17,7 +17,7 @@ class Branch:
 
     `room` is how many tokens the model has positions for behind the prompt, None for as many as are asked for. `fault`
     is the step whose logits were not finite; `acted` counts the states that were moved, by block, and `moved`
-    says how far the last prompt token's was.
+    says how far the last prompt token's was, and `asked` how far it was to be.
     """
 
     way: int
@@ -29,6 +29,7 @@ class Branch:
     fault: int | None = None
     acted: dict[int, int] = field(default_factory=dict)
     moved: dict[int, float] = field(default_factory=dict)
+    asked: dict[int, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -71,7 +72,8 @@ class Report:
     """The tokens that a pass chose, on their way from the device; read a pass later, nobody waits for them.
 
     `tokens` is int64 [rows, branches], below zero where the logits were not finite; `moved` is float32
-    [2, rows, branches] by block: how far the states were moved, and what was to move them, zero where nothing.
+    [3, rows, branches] by block: how far the states were moved, whether they had to move at the model's precision
+    (zero where not), and how far they were to be moved.
     """
 
     def __init__(
@@ -90,13 +92,15 @@ class Report:
         for block, distances in self._moved.items():
             self._note_distances(block, *distances.wait().tolist())
 
-    def _note_distances(self, block: int, moved: list[list[float]], meant: list[list[float]]) -> None:
-        """Note how far every branch was moved; `RuntimeError` for a way that moved none, though its αΔ is not zero."""
+    def _note_distances(
+        self, block: int, moved: list[list[float]], meant: list[list[float]], asked: list[list[float]]
+    ) -> None:
+        """Note how far every branch was moved; `RuntimeError` for a way that moved none, though its αΔ had to."""
         meant_to, did = set[int](), set[int]()
-        for fed, *both in zip(self._of, moved, meant, strict=True):
-            for branch, done, intended in zip(fed, *both, strict=False):
+        for fed, *all_three in zip(self._of, moved, meant, asked, strict=True):
+            for branch, done, intended, length in zip(fed, *all_three, strict=False):
                 if block in branch.blocks:
-                    branch.moved[block] = done
+                    branch.moved[block], branch.asked[block] = done, length
                     if intended != 0:
                         meant_to.add(branch.way)
                     if done != 0:

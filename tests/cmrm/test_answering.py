@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cmrm.tree
 from cmrm.answering import answer, why_apart
 from cmrm.answers import Answer
 from cmrm.branches import Branches
@@ -295,6 +297,24 @@ def test_an_intervention_lost_in_rounding_is_the_plain_answer(
     # A number that is exactly 0 does move, by as little.
     assert found.proof.distance[0] < size
     assert generate_apart(vlm, prompts, max_new_tokens=4, intervention=tiny).answers == plain.answers
+
+
+def test_generated_tokens_are_moved_by_the_shift_that_half_precision_has_not_rounded(
+    llava_folder: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="bfloat16", device="cpu")
+    original, seen = cmrm.tree.steer_branches, []
+
+    def watch(vlm: VisionLanguageModel, shifts: Mapping[int, torch.Tensor]) -> AbstractContextManager[None]:
+        seen.append({block: shift.clone() for block, shift in shifts.items()})
+        return original(vlm, shifts)
+
+    monkeypatch.setattr("cmrm.tree.steer_branches", watch)
+    delta = torch.randn(1, vlm.hidden_size, generator=torch.Generator().manual_seed(0))
+    own = Intervention(delta=delta, alpha=0.3, blocks=(1,))
+    generate_ways(vlm, prompts, max_new_tokens=3, ways=[own])
+    assert seen
+    assert torch.equal(seen[0][1][0, 0], torch.tensor(0.3) * delta[0])
 
 
 def test_tokens_that_the_model_forbids_are_in_no_answer(

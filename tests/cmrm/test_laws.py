@@ -178,6 +178,8 @@ def test_a_strength_without_effect_at_this_precision_gives_the_plain_answers(
     assert found.proof is not None
     assert found.proof.distance == {0: 0.0}
     assert sum(found.proof.acted.values()) > 0
+    assert found.proof.unmoved == {0: len(text_prompts)}
+    assert found.proof.asked == pytest.approx({0: 1e-4 * float(state.norm(dim=-1).mean())}, rel=1e-4)
 
 
 def test_the_proof_counts_states_that_a_strength_left_as_they_were(
@@ -225,7 +227,7 @@ def test_alpha_delta_is_subtracted_in_single_precision_and_rounded_once(
     block = torch.nn.Identity()
     with steer_and_measure(replace(vlm, blocks=(None, block)), shifts) as found:  # type: ignore[arg-type]
         assert torch.equal(block(states)[:, 0].float(), expected)
-    assert found.asked[1][:, 0].numpy() == pytest.approx(asked, rel=1e-5)
+    assert found.moved[1][2, :, 0].numpy() == pytest.approx(asked, rel=1e-5)
     assert found.moved[1][0, :, 0].numpy() == pytest.approx(moved, rel=1e-5)
 
 

@@ -155,7 +155,7 @@ def test_how_far_states_were_moved_is_waited_for_as_tokens_are(monkeypatch: pyte
     monkeypatch.setattr("cmrm.rows.send_to_host", Late)
     branch = Branch(way=0, blocks=(1,))
     row = Row(group=0, number=0, branches=[branch], fed=[branch])
-    report = Report([row], torch.tensor([[7]]), {1: torch.tensor([[[2.5]], [[3.0]]])})
+    report = Report([row], torch.tensor([[7]]), {1: torch.tensor([[[2.5]], [[1.0]], [[3.0]]])})
     report.deliver(ends=frozenset(), most=9)
     assert branch.tokens == [7]
-    assert branch.moved == {1: 2.5}
+    assert (branch.moved, branch.asked) == ({1: 2.5}, {1: 3.0})
