@@ -151,7 +151,13 @@ class _Slice:
         samples, ways = given
         stored = samples[answered.row]
         for place, answer in answered.answers.items():
-            self._ways[ways[place]].take(stored, answer, answered.acted.get(place, {}))
+            self._ways[ways[place]].take(
+                stored,
+                answer,
+                acted=answered.acted.get(place, {}),
+                asked=answered.asked.get(place, {}),
+                moved=answered.moved.get(place, {}),
+            )
         report_rows(len(answered.answers))
 
     def _set_aside(self, refused: Sequence[Refused]) -> None:

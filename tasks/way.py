@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +41,7 @@ class Way:
         self._ready: list[dict[str, Any]] = []
         self._aside: list[dict[str, Any]] = []
         self._acted: Counter[str] = Counter()
+        self._distances: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def __enter__(self) -> Self:
         self._writer.__enter__()
@@ -59,13 +61,27 @@ class Way:
         """Take up the answers that a killed worker left."""
         self.done.update(self._writer.resume("sample_id")["sample_id"].to_pylist())
 
-    def take(self, stored: StoredSample, answer: Answer, acted: Mapping[int, int]) -> None:
-        """Take an answer, or the place where the model's numbers stopped being finite; `acted` by block."""
+    def take(
+        self,
+        stored: StoredSample,
+        answer: Answer,
+        *,
+        acted: Mapping[int, int],
+        asked: Mapping[int, float],
+        moved: Mapping[int, float],
+    ) -> None:
+        """Take an answer, or the place where the model's numbers stopped being finite.
+
+        By block, `acted` counts the states that were moved; `asked` and `moved` say how far the prompt's was to be
+        moved and how far it was.
+        """
         for block, count in acted.items():
             self._acted[str(block)] += count
         if answer.fault is not None:
             self.set_aside(quarantine_row(stored, stage=self.job.stage, reason=_explain(answer.fault)))
             return
+        for block, length in asked.items():
+            self._distances[str(block)].append((length, moved[block]))
         self._ready.append(_describe(self.job, stored, answer))
         self.done.add(stored.sample.id)
 
@@ -92,8 +108,24 @@ class Way:
             asked=(stored.sample.id for stored in asked),
             kind=KIND,
             quarantined=self._aside,
-            provenance={**provenance, "steered_states_since_resumed": dict(self._acted)},
+            provenance={
+                **provenance,
+                "steered_states_since_resumed": dict(self._acted),
+                "steered_distances_since_resumed": {
+                    block: _summarize(distances) for block, distances in self._distances.items()
+                },
+            },
         )
+
+
+def _summarize(distances: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Mean distances asked for and moved over prompts, and how many an αΔ above 0 left where they were."""
+    return {
+        "asked": fmean(asked for asked, _ in distances),
+        "moved": fmean(moved for _, moved in distances),
+        "prompts": len(distances),
+        "without_effect": sum(moved == 0.0 < asked for asked, moved in distances),
+    }
 
 
 def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[str, Any]:
