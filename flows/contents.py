@@ -103,10 +103,19 @@ def _trace(summary: Mapping[str, Any], *, run_id: str, store_name: str, keys: Se
     return [
         Sentence(text=f"Run {run_id}, kept in {store_name}: made of {len(set(keys))} stored results."),
         *_tell(models),
+        *_tell(_tell_without_effect(summary.get("without_effect") or ())),
         *_tell(describe_software(summary.get("software") or {})),
         Sentence(text=f"Written by {packages}."),
         Sentence(text="Samples, answers, verdicts, states and shifts of this run, in SQL:"),
         Command(text=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses LIMIT 10"'),
+    ]
+
+
+def _tell_without_effect(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{one['intervention']} α={one['alpha']:g} had no effect at this precision on {one['without_effect']} of "
+        f"{one['prompts']} answers of {one['model']}: αΔ is smaller than the model's dtype can tell."
+        for one in found
     ]
 
 

@@ -99,6 +99,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         "overhead": costs,
         "agreement": describe_agreement(outcomes),
         "quarantined": _count_quarantined(store, made),
+        "without_effect": _find_without_effect(made["generate"]),
         "software": gather_software(one for stage in MADE_BY_MODELS for one in made[stage]),
         "shifts": [_describe_shift(one) for one in made["shift"]],
         "figures": [{"name": one.name, "caption": one.caption} for one in figures],
@@ -165,6 +166,26 @@ def _count_quarantined(store: Store, made: Made) -> list[dict[str, Any]]:
     return [
         {"stage": stage, "dataset": dataset, "reason": reason, "rows": rows}
         for (stage, dataset, reason), rows in sorted(counts.items())
+    ]
+
+
+def _find_without_effect(answered: Sequence[Manifest]) -> list[dict[str, Any]]:
+    """Steered answers whose state did not move at some block, since rounding to the model's dtype took αΔ back."""
+    counts: dict[tuple[str, str, float], Counter[str]] = {}
+    for manifest in answered:
+        content = manifest.content
+        blocks = manifest.provenance.get("steered_distances_since_resumed") or {}
+        if content["intervention"] is None or not blocks:
+            continue
+        way = content["name"], content["intervention_name"], content["intervention"]["alpha"]
+        worst = max(blocks.values(), key=lambda one: one["without_effect"])
+        counts.setdefault(way, Counter()).update(
+            {name: worst[name] for name in ("prompts", "without_effect")}
+        )
+    return [
+        {"model": model, "intervention": name, "alpha": alpha, **count}
+        for (model, name, alpha), count in sorted(counts.items())
+        if count["without_effect"]
     ]
 
 

@@ -47,6 +47,8 @@ class Steering:
             "blocks": self.blocks,
             "scope": self.scope,
             "composition": self.composition,
+            # Rounded to the model's dtype once; before, αΔ was rounded too, and half precision made another of it.
+            "subtracted_in": "float32",
         }
 
 
