@@ -9,7 +9,7 @@ from cmrm.comparisons import Comparison
 from cmrm.statistics import Mean, Rate
 from flows.document import Heading, Measure, Sheet, head_numbers, make_bands, shorten_models
 from flows.wording import write_before_after, write_change, write_p, write_value
-from tasks.outcomes import Column
+from tasks.outcomes import NO_SCORE, Column
 from tasks.table import Cell, Row, Table
 
 TITLES = {"unsafe": "Unsafe", "utility": "Utility", "score": "Score", "over_refusal": "Over-refusal"}
@@ -45,7 +45,7 @@ def make_main_sheet(table: Table) -> Sheet:
             row.way.model,
             (
                 Measure(text=row.name),
-                *(write_value(cell.value) for cell in row.cells),
+                *(write_cell(cell) for cell in row.cells),
                 Measure(text=str(row.parse_errors)),
                 Measure(text=str(row.quarantined)),
             ),
@@ -67,8 +67,19 @@ def make_main_sheet(table: Table) -> Sheet:
             for row in table.rows
             for column, cell in zip(table.columns, row.cells, strict=True)
         ),
-        note=MAIN_NOTE,
+        note=" ".join([MAIN_NOTE, *explain_unmeasured(table)]),
     )
+
+
+def write_cell(cell: Cell) -> Measure:
+    """A cell's figure, or that none is possible."""
+    return Measure(text=NO_SCORE) if cell.unmeasured else write_value(cell.value)
+
+
+def explain_unmeasured(table: Table) -> list[str]:
+    """Why cells have no figure although answers were judged, each reason once, as a sentence."""
+    reasons = dict.fromkeys(cell.unmeasured for row in table.rows for cell in row.cells if cell.unmeasured)
+    return [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
 
 
 def make_changes_sheet(table: Table) -> Sheet | None:
@@ -118,7 +129,7 @@ def make_ablation_sheet(table: Table) -> Sheet | None:
             (
                 *(Measure(text=row.settings.get(name, "–")) for name in axes),
                 Measure(text=f"{row.way.alpha:g}"),
-                *(write_value(cell.value) for cell in row.cells),
+                *(write_cell(cell) for cell in row.cells),
             ),
         )
         for row in steered
@@ -173,6 +184,7 @@ def _record(row: Row, column: Column, cell: Cell) -> Mapping[str, Any]:
         "dataset": column.dataset,
         "judge": column.judge,
         **flatten_value(cell.value),
+        "unmeasured": cell.unmeasured or None,
         "baseline": row.baseline,
         **flatten_change(change),
         "parse_errors": row.parse_errors,

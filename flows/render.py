@@ -9,13 +9,13 @@ from typing import Any
 from rich.table import Table as Grid
 from rich.text import Text
 
-from cmrm.statistics import Mean, Rate
+from cmrm.statistics import Mean
 from flows.document import shorten_models
-from flows.main_sheets import TITLES, title_column
+from flows.main_sheets import TITLES, explain_unmeasured, title_column
 from flows.terminal import show_safely
 from flows.wording import NOT_MEASURED
-from tasks.outcomes import Column
-from tasks.table import Row, Table
+from tasks.outcomes import NO_SCORE, Column
+from tasks.table import Cell, Row, Table
 
 WIDTH = 80
 GAP = 2
@@ -49,7 +49,7 @@ def render_grid(table: Table) -> Grid:
             grid.add_row(Text(show_safely(names[row.way.model]), style="italic"))
         grid.add_row(
             Text(show_safely(row.name)),
-            *(_short(row.cells[place].value) for place in columns),
+            *(_short(row.cells[place]) for place in columns),
             style="bold" if row.way.intervention else "",
         )
     return grid
@@ -92,7 +92,7 @@ def _choose_columns(table: Table, rows: Sequence[Row]) -> list[int]:
     for place in [*(firsts[kind] for kind in FIRST if kind in firsts), *more]:
         texts = [
             *_title(table, place).plain.splitlines(),
-            *(_short(row.cells[place].value) for row in rows),
+            *(_short(row.cells[place]) for row in rows),
         ]
         width = GAP + max(map(len, texts))
         if width <= room or not chosen:
@@ -104,6 +104,7 @@ def _choose_columns(table: Table, rows: Sequence[Row]) -> list[int]:
 def _caption(table: Table, columns: Sequence[int]) -> Text:
     kinds = {table.columns[place].kind for place in columns}
     lines = ["% [95 % Wilson interval]" + (", score [95 % bootstrap interval]" if "score" in kinds else "")]
+    lines += explain_unmeasured(table)
     if len(columns) < len(table.columns):
         lines.append(f"{len(columns)} of {len(table.columns)} columns; report.md has all.")
     if len(table.rows) > MOST_ROWS:
@@ -121,7 +122,10 @@ def _cut(line: str) -> str:
     return line if len(line) <= WIDEST_TITLE else f"{line[: WIDEST_TITLE - 1]}…"
 
 
-def _short(value: Rate | Mean) -> str:
+def _short(cell: Cell) -> str:
+    if cell.unmeasured:
+        return NO_SCORE
+    value = cell.value
     if value.value is None:
         return NOT_MEASURED
     if isinstance(value, Mean):

@@ -25,21 +25,34 @@ CONDITION_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One figure: a rate, or a mean for scores, and its change from the row's baseline; None without a baseline."""
+    """One figure: a rate, or a mean for scores, and its change from the row's baseline; None without a baseline.
+
+    `unmeasured` says why there is no figure although answers were judged, '' otherwise.
+    """
 
     value: Rate | Mean
     change: Comparison | None = None
+    unmeasured: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types: what everything else follows from."""
-        return {"value": asdict(self.value), "change": self.change and self.change.to_json()}
+        return {
+            "value": asdict(self.value),
+            "change": self.change and self.change.to_json(),
+            "unmeasured": self.unmeasured or None,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Cell:
         """The cell that `to_json` wrote."""
         kind = Rate if "successes" in content["value"] else Mean
         change = content["change"]
-        return cls(value=kind(**content["value"]), change=change and Comparison.from_json(change))
+        return cls(
+            value=kind(**content["value"]),
+            change=change and Comparison.from_json(change),
+            # Tables of earlier releases do not say.
+            unmeasured=content.get("unmeasured") or "",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +176,12 @@ def _fill(outcomes: Outcomes, way: Way, baseline: Way | None, column: Column) ->
     own = outcomes.get(way, column)
     measured = keep_measured(own)
     value = Mean.of(measured) if column.kind == "score" else Rate.of(one > 0 for one in measured)
+    unmeasured = outcomes.explain(way, column)
     if baseline is None:
-        return Cell(value=value)
+        return Cell(value=value, unmeasured=unmeasured)
     before, after = keep_pairs(outcomes.get(baseline, column), own)
     if column.kind == "score":
-        return Cell(value=value, change=compare_scores(before, after))
+        return Cell(value=value, change=compare_scores(before, after), unmeasured=unmeasured)
     return Cell(value=value, change=compare_verdicts([one > 0 for one in before], [one > 0 for one in after]))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from cmrm.statistics import Mean
+from flows.main_sheets import make_main_sheet
 from flows.render import describe_parse_errors, describe_quarantine, render_grid
-from tasks.table import Table, make_table
+from tasks.table import Cell, Table, make_table
 from tests.made_up import SETTINGS, make_outcomes
 
 
@@ -65,6 +68,25 @@ def test_names_are_neither_markup_nor_commands_to_the_terminal() -> None:
     lines = "\n".join(show(make(models=("[red]a\x1b[2J@1", "b@2"))))
     assert "[red]a\\x1b[2J" in lines
     assert "\x1b" not in lines
+
+
+def test_where_no_score_is_possible_tables_say_so_and_why() -> None:
+    table = make(judges=("refusal", "scorer"))
+    (place,) = (place for place, one in enumerate(table.columns) if one.kind == "score")
+    reason = "no score possible: the judge gave the reference answers 0 points on average"
+    first, *rest = table.rows
+    empty = Cell(value=Mean(value=None, low=None, high=None, n=0), unmeasured=reason)
+    cells = (*first.cells[:place], empty, *first.cells[place + 1 :])
+    table = replace(table, rows=(replace(first, cells=cells), *rest))
+    lines = show(table)
+    assert sum("no score possible" in line for line in lines) == 1
+    assert "No score possible: the judge gave the reference" in " ".join(" ".join(lines).split())
+    sheet = make_main_sheet(table)
+    assert sheet.bands[0].rows[0][1 + place].text == "no score possible"
+    assert sheet.note.endswith("No score possible: the judge gave the reference answers 0 points on average.")
+    assert [(one["value"], one["unmeasured"]) for one in sheet.records if one["unmeasured"]] == [
+        (None, reason)
+    ]
 
 
 def test_a_table_without_rows_is_still_a_table() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,40 @@ def test_scores_beside_a_references_mean_the_ratio_that_llava_bench_reports(
     bench, overlap = outcomes.columns()
     assert np.isclose(np.mean(keep_measured(outcomes.get(IMAGE, bench))), 100 * 18.5 / 27.5)
     assert keep_measured(outcomes.get(IMAGE, overlap)) == [50.0]
+
+
+@pytest.mark.parametrize("points", [[0.0, 0.0], [1.0, -1.0], [-2.0, -4.0]])
+def test_of_references_without_points_no_score_is_a_share(
+    verdict: Any, gather: Any, points: list[float]
+) -> None:
+    outcomes = gather(
+        *(
+            verdict("scored", number, judge="bench", dataset="bench", score=5.0, reference_score=reference)
+            for number, reference in enumerate(points)
+        ),
+        *(
+            verdict(
+                "scored",
+                0,
+                judge=name,
+                dataset="bench",
+                score=5.0,
+                reference_score=reference,
+                condition="query",
+            )
+            for name, reference in (("bench", 4.0), ("plain", None))
+        ),
+    )
+    bench, plain = outcomes.columns()
+    mean = sum(points) / len(points)
+    assert keep_measured(outcomes.get(IMAGE, bench)) == []
+    assert outcomes.explain(IMAGE, bench) == (
+        f"no score possible: the judge gave the reference answers {mean:g} points on average"
+    )
+    text = Way("moon@1", "query")
+    assert [keep_measured(outcomes.get(text, one)) for one in (bench, plain)] == [[125.0], [5.0]]
+    assert [outcomes.explain(text, one) for one in (bench, plain)] == ["", ""]
+    assert outcomes.explain(IMAGE, plain) == ""
 
 
 def test_what_does_not_apply_counts_nowhere_and_still_makes_a_row(verdict: Any, gather: Any) -> None:

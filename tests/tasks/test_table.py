@@ -9,7 +9,7 @@ import pytest
 
 from cmrm.comparisons import adjust
 from tasks.outcomes import Way
-from tasks.table import Table, make_table
+from tasks.table import Cell, Table, make_table
 
 SETTINGS = {"first": {"level": "dataset"}, "second": {"level": "sample"}}
 
@@ -92,6 +92,33 @@ def test_what_a_way_was_not_judged_on_is_not_measured(outcomes: Any) -> None:
     text = make(outcomes).rows[0]
     assert text.cells[1].value.value is None
     assert str(text.cells[1].value) == "not measured"
+
+
+def test_a_judge_that_gives_the_references_no_points_leaves_a_reason_instead_of_a_score(
+    verdict: Any, gather: Any
+) -> None:
+    rows = [
+        verdict(
+            "scored", one, dataset="bench", judge="bench", condition=way, score=7.0, reference_score=reference
+        )
+        for one in range(3)
+        for way, reference in (("query", 10.0), ("image", 0.0))
+    ]
+    table = make(gather(*rows))
+    text, image = (row.cells[0] for row in table.rows)
+    assert (text.value.value, text.unmeasured) == (pytest.approx(70.0), "")
+    content = json.loads(json.dumps(image.to_json()))
+    reason = "no score possible: the judge gave the reference answers 0 points on average"
+    assert content["value"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert content["unmeasured"] == reason
+    assert content["change"]["n"] == 0
+    assert Table.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_a_cell_of_an_earlier_release_has_no_reason(outcomes: Any) -> None:
+    content = make(outcomes).rows[0].cells[0].to_json()
+    del content["unmeasured"]
+    assert Cell.from_json(content) == make(outcomes).rows[0].cells[0]
 
 
 def test_p_is_corrected_over_all_comparisons_of_the_table(outcomes: Any) -> None:
