@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmrm.adapters import AdapterIdentity
+from cmrm.errors import UserError
 from cmrm.families import Family
 from cmrm.pinning import check_unchanged, place
 from cmrm.quantization import Quantization
@@ -152,19 +153,25 @@ def load_model_once(use: ModelUse) -> VisionLanguageModel:
         log.info("loading model %s", use.name)
         identity = place(use.identity)
         adapter = None if use.adapter is None else place(use.adapter)
-        loaded = load_model(
-            identity,
-            dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
-            device=choose_device(use.device),
-            attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
-            device_map=use.device_map,  # type: ignore[arg-type] # as above
-            quantization=use.quantization,
-            adapter=adapter,
-            family=use.family,
-        )
-        for one in (identity, adapter):
-            if one is not None:
+        read = [one for one in (identity, adapter) if one is not None]
+        try:
+            loaded = load_model(
+                identity,
+                dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
+                device=choose_device(use.device),
+                attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
+                device_map=use.device_map,  # type: ignore[arg-type] # as above
+                quantization=use.quantization,
+                adapter=adapter,
+                family=use.family,
+            )
+        except UserError:
+            # A folder that is being written has files that do not fit together.
+            for one in read:
                 check_unchanged(one)
+            raise
+        for one in read:
+            check_unchanged(one)
         return loaded
 
     return load_once(use, load)
