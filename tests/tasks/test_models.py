@@ -47,7 +47,8 @@ def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
 
     def load_and_lose(*arguments: Any, **more: Any) -> Any:
         loaded = load(*arguments, **more)
-        (folder / "chat_template.jinja").write_text("another template")
+        template = folder / "chat_template.jinja"
+        template.write_text(template.read_text() + "{# another #}")
         return loaded
 
     chosen = use(folder)
