@@ -18,7 +18,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CMRM = (sys.executable, "-c", "from flows.cli import start; start()")
+# As the installed command; an earlier checkout may have no entry but `main`.
+CMRM = (sys.executable, "-c", "from flows import cli; getattr(cli, 'start', cli.main)()")
 NOTHING = (sys.executable, "-c", "pass")
 IMPORT_ENGINES = (sys.executable, "-c", "import duckdb, pyarrow")
 IMPORT_PREFECT = (sys.executable, "-c", "import prefect")
