@@ -47,9 +47,10 @@ def main() -> None:
         print_line("float16", size, {})
     print_line("float16", MEBIBYTE, {"bloom_filter_options": {}})
     for numbers in ("bfloat16 in float32", "float32"):
-        print_line(numbers, MEBIBYTE, {"compression": "none", "use_byte_stream_split": False})
-        for codec in ("lz4", "snappy", "zstd"):
-            print_line(numbers, MEBIBYTE, {"compression": codec})
+        whole = {"compression": "none", "compression_level": None, "use_byte_stream_split": False}
+        print_line(numbers, MEBIBYTE, whole)
+        for codec, level in (("lz4", None), ("snappy", None), ("zstd", 1)):
+            print_line(numbers, MEBIBYTE, {"compression": codec, "compression_level": level})
 
 
 def make_vectors(numbers: str, seed: int) -> np.ndarray:
