@@ -17,11 +17,12 @@ log = logging.getLogger("cmrm.tasks")
 
 # What helps where a single sample does not fit, by stage.
 REMEDY = "a smaller model.dtype (bfloat16, float16) or another model.device"
+ANSWERING = f"a smaller generation.max_new_tokens, {REMEDY}"
 REMEDIES = {
-    "generate": f"a smaller generation.max_new_tokens, {REMEDY}",
+    "generate": ANSWERING,
     "judge": "the judge a smaller dtype (bfloat16, float16) or another device, where it has these options",
     "look": "clip another device, or smaller images",
-    "overhead": f"a smaller generation.max_new_tokens, {REMEDY}",
+    "overhead": ANSWERING,
 }
 
 

@@ -6,10 +6,8 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,20 +21,8 @@ from storage.store import Store
 from storage.tables import from_rows
 from tasks.batches import Finished, work_through
 from tasks.samples import StoredSample
-from tasks.stage import Job
 from tests.parts import wait_for_part
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerJob(Job):
-    """A job of the smallest kind."""
-
-    @property
-    def stage(self) -> str:
-        return "generate"
-
-    def content(self) -> dict[str, Any]:
-        return {}
+from tests.small_job import AnswerJob
 
 
 def answer(batch: Sequence[StoredSample]) -> Finished:

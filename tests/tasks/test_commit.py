@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,10 @@ from storage.tables import from_rows
 from storage.writer import ShardWriter
 from tasks.commit import NO_ROWS, Rows, RowsLostError, check_rows, commit_rows, commit_shard
 from tasks.stage import Job
+from tests.small_job import AnswerJob
 
 ROOT = Path(__file__).parents[2]
 NAMES = st.lists(st.sampled_from("abcd"), max_size=5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerJob(Job):
-    """A job of the smallest kind."""
-
-    @property
-    def stage(self) -> str:
-        return "generate"
-
-    def content(self) -> dict[str, Any]:
-        return {}
 
 
 def make_job(store: Path) -> AnswerJob:
