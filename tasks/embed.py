@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,8 @@ def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, sh
         if intervention is None:
             return _Read(shown=shown, states=None)
         states = embed_steered(vlm, shown.prompts, blocks=blocks, intervention=intervention)
-    return _Read(shown=shown, states=send_to_host(states))
+    # The rendered prompts are read; kept with the states, they would hold the device's memory for a batch longer.
+    return _Read(shown=replace(shown, rendered=None), states=send_to_host(states))
 
 
 def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
