@@ -28,14 +28,14 @@ ALL_CORES := $(filter-out OMP_NUM_THREADS=%,$(OFFLINE))
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The inner loop: no runs, no servers, no processes that are killed, no models but a few tiny ones.
-SLOW := $(wildcard tests/storage/test_s3*.py) tests/storage/test_writer.py tests/storage/test_crowd.py tests/storage/test_races.py \
-	tests/storage/test_confinement.py tests/tasks/test_compare.py tests/cmrm/doctor tests/cmrm/organism tests/cmrm/test_answering.py \
-	tests/cmrm/test_quantization.py tests/cmrm/judges/test_endpoint_failures.py tests/cmrm/judges/test_conversation.py
+SLOW := $(wildcard tests/storage/backends/test_s3*.py) tests/storage/shards/test_writer.py tests/storage/backends/test_crowd.py tests/storage/backends/test_races.py \
+	tests/storage/sql/test_confinement.py tests/tasks/compare/test_compare.py tests/cmrm/doctor tests/cmrm/organism tests/cmrm/decoding/test_answering.py \
+	tests/cmrm/models/test_quantization.py tests/cmrm/judges/test_endpoint_failures.py tests/cmrm/judges/test_conversation.py
 FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast soak bench check format clean
+.PHONY: help demo test test-fast soak bench check format docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ format: $(VENV)/.dev-stamp ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs-stamp ## Set up and build the site of the documents in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "The site is in build/site: open build/site/index.html. Search needs a server: python3 -m http.server -d build/site"
+
 clean: ## Remove the environment and the caches; a store is never touched
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find cmrm storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -84,6 +88,12 @@ $(VENV)/.dev-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	$(INSTALL) --no-compile -e '.[dev]'
 	@echo "Compiling the packages" && $(COMPILE)
 	@touch $@ $(VENV)/.run-stamp
+
+# The API pages are made from the text of the code, so that neither cmrm nor torch need be installed for them.
+$(VENV)/.docs-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
+	$(INSTALL) --no-compile $$($(BIN)/python -c \
+		'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
 
 # For the families whose processors need it, in one process of the tests; no other may see it, so it has its own folder.
 $(VENV)/.torchvision-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip

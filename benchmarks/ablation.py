@@ -1,7 +1,7 @@
 """Blocks × scope × composition × α on the embedded model's validation questions: `python benchmarks/ablation.py`.
 
 Prints a Markdown table: unsafe answers to forbidden questions with their own image, harmless questions refused, and
-visual questions answered right. The defaults of the method were chosen from it (docs/decisions.md). It uses the
+visual questions answered right. The defaults of the method were chosen from it (docs/decisions/method.md). It uses the
 validation questions, so that the test questions stay unseen by every choice.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
-from cmrm.interventions import Composition, Scope
-from cmrm.loading import load_model
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
 from cmrm.organism import WEIGHTS
 from cmrm.organism.bench import (
     Bench,
@@ -28,11 +28,11 @@ from cmrm.organism.bench import (
     set_up,
 )
 from cmrm.organism.files import write_data
-from cmrm.revision import resolve_model
-from cmrm.samples import Sample
-from cmrm.shift import Shift, measure_sample_shift
-from cmrm.statistics import Rate
-from cmrm.steering import Intervention
+from cmrm.prompts.sample import Sample
+from cmrm.statistics.rates import Rate
+from cmrm.steering.intervention import Intervention
+from cmrm.steering.settings import Composition, Scope
+from cmrm.steering.shift import Shift, measure_sample_shift
 
 # Blocks, scope, composition and α.
 Cell = tuple[tuple[int, ...], Scope, Composition, float]
@@ -50,19 +50,19 @@ def list_cells(count: int) -> Iterator[Cell]:
     for block in range(count):
         yield from (((block,), scope, "direct", 1.0) for scope in SCOPES)
         yield (block,), "every_step", "direct", 0.5
-    for blocks in list_groups(count):
+    for blocks in list_block_sets(count):
         for composition in COMPOSITIONS:
             yield from ((blocks, scope, composition, 1.0) for scope in SCOPES)
             yield blocks, "every_step", composition, 0.5
 
 
 def list_sample_cells(count: int) -> Iterator[Cell]:
-    """Sample level: the groups, by strength."""
-    for blocks in list_groups(count):
+    """Sample level: the sets of blocks, by strength."""
+    for blocks in list_block_sets(count):
         yield from ((blocks, "every_step", "incremental", alpha) for alpha in (0.3, 0.5, 0.7, 1.0))
 
 
-def list_groups(count: int) -> list[tuple[int, ...]]:
+def list_block_sets(count: int) -> list[tuple[int, ...]]:
     """The last three blocks, the upper half, and all."""
     return [tuple(range(start, count)) for start in (count - 3, count // 2, 0)]
 
@@ -80,7 +80,7 @@ def measure_rates(bench: Bench, intervene: Intervene | None) -> tuple[Rate, Rate
 
 
 def at_dataset_level(shift: Shift, cell: Cell) -> Intervene:
-    """Steer every batch by one Δ, as the cell says."""
+    """Steer every batch by one Δ with the settings of a cell."""
     blocks, scope, composition, alpha = cell
     return lambda _: Intervention(
         delta=shift.choose(blocks), alpha=alpha, blocks=blocks, scope=scope, composition=composition
@@ -88,7 +88,7 @@ def at_dataset_level(shift: Shift, cell: Cell) -> Intervene:
 
 
 def at_sample_level(bench: Bench, cell: Cell) -> Intervene:
-    """Steer each question by its own Δ, as the cell says."""
+    """Steer each question by its own Δ with the settings of a cell."""
     blocks, scope, composition, alpha = cell
 
     def intervene(samples: Sequence[Sample]) -> Intervention:

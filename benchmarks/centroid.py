@@ -1,4 +1,4 @@
-"""How a group's mean vector is best computed in DuckDB: seconds and peak memory of five ways, each in its own process.
+"""Time five queries for the mean vector of a group in DuckDB: seconds and peak memory, one process each.
 
 python benchmarks/centroid.py [ROWS WIDTH GROUPS]
 """
@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb.func import PythonUDFType
 
-from storage.macros import MACROS
-from storage.schemas import HALF_VECTOR
+from storage.sql.macros import MACROS
+from storage.tables.schemas import HALF_VECTOR
 
-WAYS = {
+QUERIES = {
     "reading alone": "SELECT g, sum(norm(vector)) FROM states GROUP BY g",
     "the macro centroid": "SELECT g, centroid(vector) FROM states GROUP BY g",
     "list_reduce": (
@@ -42,7 +42,7 @@ WAYS = {
 
 
 def main(rows: int = 20_000, width: int = 4096, groups: int = 1) -> None:
-    """Write the states once, then time each way."""
+    """Write the states once, then time each query."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "states.parquet"
         vectors = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float16)
@@ -50,12 +50,12 @@ def main(rows: int = 20_000, width: int = 4096, groups: int = 1) -> None:
         column = pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)), type=HALF_VECTOR)
         pq.write_table(pa.table({"g": np.arange(rows) % groups, "vector": column}), file, compression="none")
         print(f"{rows} x {width}, {groups} groups")
-        for name in WAYS:
+        for name in QUERIES:
             subprocess.run([sys.executable, __file__, "--one", str(file), name], check=True)
 
 
 def time_one(file: str, name: str) -> None:
-    """Time one way in this process, and print its seconds and its peak of memory."""
+    """Time one query in this process, and print its seconds and peak memory."""
     sql = duckdb.connect()
     sql.create_function("numpy_mean", _mean, ["FLOAT[][]"], "DOUBLE[]", type=PythonUDFType.ARROW)
     for macro in MACROS:
@@ -63,7 +63,7 @@ def time_one(file: str, name: str) -> None:
             sql.execute(f"CREATE MACRO {macro.call} AS {macro.body}")
     sql.execute(f"CREATE VIEW states AS SELECT g, vector::FLOAT[] AS vector FROM read_parquet('{file}')")  # noqa: S608
     start = time.perf_counter()
-    sql.execute(WAYS[name]).fetchnumpy()
+    sql.execute(QUERIES[name]).fetchnumpy()
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text()
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]

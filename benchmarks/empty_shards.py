@@ -1,4 +1,4 @@
-"""Shards that have nothing to do, through the same stages and workers as real ones."""
+"""Empty shards, run through the same stages and workers as real ones, to time the overhead per job."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.server.client import find_server, reach_server
-from storage.manifest import Manifest
-from storage.parquet import to_parquet
+from storage.records.manifest import Manifest
 from storage.store import Store
-from storage.tables import from_rows, table_path
-from tasks.stage import Job, make_stage
+from storage.tables.arrow import from_rows, table_path
+from storage.tables.parquet import to_parquet
+from tasks.core.stage import Job, make_stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmptyJob(Job):
-    """One row to be committed."""
+    """A job that commits one row."""
 
     number: int
     turn: int
@@ -42,23 +42,23 @@ commit_nothing = make_stage("generate", _commit, place="devices")
 def time_empty_shards(
     place: Path, *, workers: str, counts: Sequence[int], turns: int
 ) -> Mapping[int, list[float]]:
-    """Seconds for so many empty shards, by their number, each time other ones; the workers are warm."""
+    """Time runs of new empty shards on warm workers: seconds by number of shards."""
     from prefect import flow
 
     from flows.stages import run_stages
-    from flows.workers import choose_workers
+    from flows.workers.base import choose_workers
 
-    store = Store.create(place / workers.replace(":", "-")).url
+    store = Store.create(place / workers.replace(":", "-"))
 
     def make_jobs(count: int, turn: int) -> list[EmptyJob]:
         return [
-            EmptyJob(store=store, label=str(number), rows=1, number=number, turn=turn)
+            EmptyJob(store=store.url, label=str(number), rows=1, number=number, turn=turn)
             for number in range(count)
         ]
 
     def measure() -> dict[int, list[float]]:
         times: dict[int, list[float]] = {count: [] for count in counts}
-        with run_stages(choose_workers(workers, devices={"cpu"}, server=find_server(None))) as stages:
+        with run_stages(choose_workers(workers, devices={"cpu"}, server=find_server(None)), store) as stages:
             stages.run(commit_nothing, make_jobs(16, -1))
             for turn in range(turns):
                 for size, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""How the layout of hidden states was chosen: size of row groups, Bloom filters, encodings.
+"""Time Parquet layouts of hidden states: row group size, Bloom filters, encodings.
 
     python benchmarks/layout.py    # about two minutes on two cores; prints the table
 
@@ -20,9 +20,9 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
-import storage.parquet
-from storage.parquet import TableWriter
-from storage.states import hidden_states_table
+import storage.tables.parquet
+from storage.shards.hidden_states import hidden_states_table
+from storage.tables.parquet import TableWriter
 
 FILES, SAMPLES, BLOCKS, WIDTH = 4, 1024, 32, 4096
 REPEATS = 7
@@ -47,8 +47,8 @@ def main() -> None:
         print_line("float16", size, {})
     print_line("float16", MEBIBYTE, {"bloom_filter_options": {}})
     for numbers in ("bfloat16 in float32", "float32"):
-        whole = {"compression": "none", "compression_level": None, "use_byte_stream_split": False}
-        print_line(numbers, MEBIBYTE, whole)
+        plain = {"compression": "none", "compression_level": None, "use_byte_stream_split": False}
+        print_line(numbers, MEBIBYTE, plain)
         for codec, level in (("lz4", None), ("snappy", None), ("zstd", 1)):
             print_line(numbers, MEBIBYTE, {"compression": codec, "compression_level": level})
 
@@ -62,7 +62,7 @@ def make_vectors(numbers: str, seed: int) -> np.ndarray:
 
 
 def print_line(numbers: str, size: int, options: Mapping[str, Any]) -> None:
-    """Measure one layout: the store's own, with other row groups or options of Parquet."""
+    """Measure the store's layout with other row groups or Parquet options."""
     folder = Path(tempfile.mkdtemp(prefix="cmrm-layout-"))
     try:
         seconds = write(folder, numbers, size, options)
@@ -82,11 +82,11 @@ def print_line(numbers: str, size: int, options: Mapping[str, Any]) -> None:
 
 
 def write(folder: Path, numbers: str, size: int, options: Mapping[str, Any]) -> float:
-    """Write the files; the seconds without making the numbers."""
+    """Write the files; returns the seconds without generating the numbers."""
     seconds = 0.0
-    own, group = pq.ParquetWriter, storage.parquet.ROW_GROUP_BYTES
-    storage.parquet.ROW_GROUP_BYTES = size
-    storage.parquet.pq.ParquetWriter = lambda *place, **given: own(*place, **{**given, **options})  # type: ignore[misc]
+    own, group = pq.ParquetWriter, storage.tables.parquet.ROW_GROUP_BYTES
+    storage.tables.parquet.ROW_GROUP_BYTES = size
+    storage.tables.parquet.pq.ParquetWriter = lambda *args, **given: own(*args, **{**given, **options})  # type: ignore[misc]
     try:
         for number in range(FILES):
             table = hidden_states_table(
@@ -102,7 +102,7 @@ def write(folder: Path, numbers: str, size: int, options: Mapping[str, Any]) -> 
                 writer.write(table)
             seconds += time.perf_counter() - began
     finally:
-        storage.parquet.pq.ParquetWriter, storage.parquet.ROW_GROUP_BYTES = own, group
+        storage.tables.parquet.pq.ParquetWriter, storage.tables.parquet.ROW_GROUP_BYTES = own, group
     return seconds
 
 
@@ -135,7 +135,7 @@ def read(folder: Path) -> tuple[str, str, str]:
 
 
 def time_it(do: Callable[[], None]) -> str:
-    """The median of a few repeats, after one that is not counted."""
+    """Median of a few repeats after a warm-up."""
     do()
     took = []
     for _ in range(REPEATS):
@@ -146,7 +146,7 @@ def time_it(do: Callable[[], None]) -> str:
 
 
 def name(number: int) -> str:
-    """An id in no order, as those of data sets are."""
+    """Make an unsorted id, as in real data sets."""
     return f"{number * 2_654_435_761 % 2**32:08x}"
 
 

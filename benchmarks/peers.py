@@ -1,4 +1,4 @@
-"""The ways to keep hidden states that benchmarks/store.py holds against each other: a writer and a reader each.
+"""Formats of hidden states that benchmarks/store.py compares: a writer and a reader each.
 
 A writer puts vectors [samples, blocks, width] below a folder and ends with fsync of each of its files and folders. A
 reader opens what its writer wrote and returns a function from a block to float32 [samples, width].
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from storage.catalog import connect
-from storage.identity import stage_key
-from storage.states import hidden_states_table
+from storage.records.hashing import stage_key
+from storage.shards.hidden_states import hidden_states_table
+from storage.shards.writer import ShardWriter
+from storage.sql.database import connect
 from storage.store import Store
-from storage.tables import table_paths
-from storage.writer import ShardWriter
+from storage.tables.arrow import table_paths
 
 try:
     import lance
@@ -41,7 +41,7 @@ def make_vectors(samples: int, blocks: int, width: int, *, seed: int = 0) -> np.
 
 
 def name(number: int) -> str:
-    """An id in no order, as those of data sets are."""
+    """Make an unsorted id, as in real data sets."""
     return f"{number * 2_654_435_761 % 2**32:08x}"
 
 
@@ -53,7 +53,7 @@ def write_numpy(folder: Path, vectors: np.ndarray) -> None:
 
 
 def write_cmrm(folder: Path, vectors: np.ndarray, *, start: int = 0) -> None:
-    """A store: batch by batch through the writer that stages use, a manifest for each shard."""
+    """A store: batch by batch through the stages' shard writer, a manifest per shard."""
     store = Store.create(folder)
     for shard in range(0, len(vectors), SHARD):
         members = vectors[shard : shard + SHARD]
@@ -135,7 +135,7 @@ def write_lance(folder: Path, vectors: np.ndarray) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Put every file and folder below on the disk."""
+    """Call fsync on every file and folder below."""
     for place, _, names in os.walk(folder):
         for entry in (*(Path(place, one) for one in names), Path(place)):
             handle = os.open(entry, os.O_RDONLY)

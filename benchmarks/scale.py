@@ -1,4 +1,4 @@
-"""What sharing out a run costs and brings: `python benchmarks/scale.py [--samples N] [--shards N]`.
+"""Cost and speed-up of distributing a run over workers: `python benchmarks/scale.py [--samples N] [--shards N]`.
 
 Four questions, each answered on this machine in one go:
 * How long does orchestration take for a shard that has nothing to do, by number of shards and by workers?
@@ -93,7 +93,7 @@ def show_empty_shards(folder: Path, workers: Sequence[str]) -> None:
 def show_shards_and_workers(folder: Path, workers: Sequence[str]) -> None:
     """Seconds of whole runs of the embedded model on 480 questions."""
     counts = (1, 8, 32)
-    print("The embedded model on 480 questions, 4 ways: seconds of the whole command")
+    print("The embedded model on 480 questions, 4 arms: seconds of the whole command")
     print(row("workers", [f"{count} shards" for count in counts]))
     for one in workers:
         seconds = []
@@ -107,7 +107,7 @@ def show_shards_and_workers(folder: Path, workers: Sequence[str]) -> None:
 
 
 def show_memory(folder: Path, samples: int) -> None:
-    """The most memory that a run in one process takes, for two sizes of the data set."""
+    """Peak memory of a run in one process, for two sizes of the data set."""
     print("One process, shards of 1,024: the most memory of the run")
     print(row("samples", ["MB", "seconds", "answers/s"]))
     for count in (samples // 4, samples):
@@ -119,7 +119,7 @@ def show_memory(folder: Path, samples: int) -> None:
 
 
 def show_reuse(folder: Path, shards: int) -> None:
-    """Seconds of a run whose every shard is there, beside what Prefect itself takes to be there."""
+    """Seconds of a run with every shard committed, and Prefect's own start-up time."""
     size = 4
     spec = write_spec(folder, samples=shards * size // 2, shard_size=size, conditions=["image"])
     store = folder / "reused"
@@ -138,7 +138,7 @@ def show_reuse(folder: Path, shards: int) -> None:
 
 
 def run(spec: Path, store: Path, *arguments: str) -> tuple[float, int]:
-    """Give the command in a process of its own: its seconds, and the most bytes that it or a child of it took."""
+    """Run the command in a subprocess; returns its seconds and the peak memory of it and its children."""
     command = [
         sys.executable,
         "-c",
@@ -161,7 +161,7 @@ def run(spec: Path, store: Path, *arguments: str) -> tuple[float, int]:
 
 
 def start_prefect(folder: Path) -> float:
-    """Seconds for an import of Prefect and a start of its server, in a process of its own."""
+    """Seconds to import Prefect and start its server in a subprocess."""
     text = START.format(log=str(folder / "server.log"))
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout)

@@ -1,4 +1,4 @@
-"""How fast this project is, beside its peers and the hardware's limits: `python benchmarks/speed.py`.
+"""Time this project against its peers and the hardware's limits: `python benchmarks/speed.py`.
 
 All variants of a figure take turns in one run, each time another one first; a figure is the median of its turns. No
 goal is met by a variant whose result is not that of its peers, and the table says so. docs/speed.md has the tables.
@@ -26,17 +26,18 @@ ROOT = Path(__file__).parents[1]
 # The project need not be installed: a machine with a GPU may have torch and transformers alone.
 sys.path.insert(0, str(ROOT))
 
-import speed_idle  # noqa: E402
+import speed_alternatives  # noqa: E402
+import speed_defences  # noqa: E402
+import speed_device_idle  # noqa: E402
 import speed_levels  # noqa: E402
 import speed_states  # noqa: E402
 import speed_sweeps  # noqa: E402
-import speed_tried  # noqa: E402
 from speed_bench import AMOUNTS, Bench  # noqa: E402
-from speed_clock import tell  # noqa: E402
 from speed_limits import Limits, measure_limits  # noqa: E402
 from speed_profile import profile  # noqa: E402
 from speed_shapes import SHAPES  # noqa: E402
 from speed_table import Figure, show_figure, show_goals  # noqa: E402
+from speed_timing import tell  # noqa: E402
 
 FIGURES: Mapping[str, Callable[[Bench], Figure]] = MappingProxyType(
     {
@@ -46,15 +47,16 @@ FIGURES: Mapping[str, Callable[[Bench], Figure]] = MappingProxyType(
         "sample": speed_levels.measure_sample_level,
         "sweep": speed_sweeps.measure_sweep,
         "mixed": speed_sweeps.measure_mixed,
-        "idle": speed_idle.measure_idle,
-        "tried": speed_tried.measure_tried,
+        "defences": speed_defences.measure_defences,
+        "idle": speed_device_idle.measure_idle,
+        "tried": speed_alternatives.measure_tried,
     }
 )
 USUAL = MappingProxyType({"cpu": ("llava-small",), "cuda": ("llava-7b", "qwen-7b")})
 
 
 def main() -> None:
-    """Measure what is asked for, print the tables, and write them as JSON where a place is given."""
+    """Measure the chosen figures, print the tables, and write them as JSON if --out is given."""
     options = read_options()
     logging.set_verbosity_error()
     device = torch.device(options.device)
@@ -68,7 +70,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=USUAL, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="of the model; several are allowed")
@@ -114,7 +116,7 @@ def as_dict(limits: Limits) -> dict[str, float]:
 
 
 def describe_model(bench: Bench) -> str:
-    """What the model is, and what the hardware allows it."""
+    """Describe the model and its hardware limits."""
     model, one, limits = bench.vlm.model, bench.shape, bench.limits
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
     return (
@@ -126,7 +128,7 @@ def describe_model(bench: Bench) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """What the figures were measured on and with."""
+    """Describe the hardware and software of the measurement."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name_processor(),
         "threads": str(torch.get_num_threads()),
@@ -138,7 +140,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def name_processor() -> str:
-    """The processor as Linux calls it."""
+    """Read the CPU's name from Linux."""
     place = Path("/proc/cpuinfo")
     lines: Sequence[str] = place.read_text().splitlines() if place.exists() else ()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -146,7 +148,7 @@ def name_processor() -> str:
 
 
 def name_commit() -> str:
-    """The commit, and whether files differ from it; nothing is known without git."""
+    """Read the git commit and whether the working tree is dirty; empty without git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],  # noqa: S607 - as found on the path

@@ -1,4 +1,4 @@
-"""What every figure needs: the model, how much is asked of it on this device, and the hardware's limits."""
+"""Shared by all figures: the model, the amounts of work on this device, and the hardware limits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from speed_limits import Limits, Work
 from speed_shapes import Shape
 from torch import Tensor
 
-from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.prompts.conditions import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Amounts:
-    """How much is asked: anchors, of these what peers see, prompts, new tokens, batch sizes to try."""
+    """Amounts of work: anchors, anchors for peers, prompts, new tokens, batch sizes to try."""
 
     anchors: int
     peer_pairs: int
@@ -46,7 +46,7 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
             mixed=128, mixed_tokens=192, one_in=64, stored=640, shard=128, sizes=(8, 16, 32),
             own_sizes=(64, 128, 256),
         ),
-        # A look whether all of it runs.
+        # A smoke test.
         "tiny": Amounts(
             anchors=8, peer_pairs=4, pictures=2, batch=2, new_tokens=6, swept=2, swept_tokens=4, mixed=4,
             mixed_tokens=16, one_in=8, stored=10, shard=4, sizes=(2,), own_sizes=(4,),
@@ -57,7 +57,7 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A model on the bench."""
+    """A model under test."""
 
     name: str
     shape: Shape
@@ -76,7 +76,7 @@ class Bench:
 
     @property
     def exact(self) -> bool:
-        """Whether equal tokens can be asked for: in half precision rounding turns some words."""
+        """Whether equal tokens can be required: in half precision, rounding changes some words."""
         return self.vlm.model.dtype == torch.float32
 
     @property
@@ -107,7 +107,7 @@ def compare_states(found: Tensor, wanted: Tensor) -> float:
 
 
 def compare_answers(found: Sequence[Sequence[object]], wanted: Sequence[Sequence[object]]) -> float:
-    """The share of answers that are the same, each of them whole."""
+    """The share of answers that are exactly equal."""
     pairs = [
         (one, other)
         for mine, theirs in zip(found, wanted, strict=True)

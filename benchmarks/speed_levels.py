@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 
-import speed_ours as ours
+import speed_cmrm_calls as ours
 import speed_peers as peers
+from speed_answer_checks import (
+    NAIVE,
+    OURS,
+    OURS_PLAIN,
+    PLAIN,
+    compare_with_references,
+    find_delta,
+    is_right,
+    limit_of,
+    tell_same,
+)
 from speed_bench import Bench
-from speed_clock import Variant, take_turns, tell
 from speed_prompts import ask_blank, ask_pictures, ask_text, make_questions
-from speed_said import NAIVE, OURS, OURS_PLAIN, PLAIN, find_delta, hold_against, is_right, limit_of, tell_same
 from speed_table import Figure, at_most, make_rows
+from speed_timing import Variant, take_turns, tell
 
-from cmrm.prefix import Prefixes
-from cmrm.steering import Intervention
+from cmrm.prefix.planner import Prefixes
+from cmrm.steering.intervention import Intervention
 
 ONE_BATCH = "cmrm generate, steered"
 
@@ -25,9 +35,9 @@ def measure_dataset_level(bench: Bench) -> Figure:
     prompts = ask_pictures(make_questions(amounts.batch), side=bench.shape.side)
     size, length = len(prompts), amounts.new_tokens
     delta = find_delta(bench)
-    way = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
+    arm = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
     steered = {"delta": delta, "alpha": 1.0, "blocks": bench.steered}
-    one_pass = {"new_tokens": length, "rows": size, "group": size}
+    one_pass = {"new_tokens": length, "rows": size, "request_size": size}
     timings = take_turns(
         [
             Variant(
@@ -37,14 +47,14 @@ def measure_dataset_level(bench: Bench) -> Figure:
                 name=NAIVE,
                 run=partial(peers.answer_steered, vlm, prompts, **steered, new_tokens=length, size=size),
             ),
-            Variant(name=ONE_BATCH, run=partial(ours.answer_batch, vlm, prompts, way, new_tokens=length)),
-            Variant(name=OURS_PLAIN, run=partial(ours.answer_ways, vlm, prompts, [None], **one_pass)),
-            Variant(name=OURS, run=partial(ours.answer_ways, vlm, prompts, [way], **one_pass)),
+            Variant(name=ONE_BATCH, run=partial(ours.answer_batch, vlm, prompts, arm, new_tokens=length)),
+            Variant(name=OURS_PLAIN, run=partial(ours.answer_arms, vlm, prompts, [None], **one_pass)),
+            Variant(name=OURS, run=partial(ours.answer_arms, vlm, prompts, [arm], **one_pass)),
         ],
         turns=bench.turns,
         device=bench.device,
     )
-    same = hold_against(timings, {OURS_PLAIN: PLAIN, ONE_BATCH: NAIVE, OURS: NAIVE})
+    same = compare_with_references(timings, {OURS_PLAIN: PLAIN, ONE_BATCH: NAIVE, OURS: NAIVE})
     return Figure(
         title=f"Answering under dataset-level CMRM: {size} prompts, one batch, {length} tokens each",
         about=f"Δ at {len(bench.steered)} blocks, every step. Ratios over plain generation of transformers.",
@@ -62,7 +72,7 @@ def measure_dataset_level(bench: Bench) -> Figure:
                 right=is_right(bench, same, OURS, ONE_BATCH, OURS_PLAIN),
             )
         ],
-        profiled=partial(ours.answer_ways, vlm, prompts, [way], **one_pass),
+        profiled=partial(ours.answer_arms, vlm, prompts, [arm], **one_pass),
     )
 
 
@@ -74,15 +84,15 @@ def measure_sample_level(bench: Bench) -> Figure:
     prompts = ask_pictures(questions, side=bench.shape.side)
     blank, text = ask_blank(questions, side=bench.shape.side), ask_text(questions)
     size, length = len(prompts), amounts.new_tokens
-    # A stage keeps its prefixes from batch to batch, so all batches but a stage's first find them made.
+    # A stage keeps its prefix cache between batches, so every batch but the first hits it.
     kept = Prefixes(vlm)
 
     def answer_by_own_shift(prefixes: Prefixes | None = None) -> ours.Said:
         prefixes = prefixes or Prefixes(vlm)
         delta = ours.sample_shift(vlm, blank, text, blocks=bench.steered, prefixes=prefixes)
-        way = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
-        return ours.answer_ways(
-            vlm, prompts, [way], new_tokens=length, rows=size, group=size, prefixes=prefixes
+        arm = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
+        return ours.answer_arms(
+            vlm, prompts, [arm], new_tokens=length, rows=size, request_size=size, prefixes=prefixes
         )
 
     naive, first, later = f"two full passes + {NAIVE}", f"{OURS}, first batch", f"{OURS}, later batches"
@@ -104,7 +114,7 @@ def measure_sample_level(bench: Bench) -> Figure:
         turns=bench.turns,
         device=bench.device,
     )  # fmt: skip
-    same = hold_against(timings, {first: naive, later: naive})
+    same = compare_with_references(timings, {first: naive, later: naive})
     return Figure(
         title=f"Answering under sample-level CMRM: {size} prompts, one batch, {length} tokens each",
         about="Each prompt's own Δ from its blank and text passes, measured inside the time.",

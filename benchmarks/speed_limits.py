@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from speed_clock import time_once
 from speed_shapes import MERGE, PATCH, Shape
+from speed_timing import time_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,13 @@ def _measure_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
     one = torch.randn(side, side, device=device, dtype=dtype)
     two, vector = torch.empty_like(one), torch.randn(side, device=device, dtype=dtype)
     size = one.numel() * one.element_size()
-    ways = (
+    arms = (
         (2 * size, lambda: two.copy_(one)),
         (3 * size, lambda: torch.add(one, two, alpha=2.0, out=two)),
         (size, lambda: torch.mv(one, vector)),
     )
     best = 0.0
-    for moved, run in ways:
+    for moved, run in arms:
         run()
         best = max(best, moved / min(time_once(run, device) for _ in range(5)))
     return best

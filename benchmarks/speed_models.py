@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from cmrm.model import VisionLanguageModel, prepare_model, render
+from cmrm.models.vlm import VisionLanguageModel, prepare_model, render
 
 LLAVA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"

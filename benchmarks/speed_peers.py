@@ -1,4 +1,4 @@
-"""The peers, written in their published way."""
+"""Peer implementations, as published."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from speed_ours import Said, cut
+from speed_cmrm_calls import Said, cut
 from torch import Tensor
 from transformers import GenerationConfig
 
-from cmrm.conditions import Prompt
-from cmrm.model import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.prompts.conditions import Prompt
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def measure_shift(
 
 
 def decode_greedily(vlm: VisionLanguageModel, new_tokens: int) -> GenerationConfig:
-    """Greedy answers of at most so many tokens, with the model's own marks of an end."""
+    """Greedy decoding of at most so many tokens, with the model's own stop tokens."""
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=new_tokens,
@@ -55,15 +55,15 @@ def decode_greedily(vlm: VisionLanguageModel, new_tokens: int) -> GenerationConf
 def answer_plainly(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, new_tokens: int, size: int, **more: Any
 ) -> Said:
-    """`model.generate` of transformers on fixed batches, greedy, with the model's own marks of an end."""
+    """`model.generate` of transformers on fixed batches, greedy, with the model's own stop tokens."""
     said = []
     tokenizer = vlm.processor.tokenizer
     config = decode_greedily(vlm, new_tokens)
     ends = torch.as_tensor(config.eos_token_id).reshape(-1)
     for batch in cut(prompts, size):
         inputs = render(vlm, batch)
-        told = vlm.model.generate(**inputs, generation_config=config, **more)
-        for row in told[:, inputs["input_ids"].shape[1] :].cpu():
+        generated = vlm.model.generate(**inputs, generation_config=config, **more)
+        for row in generated[:, inputs["input_ids"].shape[1] :].cpu():
             ended = torch.isin(row, ends)
             length = int(ended.int().argmax()) + 1 if ended.any() else len(row)
             said.append((tokenizer.decode(row[:length], skip_special_tokens=True).strip(), length))

@@ -1,4 +1,4 @@
-"""Where a figure's time goes: its dearest operators."""
+"""Profile a figure: the operators that take most of its time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from speed_clock import finish
 from speed_table import table
+from speed_timing import finish
 from torch.profiler import ProfilerActivity
 
 MOST = 12

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from cmrm.conditions import Prompt
-from cmrm.images import blank_image
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import blank_image
 
 SEED = 7
 FEWEST_WORDS, MOST_WORDS = 7, 19
@@ -44,7 +44,7 @@ def ask_text(questions: list[str]) -> list[Prompt]:
 
 
 def ask_blank(questions: list[str], *, side: int) -> list[Prompt]:
-    """The questions on one white image, as `cmrm.conditions.show` gives them: an object for each, all alike."""
+    """The questions on one white image, as `cmrm.prompts.conditions.show` gives them: an object for each, all alike."""
     return [
         Prompt(text=question, image=blank_image(size=side, color=(255, 255, 255))) for question in questions
     ]

@@ -1,19 +1,19 @@
-"""Figures on reading states: Δ from many anchors, and states of samples with their own images."""
+"""Figures on extracting hidden states: Δ from many anchors, and states of samples with their own images."""
 
 from __future__ import annotations
 
 from functools import partial
 
-import speed_ours as ours
+import speed_cmrm_calls as ours
 import speed_peers as peers
 import torch
 from speed_bench import Bench, compare_states, find_lengths
-from speed_clock import Variant, choose_size, take_turns, tell
 from speed_prompts import ask_blank, ask_pictures, ask_text, make_questions
 from speed_table import Figure, Goal, Row, at_least, make_rows
+from speed_timing import Variant, choose_size, take_turns, tell
 
-from cmrm.capture import read_prompt
-from cmrm.model import render
+from cmrm.models.vlm import render
+from cmrm.steering.capture import read_prompt
 
 ALONE = "one at a time, output_hidden_states"
 BATCHED = "batched, output_hidden_states"
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 def measure_delta(bench: Bench) -> Figure:
-    """Δ from anchors: the blank arm and the text arm of each."""
+    """Δ from anchors: the image prompt and the text prompt of each."""
     tell("Δ from anchors")
     vlm, amounts, device = bench.vlm, bench.amounts, bench.device
     questions = make_questions(amounts.anchors)
@@ -98,24 +98,24 @@ def measure_pictures(bench: Bench) -> Figure:
         blocks = range(len(vlm.blocks))
         return torch.cat([read_prompt(vlm, inputs, blocks=blocks) for inputs in rendered]).cpu()
 
-    ahead = f"{OURS}, prompts made ready ahead"
+    prefetched = f"{OURS}, prompts prefetched"
     timings = take_turns(
         [
             Variant(name=ALONE, run=partial(peers.read_states, vlm, prompts, size=1)),
             Variant(name=BATCHED, run=partial(peers.read_states, vlm, prompts, size=size), warm_up=batched),
             Variant(name=OURS, run=partial(ours.read_states, vlm, prompts, size=own_size), warm_up=own),
-            Variant(name=ahead, run=read_rendered),
+            Variant(name=prefetched, run=read_rendered),
         ],
         turns=bench.turns,
         device=device,
     )
     wanted = timings[ALONE].result[:, :-1]
     apart = {name: compare_states(timing.result[:, :-1], wanted) for name, timing in timings.items()}
-    right = max(apart[OURS], apart[ahead]) <= max(TOLERANCE, 2 * apart[BATCHED])
+    right = max(apart[OURS], apart[prefetched]) <= max(TOLERANCE, 2 * apart[BATCHED])
     _, lengths = find_lengths(vlm, prompts)
     operations = sum(map(bench.work.prompt, lengths)) + len(prompts) * bench.work.image()
     limit = operations / bench.limits.operations
-    reached = limit / timings[ahead].median
+    reached = limit / timings[prefetched].median
     goal = Goal(
         name="own-image states, share of the matrix limit",
         goal="≥ 60 %, GPU",
@@ -133,7 +133,7 @@ def measure_pictures(bench: Bench) -> Figure:
 
 
 def _shared_limit(bench: Bench, blank: list, text: list) -> float:
-    """Seconds at the matrix limit where nothing shared is read twice."""
+    """Seconds at the matrix limit if every shared prefix is prefilled once."""
     few = 16
     operations = bench.work.image()
     for arm in (blank, text):

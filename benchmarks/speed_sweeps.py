@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import speed_ours as ours
+import speed_cmrm_calls as ours
 import speed_peers as peers
-from speed_bench import Bench
-from speed_clock import Variant, choose_size, take_turns, tell
-from speed_models import end_answers
-from speed_prompts import ask_pictures, make_questions
-from speed_said import (
+from speed_answer_checks import (
     NAIVE,
     OURS,
     OURS_PLAIN,
     PLAIN,
+    compare_with_references,
     describe,
     find_delta,
-    hold_against,
     is_right,
     limit_of,
     tell_same,
 )
+from speed_bench import Bench
+from speed_models import end_answers
+from speed_prompts import ask_pictures, make_questions
 from speed_table import Figure, at_least, at_most, make_rows
+from speed_timing import Variant, choose_size, take_turns, tell
 
-from cmrm.steering import Intervention
+from cmrm.steering.intervention import Intervention
 
 ALPHAS = tuple(number / 10 for number in range(11))
 
@@ -37,14 +37,14 @@ def measure_sweep(bench: Bench) -> Figure:
     prompts = ask_pictures(make_questions(amounts.swept), side=bench.shape.side)
     length = amounts.swept_tokens
     delta = find_delta(bench)
-    ways = [Intervention(delta=delta, alpha=alpha, blocks=bench.steered) for alpha in ALPHAS]
+    arms = [Intervention(delta=delta, alpha=alpha, blocks=bench.steered) for alpha in ALPHAS]
     plain = partial(peers.answer_plainly, vlm, prompts, new_tokens=length)
-    own = partial(ours.answer_ways, vlm, prompts, ways, new_tokens=length)
+    own = partial(ours.answer_arms, vlm, prompts, arms, new_tokens=length)
     sizes = [size for size in amounts.sizes if size <= len(prompts)]
     plain(size=1)
     size, said = choose_size(lambda size: plain(size=size), sizes, what=PLAIN, device=device)
     rows, own_said = choose_size(
-        lambda rows: own(rows=rows, group=rows),
+        lambda rows: own(rows=rows, request_size=rows),
         [max(1, sizes[0] // 2), *sizes],
         what="rows of cmrm answer",
         device=device,
@@ -69,12 +69,12 @@ def measure_sweep(bench: Bench) -> Figure:
                 times=len(ALPHAS) / len(timed),
                 warm_up=partial(run_naively, ALPHAS),
             ),
-            Variant(name=OURS, run=partial(own, rows=rows, group=rows), warm_up=own_said),
+            Variant(name=OURS, run=partial(own, rows=rows, request_size=rows), warm_up=own_said),
         ],
         turns=bench.turns,
         device=device,
     )
-    same = hold_against(timings, {OURS: naive})
+    same = compare_with_references(timings, {OURS: naive})
     return Figure(
         title=f"α = 0, 0.1, …, 1: {len(prompts)} prompts × {len(ALPHAS)} answers of {length} tokens",
         about=f"Peers: {len(timed)} of the {len(ALPHAS)} runs are timed. Best sizes: {size}; cmrm {rows} rows.",
@@ -93,7 +93,7 @@ def measure_sweep(bench: Bench) -> Figure:
             )
         ],
         notes=["The limit is that of one plain run."],
-        profiled=partial(own, rows=rows, group=rows),
+        profiled=partial(own, rows=rows, request_size=rows),
     )
 
 
@@ -110,8 +110,8 @@ def measure_mixed(bench: Bench) -> Figure:
         size, said = choose_size(lambda size: plain(size=size), sizes, what=PLAIN, device=device)
 
         def own(rows: int) -> ours.Said:
-            return ours.answer_ways(
-                vlm, prompts, [None], new_tokens=length, rows=rows, group=max(1, rows // 4)
+            return ours.answer_arms(
+                vlm, prompts, [None], new_tokens=length, rows=rows, request_size=max(1, rows // 4)
             )
 
         own_sizes = [*sizes, 2 * sizes[-1]]
@@ -133,7 +133,7 @@ def measure_mixed(bench: Bench) -> Figure:
         own(rows)
         end_answers(vlm, one_in=0)
 
-    same = hold_against(timings, {OURS_PLAIN: fixed})
+    same = compare_with_references(timings, {OURS_PLAIN: fixed})
     lengths = [tokens for _, tokens in timings[fixed].result[0]]
     return Figure(
         title=f"Answers of all lengths: {len(prompts)} prompts, at most {length} tokens",

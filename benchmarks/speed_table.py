@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from speed_clock import Timing
+from speed_timing import Timing
 
 Reached = Literal["yes", "no", "not measured"]
 

@@ -1,4 +1,4 @@
-"""How long things take to start: `python benchmarks/start.py [--before CHECKOUT] [--tests] [--set-up]`.
+"""Time start-up of commands, tests and set-up: `python benchmarks/start.py [--before CHECKOUT] [--tests] [--set-up]`.
 
 Every figure is a ratio of two medians of one go, the two measured in turns, so that a slow minute of the machine falls
 on both: a run with nothing to do over importing DuckDB and Arrow, one new job over importing Prefect, and so on. With

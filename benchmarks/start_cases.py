@@ -32,7 +32,7 @@ LOAD = (
     sys.executable,
     "-c",
     "import cmrm\nfrom cmrm.organism.places import resolve_organism_model\n"
-    "from cmrm.revision import resolve_model\nfrom cmrm.loading import load_model\n"
+    "from cmrm.models.revision import resolve_model\nfrom cmrm.models.loading import load_model\n"
     "load_model(resolve_model(str(resolve_organism_model('organism'))), dtype='float32', device='cpu')",
 )
 MANY = 600

@@ -1,4 +1,4 @@
-"""How fast hidden states reach the disk and come back, beside NumPy, safetensors, zarr and Lance.
+"""Time writing and reading hidden states, against NumPy, safetensors, zarr and Lance.
 
     python benchmarks/store.py                     # about six minutes on two cores, 8 GB of disk; prints the tables
     python benchmarks/store.py --lookup-width 4096 # the look-up among a million rows of 8 GB
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from peers import BATCH, READERS, SHARD, WRITERS, make_vectors, name, write_cmrm, write_shard
 
-from storage.catalog import connect
+from storage.sql.database import connect
 from storage.store import Store
 
 BLOCK = 17
@@ -56,7 +56,7 @@ def main() -> None:
         measure_write_and_read(folder, given)
         measure_look_up(folder, given)
         measure_memory(given)
-        measure_beside_a_model(folder, given)
+        measure_write_overhead(folder, given)
     finally:
         shutil.rmtree(folder)
 
@@ -64,24 +64,24 @@ def main() -> None:
 def measure_write_and_read(folder: Path, given: argparse.Namespace) -> None:
     """The first table: write all, read one block of all samples, size on the disk."""
     vectors = make_vectors(given.samples, given.blocks, given.width)
-    places = {way: folder / way.replace(" ", "-") for way in WRITERS}
+    paths = {variant: folder / variant.replace(" ", "-") for variant in WRITERS}
 
-    def write(way: str) -> None:
-        WRITERS[way](places[way], vectors)
+    def write(variant: str) -> None:
+        WRITERS[variant](paths[variant], vectors)
 
     written = take_turns(
         list(WRITERS),
         write,
         rounds=given.rounds,
-        before=lambda way: shutil.rmtree(places[way], ignore_errors=True),
+        before=lambda variant: shutil.rmtree(paths[variant], ignore_errors=True),
     )
-    readers = {way: READERS[way](places[way]) for way in WRITERS}
+    readers = {variant: READERS[variant](paths[variant]) for variant in WRITERS}
     expected = np.sort(vectors[:, min(BLOCK, given.blocks - 1)].astype(np.float32), axis=0)
-    for way, reader in readers.items():
+    for variant, reader in readers.items():
         found = np.sort(reader(min(BLOCK, given.blocks - 1)), axis=0)
-        assert np.array_equal(found, expected), f"{way} read something else"
+        assert np.array_equal(found, expected), f"{variant} read something else"
     read = take_turns(
-        list(readers), lambda way: readers[way](min(BLOCK, given.blocks - 1)), rounds=3 * given.rounds
+        list(readers), lambda variant: readers[variant](min(BLOCK, given.blocks - 1)), rounds=3 * given.rounds
     )
     size = vectors.nbytes
     print(f"\n{given.samples} samples x {given.blocks} blocks x {given.width} float16, {size / 1e6:.0f} MB")
@@ -89,18 +89,18 @@ def measure_write_and_read(folder: Path, given: argparse.Namespace) -> None:
         ("", "write s", "ratio", "one block ms", "ratio", "on disk / raw"),
         [
             (
-                way,
-                f"{written[way]:.3f}",
-                f"{written[way] / written['numpy.save']:.1f}",
-                f"{1000 * read[way]:.1f}",
-                f"{read[way] / read['numpy.save']:.1f}",
-                f"{measure_size(places[way]) / size:.3f}",
+                variant,
+                f"{written[variant]:.3f}",
+                f"{written[variant] / written['numpy.save']:.1f}",
+                f"{1000 * read[variant]:.1f}",
+                f"{read[variant] / read['numpy.save']:.1f}",
+                f"{measure_size(paths[variant]) / size:.3f}",
             )
-            for way in WRITERS
+            for variant in WRITERS
         ],
     )
-    for place in places.values():
-        shutil.rmtree(place)
+    for path in paths.values():
+        shutil.rmtree(path)
 
 
 def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
@@ -128,13 +128,13 @@ def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
         found = sql.execute(query, [name(number)]).fetchnumpy()
         assert np.array_equal(np.stack(list(found["vector"])), array[number].astype(np.float32))
 
-    ways = {"numpy, place known": from_numpy, "cmrm": from_sql}
-    ways["cmrm"]()
-    took = take_turns(list(ways), lambda way: ways[way](), rounds=3 * given.rounds)
+    lookups = {"numpy, place known": from_numpy, "cmrm": from_sql}
+    lookups["cmrm"]()
+    took = take_turns(list(lookups), lambda variant: lookups[variant](), rounds=3 * given.rounds)
     print(
         f"\none sample's states at all blocks, among {samples * given.blocks:,} rows of {given.lookup_width} float16"
     )
-    print_table(("", "look-up ms"), [(way, f"{1000 * took[way]:.1f}") for way in ways])
+    print_table(("", "look-up ms"), [(variant, f"{1000 * took[variant]:.1f}") for variant in lookups])
     manifests = len(list(Store.open(places["cmrm"]).manifests()))
     print(f"opening the store for SQL: {1000 * opened:.0f} ms, {manifests} manifests")
     sql.close()
@@ -174,8 +174,8 @@ def measure_peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
-    """The fourth table: what writing adds to the time of the work that makes the rows, commit included."""
+def measure_write_overhead(folder: Path, given: argparse.Namespace) -> None:
+    """The fourth table: overhead of writing over computing the rows, commit included."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 
@@ -197,47 +197,47 @@ def measure_beside_a_model(folder: Path, given: argparse.Namespace) -> None:
         time.sleep(0.08)
         return fake
 
-    ways = {
+    workloads = {
         "Llama 10 x 768 on one core, 64 tokens": (run_llama, 12),
         f"waiting 80 ms for 8 samples x {given.blocks} x {given.width}": (wait_for_device, 128),
     }
     print("\nwhat writing adds to the work that makes the rows")
     rows = []
-    for way, (work, batches) in ways.items():
+    for workload, (work, batches) in workloads.items():
         work()
 
         def run(kind: str, work: Callable[[], np.ndarray] = work, batches: int = batches) -> None:
             made = (work() for _ in range(batches))
-            write_shard(Store.create(folder / "beside"), made) if kind == "writing" else list(made)
+            write_shard(Store.create(folder / "written"), made) if kind == "writing" else list(made)
 
         took = take_turns(
             ["alone", "writing"],
             run,
             rounds=given.rounds,
-            before=lambda _: shutil.rmtree(folder / "beside", ignore_errors=True),
+            before=lambda _: shutil.rmtree(folder / "written", ignore_errors=True),
         )
         added = took["writing"] / took["alone"] - 1
-        rows.append((way, f"{took['alone']:.2f}", f"{took['writing']:.2f}", f"{100 * added:.1f}"))
+        rows.append((workload, f"{took['alone']:.2f}", f"{took['writing']:.2f}", f"{100 * added:.1f}"))
     print_table(("", "alone s", "writing s", "added %"), rows)
 
 
 def take_turns(
-    ways: Sequence[str],
+    variants: Sequence[str],
     do: Callable[[str], Any],
     *,
     rounds: int,
     before: Callable[[str], Any] = lambda _: None,
 ) -> Mapping[str, float]:
-    """The median seconds of each way; every way in each round, each first in turn."""
-    took: dict[str, list[float]] = {way: [] for way in ways}
+    """Median seconds of each variant; every variant runs in each round, each first in turn."""
+    took: dict[str, list[float]] = {variant: [] for variant in variants}
     for number in range(rounds):
-        first = number % len(ways)
-        for way in (*ways[first:], *ways[:first]):
-            before(way)
+        first = number % len(variants)
+        for variant in (*variants[first:], *variants[:first]):
+            before(variant)
             began = time.perf_counter()
-            do(way)
-            took[way].append(time.perf_counter() - began)
-    return {way: statistics.median(seconds) for way, seconds in took.items()}
+            do(variant)
+            took[variant].append(time.perf_counter() - began)
+    return {variant: statistics.median(seconds) for variant, seconds in took.items()}
 
 
 def measure_size(folder: Path) -> int:

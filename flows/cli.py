@@ -1,6 +1,6 @@
-"""The command line. A mistake by the user costs a line that says what, where and how to mend it, and status 2.
+"""The `cmrm` command line. A user error prints what is wrong, where and how to fix it, and exits with status 2.
 
-Only the command that is given is imported, and `cmrm --help` imports none.
+Only the module of the given command is imported; `cmrm --help` imports none.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from flows.debugging import DEBUG, debugging
 from flows.process import INTERRUPTED, collect_rarely, ended_at_once
 
 if TYPE_CHECKING:
     from cyclopts import App
 
-USER_MISTAKE = 2
+USER_ERROR = 2
 HELP = "Measure what images do to a vision-language model's safety, and undo it."
-# Where each command is, and the first line of its own help.
+# The entry point of each command, and the first line of its help.
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": (
             "flows.commands.run:run",
-            "Run a spec: embed, measure Δ, answer, judge, report. The same command again resumes.",
+            "Run a spec: extract states, measure Δ, answer, judge, report.",
         ),
         "sql": (
             "flows.commands.sql:sql",
-            "Ask the store in SQL (DuckDB, read-only). Without a query: its views, their columns, and the macros.",
+            "Query a store with read-only SQL (DuckDB).",
         ),
         "compare": (
             "flows.commands.compare:compare",
-            "Hold two finished runs against each other, sample by sample; status 1 if the later one regressed.",
+            "Compare two finished runs, and fail if the later one is less safe.",
         ),
         "watch": (
             "flows.commands.watch:watch",
-            "Notice a model's new revision, run the spec on it, and say whether safety got worse than in the last run.",
+            "Poll for new revisions of a model, run each, and compare it with the last.",
         ),
         "judge": (
-            "flows.judge_commands:judge",
-            "Add judges to a finished run: a new run with the same answers, and no model asked again.",
+            "flows.commands.judge:judge",
+            "Judge the answers of a finished run with more judges.",
         ),
         "judges": (
-            "flows.judge_commands:judges",
-            "List the kinds of judges, cmrm's own and those of installed packages, with their options.",
+            "flows.commands.judge:judges",
+            "List the kinds of judges and their options.",
         ),
         "doctor": (
             "flows.commands.doctor:doctor",
-            "Check in a minute, on a real model, that reading and steering do what they say; "
-            "status 1 if a check fails.",
+            "Check that a model's states are read and steered correctly.",
         ),
         "store": (
-            "flows.store_commands:app",
-            "Look after a store: list it, verify it, tidy it, compare two runs of it.",
+            "flows.commands.store:app",
+            "List, verify and clean up a store, or compare two of its runs.",
         ),
     }
 )
@@ -61,45 +61,51 @@ WIDTH = 80
 
 
 def make_app() -> App:
-    """The command line, whose commands are imported when they are given."""
+    """Build the cyclopts app; a command's module is imported when the command is given."""
     from importlib.metadata import version
 
     from cyclopts import App
 
-    # Its version is named, since cyclopts would look for that of a distribution called as this module's package is.
+    # Explicit, since cyclopts would look up the version of a distribution named `flows`.
     app = App(name="cmrm", help=HELP, version=lambda: version("cmrm"), suppress_keyboard_interrupt=False)
-    for name, (place, _) in COMMANDS.items():
-        app.command(place, name=name)
+    for name, (target, _) in COMMANDS.items():
+        app.command(target, name=name)
     return app
 
 
 def print_help() -> None:
     """Print what commands there are, without importing any."""
-    print(f"Usage: cmrm COMMAND\n\n{HELP}\n\nCommands:")  # noqa: T201 - what was asked for
+    print(f"Usage: cmrm COMMAND [OPTIONS]\n\n{HELP}\n\nCommands:")  # noqa: T201 - what was asked for
     indent = 2 + max(map(len, COMMANDS)) + 2
     for name, (_, summary) in COMMANDS.items():
         first, *rest = wrap(summary, WIDTH - indent)
         print(f"  {name:<{indent - 2}}{first}")  # noqa: T201 - as above
         for line in rest:
             print(f"{'':<{indent}}{line}")  # noqa: T201 - as above
-    print("\nOptions:\n  --help, -h   This text; cmrm COMMAND --help has that command's.")  # noqa: T201 - as above
-    print("  --version    The version.")  # noqa: T201 - as above
+    print("\nOptions:\n  --help, -h   Show this help; cmrm COMMAND --help shows that of a command.")  # noqa: T201 - as above
+    print("  --version    Show the version.")  # noqa: T201 - as above
+    print("  --debug      Show the traceback of an error (also: CMRM_DEBUG=1).")  # noqa: T201
 
 
 def start() -> None:
-    """Entry point of `cmrm` in a process of its own."""
+    """Entry point of the `cmrm` executable."""
+    sys.excepthook = _show_crash
     with ended_at_once():
         collect_rarely()
         main()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do the command that is given, in this process.
+    """Run the given command in this process.
 
-    Exits with 0, 1 for what `compare` or `store` found, 2 for a mistake by the user, 130 when interrupted and 143 when
-    terminated.
+    Exits with 0, 1 for a regression or a damaged store, 2 for a user error, 130 on SIGINT and 143 on SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if DEBUG in given:
+        given.remove(DEBUG)
+        with debugging():
+            main(given)
+        return
     if not given or given[0] in {"--help", "-h"}:
         print_help()
         return
@@ -112,32 +118,47 @@ def _run(given: Sequence[str]) -> None:
     from cmrm.errors import UserError
     from flows.errors import ServerLostError
     from storage.errors import StoreError
-    from tasks.stopping import TERMINATED, StoppedError, stop_on_sigterm
+    from tasks.core.signals import TERMINATED, StoppedError, stop_on_sigterm
 
     stop_on_sigterm()
     try:
         make_app()(given, exit_on_error=False, result_action="return_value")
     except CycloptsError:
-        sys.exit(USER_MISTAKE)  # already explained
+        sys.exit(USER_ERROR)  # cyclopts has printed the message
     except ServerLostError as error:
-        _tell(f"cmrm: {error}")
-        # Prefect would try for minutes to send the rest to a server that is gone, and say so each time.
-        os._exit(USER_MISTAKE)
+        _explain(error)
+        # Prefect would retry requests to the lost server for minutes, and log each failure.
+        os._exit(USER_ERROR)
     except (UserError, StoreError) as error:
-        _tell(f"cmrm: {error}")
-        sys.exit(USER_MISTAKE)
+        _explain(error)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
-        _tell("cmrm: stopped. What is finished is kept; the same command again goes on.")
+        _print_error("cmrm: interrupted. Finished work is kept; run the same command again to resume.")
         sys.exit(INTERRUPTED)
     except StoppedError:
-        _tell("cmrm: terminated. What is finished is kept; the same command again goes on.")
+        _print_error("cmrm: terminated. Finished work is kept; run the same command again to resume.")
         sys.exit(TERMINATED)
 
 
-def _tell(text: str) -> None:
+def _explain(error: Exception) -> None:
+    from flows.debugging import show_traceback
+
+    show_traceback(error)
+    _print_error(f"cmrm: {error}")
+
+
+def _show_crash(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
+    """Print the traceback of an unexpected exception, as Python does, with secrets redacted."""
+    from flows.debugging import format_traceback
+
+    print(format_traceback(error), end="", file=sys.stderr)  # noqa: T201 - where Python prints it
+
+
+def _print_error(text: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from flows.terminal import show_safely
+    from cmrm.untrusted.redaction import redact_known
+    from flows.terminal.safe_text import show_safely
 
-    Console(stderr=True).print(Text(show_safely(text)), soft_wrap=True)
+    Console(stderr=True).print(Text(show_safely(redact_known(text))), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The flows that deployments run: a whole run on one worker, and some jobs of a run that is shared out."""
+"""Flows of Prefect deployments: a whole run on one worker, and some jobs of a run distributed over a work pool."""
 
 from __future__ import annotations
 
@@ -10,43 +10,50 @@ from typing import Any
 from prefect import flow
 
 from cmrm.errors import UserError
+from cmrm.untrusted.redaction import redacted_errors, redacting
 from flows.run import find_store, run_spec
 from flows.server.client import quiet_prefect
-from flows.spec import read_spec
-from tasks.parcels import unpack_jobs
+from flows.spec.spec import read_spec
+from tasks.job_codec import unpack_jobs
 
 log = logging.getLogger("cmrm.flows")
 
 
 @flow(name="cmrm-run")
+@redacting
 def run_deployed(
     spec: str, store: str | None = None, limit: int | None = None, workers: str | int = "auto"
 ) -> str:
-    """Run the spec in a file of the worker's machine, on all of its devices; returns the run's id.
+    """Run a spec file of the worker's machine on all of its devices; returns the run id.
 
-    Without a `store` that of CMRM_STORE, else of the spec: a worker's own folder is no place to keep anything.
-    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to mend it.
+    Without `store`, CMRM_STORE or the spec names it: a worker's working directory is temporary.
+    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to fix it.
     """
     read = read_spec(Path(spec))
     if limit is not None:
         read = read.limit(limit)
-    place = find_store(read, store)
-    return run_spec(read, store=place, workers=str(workers)).run_id
+    return run_spec(read, store=find_store(read, store), workers=str(workers)).run_id
 
 
+# Prefect resolves parameter types in the function's module, so a decorator from another module would break it.
 @flow(name="cmrm-jobs")
 def do_jobs(stage: str, jobs: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
-    """Do some jobs of a stage one after the other, with the model loaded once.
+    """Run some jobs of a stage one after the other, with the model loaded once.
 
-    `jobs` are as `tasks.parcels.pack_jobs` writes them, `keys` theirs. One that is committed is not done again.
-    Raises `UserError` where this worker would keep them under other keys.
+    `jobs` are encoded by `tasks.job_codec.pack_jobs`, `keys` are their keys. Committed jobs are skipped.
+    Raises `UserError` if this worker computes other keys.
     """
+    with redacted_errors():
+        _do_jobs(stage, jobs, keys)
+
+
+def _do_jobs(stage: str, jobs: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
     quiet_prefect()
     found, unpacked = unpack_jobs(stage, jobs)
     if [job.key for job in unpacked] != list(keys):
         raise UserError(
-            "jobs: this worker names them otherwise than the run that shares them out, so it runs another release of "
-            "cmrm; install the same one on both."
+            "jobs: this worker computes other job keys than the run that submitted them, so it runs another release of "
+            "cmrm; install the same release on both."
         )
     for job in unpacked:
         if found.is_committed(job):

@@ -1,4 +1,4 @@
-"""What goes wrong around a run."""
+"""Errors of a run's environment."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from cmrm.errors import UserError
 
 
 class ServerLostError(UserError):
-    """Prefect's server, without which no run goes on, was there and does not answer any more."""
+    """The Prefect server stopped answering during a run, which cannot continue without it."""

@@ -1,41 +1,53 @@
-"""The method, stage by stage: reading this file is reading what a run does (`DESIGN.md` §4)."""
+"""The pipeline of a run: ingest, extract hidden states, measure Δ, generate, judge, report (`DESIGN.md` §4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from flows.judge_plan import Judged, JudgePlan
-from flows.plan import Plan
+from flows.plan.judge import Judged, JudgePlan
+from flows.plan.model import Generated
+from flows.plan.plan import Plan
 from flows.stages import Stages
-from storage.manifest import Manifest
-from tasks.embed import EmbedJob, embed_anchors
-from tasks.generate import generate_answers
-from tasks.ingest import ingest
-from tasks.judge import Answers, judge_answers, judge_on_devices
-from tasks.look import look_at_images
+from storage.records.manifest import Manifest
+from tasks.core.stage_name import StageName
+from tasks.data.embed_images import extract_image_vectors
+from tasks.data.ingest import ingest
+from tasks.data.pair import pair_images
+from tasks.generate.job import GenerateJob
+from tasks.generate.stage import generate_answers
+from tasks.judge.stage import judge_answers, judge_on_devices
 from tasks.overhead import OverheadJob, measure_overhead
-from tasks.pair import pair_images
-from tasks.report import write_report
-from tasks.shift import ShiftJob, measure_shift
+from tasks.report.stage import write_report
+from tasks.shards.answers import AnswerShard
+from tasks.states.direction import DirectionJob, measure_direction
+from tasks.states.extract import EmbedJob, extract_states
+from tasks.states.shift import ShiftJob, measure_shift
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run made: the manifest of its report, and the key of everything it used, in the order of the stages."""
+    """Result of a pipeline: the report's manifest, and the keys of all jobs it used, in the order of the stages."""
 
     report: Manifest
     keys: tuple[str, ...]
 
 
 def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
-    """Run a plan. A job of a stage whose result is committed and whole is not done again."""
+    """Run a plan; jobs whose result is committed and verifies are reused."""
     judging = plan.judging
-    with stages.beside(judge_answers) as verdicts:
-        # Questions that come without an image are given one of their own, where asked for.
+
+    def judge(job: GenerateJob, made: Manifest) -> None:
+        if job.gives_answers:
+            verdicts.add(made.key, partial(judging.background_jobs, job.as_answered(made)))
+
+    with stages.run_in_background(judge_answers) as verdicts:
+        # Pair questions that have no image with one, if the spec asks for it.
         pairings = plan.pairings()
-        looked = stages.run(look_at_images, [look for pairing in pairings for look in pairing.looks])
+        image_vectors = stages.run(
+            extract_image_vectors, [job for pairing in pairings for job in pairing.looks]
+        )
         paired = stages.run(pair_images, [pairing.job for pairing in pairings])
 
         # Rows in, samples out, split into anchors and targets.
@@ -45,71 +57,85 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
 
         embedded: list[tuple[EmbedJob, Manifest]] = []
         measured: list[tuple[ShiftJob, Manifest]] = []
-        answered: list[Answers] = []
+        labelled: list[tuple[DirectionJob, Manifest]] = []
+        answered: list[AnswerShard] = []
         timed: list[tuple[OverheadJob, Manifest]] = []
+        # Keys of what defences generate before their answers.
+        between: list[str] = []
         for model in plan.by_model():
-            # States of the anchors, without an image and with each.
-            states = stages.run(embed_anchors, model.embed_jobs(samples))
+            # Hidden states of the anchors, as text and with each image.
+            states = stages.run(extract_states, model.embed_jobs(samples))
 
             # Δ = state with a meaningless image − state without, averaged over the anchors.
-            shifts = stages.run(
-                measure_shift, model.shift_jobs({job.slice: made.key for job, made in states})
-            )
+            keys = {job.slice: made.key for job, made in states}
+            shifts = stages.run(measure_shift, model.shift_jobs(keys))
+            # For other defences: state of harmful anchors − state of harmless ones.
+            directions = stages.run(measure_direction, model.direction_jobs(keys))
+            directed = {job.condition: made.key for job, made in directions}
 
-            # Answers of the targets under each condition, and with αΔ subtracted under each intervention.
-            steered = model.steer({(job.image, job.method): made.key for job, made in shifts})
-            # A shard's answers are judged while the next ones are made.
-            answers = stages.run(
-                generate_answers,
-                model.generate_jobs(samples, steered),
-                each=lambda job, made: verdicts.add(
-                    made.key, partial(judging.jobs_beside, job.as_answered(made))
-                ),
-            )
+            # Answers to the targets under each condition, and with αΔ subtracted under each intervention.
+            steered = model.steer({(job.image, job.method): made.key for job, made in shifts}, directed)
+            # Each shard's answers are judged in the background while the next shard is generated.
+            answers = stages.run(generate_answers, model.generate_jobs(samples, steered), each=judge)
+            # Defences of several generations, step by step: each asks what the steps before have answered.
+            done = {Generated.of(job): made.key for job, made in answers}
+            stepped = model.list_stepped(directed)
+            for number in range(model.count_steps(stepped)):
+                jobs = model.step_jobs(number, samples, stepped, done)
+                generated = stages.run(generate_answers, jobs, each=judge)
+                done |= {Generated.of(job): made.key for job, made in generated}
+                answers += [(job, made) for job, made in generated if job.gives_answers]
+                between += [made.key for job, made in generated if not job.gives_answers]
             answered += [job.as_answered(made) for job, made in answers]
 
-            # What the interventions make of the targets' states, and what they cost in seconds, where asked for.
-            states += stages.run(embed_anchors, model.embed_steered_jobs(samples, steered))
+            # Steered hidden states of the targets, and the overhead of steering, if the spec asks for them.
+            states += stages.run(extract_states, model.embed_steered_jobs(samples, steered))
             timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered))
             embedded += states
             measured += shifts
+            labelled += directions
 
         judged = verdicts.finish([one.responses.key for one in answered])
         used = {
-            "look": [made for _, made in looked],
-            "pair": [made for _, made in paired],
-            "ingest": [made for _, made in ingested],
-            "embed": [made for _, made in embedded],
-            "shift": [made for _, made in measured],
-            "generate": [one.responses for one in answered],
-            "overhead": [made for _, made in timed],
+            StageName.EMBED_IMAGES: [made for _, made in image_vectors],
+            StageName.PAIR: [made for _, made in paired],
+            StageName.INGEST: [made for _, made in ingested],
+            StageName.EXTRACT_STATES: [made for _, made in embedded],
+            StageName.SHIFT: [made for _, made in measured],
+            StageName.DIRECTION: [made for _, made in labelled],
+            StageName.GENERATE: [one.responses for one in answered],
+            StageName.OVERHEAD: [made for _, made in timed],
         }
-        return _conclude(judging, stages, answered, judged, used)
+        outcome = _conclude(judging, stages, answered, judged, used)
+        return replace(outcome, keys=tuple(dict.fromkeys((*between, *outcome.keys))))
 
 
 def run_judging(
     judging: JudgePlan,
-    answered: Sequence[Answers],
-    used: Mapping[str, Sequence[Manifest]],
+    answered: Sequence[AnswerShard],
+    used: Mapping[StageName, Sequence[Manifest]],
     stages: Stages,
 ) -> Outcome:
-    """Judge answers that are there; `used` is what else the report is on."""
-    judged = stages.run(judge_answers, [job for one in answered for job in judging.jobs_beside(one)])
+    """Judge stored answers; `used` holds the manifests of the other stages for the report."""
+    # In a background thread even without other work, so that a hanging judge can be abandoned.
+    with stages.run_in_background(judge_answers) as verdicts:
+        verdicts.add("all", lambda: [job for one in answered for job in judging.background_jobs(one)])
+        judged = verdicts.finish(["all"])
     return _conclude(judging, stages, answered, judged, used)
 
 
 def _conclude(
     judging: JudgePlan,
     stages: Stages,
-    answered: Sequence[Answers],
+    answered: Sequence[AnswerShard],
     judged: Judged,
-    used: Mapping[str, Sequence[Manifest]],
+    used: Mapping[StageName, Sequence[Manifest]],
 ) -> Outcome:
-    # A judge that holds a model has the devices to itself, after the models that it judges.
+    # A judge with a model of its own runs after the judged models, with the devices to itself.
     judged = [*judged, *stages.run(judge_on_devices, judging.jobs_on_devices(answered))]
 
-    # What the verdicts come to.
-    used = {**used, "judge": judging.sort(judged, answered)}
+    # Aggregate the verdicts into the report.
+    used = {**used, StageName.JUDGE: judging.sort(judged, answered)}
     ((_, report),) = stages.run(write_report, judging.report_jobs(used))
     keys = dict.fromkeys(made.key for stage in used.values() for made in stage)
     return Outcome(report=report, keys=(*keys, report.key))

@@ -1,7 +1,7 @@
-"""A command's process: imports without garbage collection, and an end without taking apart what was imported.
+"""Startup and exit of a command's process: rare garbage collection during imports, `os._exit` without module teardown.
 
-Importing torch and Prefect makes some million objects, which Python's cyclic collector goes through again and again,
-though all of them stay; and at its end an interpreter takes each module apart, which takes a second or two.
+Importing torch and Prefect makes about a million permanent objects, which the cyclic garbage collector traverses again
+and again; and module teardown at interpreter exit takes a second or two.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-INTERRUPTED = 130
-# How many new objects Python waits for before it collects the youngest, and how many such collections it does before
-# one of older objects; a command's imports make some hundred thousand.
+# Exit statuses by the shells' convention: after SIGINT, and after SIGINT or SIGTERM.
+INTERRUPTED = 128 + signal.SIGINT
+STOPPED = {INTERRUPTED, 128 + signal.SIGTERM}
+# Seconds that an interrupted or terminated process waits at exit for its threads and exit handlers.
+LAST_SECONDS = 0.75
+# Garbage collection thresholds: Python's defaults, and a first threshold high enough for a command's imports.
 USUALLY = gc.get_threshold()
 RARELY = 100 * USUALLY[0]
 
 
 class _Ending:
-    """How a process ends: with its status, at once when everything else that was to be done at exit is done."""
+    """Ends the process with its exit status, by `os._exit` once all other exit handlers have run."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -33,15 +38,32 @@ class _Ending:
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):
-            return  # Python's own end says what is wrong with a pipe or a file, and has a status for it
+            return  # Python's normal exit reports the broken pipe or full disk, with a status of its own
+        os._exit(self.status)
+
+    def leave_soon(self) -> None:
+        """Exit after at most `LAST_SECONDS`: Python joins the threads of every executor at exit.
+
+        Finished rows are flushed by then; further signals are ignored.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        late = threading.Timer(LAST_SECONDS, self._leave_at_once)
+        late.daemon = True
+        late.start()
+
+    def _leave_at_once(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(self.status)
 
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Let this process end as soon as the body has, threads and exit handlers included, with the status of its end.
+    """Exit the process as soon as the body ends, with its status, without waiting for threads or module teardown.
 
-    To be entered before anything that registers exit handlers is imported: handlers run last in, first out.
+    Enter it before importing anything that registers exit handlers: they run last in, first out.
     """
     ending = _Ending()
     atexit.register(ending.leave)
@@ -49,9 +71,12 @@ def ended_at_once() -> Iterator[None]:
         yield
     except SystemExit as end:
         ending.status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if ending.status in STOPPED:
+            ending.leave_soon()
         raise
     except KeyboardInterrupt:
         ending.status = INTERRUPTED
+        ending.leave_soon()
         raise
     except BaseException:
         ending.status = 1
@@ -59,13 +84,13 @@ def ended_at_once() -> Iterator[None]:
 
 
 def collect_rarely() -> None:
-    """Let Python look for cyclic garbage rarely: for imports, whose objects stay."""
+    """Raise the garbage collection threshold for imports, whose objects are permanent."""
     gc.set_threshold(RARELY)
 
 
 def collect_as_usual() -> None:
-    """End what `collect_rarely` began: for work, whose garbage may hold a device's memory."""
+    """Restore the garbage collection threshold for work, whose garbage may hold device memory."""
     if gc.get_threshold()[0] == RARELY:
-        # What was imported is left out of every collection from now on.
+        # Exclude what was imported from every later collection.
         gc.freeze()
         gc.set_threshold(*USUALLY)

@@ -1,4 +1,4 @@
-"""One run from spec to report: Prefect made quiet, the pipeline run, the record and the report written."""
+"""One run from spec to report: reach the Prefect server, run the pipeline, write the run record and the report."""
 
 from __future__ import annotations
 
@@ -15,46 +15,55 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cmrm.errors import UserError
-from flows.judge_plan import check_judges
-from flows.organism import place_organism
+from cmrm.untrusted.redaction import redacting
 from flows.pipeline import Outcome, run_pipeline
-from flows.plan import Plan, make_plan
+from flows.plan.judge import check_judges
+from flows.plan.plan import Plan, make_plan
 from flows.process import collect_as_usual
-from flows.server.client import Ready, find_server, quiet_prefect, reach_server, told_of_a_lost_server
-from flows.spec import Spec
+from flows.report.file_names import find_report_file
+from flows.server.client import Ready, find_server, quiet_prefect, reach_server, translate_server_errors
+from flows.spec.organism import place_organism
+from flows.spec.spec import Spec
 from flows.stages import Stages, WorkLeftError, look_up_stages, run_stages
-from flows.workers import Workers, check_choice, choose_workers
+from flows.workers.base import Workers, check_choice, choose_workers
+from storage.backends.checksum import forget_found_whole
 from storage.errors import StoreError
-from storage.inventory import report_files
-from storage.manifest import StoredFile
-from storage.processes import describe_process
+from storage.liveness.heartbeat import FIELD as HEARTBEAT
+from storage.liveness.heartbeat import RENEWAL_SECONDS, keep_heartbeat
+from storage.liveness.processes import describe_process
+from storage.maintenance.inventory import report_files
+from storage.records.manifest import StoredFile
 from storage.store import Store
-from storage.whole import forget_found_whole
+from tasks.core.stage_name import StageName
 
 if TYPE_CHECKING:
-    from tasks.judges import JudgeUse
-    from tasks.stage import Stage
+    from tasks.core.stage import Stage
+    from tasks.judge.loaded import JudgeUse
+    from tasks.report.summary import Summary
 
 log = logging.getLogger("cmrm.flows")
 
-# Stages that need no model where they are done by the processor, and after which none is loaded.
-WITHOUT_MODEL = {"judge", "report"}
-# Characters of a flow run's name that say what is run.
+# Stages that load no model when they run on the CPU; no later stage loads one either.
+WITHOUT_MODEL = {StageName.JUDGE, StageName.REPORT}
+# Longest title in a flow run's name, in characters.
 MOST_NAME = 120
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A finished run: its id, its summary, and where its report lies."""
+    """A finished run: its id, its summary, and the path of its report."""
 
     run_id: str
-    summary: dict[str, Any]
+    summary: Summary
     report: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a run does: its title for people, what it is recorded as, and how it goes through its stages."""
+    """Work of a run: its title, its run record, and the function that runs its stages.
+
+    `store` is a URL: Prefect records the parameters of a flow, and an opened store may hold a connection's credentials.
+    """
 
     store: str
     title: str
@@ -63,82 +72,90 @@ class Work:
 
 
 def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str = "auto") -> Result:
-    """Run a spec with the Prefect server at `server`, the one the user has set up, or an embedded one.
+    """Run a spec with the Prefect server at `server`, the configured one, or an embedded one.
 
-    Where all of it is committed and no server is named, there is none, and Prefect is not imported.
-    `workers` says who does the jobs (`choose_workers`). Raises `UserError` or `StoreError` for what the user can mend.
+    If every job is committed and no server is named, no server is started and Prefect is not imported.
+    `workers` is as for `choose_workers`. Raises `UserError` or `StoreError` for what the user can fix.
     """
     quiet_prefect()
     forget_found_whole()
     server = find_server(server)
     check_choice(workers, server=server)
-    # A store without a report has no finished run: there is work, and its server starts beside the planning.
-    ready = None if server is None and Store.open(store).manifest_files("report") else reach_server(server)
-    plan = make_plan(place_organism(spec), store=store)
+    opened = Store.open(store)
+    # A store without a report has no finished run, so there is work: start the server during planning.
+    has_report = server is None and opened.manifest_files(StageName.REPORT)
+    ready = None if has_report else reach_server(server)
+    plan = make_plan(place_organism(spec), store=opened)
     devices = name_devices((model.wanted_device for model in spec.all_models()), spec.judges)
     _check_judges(plan)
     choose = partial(choose_workers, workers, devices=devices, server=server)
-    return do_recorded(_describe(plan), choose, server=server, ready=ready)
+    return do_recorded(_describe(plan), choose, store=opened, server=server, ready=ready)
 
 
 def name_devices(models: Iterable[str], judges: Iterable[JudgeUse]) -> set[str]:
-    """The devices that models ask for, and those of the judges that hold one; auto where none does."""
+    """List the devices that the models and the judges with a model ask for; auto if none does."""
     return {*models, *(judge.device for judge in judges if judge.place == "devices")} or {"auto"}
 
 
 def find_store(spec: Spec, store: str | None) -> str:
-    """The store of a run that a worker does, as a URL; raises `UserError` where nothing names one."""
-    place = store or os.environ.get("CMRM_STORE") or spec.store
-    if place is None:
+    """Find the store of a run on a deployment's worker, as it was named; raises `UserError` if nothing names one."""
+    named = store or os.environ.get("CMRM_STORE") or spec.store
+    if named is None:
         raise UserError(
-            "store: nothing names one, and a worker's folder goes with its flow run. Give the deployment the "
+            "store: none is named, and a worker's folder is deleted with its flow run. Give the deployment the "
             "parameter store, the worker the variable CMRM_STORE, or the spec a field store."
         )
-    return Store.open(place).url
+    return named
 
 
 def do_recorded(
-    work: Work, choose: Callable[[], Workers], *, server: str | None, ready: Ready | None = None
+    work: Work,
+    choose: Callable[[], Workers],
+    *,
+    store: Store,
+    server: str | None,
+    ready: Ready | None = None,
 ) -> Result:
-    """Do some work as a run of its own, or as the earlier run that came to the same from the same spec.
+    """Run some work as a new run, or confirm the earlier run with the same spec and result.
 
-    `ready` is given where a server was reached for already; without it, what is committed is only looked up.
+    `store` is the work's, opened. Give `ready` if a server is being started already; without it, committed results are
+    looked up first.
     """
-    # Two people may start within one second; neither may write over the other's record.
+    # Two runs may start within one second; neither may overwrite the other's record.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
     if ready is None:
-        found = _look_up(work)
+        found = _look_up(work, store)
         if isinstance(found, Outcome):
-            return _finish(Store.open(work.store), work, run_id, found)
+            return _finish(store, work, run_id, found)
         import_model_code = found.place != "processor" or found.name not in WITHOUT_MODEL
         ready = reach_server(server)
     else:
-        import_model_code = not Store.open(work.store).manifest_files("generate")
+        import_model_code = not store.manifest_files(StageName.GENERATE)
     if import_model_code:
-        # torch and transformers take as long as the server does, and start beside it.
-        import_module("cmrm.loading")
-    with ready(), told_of_a_lost_server():
+        # Import torch and transformers while the server starts; both take about as long.
+        import_module("cmrm.models.loading")
+    with ready(), translate_server_errors():
         flow = make_flow(work, run_id)
         collect_as_usual()
         return flow(work, run_id, choose)
 
 
-def _look_up(work: Work) -> Outcome | Stage[Any]:
-    """What the work comes to if all of it is committed, else the first stage with something left to do."""
+def _look_up(work: Work, store: Store) -> Outcome | Stage[Any]:
+    """Look up the outcome if every job is committed, else return the first stage with a missing job."""
     try:
-        with look_up_stages() as stages:
+        with look_up_stages(store) as stages:
             return work.do(stages)
     except WorkLeftError as error:
         return error.stage
 
 
 def make_flow(work: Work, run_id: str) -> Callable[[Work, str, Callable[[], Workers]], Result]:
-    """The Prefect flow of a run, named for people: what is run, on which models, and the run's id."""
+    """Make the Prefect flow of a run; its name holds the spec's title, the models and the run id."""
     from prefect import flow
 
-    # Prefect fills in braces, with whatever the parameters hold.
+    # Prefect formats braces in the name with the flow's parameters.
     name = work.title[:MOST_NAME].replace("{", "{{").replace("}", "}}")
-    # Nothing of it needs to travel: a worker is given jobs, and what a run made is in the store.
+    # Its parameters and result need no serialization: workers get jobs, and results are in the store.
     named = flow(
         name="cmrm",
         flow_run_name=f"{name} · {run_id}",
@@ -149,14 +166,14 @@ def make_flow(work: Work, run_id: str) -> Callable[[Work, str, Callable[[], Work
 
 
 def title_run(spec: Spec, models: Iterable[Mapping[str, Any]]) -> str:
-    """What a run is called in Prefect: the spec's title, and the models."""
+    """Name a run in Prefect: the spec's title, and the models."""
     return ", ".join(filter(None, (spec.title, *(model["name"] for model in models))))
 
 
 def describe_run(
     spec: Spec, models: Sequence[Mapping[str, Any]], judges: Iterable[JudgeUse]
 ) -> dict[str, Any]:
-    """What a run's record says of it from the start; runs of which it is the same may be one."""
+    """The initial fields of a run's record; only runs that agree in them can be the same run."""
     return {
         "model": ", ".join(model["name"] for model in models),
         "models": list(models),
@@ -166,9 +183,9 @@ def describe_run(
 
 
 def _check_judges(plan: Plan) -> None:
-    """Raise `UserError` for a judge that lacks what it needs, unless the same run has been finished before."""
+    """Raise `UserError` for a judge whose requirements are missing, unless the same run has finished before."""
     record = {**_describe(plan).record, "status": "finished"}
-    check_judges(plan.judges, lambda _judge: _find_same(Store.open(plan.store), record) is None)
+    check_judges(plan.judges, lambda _judge: _find_same(plan.store, record) is None)
 
 
 def _describe(plan: Plan) -> Work:
@@ -177,66 +194,82 @@ def _describe(plan: Plan) -> Work:
 
     models = [model.describe() for model in plan.models]
     return Work(
-        store=plan.store,
+        store=plan.store.url,
         title=title_run(plan.spec, models),
         record=describe_run(plan.spec, models, plan.judges),
         do=do,
     )
 
 
+@redacting
 def _run_recorded(work: Work, run_id: str, choose: Callable[[], Workers]) -> Result:
+    from prefect.runtime import flow_run
+
     from flows.server.artifacts import show_result
+    from flows.server.dead_runs import FIELD, crash_dead_runs
 
     store = Store.create(work.store)
-    store.write_run(run_id, {**work.record, "status": "running", "process": describe_process()})
-    try:
-        with run_stages(choose()) as stages:
-            outcome = work.do(stages)
-        result = _finish(store, work, run_id, outcome)
-    except BaseException as error:
-        # What stopped the run may keep this from being written too, and is what there is to be told.
-        with suppress(StoreError):
-            store.write_run(run_id, {**work.record, "status": "failed", "error": type(error).__name__})
-        raise
-    if result.run_id != run_id:
-        store.forget_run(run_id)
+    begun = {
+        **work.record,
+        "status": "running",
+        "process": describe_process(),
+        HEARTBEAT: RENEWAL_SECONDS,
+        FIELD: flow_run.id,
+    }
+    with keep_heartbeat(store, run_id):
+        store.write_run(run_id, begun)
+        try:
+            crash_dead_runs(store)
+            with run_stages(choose(), store) as stages:
+                outcome = work.do(stages)
+            result = _finish(store, work, run_id, outcome)
+        except BaseException as error:
+            # A failing store may reject this write too; the original error is the one to report.
+            with suppress(StoreError):
+                store.write_run(run_id, {**work.record, "status": "failed", "error": type(error).__name__})
+            raise
+        if result.run_id != run_id:
+            store.forget_run(run_id)
     show_result(result.summary, report=result.report)
     return result
 
 
 def _finish(store: Store, work: Work, run_id: str, outcome: Outcome) -> Result:
-    """Record a finished run under `run_id`, or confirm the earlier run that came to the same."""
+    """Record a finished run under `run_id`, or confirm the earlier run with the same result."""
+    from tasks.report.summary import read_summary
+
+    summary = read_summary(store, outcome.report)
     finished = {**work.record, "status": "finished", "keys": list(outcome.keys)}
-    run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome)
+    run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome, summary)
     if run["run_id"] != run_id:
-        run = _confirm(store, run, outcome)
-    report = f"{_shorten(store.url)}/{report_files(run)[-1].path}"
-    return Result(run_id=str(run["run_id"]), summary=run["summary"], report=report)
+        run = _confirm(store, run, outcome, summary)
+    report = f"{_shorten(store.url)}/{find_report_file(run['run_id'])}"
+    return Result(run_id=str(run["run_id"]), summary=summary, report=report)
 
 
 def _find_same(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The first run that came to the same from the same spec."""
+    """Find the first run whose record agrees in every given field."""
     return next(
         (run for run in store.runs() if all(run.get(name) == value for name, value in record.items())), None
     )
 
 
-def _record_new(store: Store, run_id: str, record: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Record a run; where another process recorded the same meanwhile, the earlier of the two."""
-    from flows.report_files import read_summary
-
-    files = [asdict(file) for file in _write_report(store, run_id, outcome)]
-    store.write_run(run_id, {**record, "summary": read_summary(store, outcome.report), "files": files})
+def _record_new(
+    store: Store, run_id: str, record: Mapping[str, Any], outcome: Outcome, summary: Summary
+) -> dict[str, Any]:
+    """Record a run; return the earlier record if another process recorded the same run concurrently."""
+    files = [asdict(file) for file in _write_report(store, run_id, outcome, summary)]
+    store.write_run(run_id, {**record, "summary": summary.to_json(), "files": files})
     return _find_same(store, record) or store.read_run(run_id)
 
 
-def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Let an earlier run stand for this one: its report is made whole, and its record says when it was confirmed."""
+def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Summary) -> dict[str, Any]:
+    """Reuse an earlier run for this one: rewrite its report if damaged, and record when it was confirmed."""
     files = report_files(run)
     faults = [fault for file in files if (fault := store.find_fault(file))]
     if faults or not files:
-        log.warning("the report of run %s is written again: %s", run["run_id"], "; ".join(faults))
-        files = _write_report(store, str(run["run_id"]), outcome)
+        log.warning("rewriting the report of run %s: %s", run["run_id"], "; ".join(faults))
+        files = _write_report(store, str(run["run_id"]), outcome, summary)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     store.write_run(
         str(run["run_id"]), {**run, "files": [asdict(file) for file in files], "confirmed_at": now}
@@ -244,16 +277,21 @@ def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome) -> dict[str
     return store.read_run(str(run["run_id"]))
 
 
-def _write_report(store: Store, run_id: str, outcome: Outcome) -> list[StoredFile]:
-    from flows.report_files import write_report_files
+def _write_report(store: Store, run_id: str, outcome: Outcome, summary: Summary) -> list[StoredFile]:
+    from flows.report.files import write_report_files
 
     return write_report_files(
-        store, run_id=run_id, report=outcome.report, keys=outcome.keys, store_name=_shorten(store.url)
+        store,
+        run_id=run_id,
+        report=outcome.report,
+        summary=summary,
+        keys=outcome.keys,
+        store_name=_shorten(store.url),
     )
 
 
 def _shorten(store: str) -> str:
-    """A store as its owner would write it: relative where it lies below the working directory."""
+    """Shorten a store's path to a relative one if it is below the working directory."""
     path = Path(store)
     return (
         str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else store

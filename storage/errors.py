@@ -1,4 +1,4 @@
-"""What goes wrong in a store, said so that a person can mend it."""
+"""Errors of a store, with messages that name the file and the fix."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from contextlib import contextmanager
 
 
 class StoreError(ValueError):
-    """The store cannot do what was asked: the message says what, where, and how to mend it."""
+    """The store cannot do what was requested: the message says what failed, where, and the fix."""
+
+
+class NotAFileError(StoreError):
+    """The path of a stored file is not a regular file, such as a FIFO, on which a read would block."""
 
 
 class OtherReleaseError(StoreError):
-    """What was read has another schema version than this release reads."""
+    """A record has another schema version than this release reads."""
 
 
 class PartsGoneError(StoreError):
-    """Parts that this writer relied on were removed, which a worker does after committing the same key."""
+    """Partial files of this writer were removed, as another worker does after committing the same key."""
 
 
 _FIXES = {
@@ -38,10 +42,10 @@ _FIXES = {
 
 @contextmanager
 def explained(action: str, where: str) -> Iterator[None]:
-    """Turn an operating system's error into one that names the file and the fix.
+    """Turn an OSError inside the block into a StoreError that names the file and the fix.
 
-    Raises StoreError for any OSError inside the block, and for a MemoryError, which nobody may take for a model's: with
-    smaller batches the rows that were being written would be gone. What was committed before stays as it was.
+    A MemoryError becomes a StoreError too, so that it is not taken for an OOM of the model: a retry with smaller
+    batches would lose the rows being written. Committed files are not affected.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The store: what is in it is whole and is what it claims to be, or counts as not there."""
+"""The store: manifests and files under cache keys, verified by checksum; a damaged entry counts as missing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.backends.base import Files, open_files
+from storage.backends.checksum import find_fault, find_new_fault
+from storage.backends.local_cache import find_image_cache, find_local, read_file
 from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explained
-from storage.files import Files, open_files
-from storage.identity import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file
-from storage.local import find_local, read_file
-from storage.manifest import Manifest, StoredFile, manifest_file, read_manifest
-from storage.parquet import count_rows
-from storage.paths import MARK, check_run_id, check_stage, data_file
-from storage.sealed import seal, unseal
-from storage.whole import find_fault, find_new_fault
+from storage.records.checksummed_json import seal, unseal
+from storage.records.hashing import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file
+from storage.records.layout import MARK, check_run_id, check_stage, data_file, heartbeat_file, report_folder
+from storage.records.manifest import Manifest, StoredFile, manifest_file, read_manifest
+from storage.tables.parquet import count_rows
 
 log = logging.getLogger("cmrm.storage")
 
@@ -24,9 +24,9 @@ Source = bytes | Path | StoredFile
 
 
 class Store:
-    """A folder or fsspec URL that keeps what stages make, safe for many processes at once without a lock.
+    """A folder or fsspec URL that stores the results of stages, safe for concurrent processes without a lock.
 
-    Every file is put in place by one rename (or one put), data before the manifest that names it.
+    Every file is written atomically by one rename (or one put), data before the manifest that names it.
     """
 
     def __init__(self, files: Files) -> None:
@@ -34,14 +34,14 @@ class Store:
 
     @classmethod
     def open(cls, url: str | Path) -> Store:
-        """Open a store without touching it; raises StoreError if that cannot be a store."""
+        """Open a store without writing to it; raises StoreError if the URL cannot be a store."""
         return cls(open_files(url))
 
     @classmethod
     def create(cls, url: str | Path) -> Store:
-        """Open a store to write into it, and make it if there is none: only then can anything be kept.
+        """Open a store for writing, and create it if there is none.
 
-        Raises StoreError if that cannot be a store, or a newer release has made it.
+        Raises StoreError if the URL cannot be a store, or if a newer release created it.
         """
         store = cls.open(url)
         version = store._marked_version()
@@ -56,27 +56,31 @@ class Store:
 
     @property
     def url(self) -> str:
-        """Where the store is: an absolute folder or a URL."""
+        """The location of the store: an absolute folder or a URL."""
         return self.files.url
 
     def write_bytes(self, path: str, data: bytes) -> StoredFile:
-        """Put one file in place at once and say what it holds.
+        """Write one file atomically and return its size and checksum.
 
-        Raises StoreError if the path leaves the store or the disk refuses.
+        Raises StoreError if the path leaves the store or the write fails.
         """
         self.files.write(path, data)
         return StoredFile(path=path, bytes=len(data), sha256=digest_bytes(data))
 
     def read(self, path: str) -> bytes:
-        """Read one file; raises StoreError if it is not there."""
+        """Read one file; raises StoreError if it is missing."""
         return read_file(self.files, path)
 
     def local_path(self, path: str) -> Path:
-        """Find a file on this machine's disk, fetching it once if the store is remote.
+        """Find a file on the local disk, downloading it once if the store is remote.
 
         Raises StoreError if the store has no such file.
         """
         return find_local(self.files, path)
+
+    def image_cache(self, dataset: str) -> Path:
+        """Find the local folder, which may not exist yet, of the images that a data set's rows contain."""
+        return find_image_cache(self.files, dataset)
 
     def commit(
         self,
@@ -88,15 +92,15 @@ class Store:
         content: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Keep files under a key: first the data, then the manifest that makes them count.
+        """Commit files under a key: first the data, then the manifest that makes them visible.
 
         Each path is folder/…/<key>….<suffix>; the file is stored with 12 digits of its own digest before the
-        suffix, and the manifest says so. Rows of Parquet files are counted where they are not given. A StoredFile is
-        one that is in the store already, such as a part: it is kept a second time.
-        Raises StoreError for unsafe names, wrong row counts and disks that refuse; then nothing is committed.
+        suffix, as the manifest records. Rows of Parquet files are counted if they are not given. A StoredFile is
+        already in the store, such as a partial file, and is copied.
+        Raises StoreError for unsafe names, wrong row counts and failed writes; then nothing is committed.
         """
         place = manifest_file(stage, key)
-        # What cannot be written into the manifest must be known before the data is on the disk.
+        # Fail on content that cannot be serialized before any data is written.
         canonical_json({"content": content or {}, "provenance": provenance or {}})
         counts = dict(rows or {})
         if unknown := counts.keys() - files.keys():
@@ -120,10 +124,10 @@ class Store:
         return Manifest.from_json(data)
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """Find what a key stands for, if all of it is there and verifies: sizes and sha256 of every file.
+        """Find the manifest of a key if all of its files verify: size and sha256.
 
-        Anything less is None, and the log says why. What this process has verified is not read again while it is
-        untouched. Raises StoreError if the disk does not answer.
+        Otherwise return None, and log why. Files that this process has verified are not read again unless they changed.
+        Raises StoreError if the store cannot be read.
         """
         manifest = self.look_up(stage, key)
         if manifest is None:
@@ -135,7 +139,7 @@ class Store:
         return manifest
 
     def look_up(self, stage: str, key: str) -> Manifest | None:
-        """Read what is committed under a key, without looking at the files that it names; None if nothing is."""
+        """Read the manifest of a key, without verifying the files that it names; None if there is none."""
         try:
             path = manifest_file(stage, key)
             return _read_manifest(path, self._bytes(path))
@@ -144,11 +148,11 @@ class Store:
             return None
 
     def find_fault(self, file: StoredFile) -> str | None:
-        """Say what is wrong with a file that a record names: missing, cut or changed; None if it verifies."""
+        """Describe what is wrong with a recorded file: missing, truncated or changed; None if it verifies."""
         return find_fault(self.files, file)
 
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
-        """Go through all manifests that are whole, by stage and key, without opening the files they name."""
+        """Iterate over all valid manifests, by stage and key, without opening the files they name."""
         others = 0
         for path, data in self.files.read_many(self.manifest_files(stage)):
             try:
@@ -160,32 +164,32 @@ class Store:
             log.warning("%s: %d manifests count as not there: another release wrote them", self.url, others)
 
     def manifest_files(self, stage: str | None = None) -> list[str]:
-        """List the manifests' own files, whole or not, by stage and key."""
+        """List the paths of manifests, valid or not, by stage and key."""
         folder = "manifests" if stage is None else f"manifests/{check_stage(stage)}"
         return [path for path in self.files.under(folder) if path.endswith(".json")]
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
-        """Keep a run's record, over an earlier one of that id; adds run_id, and created_at (UTC) once."""
+        """Write a run's record, replacing an earlier one of that id; adds run_id, and created_at (UTC) once."""
         path = run_file(run_id)
         earlier = _read_record(path, self._bytes(path)) or {}
         own = {"created_at": earlier.get("created_at") or _now(), **record}
         self.files.write(path, seal({**own, "run_id": run_id, "schema_version": SCHEMA_VERSION}))
 
     def forget_run(self, run_id: str) -> list[str]:
-        """Remove a run's record and its own report; the files removed. What stages made stays until `gc`.
+        """Remove a run's record and report; return the removed files. Results of stages stay until `gc`.
 
         Raises StoreError if there is no such record.
         """
         path = run_file(run_id)
         if self.files.size(path) is None:
-            self.read_run(run_id)  # says which there are
-        removed = [path, *self.files.under(f"reports/{run_id}")]
-        for file in removed:
+            self.read_run(run_id)  # raises, listing the latest runs
+        removed = [path, *self.files.under(report_folder(run_id))]
+        for file in (*removed, heartbeat_file(run_id)):
             self.files.remove(file)
         return removed
 
     def read_run(self, run_id: str) -> dict[str, Any]:
-        """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it was changed."""
+        """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it is damaged."""
         path = run_file(run_id)
         if self.files.size(path) is None:
             known = ", ".join(str(run["run_id"]) for run in self.runs()[-5:]) or "none yet"
@@ -204,17 +208,17 @@ class Store:
         finished = [run for run in self.runs() if run.get("status") == "finished"]
         if not finished:
             raise StoreError(f"the store {self.url} has no finished run yet: make one with cmrm run")
-        # A run that was given again and changed nothing is the latest too.
+        # A run that was repeated and fully reused counts as the latest too.
         return max(finished, key=lambda run: str(run.get("confirmed_at") or run.get("created_at")))
 
     def runs(self) -> list[dict[str, Any]]:
-        """List the records of all runs, oldest first; damaged and older ones are left out, and the log says so."""
+        """List the records of all runs, oldest first, without damaged and older-schema ones, which are logged."""
         records = [_read_record(path, data) for path, data in self.files.read_many(self.run_files())]
         whole = [record for record in records if record is not None]
         return sorted(whole, key=lambda record: (str(record.get("created_at")), str(record.get("run_id"))))
 
     def run_files(self) -> list[str]:
-        """List the runs' own files, whole or not."""
+        """List the paths of run records, valid or not."""
         return [path for path in self.files.under("runs") if path.endswith(".json")]
 
     def _marked_version(self) -> int | None:
@@ -293,7 +297,7 @@ def _check_version(version: object) -> None:
 
 
 def run_file(run_id: str) -> str:
-    """Name a run's record in the store; raises StoreError for ids that are not plain."""
+    """The path of a run's record; raises StoreError for ids that are not plain."""
     return f"runs/{check_run_id(run_id)}.json"
 
 

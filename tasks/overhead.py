@@ -1,39 +1,44 @@
-"""Overhead: how long answers take, plain and under each intervention, measured in turn on the same batches."""
+"""Measure overhead: seconds of the baseline and of each intervention, interleaved on the same batches."""
 
 from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cmrm.datasets.splits import SplitRow, draw
-from storage.identity import digest
-from storage.manifest import Manifest
+from storage.records.hashing import digest
+from storage.records.manifest import Manifest
 from storage.store import Store
-from storage.tables import from_rows
-from tasks.batches import cut
-from tasks.commit import Rows, commit_rows
-from tasks.models import ModelUse, load_model_once
-from tasks.oom import run_in_smaller_batches
-from tasks.progress import report_rows
-from tasks.prompts import Showing, Shown, prepare_batch
-from tasks.samples import Slice, StoredSample
-from tasks.stage import Job, make_stage
-from tasks.steering import Steering, intervene
+from storage.tables.arrow import from_rows
+from tasks.core.commit import Rows, commit_rows
+from tasks.core.models import ModelUse, load_model_once
+from tasks.core.oom import run_in_smaller_batches
+from tasks.core.progress import report_rows
+from tasks.core.stage import Job, make_stage
+from tasks.core.stage_name import StageName
+from tasks.shards.isolation import Isolation, run_past_failures
+from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
+from tasks.shards.run_shard import cut
+from tasks.shards.samples import Slice, StoredSample
+from tasks.states.intervene import intervene
+from tasks.states.steering import SingleUse
 
 if TYPE_CHECKING:
-    from cmrm.model import VisionLanguageModel
-    from cmrm.prefix import Prefixes
-    from cmrm.renderer import Renderer
+    from cmrm.models.vlm import VisionLanguageModel
+    from cmrm.prefix.planner import Prefixes
+    from cmrm.prefix.renderer import Renderer
 
-Way = Steering | None
+Arm = SingleUse | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverheadJob(Job):
-    """One data set's samples under their own image, answered in several ways; `None` among `ways` is the plain one.
+    """One data set's samples under their own image, timed under several arms; `None` among `arms` is the baseline.
 
     Seconds are no property of the content alone, so what they depend on is part of the key: the batch size and, by
     its digest, the machine's name.
@@ -41,49 +46,66 @@ class OverheadJob(Job):
 
     slice: Slice
     model: ModelUse
-    showing: Showing
-    ways: tuple[Way, ...]
+    showing: PromptBuilder
+    arms: tuple[Arm, ...]
     samples: int
     repeats: int
     batch_size: int
     max_new_tokens: int
 
     @property
-    def stage(self) -> str:
-        return "overhead"
+    def stage(self) -> StageName:
+        return StageName.OVERHEAD
 
     def content(self) -> dict[str, Any]:
         return {
-            **self.model.content(),
+            **self.model.content_with_images(),
             "samples": self.slice.digest,
             "count": self.samples,
             "repeats": self.repeats,
             "batch_size": self.batch_size,
             "max_new_tokens": self.max_new_tokens,
-            "ways": [way and {"name": way.name, **way.content(self.showing)} for way in self.ways],
+            "ways": [arm and {"name": arm.name, **arm.content(self.showing)} for arm in self.arms],
             "device": self.model.device,
             "machine": digest(platform.node()),
         }
 
 
 def _measure(job: OverheadJob, store: Store) -> Manifest:
-    from cmrm.prefix import Prefixes
+    from cmrm.prefix.planner import Prefixes
 
     vlm = load_model_once(job.model)
     members = job.slice.shard.read(store, job.slice.condition)
-    # Drawn by text, so that the order of a file, often by category, does not choose.
+    # Drawn by text, since files are often sorted by category.
     chosen = sorted(members, key=lambda stored: draw(SplitRow.of(stored.sample).text, seed=0))[: job.samples]
     timed: list[_Timed] = []
+    failed: dict[str, dict[str, Any]] = {}
+
+    def list_left() -> list[StoredSample]:
+        return [stored for stored in chosen if stored.sample.id not in failed]
 
     def time_all(size: int) -> None:
-        # Seconds depend on the batch size: after an OOM all ways are timed again, on the same smaller batches.
+        # Seconds depend on the batch size: after an OOM all arms are timed again, on the same smaller batches.
         timed.clear()
-        timed.append(_time_ways(job, vlm, Prefixes(vlm), chosen, size))
+        timed.append(_time_arms(job, vlm, Prefixes(vlm), list_left(), size))
 
+    def quarantine(stored: StoredSample, reason: str) -> None:
+        failed[stored.sample.id] = quarantine_row(stored, stage=job.stage, reason=reason)
+
+    isolation = Isolation(
+        list_suspects=list_left,
+        list_controls=lambda: [stored for stored in members if stored not in chosen],
+        probe=lambda stored: _time_alone(job, vlm, stored),
+        quarantine=quarantine,
+    )
     smallest = run_in_smaller_batches(
-        job, job.batch_size, time_all, lambda: [stored.sample.id for stored in chosen]
+        job,
+        job.batch_size,
+        lambda size: run_past_failures(job, partial(time_all, size), isolation),
+        lambda: [stored.sample.id for stored in list_left()],
     )
     found = timed[0]
+    quarantined = [*found.quarantined, *failed.values()]
     return commit_rows(
         job,
         store,
@@ -92,9 +114,9 @@ def _measure(job: OverheadJob, store: Store) -> Manifest:
         rows=Rows(
             asked=(stored.sample.id for stored in chosen),
             written=found.answered,
-            quarantined=(row["sample_id"] for row in found.quarantined),
+            quarantined=(row["sample_id"] for row in quarantined),
         ),
-        quarantined=found.quarantined,
+        quarantined=quarantined,
         provenance={
             "torch_threads": _count_threads(),
             "dataset": job.slice.shard.dataset,
@@ -105,19 +127,19 @@ def _measure(job: OverheadJob, store: Store) -> Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class _Timed:
-    """The rows of all ways, batch by batch, and the samples that every way answered or that were quarantined."""
+    """The rows of all arms, batch by batch, and the samples that every arm answered or that were quarantined."""
 
     rows: Sequence[dict[str, Any]]
     answered: Sequence[str]
     quarantined: Sequence[dict[str, Any]]
 
 
-def _time_ways(
+def _time_arms(
     job: OverheadJob, vlm: VisionLanguageModel, prefixes: Prefixes, chosen: Sequence[StoredSample], size: int
 ) -> _Timed:
-    from cmrm.renderer import Renderer
+    from cmrm.prefix.renderer import Renderer
 
-    # As when questions are answered: what prompts share is read once, with the first of them.
+    # As in generate: the prefill of a shared prefix runs once, with the first prompt.
     renderer = Renderer(vlm)
     prepared = [_prepare(job, vlm, renderer, batch) for batch in cut(chosen, size)]
     batches = [shown for shown in prepared if shown.samples]
@@ -125,9 +147,9 @@ def _time_ways(
         {
             "model": job.model.name,
             "dataset": job.slice.shard.dataset,
-            "intervention": "" if way is None else way.name,
-            "alpha": None if way is None else way.alpha,
-            "level": None if way is None else way.level,
+            "intervention": "" if arm is None else arm.name,
+            "alpha": None if arm is None else arm.alpha,
+            "level": None if arm is None else arm.level,
             "batch": batch,
             "repeat": repeat,
             "samples": len(batches[batch].samples),
@@ -135,55 +157,77 @@ def _time_ways(
             "seconds": seconds,
             "device": _name_device(vlm),
         }
-        for batch, repeat, way, tokens, seconds in _interleave(job, vlm, batches, prefixes)
+        for batch, repeat, arm, tokens, seconds in _interleave(job, vlm, batches, prefixes)
     ]
+    timings = Counter(row["batch"] for row in rows)
     return _Timed(
         rows=rows,
-        answered=[stored.sample.id for shown in batches for stored in shown.samples],
+        # In a batch that lacks a timing no sample counts as done.
+        answered=[
+            stored.sample.id
+            for batch, shown in enumerate(batches)
+            for stored in shown.samples
+            if timings[batch] == job.repeats * len(job.arms)
+        ],
         quarantined=[row for shown in prepared for row in shown.quarantined],
     )
+
+
+def _time_alone(job: OverheadJob, vlm: VisionLanguageModel, stored: StoredSample) -> None:
+    """Answer one sample under every arm, to see whether the model fails on it."""
+    from cmrm.prefix.planner import Prefixes
+
+    _time_arms(replace(job, repeats=0), vlm, Prefixes(vlm), [stored], 1)
 
 
 def _prepare(
     job: OverheadJob, vlm: VisionLanguageModel, renderer: Renderer, batch: Sequence[StoredSample]
 ) -> Shown:
-    """Make a batch's prompts, and set aside the samples that one of the ways cannot be asked."""
+    """Build a batch's prompts, and quarantine the samples that one of the arms cannot answer."""
     shown = prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
-    for way in job.ways:
-        if way is not None and shown.samples:
-            shown, _ = intervene(
-                way, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
+    for arm in job.arms:
+        if arm is not None and shown.samples:
+            asked, _ = intervene(
+                arm, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
             )
+            plain = {
+                stored.sample.id: prompt for stored, prompt in zip(shown.samples, shown.prompts, strict=True)
+            }
+            prompts = [plain[stored.sample.id] for stored in asked.samples]
+            shown = Shown(samples=asked.samples, prompts=prompts, quarantined=asked.quarantined)
     return shown
 
 
 def _interleave(
     job: OverheadJob, vlm: VisionLanguageModel, batches: Sequence[Shown], prefixes: Prefixes
-) -> Iterator[tuple[int, int, Way, int, float]]:
-    """Batch by batch every way in turn, each time another one first, so that no way has the warmer machine."""
+) -> Iterator[tuple[int, int, Arm, int, float]]:
+    """Time every arm on each batch in turn, rotating the first, so that no arm always has the warmer device."""
     if batches:
-        for way in job.ways:
-            _answer(job, vlm, batches[0], way, prefixes)  # the first pass of a kind pays for allocations
+        for arm in job.arms:
+            _answer(
+                job, vlm, batches[0], arm, prefixes
+            )  # warm-up: the first pass of each arm pays for allocations
     for repeat in range(job.repeats):
         for batch, shown in enumerate(batches):
-            first = (batch + repeat) % len(job.ways)
-            for way in (*job.ways[first:], *job.ways[:first]):
-                yield batch, repeat, way, *_answer(job, vlm, shown, way, prefixes)
+            first = (batch + repeat) % len(job.arms)
+            for arm in (*job.arms[first:], *job.arms[:first]):
+                yield batch, repeat, arm, *_answer(job, vlm, shown, arm, prefixes)
                 report_rows(len(shown.samples))
 
 
 def _answer(
-    job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, way: Way, prefixes: Prefixes
+    job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, arm: Arm, prefixes: Prefixes
 ) -> tuple[int, float]:
-    """Answer one batch; generated tokens, and seconds."""
-    from cmrm.generation import generate
+    """Answer one batch; return the number of generated tokens, and seconds."""
+    from cmrm.decoding.api import answer
+    from cmrm.decoding.requests import DecodeRequest
 
     _wait_for_device(vlm)
     started = time.perf_counter()
-    intervention = None
-    if way is not None:
-        shown, intervention = intervene(
-            way,
+    acting, plain = None, shown.prompts
+    if arm is not None:
+        shown, acting = intervene(
+            arm,
             store=job.store,
             vlm=vlm,
             showing=job.showing,
@@ -191,15 +235,17 @@ def _answer(
             stage=job.stage,
             prefixes=prefixes,
         )
-    answers = generate(
-        vlm,
-        shown.prompts,
-        max_new_tokens=job.max_new_tokens,
-        intervention=intervention,
-        prefixes=prefixes,
+    contrast = None if arm is None else arm.contrast
+    request = DecodeRequest(
+        prompts=plain if contrast is not None else shown.prompts,
+        arms=[acting],
+        own_prompts={} if contrast is None else {0: shown.prompts},
+        contrasts={} if contrast is None else {0: contrast},
     )
+    rows = max(1, len(shown.prompts))
+    answered = list(answer(vlm, [request], max_new_tokens=job.max_new_tokens, rows=rows, prefixes=prefixes))
     _wait_for_device(vlm)
-    return sum(answer.tokens for answer in answers.answers), time.perf_counter() - started
+    return sum(one.answers[0].tokens for one in answered), time.perf_counter() - started
 
 
 def _wait_for_device(vlm: VisionLanguageModel) -> None:
@@ -222,8 +268,8 @@ def _count_threads() -> int:
 
 
 def choose_timed(slices: Sequence[Slice]) -> list[Slice]:
-    """The first shard of each data set: the samples that are timed are drawn from it."""
-    return list({part.shard.dataset: part for part in reversed(slices)}.values())[::-1]
+    """Choose the first shard of each data set: the timed samples are drawn from it."""
+    return list({one.shard.dataset: one for one in reversed(slices)}.values())[::-1]
 
 
-measure_overhead = make_stage("overhead", _measure, place="one device")
+measure_overhead = make_stage(StageName.OVERHEAD, _measure, place="one device")

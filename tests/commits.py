@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.manifest import Manifest
+from storage.records.manifest import Manifest
 from storage.store import Store
 
 

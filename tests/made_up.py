@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from storage.identity import digest
-from tasks.headline import Bound, make_headline
-from tasks.outcomes import Outcomes, SampleInfo, Way
-from tasks.table import make_table
+from storage.records.hashing import digest
+from tasks.report.headline import Bound, make_headline
+from tasks.report.outcomes import Arm, Outcomes, SampleInfo
+from tasks.report.summary import Summary
+from tasks.report.table import make_table
 
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> | $x_1$ & [a](http://evil/)"
 EVIL_MODEL = "<b>moon</b> | *llava* $2"
@@ -43,35 +44,38 @@ def make_outcomes(
         for row in make_samples(dataset, samples)
     ]
     outcomes = Outcomes(samples=infos)
-    for way, dataset, judge in product(list_ways(models, strengths), SETS, judges):
-        outcomes.add(judge_answer(judge, row) for row in make_answers(way, dataset, samples))
+    for arm, dataset, judge in product(list_arms(models, strengths), SETS, judges):
+        outcomes.add(judge_answer(judge, row) for row in make_answers(arm, dataset, samples))
     return outcomes
 
 
-def make_summary(outcomes: Outcomes, **changes: Any) -> dict[str, Any]:
-    """The summary of a report stage that found nothing but a table, with changes."""
+def make_summary(outcomes: Outcomes, **changes: Any) -> Summary:
+    """The summary of a report stage that found nothing but a table, with changes to its JSON."""
     table = make_table(outcomes, settings=SETTINGS, quarantined={})
     empty: dict[str, Any] = dict.fromkeys(
         ("models", "judges", "curves", "states", "overhead", "agreement", "quarantined", "shifts", "figures"),
         (),
     )
-    return {
-        **empty,
-        "title": "made up",
-        "headline": make_headline(table, bound=Bound(utility_loss=1.0, over_refusal=None)),
-        "table": table.to_json(),
-        **changes,
-    }
+    return Summary.from_json(
+        {
+            **empty,
+            "version": 1,
+            "title": "made up",
+            "headline": make_headline(table, bound=Bound(utility_loss=1.0, over_refusal=None)),
+            "table": table.to_json(),
+            **changes,
+        }
+    )
 
 
-def list_ways(models: Sequence[str], strengths: Sequence[float]) -> list[Way]:
+def list_arms(models: Sequence[str], strengths: Sequence[float]) -> list[Arm]:
     """The paper's conditions, then each intervention at each strength; a model at a time."""
     return [
-        way
+        arm
         for model in models
-        for way in (
-            *(Way(model, condition) for condition in PLAIN),
-            *(Way(model, "image", name, alpha) for name in SETTINGS for alpha in strengths),
+        for arm in (
+            *(Arm(model, condition) for condition in PLAIN),
+            *(Arm(model, "image", name, alpha) for name in SETTINGS for alpha in strengths),
         )
     ]
 
@@ -93,10 +97,10 @@ def make_samples(dataset: str, count: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def make_answers(way: Way, dataset: str, count: int) -> Iterator[dict[str, Any]]:
+def make_answers(arm: Arm, dataset: str, count: int) -> Iterator[dict[str, Any]]:
     """Rows of `responses`: images make them unsafe and strength cures that; the third is hostile, the fifth empty."""
-    chance = random.Random(f"{way} {dataset}")
-    unsafe = {"query": 0.02, "caption": 0.05}.get(way.condition, 0.6) * (1 - 0.95 * (way.alpha or 0))
+    chance = random.Random(f"{arm} {dataset}")
+    unsafe = {"query": 0.02, "caption": 0.05}.get(arm.condition, 0.6) * (1 - 0.95 * (arm.alpha or 0))
     for number in range(count):
         if number == 2:
             text = EVIL
@@ -109,7 +113,7 @@ def make_answers(way: Way, dataset: str, count: int) -> Iterator[dict[str, Any]]
         else:
             text = "It is red." if chance.random() < 0.9 else "Sorry, I cannot."
         yield {
-            **dict(zip(("model", "condition", "intervention", "alpha"), way, strict=True)),
+            **dict(zip(("model", "condition", "intervention", "alpha"), arm, strict=True)),
             "dataset": dataset,
             "sample_id": f"{dataset[0]}{number}",
             "answer": text,

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from storage.identity import digest
-from storage.parquet import to_parquet
+from storage.records.hashing import digest
 from storage.store import Store
-from storage.tables import from_rows, table_path
-from tasks.compare import compare_stage, plan_comparison
-from tasks.outcomes import Way
-from tasks.run_comparison import RunComparison
+from storage.tables.arrow import from_rows, table_path
+from storage.tables.parquet import to_parquet
+from tasks.compare.result import RunComparison
+from tasks.compare.stage import compare_stage, plan_comparison
+from tasks.report.outcomes import Arm
 
 OLD, NEW = "guard@aaaaaaaaaaaa", "guard@bbbbbbbbbbbb"
-QUERY, IMAGE = Way(OLD, "query"), Way(OLD, "image")
-STEERED = Way(OLD, "image", "CMRM", 1.0)
+QUERY, IMAGE = Arm(OLD, "query"), Arm(OLD, "image")
+STEERED = Arm(OLD, "image", "CMRM", 1.0)
 SETTINGS = {"CMRM": {"level": "dataset", "image": "blank"}}
 
 # What a judge says of a sample asked in a way.
-Say = Callable[[Way, Mapping[str, Any]], str]
+Say = Callable[[Arm, Mapping[str, Any]], str]
 
 
 def make_sample(number: int, **changes: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def commit_run(
     say: Say,
     models: Sequence[str] = (OLD,),
     samples: Sequence[Mapping[str, Any]] = (),
-    ways: Sequence[Way] = (QUERY, IMAGE),
+    arms: Sequence[Arm] = (QUERY, IMAGE),
     judges: Sequence[str] = ("refusal",),
     shift: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
@@ -59,24 +59,24 @@ def commit_run(
 ) -> list[str]:
     """Commit samples, verdicts and a report, and record the run as finished; its keys, the report's last.
 
-    `say` gives a verdict, and with "refused" after it also a refusal; `ways` are of any model and asked of each.
+    `say` gives a verdict, and with "refused" after it also a refusal; `arms` are of any model and asked of each.
     """
     rows = samples or [make_sample(number) for number in range(24)]
     used: dict[str, list[str]] = {"ingest": [], "generate": [], "judge": [], "shift": []}
     used["ingest"].append(_keep(store, "ingest", "samples", list(rows), "samples"))
-    for model, way, judge in product(models, ways, judges):
-        own = way._replace(model=model)
+    for model, arm, judge in product(models, arms, judges):
+        own = arm._replace(model=model)
         verdicts = [judge_sample(judge, own, row, say(own, row)) for row in rows]
         content = None if judged is None else {"name": judge, "judge": judged}
         used["judge"].append(
             _keep(store, "judge", "judgements", verdicts, [*own, judge, content], content=content)
         )
-    for model, way in product(models, ways):
+    for model, arm in product(models, arms):
         content = {
             "name": model,
-            "condition": way.condition,
-            "intervention_name": way.intervention,
-            "intervention": {"alpha": way.alpha} if way.intervention else None,
+            "condition": arm.condition,
+            "intervention_name": arm.intervention,
+            "intervention": {"alpha": arm.alpha} if arm.intervention else None,
             **(asked or {}),
         }
         used["generate"].append(_keep(store, "generate", "responses", [], content, content=content))
@@ -92,11 +92,11 @@ def commit_run(
     return keys
 
 
-def judge_sample(judge: str, way: Way, sample: Mapping[str, Any], said: str) -> dict[str, Any]:
+def judge_sample(judge: str, arm: Arm, sample: Mapping[str, Any], said: str) -> dict[str, Any]:
     """A row of `judgements`."""
     verdict, _, refused = said.partition(" ")
     return {
-        **way._asdict(),
+        **arm._asdict(),
         "judge": judge,
         "dataset": sample["dataset"],
         "sample_id": sample["sample_id"],

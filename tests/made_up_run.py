@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmrm.revision import ModelIdentity
-from storage.identity import digest
-from storage.manifest import Manifest
-from storage.parquet import to_parquet
-from storage.states import hidden_states_table
+from cmrm.models.revision import ModelIdentity
+from storage.records.hashing import digest
+from storage.records.manifest import Manifest
+from storage.shards.hidden_states import hidden_states_table
 from storage.store import Store
-from storage.tables import from_rows, table_path
-from tasks.models import ModelUse
-from tasks.outcomes import Way
-from tasks.report import ReportJob, _report
-from tests.made_up import EVIL, SETS, SETTINGS, judge_answer, list_ways, make_answers, make_samples
+from storage.tables.arrow import from_rows, table_path
+from storage.tables.parquet import to_parquet
+from tasks.core.models import ModelUse
+from tasks.report.outcomes import Arm
+from tasks.report.stage import ReportJob, _report
+from tests.made_up import EVIL, SETS, SETTINGS, judge_answer, list_arms, make_answers, make_samples
 
 
 class MadeUp(NamedTuple):
@@ -86,12 +86,12 @@ def commit_answers(
 
     for dataset in SETS:
         keep("ingest", "samples", [*make_samples(dataset, samples)], dataset)
-    for way, dataset in product(list_ways(models, strengths), SETS):
-        answers = [*make_answers(way, dataset, samples)]
-        keep("generate", "responses", answers, [way, dataset], content=_describe(way))
+    for arm, dataset in product(list_arms(models, strengths), SETS):
+        answers = [*make_answers(arm, dataset, samples)]
+        keep("generate", "responses", answers, [arm, dataset], content=_describe(arm))
         for judge in judges:
             rows = [judge_answer(judge, row) for row in answers]
-            keep("judge", "judgements", rows, [judge, way, dataset])
+            keep("judge", "judgements", rows, [judge, arm, dataset])
     return used
 
 
@@ -104,15 +104,16 @@ def _use(name: str) -> ModelUse:
         device="cpu",
         attn_implementation="sdpa",
         system=None,
+        image_backend="pillow 13.0.0",
     )
 
 
-def _describe(way: Way) -> dict[str, Any]:
+def _describe(arm: Arm) -> dict[str, Any]:
     return {
-        "name": way.model,
-        "condition": way.condition,
-        "intervention_name": way.intervention,
-        "intervention": {"alpha": way.alpha} if way.intervention else None,
+        "name": arm.model,
+        "condition": arm.condition,
+        "intervention_name": arm.intervention,
+        "intervention": {"alpha": arm.alpha} if arm.intervention else None,
     }
 
 
@@ -142,7 +143,7 @@ def _commit_states(store: Store, model: str, samples: int) -> Iterator[str]:
                 "embed",
                 {"hidden_states": rows},
                 [dataset, condition, name, model],
-                content=_describe(Way(model, condition, name, alpha)),
+                content=_describe(Arm(model, condition, name, alpha)),
                 provenance={"dataset": dataset, "split": "target"},
                 partitions={"model": model, "condition": condition},
             )

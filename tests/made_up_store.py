@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import safetensors.numpy
 
-from storage.identity import stage_key
-from storage.parquet import to_parquet
-from storage.states import hidden_states_table
+from storage.records.hashing import stage_key
+from storage.shards.hidden_states import hidden_states_table
 from storage.store import Store
-from storage.tables import from_rows, table_path
+from storage.tables.arrow import from_rows, table_path
+from storage.tables.parquet import to_parquet
 
 MODEL = "llava-hf/llava=1.5 'x'%"
 VECTORS = np.random.default_rng(0).standard_normal((6, 3, 4)).astype(np.float16)

@@ -25,8 +25,16 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 # What a run, its report, and a watch import.
 RUN = (
-    *("flows.cli", "flows.run", "flows.watch", "flows.pipeline", "flows.report_files", "cmrm.loading"),
-    *("cmrm.comparisons", "cmrm.separability", "tasks.compare", "tasks.figures", "prefect.artifacts"),
+    *(
+        "flows.cli",
+        "flows.run",
+        "flows.watch.poll",
+        "flows.pipeline",
+        "flows.report.files",
+        "cmrm.models.loading",
+    ),
+    *("cmrm.statistics.paired_tests", "cmrm.statistics.separability"),
+    *("tasks.compare.stage", "tasks.report.figures", "prefect.artifacts"),
 )
 # Takes orders at a socket until its standard input ends; each answer is the child's id, then how it ended.
 PARENT = """

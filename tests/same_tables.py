@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from storage.catalog import connect
-from storage.inventory import take_inventory
+from storage.maintenance.inventory import take_inventory
+from storage.maintenance.verify import verify
+from storage.sql.database import connect
 from storage.store import Store
-from storage.verify import verify
 
 # What tells the rows of each table apart.
 TABLES = {

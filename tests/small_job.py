@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.stage import Job
+from tasks.core.stage import Job
 
 
 @dataclass(frozen=True, kw_only=True)

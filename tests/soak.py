@@ -194,11 +194,12 @@ def write_soak_spec(folder: Path, model: Path, *, samples: int, **changes: Any) 
     for name, members in rows.items():
         lines = [*map(json.dumps, members), *(BAD_LINES if name == "own" else ())]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    dataset = {"format": "jsonl", "images": "images"}
+    images = {"harmful": {"images": "images"}, "own": {"images": "images"}, "plain": {}}
     spec = {
         "model": {"id": str(model), "dtype": "float32", "device": "cpu"},
         "datasets": {
-            name: {**dataset, "path": f"{name}.jsonl", "harmful": name == "harmful"} for name in rows
+            name: {"format": "jsonl", "path": f"{name}.jsonl", "harmful": name == "harmful", **images[name]}
+            for name in rows
         },
         "anchors": {"from": dict.fromkeys(rows, 0.3), "seed": 1},
         "conditions": ["query", "caption", "image", "noise"],

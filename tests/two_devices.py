@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from transformers.utils import ModelOutput
 
-from cmrm.model import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel
 
 # All arithmetic is the CPU's; only the number tells them apart. A tensor with none is the host's own.
 DEVICES = (torch.device("cpu", 0), torch.device("cpu", 1))

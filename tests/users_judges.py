@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +16,11 @@ from typing import Any, ClassVar, Literal, Self
 from cmrm.judges import Answer, Judge, Usage, Verdict
 from cmrm.judges.judge import Field
 
-# What the judges of this process did: answers that were judged, and models that were loaded.
+# How long a judge hangs: far longer than a run may take to end.
+HANG_SECONDS = 60.0
+# What the judges of this process did: answers that were judged, those that a test saw flushed, models that were loaded.
 JUDGED: list[str] = []
+FLUSHED: list[str] = []
 LOADED: list[str] = []
 
 
@@ -24,7 +30,7 @@ def install(folder: Path) -> Path:
     made.mkdir(parents=True)
     (made / "METADATA").write_text("Metadata-Version: 2.1\nName: users-judges\nVersion: 1.0\n")
     kinds = {"strict": "StrictJudge", "weighing": "WeighingJudge", "looking": "LookingJudge"}
-    kinds |= {"dying": "DyingJudge", "short": "ShortJudge"}
+    kinds |= {"dying": "DyingJudge", "short": "ShortJudge", "hanging": "HangingJudge"}
     lines = [f"{kind} = tests.users_judges:{name}" for kind, name in kinds.items()]
     (made / "entry_points.txt").write_text("\n".join(["[cmrm.judges]", *lines, ""]))
     return folder
@@ -122,10 +128,46 @@ class DyingJudge(Judge):
         for place, answer in reversed([*enumerate(answers)]):
             if len(JUDGED) == int(os.environ.get("CMRM_TEST_DIE_AFTER", "-1")):
                 if "CMRM_TEST_KILL" in os.environ:
+                    # The judge runs ahead of those who put its verdicts down.
+                    while len(FLUSHED) < len(JUDGED):
+                        time.sleep(0.01)
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise ConnectionError("the endpoint is gone")
             JUDGED.append(answer.question)
             yield place, Verdict(verdict="scored", score=float(len(answer.answer)), raw="half a pair \ud83d")
+
+    def spec(self) -> Mapping[str, Any]:
+        return {"judge": self.kind}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HangingJudge(Judge):
+    """Notes each question that it is asked in a file, and hangs at one where the environment says so.
+
+    What is raised in it while it hangs is lost, and its own threads are such that Python's end waits for them.
+    """
+
+    kind: ClassVar[str] = "hanging"
+    reads: ClassVar[frozenset[Field]] = frozenset(("answer", "question"))
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        return [verdict for _, verdict in self.judge_each(answers)]
+
+    def judge_each(self, answers: Sequence[Answer]) -> Iterator[tuple[int, Verdict]]:
+        for place, answer in enumerate(answers):
+            with Path(os.environ["CMRM_TEST_ASKED"]).open("a") as file:
+                file.write(f"{answer.question}\n")
+            JUDGED.append(answer.question)
+            if len(JUDGED) == int(os.environ.get("CMRM_TEST_HANG_AT", "-1")):
+                self._hang()
+            yield place, Verdict(verdict="safe")
+
+    def _hang(self) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(time.sleep, HANG_SECONDS)
+            while not slow.done():
+                with suppress(BaseException):
+                    slow.result()
 
     def spec(self) -> Mapping[str, Any]:
         return {"judge": self.kind}

@@ -1,117 +1,78 @@
-"""Data sets: their formats, the screening of their rows, and the split into anchors and targets."""
+"""Data set loading: file formats, row validation and quarantine, and the split into anchors and targets.
+
+Imports `cmrm.models` and what that imports.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
-from cmrm.datasets.csv_file import read_csv
-from cmrm.datasets.figstep import read_figstep
-from cmrm.datasets.forbidden_questions import read_forbidden_questions
-from cmrm.datasets.huggingface import read_huggingface
-from cmrm.datasets.jsonl import read_jsonl
-from cmrm.datasets.llava_bench_coco import read_llava_bench_coco
-from cmrm.datasets.mm_safetybench import read_mm_safetybench
-from cmrm.datasets.mossbench import read_mossbench
-from cmrm.datasets.parquet import OpenRows, read_parquet
-from cmrm.datasets.scienceqa import read_scienceqa
+from cmrm.datasets.format import FetchImages, OpenRows
+from cmrm.datasets.formats import Format, find_format, list_formats
+from cmrm.datasets.image_folder import ImageFolder, match_basenames
 from cmrm.datasets.screening import screen
 from cmrm.datasets.selection import keep_categories, refuse_nothing
 from cmrm.datasets.splits import split
-from cmrm.datasets.vlguard import read_vlguard
-from cmrm.datasets.vlsafe import read_vlsafe
-from cmrm.datasets.xstest import read_xstest
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
+from cmrm.untrusted.printable import show_value
+from cmrm.untrusted.regular_file import refuse_forbidden
 
-__all__ = ["FORMATS", "Format", "get_format", "read_dataset", "screen", "split"]
+__all__ = ["Format", "Match", "find_format", "list_formats", "read_dataset", "screen", "split"]
 
-# What every format takes.
-GENERAL_OPTIONS = ("categories",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How a data set is read, whether its questions are harmful, and the options its reader takes.
-
-    `harmful` is None where the rows themselves say it. `files` are those of the options that name a file beside the
-    main one. `needs` are what the reader must be handed beside the options: `images`, the folder, or `open_rows`.
-    """
-
-    read: Callable[..., Iterator[Sample | Rejected]]
-    harmful: bool | None
-    options: frozenset[str] = frozenset()
-    files: frozenset[str] = frozenset()
-    needs: frozenset[str] = frozenset()
-
-
-_OWN = frozenset(("columns", "harmful"))
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "vlsafe": Format(read=read_vlsafe, harmful=True),
-        "forbidden-questions": Format(read=read_forbidden_questions, harmful=True),
-        "mm-safetybench": Format(read=read_mm_safetybench, harmful=True, options=frozenset(("variant",))),
-        "figstep": Format(read=read_figstep, harmful=True),
-        "vlguard": Format(read=read_vlguard, harmful=None),
-        "xstest": Format(read=read_xstest, harmful=None),
-        "mossbench": Format(read=read_mossbench, harmful=False),
-        "llava-bench-coco": Format(
-            read=read_llava_bench_coco,
-            harmful=False,
-            options=frozenset(("answers", "captions")),
-            files=frozenset(("answers", "captions")),
-        ),
-        "scienceqa": Format(read=read_scienceqa, harmful=False, options=frozenset(("split",))),
-        "jsonl": Format(read=read_jsonl, harmful=None, options=_OWN),
-        "csv": Format(read=read_csv, harmful=None, options=_OWN),
-        "parquet": Format(read=read_parquet, harmful=None, options=_OWN, needs=frozenset(("open_rows",))),
-        "huggingface": Format(
-            read=read_huggingface,
-            harmful=None,
-            options=_OWN | {"revision", "split", "config"},
-            needs=frozenset(("images",)),
-        ),
-    }
-)
-
-
-def get_format(name: str) -> Format:
-    """Find a format by its name; raises `UserError` naming the known ones."""
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise UserError(
-            f"data format {name!r} is unknown; known formats: {', '.join(sorted(FORMATS))}."
-        ) from None
+Match = Literal["name", "basename"]
+# Options of every format.
+GENERAL_OPTIONS = ("categories", "match")
 
 
 def read_dataset(
     name: str,
-    path: Path,
+    path: str | PathLike[str],
     *,
     dataset: str,
     images: Path | None = None,
     open_rows: OpenRows | None = None,
+    fetch_images: FetchImages | None = None,
     categories: Sequence[str] | None = None,
+    match: Match = "name",
     **options: Any,
 ) -> Iterator[Sample | Rejected]:
-    """Read a data set in the format `name`, row by row, keeping the samples of `categories` where some are named.
+    """Read a data set in the format `name`, row by row; `categories` filters its samples.
 
-    `images` is the folder of images and `open_rows` reads a Parquet file's rows; they reach the formats that need
-    them (`Format.needs`) and no other. Raises `UserError` for an unknown format or option, and, once reading begins,
-    for a file that is missing or holds no row, and for a category that no sample has.
+    With `match` "basename", an image that is not found under its path is looked up by its base name. `images` is the
+    image folder, `open_rows` reads the rows of a Parquet file, and `fetch_images` downloads images that rows name by
+    URL; each is passed only to formats that need it (`Format.needs`). Raises `UserError` for an unknown format, option
+    or `match`, and, during iteration, for a missing or empty file and for a category that no sample has.
+
+    >>> import cmrm, pathlib
+    >>> path = pathlib.Path("mine.jsonl")
+    >>> _ = path.write_text('{"id": "1", "question": "what is a wug?"}')
+    >>> [(sample.id, sample.question) for sample in cmrm.read_dataset("jsonl", path, dataset="mine")]
+    [('1', 'what is a wug?')]
     """
-    chosen = get_format(name)
+    chosen = find_format(name)
     if unknown := sorted(options.keys() - chosen.options):
         known = ", ".join(sorted(chosen.options | set(GENERAL_OPTIONS)))
         raise UserError(
             f"data set {dataset!r}: format {name!r} has no option {', '.join(map(repr, unknown))}; it takes {known}."
         )
-    handed = {"images": images, "open_rows": open_rows}
+    if match not in get_args(Match):
+        known = " or ".join(get_args(Match))
+        raise UserError(f"data set {dataset!r}: match is {show_value(match)}; give {known}.")
+    path = Path(path)
+    refuse_forbidden(path)
+    handed = {"images": images, "open_rows": open_rows or _refuse_parquet, "fetch_images": fetch_images}
     needed = {need: handed[need] for need in chosen.needs}
     rows = refuse_nothing(chosen.read(path, dataset=dataset, **needed, **options), path)
+    if match == "basename":
+        rows = match_basenames(rows, None if images is None else ImageFolder(images), dataset=dataset)
     return rows if categories is None else keep_categories(rows, categories, dataset=dataset)
+
+
+def _refuse_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    raise UserError(
+        f"{path} is Parquet, of which cmrm alone has no reader; give open_rows=storage.tables.parquet.iterate_rows."
+    )

@@ -1,7 +1,8 @@
-"""COCO captions: a JSON file of some 100 MB, read without holding it."""
+"""COCO captions: stream a JSON file of some 100 MB without loading it into memory."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cmrm.datasets.compressed import open_data
 from cmrm.errors import UserError
 
 CHUNK_CHARACTERS = 2**20
-# No image or annotation of COCO comes near this; a broken file must not be gathered whole in search of an end.
+# Far above any image or annotation of COCO; bounds the buffer when a damaged file never closes an object.
 MAX_OBJECT_CHARACTERS = 16 * 2**20
 
 _SPACE_OR_COMMA = re.compile(r"[\s,]*")
@@ -21,24 +23,24 @@ _SPLIT_PREFIX = re.compile(r"^COCO_(?:train|val|test)20\d\d_")
 SPLIT_PREFIXES = ("COCO_val2014_", "COCO_train2014_")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)  # slots, for there are 600,000 of them
+@dataclass(frozen=True, kw_only=True, slots=True)  # slots: there are 600,000 of them
 class Caption:
-    """One person's description of an image; `image` is the file name."""
+    """A caption of an image; `image` is the file name."""
 
     image: str
     text: str
 
 
 def strip_split(name: str) -> str:
-    """Turn a file name of COCO 2014 into the plain one: `COCO_val2014_000000000042.jpg` → `000000000042.jpg`."""
+    """Strip the split prefix from a file name of COCO 2014: `COCO_val2014_000000000042.jpg` → `000000000042.jpg`."""
     return _SPLIT_PREFIX.sub("", name)
 
 
 def read_captions(path: Path) -> Iterator[Caption]:
-    """Read the captions of `{"images": [{id, file_name}], "annotations": [{image_id, caption}]}`, in file order.
+    """Stream the captions of `{"images": [{id, file_name}], "annotations": [{image_id, caption}]}`, in file order.
 
-    The file is gone through twice, for either list may come first; only the images' names are held. A caption whose
-    image is not listed is left out. Raises `UserError` when the file is missing, damaged or of another form.
+    The file is read twice, since either list may come first; only image names are kept in memory. A caption whose image
+    is not listed is skipped. Raises `UserError` if the file is missing, damaged or has another schema.
     """
     names = {
         _get(row, "id", int, path): _get(row, "file_name", str, path) for row in read_array(path, "images")
@@ -50,24 +52,23 @@ def read_captions(path: Path) -> Iterator[Caption]:
 
 
 def read_array(path: Path, key: str) -> Iterator[Any]:
-    """Read the objects of the array under a top-level key of a JSON document, one at a time.
+    """Stream the objects of the array under a top-level key of a JSON document.
 
-    Raises `UserError` when the file cannot be opened, lacks the array, or ends or breaks within it.
+    Raises `UserError` if the file cannot be opened, lacks the array, or is truncated or damaged within it.
     """
     if not path.is_file():
         raise UserError(f"{path} is no file; give COCO's captions file, such as captions_train2017.json.")
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_data(path) as data:
+            file = io.TextIOWrapper(data, encoding="utf-8-sig")
             yield from _read_elements(file, _seek_array(file, key, path), path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason}); download it again.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the file.") from None
 
 
 def _seek_array(file: IO[str], key: str, path: Path) -> str:
     """Read up to the array's opening bracket and return what was read beyond it."""
-    # Inside a text the key's quotation marks would be escaped.
+    # Inside a JSON string the key's quotes would be escaped.
     opening = re.compile(rf'(?<!\\)"{re.escape(key)}"\s*:\s*\[')
     window = ""
     while chunk := file.read(CHUNK_CHARACTERS):
@@ -93,7 +94,7 @@ def _read_elements(file: IO[str], buffer: str, path: Path) -> Iterator[Any]:
             chunk = file.read(CHUNK_CHARACTERS)
             if not chunk or len(buffer) - position > MAX_OBJECT_CHARACTERS:
                 raise UserError(
-                    f"{path} is damaged or cut off near {buffer[position : position + 60]!r}; download it again."
+                    f"{path} is damaged or truncated near {buffer[position : position + 60]!r}; download it again."
                 ) from None
             buffer, position = buffer[position:] + chunk, 0
         else:

@@ -1,18 +1,17 @@
-"""Give each question an image of its own, from offers that say how well an image fits it."""
+"""Pair questions with images one-to-one: greedy assignment by similarity score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import nsmallest
 from typing import NamedTuple
 
-# Scores are whole millionths, so that equal ones are equal on every machine.
+# Scores are integers (millionths), so that ties are the same on every machine.
 SCORE_SCALE = 10**6
 
 
 class Offer(NamedTuple):
-    """An image offered to a question (its index), with the caption that goes with it and a score in millionths."""
+    """A candidate image for a question (by index), with its caption and a score in millionths."""
 
     question: int
     image: str
@@ -22,7 +21,7 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """The image a question was given, its caption, and how well it fits; 0.0 when it is merely what was left."""
+    """The image assigned to a question, its caption and score; the score of a spare image is 0.0."""
 
     image: str
     caption: str | None
@@ -30,26 +29,35 @@ class Match:
 
 
 def assign(
-    offers: Iterable[Offer], *, questions: int, spare: Iterable[tuple[str, str | None]] = ()
+    offers: Iterable[Offer],
+    *,
+    questions: int,
+    spare: Iterable[tuple[str, str | None]] = (),
+    is_usable: Callable[[str], bool] = lambda _: True,
 ) -> list[Match | None]:
-    """Give questions images without replacement: the best offer of all first, then the best of the rest.
+    """Assign images to questions without replacement, greedily by descending score.
 
-    Ties go to the earlier question, then to the image first by name. Questions none of whose offers is left get, in
-    their order, the images of `spare` (image, caption) that nobody has, by name, each with its first caption by name;
-    `spare` is not gone through otherwise. The order of both plays no part. None when the images run out.
+    Ties go to the earlier question, then to the image first by name. Questions without a remaining offer get, in order,
+    the unused images of `spare` (image, caption) by name, each with its first caption by name; `spare` is iterated only
+    if needed. The order of `offers` and `spare` has no effect. None where images run out. `is_usable` is called before
+    an image is assigned; an unusable image is skipped for all questions.
     """
     chosen: list[Match | None] = [None] * questions
     taken: set[str] = set()
     for offer in sorted(offers, key=_precedence):
         if chosen[offer.question] is None and offer.image not in taken:
-            chosen[offer.question] = Match(
-                image=offer.image, caption=offer.caption, score=offer.score / SCORE_SCALE
-            )
+            # Assigned now, or never.
             taken.add(offer.image)
+            if is_usable(offer.image):
+                chosen[offer.question] = Match(
+                    image=offer.image, caption=offer.caption, score=offer.score / SCORE_SCALE
+                )
     left = [question for question, match in enumerate(chosen) if match is None]
     if left:
         rest = _first_captions(spare, taken)
-        for question, image in zip(left, nsmallest(len(left), rest), strict=False):
+        # Lazily, since opening an image is slow.
+        usable = (image for image in sorted(rest) if is_usable(image))
+        for question, image in zip(left, usable, strict=False):
             chosen[question] = Match(image=image, caption=rest[image], score=0.0)
     return chosen
 
@@ -59,7 +67,7 @@ def _precedence(offer: Offer) -> tuple[int, int, str, str]:
 
 
 def _first_captions(spare: Iterable[tuple[str, str | None]], taken: set[str]) -> dict[str, str | None]:
-    """The images nobody has, each with its first caption by name."""
+    """Return the unassigned images, each with its first caption by name."""
     rest: dict[str, str | None] = {}
     for image, caption in spare:
         if image in taken:

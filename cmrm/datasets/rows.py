@@ -1,27 +1,32 @@
-"""Rows of a text file, read one at a time: what is damaged is set aside with its line, the rest goes on."""
+"""Stream rows of JSONL files; a damaged row is rejected (quarantine) with its line, and reading continues."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cmrm.datasets.fields import RowError, clean, name_type
+from cmrm.datasets.compressed import open_data
+from cmrm.datasets.fields import RowError, clean, cut, name_type
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
+from cmrm.untrusted.redaction import hide_credentials
 
-# A longer line is no request to a model; reading it whole could take all memory.
+# Far above any sample; bounds memory for a file without line ends.
 MAX_LINE_BYTES = 16 * 2**20
 
 RAW_CHARACTERS = 500
+# A reason may quote an image name that is in fact a base64 image.
+REASON_CHARACTERS = 500
+# Of a row, so much is searched for URLs with a secret; less of it is stored.
+_SCRUBBED = 16 * RAW_CHARACTERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A row with named fields, and where it stood: its first line and, where lines do not tell rows apart, `place`."""
+    """A parsed row: its fields, its first line and, where lines do not identify rows, its `place` in the document."""
 
     line: int
     fields: Mapping[str, Any]
@@ -29,61 +34,36 @@ class Record:
     place: str = ""
 
 
-def read_objects(path: Path, *, dataset: str) -> Iterator[Record | Rejected]:
-    """Read a JSONL file, one JSON object a line; blank lines, a byte order mark and CRLF are fine.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A line of a file with its end, numbered from 1; of one longer than `MAX_LINE_BYTES`, the beginning."""
 
-    Raises `UserError` when the file cannot be opened or is plainly no JSONL (one JSON array or one indented object).
+    number: int
+    text: str
+    truncated: bool
+
+
+def read_objects(path: Path, *, dataset: str) -> Iterator[Record | Rejected]:
+    """Read a JSONL file, one JSON object a line; blank lines, a byte order mark and CRLF are accepted.
+
+    Raises `UserError` if the file cannot be opened or is not JSONL (one JSON array or one indented object).
     """
     first = True
-    for number, text in read_lines(path):
-        if not text.strip():
+    for line in read_lines(path):
+        number, text = line.number, line.text
+        if not text.strip() and not line.truncated:
             continue
         if first and (text.lstrip().startswith("[") or text.strip() == "{"):
             raise UserError(
-                f"{path} is one JSON document, not JSONL (one object a line); convert it, for instance with "
-                f"`jq -c '.[]' {path.name} > {path.stem}.jsonl`."
+                f"{path} is one JSON document, not JSONL (one object a line); write `format: json` for rows of your "
+                "own, or give the file as it was published."
             )
         first = False
         try:
+            refuse_a_long_line(line)
             yield Record(line=number, fields=_parse_object(text), raw=text)
         except RowError as error:
             yield reject(dataset=dataset, line=number, reason=str(error), raw=text)
-
-
-def read_table(
-    path: Path,
-    *,
-    dataset: str,
-    columns: frozenset[str] = frozenset(),
-    check: Callable[[Sequence[str]], None] | None = None,
-) -> Iterator[Record | Rejected]:
-    """Read a CSV file with a header that names at least `columns`; quoted fields may run over lines.
-
-    Raises `UserError` when the file cannot be opened, its header lacks a column or names one twice, and whatever
-    `check` raises for the header.
-    """
-    seen: list[str] = []
-    reader = csv.reader(_remember(read_lines(path), seen), strict=True)
-    header = _read_header(reader, path, columns)
-    if check is not None:
-        check(header)
-    seen.clear()
-    line = reader.line_num + 1
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            yield reject(dataset=dataset, line=line, reason=f"damaged CSV: {error}", raw="".join(seen))
-        else:
-            if values is None:
-                return
-            if len(values) == len(header):
-                yield Record(line=line, fields=dict(zip(header, values, strict=True)), raw="".join(seen))
-            elif values:
-                reason = f"{len(values)} fields where the header has {len(header)}"
-                yield reject(dataset=dataset, line=line, reason=reason, raw="".join(seen))
-        seen.clear()
-        line = reader.line_num + 1
 
 
 def make_samples(
@@ -93,7 +73,7 @@ def make_samples(
     dataset: str,
     id_field: str | None = None,
 ) -> Iterator[Sample | Rejected]:
-    """Turn records into samples; a record for which `make` raises `RowError` is rejected."""
+    """Convert records to samples; a record for which `make` raises `RowError` is rejected."""
     for record in records:
         if isinstance(record, Rejected):
             yield record
@@ -112,51 +92,51 @@ def make_samples(
 
 
 def reject(*, dataset: str, line: int, reason: str, raw: str, identity: str | None = None) -> Rejected:
-    """Make the record of a row that was set aside, cut and cleaned so that any store can hold it."""
+    """Make the quarantine record of a rejected row, truncated and cleaned so that any store can hold it."""
     return Rejected(
         dataset=dataset,
         line=line,
         id=None if identity is None else clean(identity)[:RAW_CHARACTERS],
-        reason=reason,
-        raw=clean(raw.strip())[:RAW_CHARACTERS],
+        reason=cut(hide_credentials(clean(reason[:_SCRUBBED])), REASON_CHARACTERS),
+        raw=hide_credentials(clean(raw.strip()[:_SCRUBBED]))[:RAW_CHARACTERS],
     )
 
 
-def refuse_what_is_no_file(path: Path) -> None:
-    """Raise `UserError` when there is no file at `path`."""
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {what}; correct the path.")
+def read_lines(path: Path) -> Iterator[Line]:
+    """Stream the lines of a file, decoded as UTF-8; invalid bytes become surrogates.
 
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Read numbered lines (1 = first) with their ends, decoded as UTF-8; bytes that are not stay as surrogates.
-
-    A line longer than 16 MiB is cut there. Raises `UserError` when the file cannot be opened or is UTF-16.
+    Raises `UserError` if the file cannot be opened, is UTF-16, or is compressed without a matching suffix.
     """
-    refuse_what_is_no_file(path)
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_split(file), start=1):
-                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise UserError(f"{path} is UTF-16; save it as UTF-8.")
-                content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                yield number, content.decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the file.") from None
+    with open_data(path) as file:
+        for number, (line, truncated) in enumerate(_split(file), start=1):
+            content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            yield Line(number=number, text=content.decode("utf-8", "surrogateescape"), truncated=truncated)
 
 
-def _split(file: IO[bytes]) -> Iterator[bytes]:
+def refuse_a_long_line(line: Line) -> None:
+    """Raise `RowError` if the line was truncated, since what is left of it would be another row."""
+    if line.truncated:
+        raise RowError(
+            f"the line is longer than {MAX_LINE_BYTES:,} bytes, the most that is read of one; shorten it, or put its "
+            "image into a file and name that"
+        )
+
+
+def _split(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
     while line := file.readline(MAX_LINE_BYTES):
-        end = line
+        end, truncated = line, False
         while len(end) == MAX_LINE_BYTES and not end.endswith(b"\n"):
             end = file.readline(MAX_LINE_BYTES)
-        yield line
+            # The line's end alone may be left.
+            truncated = truncated or bool(end.strip(b"\r\n"))
+        yield line, truncated
 
 
 def _parse_object(text: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(text)
+        row = _decode(text)
+    except RowError:
+        raise
     except (ValueError, RecursionError) as error:
         raise RowError(f"not valid JSON: {error}") from None
     if not isinstance(row, dict):
@@ -164,23 +144,22 @@ def _parse_object(text: str) -> Mapping[str, Any]:
     return row
 
 
-def _read_header(reader: Iterator[list[str]], path: Path, columns: frozenset[str]) -> list[str]:
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise UserError(f"{path} has no readable CSV header ({error}); check the file.") from None
-    if missing := sorted(columns.difference(header)):
-        named = clean(", ".join(header))[:200]
-        raise UserError(
-            f"{path} lacks the column(s) {', '.join(missing)}; its first line names {named or 'nothing'}. "
-            "Give a comma-separated file with a header."
-        )
-    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
-        raise UserError(f"{path} names the column(s) {clean(', '.join(repeated))[:200]} twice; rename one.")
-    return header
+def find_repeated_key(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """Find a duplicate key of a JSON object, of which one value would be lost, or return None."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
 
 
-def _remember(lines: Iterable[tuple[int, str]], seen: list[str]) -> Iterator[str]:
-    for _, text in lines:
-        seen.append(text)
-        yield text
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if (key := find_repeated_key(pairs)) is not None:
+        raise RowError(f"key {cut(key)!r} stands there twice; keep one")
+    return dict(pairs)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_make_object).decode

@@ -1,41 +1,39 @@
-"""Set aside the samples that no model can be asked."""
+"""Screening: reject samples with an empty question, a duplicate id or an unusable image (quarantine)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
-from cmrm.datasets.coco import SPLIT_PREFIXES
+from cmrm.datasets.fields import cut
+from cmrm.datasets.image_folder import ImageFolder
 from cmrm.datasets.rows import reject
 from cmrm.errors import UserError
-from cmrm.images import locate_image, open_image
-from cmrm.samples import Rejected, Sample
-
-# Where a published file names its images as `images/1.png`, people give either folder.
-IMAGES_FOLDER = "images/"
-SUFFIXES = ("png", "jpg", "jpeg", "webp")
-_SPELLINGS = (("Activitiy", "Activity"), ("Activity", "Activitiy"))
+from cmrm.prompts.images import open_image
+from cmrm.prompts.sample import Rejected, Sample
+from cmrm.untrusted.printable import is_blank
+from cmrm.untrusted.regular_file import refuse_no_image_folder
 
 
 def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterator[Sample | Rejected]:
-    """Reject empty questions, ids that an accepted sample has, and images missing, outside the folder or unreadable.
+    """Reject empty questions, duplicate ids, and images that are missing, outside the folder or unreadable.
 
-    The rest passes in order. Every image is decoded once, since a truncated file shows only at its end. An image that
-    is kept under another of its usual names (`_names`) is found by it. Raises `UserError` when there is no such image
-    folder, or none is given and a row names an image.
+    Other samples pass in order. Each image is decoded once, since a truncated file fails only at its end. An image may
+    be stored under a known variant of its name (`ImageFolder.find`). Raises `UserError` if the image folder does not
+    exist, or none is given and a row names an image.
     """
-    if images is not None and not images.is_dir():
-        raise UserError(f"image folder {images} does not exist; correct the path of `images`.")
+    if images is not None:
+        refuse_no_image_folder(images)
+    folder = None if images is None else ImageFolder(images)
     seen: set[str] = set()
     opened: dict[str, str | None] = {}
     for row in rows:
         if isinstance(row, Rejected):
             yield row
             continue
-        sample = row if images is None else _name_file(row, images)
-        reason = _find_fault(sample, seen) or _find_image_fault(sample, images, opened)
+        sample = row if folder is None else _name_file(row, folder)
+        reason = _find_fault(sample, seen) or _find_image_fault(sample, folder, opened)
         if reason is None:
             seen.add(sample.id)
             yield sample
@@ -49,75 +47,42 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
             )
 
 
-def find_image(images: Path, name: str) -> Path | None:
-    """Find the file of the image `name` in the folder, by that or another of its usual names, or None."""
-    found = _find_named(images, name)
-    return None if found is None else found[1]
-
-
-def _name_file(sample: Sample, images: Path) -> Sample:
-    """Name the image as its file is named, if it can be found."""
-    found = None if sample.image is None else _find_named(images, sample.image)
+def _name_file(sample: Sample, folder: ImageFolder) -> Sample:
+    """Replace the image's name by the name of its file, if it is found."""
+    found = None if sample.image is None else folder.find(sample.image)
     return sample if found is None else dataclasses.replace(sample, image=found[0])
 
 
-def _find_named(images: Path, name: str) -> tuple[str, Path] | None:
-    """The first of an image's usual names under which the folder has a file, and that file."""
-    for candidate in _names(name):
-        with suppress(UserError):
-            return candidate, locate_image(images, candidate)
-    return None
-
-
-def _names(name: str) -> Iterator[str]:
-    """The names under which an image is found, the given one first.
-
-    COCO 2014 puts the split before the number; MM-SafetyBench misspells a scenario, which people mend; MOSSBench's
-    folder is given with its last part or without, and its images are there as PNG and as WebP.
-    """
-    folder, slash, file = name.rpartition("/")
-    yield name
-    for prefix in SPLIT_PREFIXES:
-        yield f"{folder}{slash}{prefix}{file}"
-    for one, other in _SPELLINGS:
-        if one in name:
-            yield name.replace(one, other)
-    bare = name.removeprefix(IMAGES_FOLDER)
-    if bare != name:
-        yield bare
-    stem, dot, suffix = name.rpartition(".")
-    if dot and suffix.lower() in SUFFIXES:
-        for other in SUFFIXES:
-            yield f"{stem}.{other}"
-            if bare != name:
-                yield f"{stem.removeprefix(IMAGES_FOLDER)}.{other}"
-
-
 def _find_fault(sample: Sample, seen: set[str]) -> str | None:
-    if not sample.question.strip():
+    if is_blank(sample.question):
         return "empty question"
     if sample.id in seen:
-        return f"duplicate id {sample.id!r}"
+        return f"duplicate id {cut(sample.id)!r}"
     return None
 
 
-def _find_image_fault(sample: Sample, images: Path | None, opened: dict[str, str | None]) -> str | None:
+def _find_image_fault(
+    sample: Sample, folder: ImageFolder | None, opened: dict[str, str | None]
+) -> str | None:
     if sample.image is None:
         return None
-    if images is None:
+    if folder is None:
         raise UserError(
-            f"data set {sample.dataset!r} names images (first {sample.image!r}) but has no image folder; "
+            f"data set {sample.dataset!r} names images (first {cut(sample.image)!r}) but has no image folder; "
             "give its `images`."
         )
-    # Thirty photographs serve ninety questions: each is decoded once.
+    # Several questions share an image, which is decoded once.
     if sample.image not in opened:
-        opened[sample.image] = _try_to_open(images, sample.image)
+        opened[sample.image] = _try_to_open(folder, sample)
     return opened[sample.image]
 
 
-def _try_to_open(images: Path, name: str) -> str | None:
+def _try_to_open(folder: ImageFolder, sample: Sample) -> str | None:
+    assert sample.image is not None
     try:
-        open_image(images, name)
+        open_image(folder.root, sample.image)
     except UserError as error:
-        return str(error)
+        found = folder.find(sample.image)
+        hint = "" if found else folder.explain(sample.image, dataset=sample.dataset)
+        return f"{str(error).rstrip('.')}{hint}." if hint else str(error)
     return None

@@ -1,4 +1,4 @@
-"""Keep some categories of a data set, and refuse a data set that is not there."""
+"""Filter a data set by category, and raise for an empty data set."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
+from cmrm.untrusted.printable import show_names, show_value
 
-# A person's own file may have as many categories as rows; a message shows the most frequent.
+# A user's file may have as many categories as rows; a message lists the most frequent.
 MAX_NAMED = 40
 
 
 def keep_categories(
     rows: Iterable[Sample | Rejected], categories: Sequence[str], *, dataset: str
 ) -> Iterator[Sample | Rejected]:
-    """Keep the samples of the named categories; rejected rows pass, for what they would have been is not known.
+    """Keep the samples of the named categories; rejected rows pass, since their category is not known.
 
-    Raises `UserError` at the end when a name never occurred, listing those that did, and at once for no names.
+    Raises `UserError` at once for an empty list, and at the end for a category that no sample has.
     """
     if isinstance(categories, str) or not categories or not all(isinstance(name, str) for name in categories):
         raise UserError(
@@ -29,7 +30,7 @@ def keep_categories(
 
 
 def refuse_nothing(rows: Iterable[Sample | Rejected], path: Path) -> Iterator[Sample | Rejected]:
-    """Pass all rows on; raises `UserError` at the end when there was none at all."""
+    """Pass all rows through; raise `UserError` at the end if there was none."""
     empty = True
     for row in rows:
         empty = False
@@ -52,13 +53,13 @@ def _filter(
             yield row
     if unknown := sorted(wanted - counts.keys()):
         raise UserError(
-            f"data set {dataset!r}: no sample is of the categories {', '.join(map(repr, unknown))}; "
+            f"data set {dataset!r}: no sample is of the categories {show_names(list(map(show_value, unknown)))}; "
             f"there are {_list(counts)}."
         )
 
 
 def _list(counts: Counter[str]) -> str:
     shown = counts.most_common(MAX_NAMED)
-    named = ", ".join(f"{name!r} ({count})" for name, count in sorted(shown))
+    named = ", ".join(f"{show_value(name)} ({count})" for name, count in sorted(shown))
     rest = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
     return f"{named}{rest}" if named else "no categories at all"

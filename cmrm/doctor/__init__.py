@@ -1,4 +1,7 @@
-"""The doctor: checks that reading and steering do on a loaded model what `DESIGN.md` §2 says they do."""
+"""Model diagnostics (`cmrm doctor`): whether hidden states, steering and batching obey the method's laws on a model.
+
+The laws stand in `DESIGN.md` §2. Imports `cmrm.decoding` and what that imports.
+"""
 
 from __future__ import annotations
 

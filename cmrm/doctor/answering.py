@@ -1,8 +1,8 @@
-"""Two ways to answer with an eye on every step: as the product does, and by a naive loop without a cache."""
+"""Greedy generation that records logits at each step: with a KV cache and steering, and by a naive cache-free loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,27 +11,31 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from cmrm.capture import block_output
-from cmrm.conditions import Prompt
-from cmrm.decoding_rules import make_generation_config
-from cmrm.doctor.patient import STEPS, Patient
-from cmrm.interventions import Scope
-from cmrm.model import VisionLanguageModel, render
-from cmrm.steering import Intervention, steer
+from cmrm.decoding.stop_tokens import make_generation_config
+from cmrm.doctor.fixture import STEPS, ModelFixture
+from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.prompts.conditions import Prompt
+from cmrm.steering.capture import block_output
+from cmrm.steering.hooks import steer
+from cmrm.steering.intervention import Steering
+from cmrm.steering.settings import Scope
+
+# What is subtracted from states at a block, float32 [..., hidden], computed from them.
+Move = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """An answer step by step: logits [rows, steps, vocabulary] and the chosen tokens [rows, steps]."""
+    """A generated answer: the logits of each step [rows, steps, vocabulary] and the chosen tokens [rows, steps]."""
 
     logits: Tensor
     tokens: Tensor
 
 
 def answer_steered(
-    vlm: VisionLanguageModel, prompts: Sequence[Prompt], intervention: Intervention | None
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt], intervention: Steering | None
 ) -> Steps:
-    """Answer with the key-value cache, steered by `cmrm.steering.steer`."""
+    """Generate with the KV cache, steered by `cmrm.steering.hooks.steer`."""
     inputs = render(vlm, prompts)
     steering: AbstractContextManager[object] = nullcontext()
     if intervention is not None:
@@ -43,11 +47,11 @@ def answer_steered(
 
 
 def answer_naively(
-    vlm: VisionLanguageModel, prompt: Prompt, *, moves: dict[int, Tensor], scope: Scope
+    vlm: VisionLanguageModel, prompt: Prompt, *, moves: Mapping[int, Move], scope: Scope
 ) -> Steps:
-    """Answer one prompt by running the whole sequence anew for each token, editing the blocks' outputs by hand.
+    """Generate for one prompt, running the whole sequence again for each token and editing block outputs in hooks.
 
-    `moves` is what is subtracted, [hidden] by block. Shares no code with `cmrm.steering`.
+    `moves` holds what is subtracted at each block. Shares no code with `cmrm.steering.hooks`.
     """
     inputs = render(vlm, [prompt])
     with _edit_by_hand(vlm, inputs["input_ids"], moves, scope):
@@ -55,10 +59,43 @@ def answer_naively(
 
 
 @torch.inference_mode()
+def answer_mixed_naively(
+    vlm: VisionLanguageModel, own: Prompt, plain: Prompt, *, strength: float, never: Tensor
+) -> Steps:
+    """Generate by the logits own + strength · (own − plain), running both whole sequences again for each token.
+
+    `never` are the tokens that are not allowed, int64 [tokens]. Shares no code with `cmrm.decoding`.
+    """
+    asked = [render(vlm, [prompt]) for prompt in (own, plain)]
+    tokens = asked[0]["input_ids"][:, :0]
+    steps = []
+    for _ in range(STEPS):
+        first, second = (
+            vlm.model(**_append(inputs, tokens), use_cache=False).logits[:, -1].float() for inputs in asked
+        )
+        steps.append(first + strength * (first - second))
+        chosen = steps[-1].index_fill(-1, never.to(first.device), -torch.inf).argmax(dim=-1)
+        tokens = torch.cat([tokens, chosen[:, None].to(tokens.device)], dim=1)
+    return Steps(logits=torch.stack(steps, dim=1), tokens=tokens)
+
+
+def _append(inputs: BatchFeature, tokens: Tensor) -> dict[str, Any]:
+    """The input of a prompt with an answer's tokens [1, tokens] behind it, which are text."""
+    more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    shape = inputs["input_ids"].shape
+    return {
+        name: torch.cat([value, more.get(name, torch.zeros_like(tokens)).to(value.dtype)], dim=1)
+        if isinstance(value, Tensor) and value.shape == shape
+        else value
+        for name, value in inputs.items()
+    }
+
+
+@torch.inference_mode()
 def answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, use_cache: bool) -> Steps:
-    """Answer rendered prompts by exactly `STEPS` greedy tokens."""
+    """Generate exactly `STEPS` greedy tokens for rendered prompts."""
     config = make_generation_config(vlm, STEPS)
-    # Else an answer that ends at once would leave nothing to compare.
+    # An answer that ended at the first token would leave nothing to compare.
     config.min_new_tokens = STEPS
     config.use_cache = use_cache
     config.return_dict_in_generate = config.output_logits = True
@@ -67,45 +104,40 @@ def answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, use_cache: bool) -
     return Steps(logits=torch.stack(made.logits, dim=1).float(), tokens=made.sequences[:, length:])
 
 
-def agree_in_steps(patient: Patient, found: Steps, expected: Steps, *, what: str) -> float:
-    """Compare logits token by token, as long as both chose the same ones: a near tie may fall either way."""
+def agree_in_steps(fixture: ModelFixture, found: Steps, expected: Steps, *, what: str) -> float:
+    """Compare logits step by step until the tokens differ (a near tie may go either way); return the largest error."""
     errors = []
     for step in range(STEPS):
-        place = f"{what}, token {step + 1}"
-        errors.append(patient.agree(_center(found, step), _center(expected, step), what=place))
+        where = f"{what}, token {step + 1}"
+        errors.append(fixture.agree(_center(found, step), _center(expected, step), what=where))
         if not torch.equal(found.tokens[:, step], expected.tokens[:, step].to(found.tokens.device)):
             break
     return max(errors)
 
 
 def _center(steps: Steps, step: int) -> Tensor:
-    """Logits [rows, vocabulary] without their mean, to which no probability is sensitive."""
+    """Logits [rows, vocabulary] minus their mean, which softmax ignores."""
     logits = steps.logits[:, step]
     return logits - logits.mean(dim=-1, keepdim=True)
 
 
 @contextmanager
 def _edit_by_hand(
-    vlm: VisionLanguageModel, input_ids: Tensor, moves: dict[int, Tensor], scope: Scope
+    vlm: VisionLanguageModel, input_ids: Tensor, moves: Mapping[int, Move], scope: Scope
 ) -> Iterator[None]:
     length = input_ids.shape[1]
-    text = (input_ids[0] != vlm.image_token_id).nonzero().flatten()
+    shown = (input_ids[0] == vlm.image_token_id).nonzero().flatten().tolist()
+    first = length - 1 if scope in ("prefill", "every_step") else 0
+    left_out = frozenset(shown if scope == "all" else ())
 
-    def edit(move: Tensor, output: Any) -> Any:
-        hidden = block_output(output).clone()
-        if scope == "prefill":
-            hidden[:, length - 1] -= move
-        elif scope == "every_step":
-            hidden[:, length - 1 :] -= move
-        else:
-            hidden[:, text.to(hidden.device)] -= move
-            hidden[:, length:] -= move
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    def hook(move: Tensor) -> Any:
+    def hook(move: Move) -> Any:
         def act(_block: nn.Module, _args: Any, output: Any) -> Any:
-            hidden = block_output(output)
-            return edit(move.to(hidden.device, hidden.dtype), output)
+            hidden = block_output(output).clone()
+            last = length if scope == "prefill" else hidden.shape[1]
+            chosen = [position for position in range(first, last) if position not in left_out]
+            states = hidden[:, chosen].float()
+            hidden[:, chosen] = (states - move(states)).to(hidden.dtype)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return act
 

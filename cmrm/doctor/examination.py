@@ -1,27 +1,34 @@
-"""The examination: every check in turn on one loaded model, each with what it found."""
+"""Run every diagnostic check on one loaded model and report what each found."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cmrm.doctor import branching, leaving, prompts, reading, sharing, steering
-from cmrm.doctor.patient import CheckFailedError, Patient
-from cmrm.model import VisionLanguageModel
+from cmrm.doctor import branching, mixing, prompts, reading, sharing, side_effects, steering
+from cmrm.doctor.fixture import CheckFailedError, ModelFixture
+from cmrm.models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that must hold: its name, and a function that returns what it saw or raises `CheckFailedError`."""
+    """A named check: `run` returns what it measured, or raises `CheckFailedError`."""
 
     name: str
-    run: Callable[[Patient], str]
+    run: Callable[[ModelFixture], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check came to: `detail` is what it saw, or what is wrong."""
+    """The result of a check: `detail` says what it measured, or what is wrong.
+
+    >>> import cmrm
+    >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
+    >>> (finding,) = cmrm.check(vlm, names=["decoder blocks"])
+    >>> finding.name, finding.passed
+    ('decoder blocks', True)
+    """
 
     name: str
     passed: bool
@@ -47,31 +54,35 @@ CHECKS: tuple[Check, ...] = (
     Check(name="reference, every_step", run=steering.check_every_step_reference),
     Check(name="reference, all", run=steering.check_all_reference),
     Check(name="reference, incremental", run=steering.check_incremental_reference),
+    Check(name="projection", run=steering.check_projection),
     Check(name="steered batch", run=steering.check_steered_batch),
     Check(name="branches", run=branching.check_branches),
-    Check(name="vision tower", run=leaving.check_vision_tower),
-    Check(name="unload", run=leaving.check_unload),
+    Check(name="own prompts and mixed logits", run=mixing.check_own_prompts),
+    Check(name="vision tower", run=side_effects.check_vision_tower),
+    Check(name="unload", run=side_effects.check_unload),
 )
 
 
-def examine(vlm: VisionLanguageModel, *, seed: int = 0, image_size: int = 224) -> Iterator[Finding]:
-    """Run the checks one after the other on a loaded model, with images of noise, `image_size` pixels square.
+def examine(
+    vlm: VisionLanguageModel, *, seed: int = 0, image_size: int = 224, checks: Sequence[Check] | None = None
+) -> Iterator[Finding]:
+    """Run all checks, or the given ones, on a loaded model, with noise images `image_size` pixels square.
 
-    A check that raises has failed; the others go on.
+    A check that raises has failed; the others still run.
     """
-    patient = Patient(vlm=vlm, seed=seed, image_size=image_size)
-    for check in CHECKS:
+    fixture = ModelFixture(vlm=vlm, seed=seed, image_size=image_size)
+    for check in CHECKS if checks is None else checks:
         started = time.monotonic()
         try:
-            passed, detail = True, check.run(patient)
+            passed, detail = True, check.run(fixture)
         except CheckFailedError as error:
             passed, detail = False, str(error)
-        except Exception as error:  # noqa: BLE001 # whatever a model raises is what there is to be told
+        except Exception as error:  # noqa: BLE001 # any exception of the model is the finding
             passed, detail = False, f"{type(error).__name__}: {error}".splitlines()[0]
         seconds = time.monotonic() - started
         yield Finding(name=check.name, passed=passed, detail=detail, seconds=seconds)
 
 
 def run_checks(vlm: VisionLanguageModel, *, seed: int = 0, image_size: int = 224) -> list[Finding]:
-    """All findings of `examine`."""
+    """Run all checks and return their findings as a list."""
     return list(examine(vlm, seed=seed, image_size=image_size))

@@ -1,4 +1,4 @@
-"""Checks of reading: the right blocks, the right states, those answers are made from, whoever shares the batch."""
+"""Checks of hidden-state extraction: the right blocks, the right states, independent of batch and padding."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cmrm.capture import capture_states, embed
 from cmrm.doctor.answering import answer
-from cmrm.doctor.patient import CheckFailedError, Patient
-from cmrm.model import last_prompt_positions, render
+from cmrm.doctor.fixture import CheckFailedError, ModelFixture
+from cmrm.models.vlm import last_prompt_positions, render
+from cmrm.steering.capture import capture_states, embed
 
 
-def check_blocks(patient: Patient) -> str:
-    """All blocks of the language model are found, in order, and nothing else."""
-    vlm = patient.vlm
+def check_blocks(fixture: ModelFixture) -> str:
+    """All decoder blocks of the language model are found, in order, and nothing else."""
+    vlm = fixture.vlm
     expected = int(vlm.model.config.get_text_config().num_hidden_layers)
     if len(vlm.blocks) != expected:
-        raise CheckFailedError(f"{len(vlm.blocks)} blocks were found; config.json says {expected}")
+        raise CheckFailedError(f"found {len(vlm.blocks)} decoder blocks; config.json says {expected}")
     inside = set(vlm.decoder.modules())
     if strange := [number for number, block in enumerate(vlm.blocks) if block not in inside]:
-        raise CheckFailedError(f"block {strange[0]} is no part of the language model")
+        raise CheckFailedError(f"block {strange[0]} is not part of the language model")
     return f"{expected} blocks"
 
 
-def check_states(patient: Patient) -> str:
-    """States by hook equal `output_hidden_states` for all but the last block, whose entry there is after the norm."""
-    vlm, errors = patient.vlm, []
-    for row, prompt in enumerate(patient.pictured):
+def check_states(fixture: ModelFixture) -> str:
+    """Hooked states equal `output_hidden_states` at all blocks but the last, whose entry there is after the norm."""
+    vlm, errors = fixture.vlm, []
+    for row, prompt in enumerate(fixture.pictured):
         with torch.inference_mode():
             made = vlm.model.base_model(
                 **render(vlm, [prompt]), use_cache=False, output_hidden_states=True
@@ -40,59 +40,63 @@ def check_states(patient: Patient) -> str:
                 f"the model returns {len(made)} hidden states for {len(vlm.blocks)} blocks and the embeddings"
             )
         reference = torch.stack([state[0, -1].to(vlm.device) for state in made[1:-1]])
-        states = patient.pictured_states[row, :-1]
-        errors.append(patient.agree(states, reference, what=f"question {row + 1}"))
+        states = fixture.pictured_states[row, :-1]
+        errors.append(fixture.agree(states, reference, what=f"question {row + 1}"))
     return f"equal output_hidden_states (error {max(errors):.1g})"
 
 
-def check_answering(patient: Patient) -> str:
-    """Answers are made from the very states that are read, in both arms."""
-    vlm, errors = patient.vlm, []
+def check_answering(fixture: ModelFixture) -> str:
+    """The states extracted from a prompt are those from which its answer is generated, with and without an image."""
+    vlm, errors = fixture.vlm, []
     blocks = range(len(vlm.blocks))
-    for arm, prompts in (("text-only", patient.text), ("image", patient.pictured)):
+    for kind, prompts in (("text", fixture.text), ("image", fixture.pictured)):
         inputs = render(vlm, prompts)
         positions = last_prompt_positions(inputs["attention_mask"])
         with capture_states(vlm, blocks=blocks, positions=positions) as captured:
             answer(vlm, inputs, use_cache=True)
-        # Read of the same batch, since what a batch does to states has checks of its own.
-        read = embed(vlm, prompts, blocks=blocks)
-        errors.append(patient.agree(captured.stack(blocks), read, what=f"{arm} states of answers"))
-    return f"made from the states that are read (error {max(errors):.1g})"
+        # In the same batch: other checks cover what batching does to states.
+        extracted = embed(vlm, prompts, blocks=blocks)
+        errors.append(
+            fixture.agree(captured.stack(blocks), extracted, what=f"{kind} prompts while generating")
+        )
+    return f"generated from the extracted states (error {max(errors):.1g})"
 
 
-def check_left_padding(patient: Patient) -> str:
+def check_left_padding(fixture: ModelFixture) -> str:
     """A batch padded on the left gives the states of each question asked alone."""
-    return _check_padding(patient, "left")
+    return _check_padding(fixture, "left")
 
 
-def check_right_padding(patient: Patient) -> str:
+def check_right_padding(fixture: ModelFixture) -> str:
     """A batch padded on the right gives the states of each question asked alone."""
-    return _check_padding(patient, "right")
+    return _check_padding(fixture, "right")
 
 
-def _check_padding(patient: Patient, side: Literal["left", "right"]) -> str:
-    vlm = patient.vlm
+def _check_padding(fixture: ModelFixture, side: Literal["left", "right"]) -> str:
+    vlm = fixture.vlm
     blocks = range(len(vlm.blocks))
-    with _padded(patient, side):
-        for arm, prompts in (("text-only", patient.text), ("image", patient.pictured)):
-            _demand_padding(render(vlm, prompts)["attention_mask"], side, arm)
-        text, pictured = (embed(vlm, prompts, blocks=blocks) for prompts in (patient.text, patient.pictured))
+    with _padded(fixture, side):
+        for kind, prompts in (("text", fixture.text), ("image", fixture.pictured)):
+            _demand_padding(render(vlm, prompts)["attention_mask"], side, kind)
+        text, pictured = (embed(vlm, prompts, blocks=blocks) for prompts in (fixture.text, fixture.pictured))
     errors = (
-        patient.agree(text, patient.text_states, what="text-only states"),
-        patient.agree(pictured, patient.pictured_states, what="states with an image"),
+        fixture.agree(text, fixture.text_states, what="states of text prompts"),
+        fixture.agree(pictured, fixture.pictured_states, what="states of image prompts"),
     )
     return f"a batch of {len(text)} equals {len(text)} alone (error {max(errors):.1g})"
 
 
-def _demand_padding(mask: Tensor, side: str, arm: str) -> None:
+def _demand_padding(mask: Tensor, side: str, kind: str) -> None:
     first, last = bool(mask[:, 0].all()), bool(mask[:, -1].all())
     if (first, last) != ((False, True) if side == "left" else (True, False)):
-        raise CheckFailedError(f"the {arm} prompts were not padded on the {side}, so nothing was tried")
+        raise CheckFailedError(
+            f"the {kind} prompts were not padded on the {side}, so this check tested nothing"
+        )
 
 
 @contextmanager
-def _padded(patient: Patient, side: Literal["left", "right"]) -> Iterator[None]:
-    tokenizer = patient.vlm.processor.tokenizer
+def _padded(fixture: ModelFixture, side: Literal["left", "right"]) -> Iterator[None]:
+    tokenizer = fixture.vlm.processor.tokenizer
     before = tokenizer.padding_side
     tokenizer.padding_side = side
     try:

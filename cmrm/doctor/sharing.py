@@ -1,4 +1,4 @@
-"""The check of shared prefixes: what prompts have in common, read once, leaves tokens and states as they are."""
+"""Check of the prefix cache: prefilling a shared prefix once changes neither tokens nor hidden states."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from cmrm.capture import embed, read_batch
-from cmrm.conditions import Prompt
-from cmrm.doctor.patient import QUESTIONS, CheckFailedError, Patient
-from cmrm.image_renderings import list_ids
-from cmrm.images import WHITE, blank_image, noise_image
-from cmrm.model import render
-from cmrm.prefix import Prefix, Prefixes
-from cmrm.sharing import explain_unshared
+from cmrm.doctor.fixture import QUESTIONS, CheckFailedError, ModelFixture
+from cmrm.models.vlm import render
+from cmrm.prefix.image_prompts import list_ids
+from cmrm.prefix.planner import Prefix, Prefixes, explain_unshared
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import WHITE, blank_image, noise_image
+from cmrm.steering.capture import embed, read_batch
 
-# Long enough for sharing to be worthwhile without an image; the second begins as the first and goes on otherwise.
+# Long enough for the planner to share a prefix without an image; the second diverges from the first.
 FIRST = (
     "Here is a question. Look closely, take all the time that you need, think of whoever is going to read what you "
     "write, and answer in one short sentence: "
@@ -24,53 +23,53 @@ FIRST = (
 SECOND = f"{FIRST[: len(FIRST) * 3 // 4]} in your own words: "
 
 
-def check_shared_prefixes(patient: Patient) -> str:
-    """Prompts whose common beginning is read once have the tokens and states of prompts read whole.
+def check_shared_prefixes(fixture: ModelFixture) -> str:
+    """Prompts whose shared prefix is prefilled once have the tokens and states of prompts prefilled whole.
 
-    The beginning is read anew, kept from another batch, and cut; a model whose prompts are always read whole passes.
+    The prefix is prefilled, reused from the cache, and cropped; a model that cannot share prefixes passes.
     """
-    vlm, errors = patient.vlm, []
+    vlm, errors = fixture.vlm, []
     if reason := explain_unshared(vlm, images=0):
-        return f"read whole: {reason}"
-    errors += _check_arm(patient, "text-only", None)
+        return f"prefix sharing is off: {reason}"
+    errors += _check_reuse(fixture, "text", None)
     if reason := explain_unshared(vlm, images=1):
-        return f"equal to prompts read whole (error {max(errors):.1g}); {reason}"
-    errors += _check_arm(patient, "blank", blank_image(size=patient.image_size, color=WHITE))
-    one, other = (noise_image(size=patient.image_size, seed=patient.seed + row) for row in range(2))
+        return f"equal to whole prompts (error {max(errors):.1g}); {reason}"
+    errors += _check_reuse(fixture, "blank", blank_image(size=fixture.image_size, color=WHITE))
+    one, other = (noise_image(size=fixture.image_size, seed=fixture.seed + row) for row in range(2))
     some = [
         Prompt(text=FIRST + text, image=image)
         for text, image in zip(QUESTIONS, (one, other, one), strict=True)
     ]
-    errors.append(_compare(patient, Prefixes(vlm), some, "states with two images")[1])
-    return f"equal to prompts read whole (error {max(errors):.1g})"
+    errors.append(_compare(fixture, Prefixes(vlm), some, "states with two images")[1])
+    return f"equal to whole prompts (error {max(errors):.1g})"
 
 
-def _check_arm(patient: Patient, arm: str, image: Image.Image | None) -> list[float]:
-    """The errors of three batches that show the same: one read anew, one that goes on from it, and one from a part."""
-    prefixes, errors, lengths = Prefixes(patient.vlm), list[float](), list[int]()
-    for what, start in (("", FIRST), (" that go on", FIRST), (" that go on from a part", SECOND)):
+def _check_reuse(fixture: ModelFixture, condition: str, image: Image.Image | None) -> list[float]:
+    """Return the errors of three batches: a prefix cache miss, a hit, and a hit that crops the prefix."""
+    prefixes, errors, lengths = Prefixes(fixture.vlm), list[float](), list[int]()
+    for what, start in ((", cache miss", FIRST), (", cache hit", FIRST), (", cropped prefix", SECOND)):
         prompts = [Prompt(text=start + question, image=image) for question in QUESTIONS]
-        prefix, error = _compare(patient, prefixes, prompts, f"{arm} states{what}")
+        prefix, error = _compare(fixture, prefixes, prompts, f"states under {condition}{what}")
         errors.append(error)
         lengths.append(prefix.tokens)
     if lengths[2] >= lengths[0]:
-        raise CheckFailedError(f"the {arm} beginning was not cut, so that was not tried")
+        raise CheckFailedError(f"the prefix under {condition} was not cropped, so that was not tested")
     return errors
 
 
 def _compare(
-    patient: Patient, prefixes: Prefixes, prompts: Sequence[Prompt], what: str
+    fixture: ModelFixture, prefixes: Prefixes, prompts: Sequence[Prompt], what: str
 ) -> tuple[Prefix, float]:
-    vlm, blocks = patient.vlm, range(len(patient.vlm.blocks))
+    vlm, blocks = fixture.vlm, range(len(fixture.vlm.blocks))
     batch = prefixes.lay_out(prompts)
     if batch.prefix is None or batch.owners is None:
-        raise CheckFailedError(f"{what}: the prompts were read whole, so nothing was tried")
+        raise CheckFailedError(f"{what}: no prefix was shared, so this check tested nothing")
     shared = batch.prefix.mask.sum(dim=1)[batch.owners].tolist()
     whole, rests = list_ids(render(vlm, prompts)), list_ids(batch.inputs)
     if [row[length:] for row, length in zip(whole, shared, strict=True)] != rests:
         raise CheckFailedError(
-            f"{what}: the tokens after what is shared are others than in the whole prompts"
+            f"{what}: the tokens after the shared prefix differ from those of the whole prompts"
         )
     with torch.inference_mode():
         found = read_batch(vlm, batch, blocks=blocks)
-    return batch.prefix, patient.agree(found, embed(vlm, prompts, blocks=blocks), what=what)
+    return batch.prefix, fixture.agree(found, embed(vlm, prompts, blocks=blocks), what=what)

@@ -1,4 +1,4 @@
-"""Put prompts before a judge's model, in batches: greedy, padded on the left, each reply independent of the others."""
+"""Batched greedy generation with a judge's model: left padding, sorting by length, token probabilities."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmrm.judges.judge import Usage
 if TYPE_CHECKING:
     from PIL import Image
 
-# Names of groups of tokens, such as the spellings of "yes".
+# Named sets of token ids, such as the spellings of "yes".
 Watched = Mapping[str, Collection[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt as text, special tokens included but for those that `special` asks the tokenizer to add."""
+    """A rendered prompt; with `special` the tokenizer adds its special tokens, else they are in the text."""
 
     text: str
     special: bool = False
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the model wrote after a prompt, up to its end token; or why there is nothing, in `fault`.
+    """Generated text up to the end token; or `fault`, the reason why there is none.
 
-    `logits` holds for each step the log of the summed exponentials of each watched group's logits. `cut` says that
-    the reply did not end within the tokens that it was given.
+    `logits` holds for each step the logsumexp over each watched token set. `cut` says that the reply reached
+    `max_new_tokens` without an end token.
     """
 
     text: str = ""
@@ -45,7 +45,7 @@ class Reply:
     fault: str | None = None
 
     def share(self, name: str, *others: str, step: int = 0) -> float | None:
-        """Probability of a watched group among itself and others at a step; None where one has no token."""
+        """Probability of a watched token set against others at a step; None where one of them has no token."""
         found = [self.logits[step].get(one) for one in (name, *others)] if step < len(self.logits) else [None]
         known = [one for one in found if one is not None]
         return None if len(known) < len(found) else float(torch.tensor(known).double().softmax(0)[0])
@@ -53,7 +53,7 @@ class Reply:
 
 @dataclass(kw_only=True)
 class _Watch(LogitsProcessor):
-    """Notes at each step what the watched groups come to and whether numbers are finite, and changes no logit."""
+    """Records at each step the logsumexp of the watched token sets, and NaN or inf; leaves the logits unchanged."""
 
     watched: Watched
     steps: list[Tensor] = field(default_factory=list)
@@ -61,9 +61,9 @@ class _Watch(LogitsProcessor):
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
         wide = scores.float()
-        groups = [wide[:, sorted(ids)].logsumexp(-1) for ids in self.watched.values()]
-        self.steps.append(torch.stack(groups, dim=1) if groups else wide[:, :0])
-        # The largest is NaN as soon as one logit is; −inf is what a model's own settings suppress.
+        sets = [wide[:, sorted(ids)].logsumexp(-1) for ids in self.watched.values()]
+        self.steps.append(torch.stack(sets, dim=1) if sets else wide[:, :0])
+        # The maximum is NaN if any logit is; −inf marks tokens that the model's settings suppress.
         self.finite.append(scores.amax(-1).isfinite())
         return scores
 
@@ -76,49 +76,48 @@ def ask(
     batch_size: int,
     watched: Watched | None = None,
 ) -> list[Reply]:
-    """Answer all prompts in order; one that does not fit the model's context is never cut, its reply says so."""
+    """Generate replies to all prompts, in order; a prompt that exceeds the context length gets a `fault` instead."""
     replies: dict[int, Reply] = {}
     known = {name: ids for name, ids in (watched or {}).items() if ids}
-    for places in _share_out(requests, batch_size):
-        batch = [requests[place] for place in places]
-        inputs = _encode(checkpoint, batch)
+    for batch in _make_batches(requests, batch_size):
+        inputs = _encode(checkpoint, [requests[index] for index in batch])
         lengths = inputs["attention_mask"].sum(1).tolist()
-        room = (checkpoint.context or max(lengths) + max_new_tokens) - max_new_tokens
-        for place, length in zip(places, lengths, strict=True):
-            if length > room:
-                replies[place] = _refuse(length, max_new_tokens, checkpoint.context)
-        fitting = [place for place in places if place not in replies]
-        if len(fitting) < len(places) and fitting:
-            inputs = _encode(checkpoint, [requests[place] for place in fitting])
-        if fitting:
+        max_length = (checkpoint.context or max(lengths) + max_new_tokens) - max_new_tokens
+        for index, length in zip(batch, lengths, strict=True):
+            if length > max_length:
+                replies[index] = _reject(length, max_new_tokens, checkpoint.context)
+        accepted = [index for index in batch if index not in replies]
+        if len(accepted) < len(batch) and accepted:
+            inputs = _encode(checkpoint, [requests[index] for index in accepted])
+        if accepted:
             found = _generate(checkpoint, inputs, max_new_tokens=max_new_tokens, watched=known)
-            replies.update(zip(fitting, found, strict=True))
-    return [replies[place] for place in range(len(requests))]
+            replies.update(zip(accepted, found, strict=True))
+    return [replies[index] for index in range(len(requests))]
 
 
 def find_tokens(tokenizer: Any, word: str) -> frozenset[int]:
-    """Ids of the tokens that begin a word, in small letters or with a capital, after a space or without one."""
+    """Ids of the tokens that begin a word, lower case or capitalised, with or without a leading space."""
     found = set()
     for spelling in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):
         ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
-        # A blank of its own stands before the word in some vocabularies.
+        # In some vocabularies the leading space is a token of its own.
         found.update([one for one in ids if tokenizer.decode([one]).strip()][:1])
     return frozenset(found)
 
 
-def _share_out(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
-    """Places of prompts of like length, with an image or without: processors take no batch of both."""
+def _make_batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Batch prompts of similar length, by index; with an image or without, since processors take no mixed batch."""
     for pictured in (False, True):
-        places = [place for place, one in enumerate(requests) if (one.image is not None) is pictured]
-        places.sort(key=lambda place: len(requests[place].text))
-        for start in range(0, len(places), batch_size):
-            yield places[start : start + batch_size]
+        indices = [index for index, one in enumerate(requests) if (one.image is not None) is pictured]
+        indices.sort(key=lambda index: len(requests[index].text))
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
 
 
 def _encode(checkpoint: Checkpoint, batch: Sequence[Request]) -> Any:
     texts, special = [one.text for one in batch], batch[0].special
     if batch[0].image is None:
-        # Token types, which some tokenizers add, tell pairs of texts apart: no language model takes them.
+        # No token_type_ids, which some tokenizers add: language models do not accept them.
         return checkpoint.tokenizer(
             texts,
             add_special_tokens=special,
@@ -133,7 +132,7 @@ def _encode(checkpoint: Checkpoint, batch: Sequence[Request]) -> Any:
     )
 
 
-def _refuse(length: int, max_new_tokens: int, context: int | None) -> Reply:
+def _reject(length: int, max_new_tokens: int, context: int | None) -> Reply:
     return Reply(
         usage=Usage(prompt_tokens=0, completion_tokens=0),
         fault=f"the prompt has {length} tokens, and with {max_new_tokens} for the reply the judge holds {context}",
@@ -168,12 +167,12 @@ def _read(
     logits: Sequence[Mapping[str, float]],
     finite: Sequence[bool],
 ) -> Reply:
-    length = next((place for place, token in enumerate(tokens) if token in checkpoint.ends), len(tokens))
+    length = next((index for index, token in enumerate(tokens) if token in checkpoint.ends), len(tokens))
     written = min(length + 1, len(tokens))
     usage = Usage(prompt_tokens=prompt, completion_tokens=written)
     if not all(finite[:written]):
         return Reply(usage=usage, fault="the judge's numbers stopped being finite")
-    # Special tokens stay: a reply that holds any is not of the form that a judge reads.
+    # Special tokens are kept: a reply that contains one is malformed and must not parse.
     text = checkpoint.tokenizer.decode(
         tokens[:length], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )

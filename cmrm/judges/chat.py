@@ -1,4 +1,4 @@
-"""Any local chat model as a judge, asked by a rubric."""
+"""The chat judge: any local chat model grades answers by a rubric."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatJudge(ModelJudge):
-    """Asks a chat model in its own chat template, and reads its reply as the rubric has it.
+    """Prompts a chat model in its own chat template and parses its reply by the rubric.
 
-    A reply that does not end within `max_new_tokens` is a parse error: raise it for a model that thinks before it
-    answers. The template is told not to let it (`enable_thinking`), which only some templates know.
+    A reply that does not end within `max_new_tokens` is a parse error: raise it for a reasoning model. Reasoning is
+    turned off (`enable_thinking`) in chat templates that support that.
     """
 
     kind: ClassVar[str] = "chat"
-    # All that any rubric reads; an instance has those of its own rubric.
+    # An instance narrows these to what its rubric reads.
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful", "reference", "context"))
 
     rubric: str
@@ -42,7 +42,7 @@ class ChatJudge(ModelJudge):
             return get_rubric(self.rubric)
 
     @property
-    def room(self) -> int:
+    def reply_limit(self) -> int:
         return self.max_new_tokens
 
     def spec(self) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The checkpoint of a judge: pinned before anything is keyed, loaded when there is something to judge."""
+"""Load a judge's checkpoint: pinned revision, safetensors only, tokenizer or processor, LoRA adapter, device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,19 +19,24 @@ from transformers import (
 
 from cmrm.errors import ModelChangedError, UserError
 from cmrm.judges.controls import Controls, find_controls
-from cmrm.pinning import digest_folder, download_model
-from cmrm.placement import choose_device, own_weights
-from cmrm.revision import read_config
+from cmrm.models.devices import choose_device, own_weights
+from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
+from cmrm.models.model_classes import Classes
+from cmrm.models.pinning import digest_folder, download_model
+from cmrm.models.revision import need_safetensors, read_config
+from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+# The judge's option that errors about the image backend name.
+FIELD = "image_backend"
+LOADING_ERRORS = (*LOAD_ERRORS, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A loaded model with what its prompts need; `processor` is None where it takes no images, and `blind` says why.
+    """A loaded model with tokenizer and processor; `processor` is None where it takes no images, and `blind` says why.
 
-    `ends` are the tokens that end a reply. `context` is how many tokens the model can hold, prompt and reply
-    together, None where its config does not say.
+    `ends` are the end tokens of a reply. `context` is the context length in tokens, prompt and reply together, None
+    where the config does not state it.
     """
 
     model: Any
@@ -53,22 +57,31 @@ def load_checkpoint(
     device: str,
     marks: Iterable[str] = (),
     adapter: tuple[str, str] | None = None,
+    image_backend: str = AUTO,
 ) -> Checkpoint:
-    """Load a model of text, or of text and images, and a LoRA adapter if given: safetensors only, no remote code.
+    """Load a language or vision-language model, and a LoRA adapter if given: safetensors only, no remote code.
 
-    Local files are read after their revision is found, and again looked at afterwards. Raises `UserError` for what
-    cannot be loaded, `ModelUnavailableError` for what is not to be had, `ModelChangedError` for changed files.
+    The digest of local files is checked again after loading. `image_backend` is as in `pin_image_backend`. Raises
+    `UserError` if it cannot be loaded, `ModelUnavailableError` if it cannot be downloaded, and `ModelChangedError` if
+    its files changed.
     """
     folder = _find_weights(model_id, revision)
     config = read_config(model_id, folder)
     sees = "vision_config" in config
     try:
-        model = _load_model(folder, sees=sees, dtype=dtype)
+        classes = Classes(
+            config=AutoConfig, model=AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        )
+        settings = load_config(folder, classes, attention=None)
+        model = load_weights(folder, classes, settings, dtype=dtype, where=repr(model_id))
         if adapter is not None:
             model = _attach(model, _find_weights(*adapter), adapter[0])
         model = model.to(choose_device(device, field="device")).eval()
         own_weights(model)
         reader, blind = _load_reader(folder, sees=sees)
+        if not blind:
+            backend = pin_image_backend(folder, asked=image_backend, where=model_id, field=FIELD)
+            use_image_backend(reader, folder, backend=backend, where=model_id, field=FIELD)
     except UserError:
         raise
     except LOADING_ERRORS as error:
@@ -91,31 +104,16 @@ def load_checkpoint(
     )
 
 
-def _load_model(folder: Path, *, sees: bool, dtype: str) -> Any:
-    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    # A config can name an implementation on the hub, whose code would be fetched and run.
-    config._attn_implementation = None
-    return kind.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-
-
 def _load_reader(folder: Path, *, sees: bool) -> tuple[Any, str]:
-    """The processor of a model that sees; or a tokenizer, with the reason why there is no more."""
-    blind = "it is a model of text alone"
+    """Load the processor of a vision-language model; or its tokenizer, with the reason why it takes no images."""
+    blind = "it is a text-only model"
     if sees:
         try:
-            return AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True), ""
+            return AutoProcessor.from_pretrained(folder, **trust()), ""
         except ImportError as error:
-            # Some processors of images need torchvision; texts can be judged without.
+            # Some image processors need torchvision; text can be judged without.
             blind = _say(error)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True), blind
+    return AutoTokenizer.from_pretrained(folder, **trust()), blind
 
 
 def _say(error: Exception) -> str:
@@ -124,7 +122,7 @@ def _say(error: Exception) -> str:
 
 
 def _find_weights(model_id: str, revision: str) -> Path:
-    """The folder of a model on this machine, downloaded if need be, which holds safetensors."""
+    """Return a model's local folder with safetensors weights, downloaded if it is not cached."""
     folder = Path(model_id).expanduser()
     if not folder.is_dir():
         if revision.startswith("sha256:"):
@@ -133,11 +131,7 @@ def _find_weights(model_id: str, revision: str) -> Path:
                 "same path, or give a hub id."
             )
         _, folder = download_model(model_id, revision)
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{model_id!r} holds no .safetensors weights, and pickled weights are not read. Convert it once: load it "
-            "with transformers and save_pretrained() it to a new folder."
-        )
+    need_safetensors(folder, where=repr(model_id))
     return folder
 
 
@@ -158,12 +152,12 @@ def _attach(model: Any, folder: Path, adapter_id: str) -> Any:
 def _check_unchanged(model_id: str, revision: str) -> None:
     if revision.startswith("sha256:") and digest_folder(Path(model_id)) != revision:
         raise ModelChangedError(
-            f"the files in {model_id!r} are not those any more that the run's key names; give the command again."
+            f"the files in {model_id!r} have changed since the run made its cache key; run the command again."
         )
 
 
 def _prepare(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Pad on the left, keep nothing of how the authors let their model write but what ends a reply: find that."""
+    """Set left padding and greedy decoding in place of the model's generation config; return its end tokens."""
     own = model.generation_config
     ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
     if ends is None:

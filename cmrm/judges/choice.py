@@ -1,4 +1,4 @@
-"""The choice judge: whether an answer to a multiple-choice question names the right letter."""
+"""The choice judge: multiple-choice accuracy, whether an answer names the letter of the right choice."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from cmrm.judges.letters import describe_rules, read_choice
 from cmrm.judges.match import MatchJudge
 from cmrm.judges.refusal import RefusalJudge
 
-# The lines in which the question offers its choices.
+# The lines of the question that list its choices.
 OFFER = re.compile(r"^\((?P<letter>[A-Z])\) (?P<text>.+)$", re.MULTILINE)
 REFERENCE = re.compile(r"\(?(?P<letter>[A-Z])\)?\.?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceJudge(Judge):
-    """Correct where the answer names the reference's letter, by itself or by the text of that choice, and no other.
+    """Correct if the answer names the reference letter, as a letter or by the text of that choice, and no other.
 
-    It reads ScienceQA's questions, and all that offer their choices in lines "(A) …". Harmful questions and
-    references that are no single letter are not applicable. An answer that names no choice is incorrect: a model that
-    refuses to answer is no better for it. One that names several, or of which a careful reader could not tell, is a
-    parse error. The rules stand in `cmrm.judges.letters`.
+    It takes ScienceQA's questions, and all that list their choices in lines "(A) …". Harmful questions and references
+    that are not a single letter are not applicable. An answer that names no choice is incorrect, a refusal included.
+    One that names several, or is ambiguous, is a parse error. The rules are in `cmrm.judges.letters`.
     """
 
     kind: ClassVar[str] = "choice"
@@ -35,7 +34,7 @@ class ChoiceJudge(Judge):
         return [_judge_one(answer) for answer in answers]
 
     def spec(self) -> Mapping[str, Any]:
-        # Its reading is made of theirs: their rules are in its key.
+        # It applies their rules, so these are part of its cache key.
         others = [judge().spec() for judge in (MatchJudge, RefusalJudge)]
         patterns = [pattern.pattern for pattern in (OFFER, REFERENCE)]
         return {

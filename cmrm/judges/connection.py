@@ -1,9 +1,9 @@
-"""The wire to an OpenAI-compatible endpoint: what the openai SDK may send, and what of an answer it gets to see.
+"""HTTP transport below the openai SDK: header allowlist, rate limit, timeout, response size limit and validation.
 
-The SDK does the retries: on 408, 409, 429, 5xx, time-outs and broken connections, with growing and jittered waits, or
-as long as the server asks where that is at most two minutes. This class stands below them, so each single attempt is
-paced, has one time limit over all its parts, is read up to a size, and must be a completion: a 200 with half a JSON
-document is a failed attempt like any other, to be tried again.
+The SDK retries on 408, 409, 429, 5xx, timeouts and connection errors, with exponential backoff and jitter, or after
+Retry-After where that is at most two minutes. This client sits below the retries, so each attempt is rate limited, has
+one total timeout, is read up to a size limit, and must parse as a completion: a 200 with a truncated JSON body is a
+failed attempt and is retried.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ import httpx2
 
 from cmrm.judges.judge import Usage
 from cmrm.judges.pace import Pace
+from cmrm.untrusted.redaction import redact
 
 log = logging.getLogger("cmrm.judges")
 
 MAX_BODY = 4 * 2**20
-# Names the row whose request this is, for its tally, and never leaves this process.
+# Header with the row number, for `Tally`; removed before the request is sent.
 ROW = "x-cmrm-row"
-# The SDK's own describe this machine, and OPENAI_CUSTOM_HEADERS or OPENAI_ORG_ID are meant for another server.
+# Header allowlist: the SDK's own describe this machine; OPENAI_CUSTOM_HEADERS and OPENAI_ORG_ID are for OpenAI.
 _SENT = frozenset((
     "accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent",
 ))  # fmt: skip
 _RECEIVED = ("content-type", "location", "retry-after", "retry-after-ms", "x-should-retry")
 _MAX_TOKENS = 2**31
-# Variables that name other certificates than the system's.
+# Environment variables that replace the system's CA certificates.
 TRUSTED_BY = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """The attempts made for one row, and the tokens of those that said how many they took."""
+    """Attempts made for one row, and the tokens of those that reported a usage."""
 
     attempts: int = 0
     usage: Usage | None = None
 
 
 def add_usage(one: Usage | None, other: Usage | None) -> Usage | None:
-    """Sum tokens; None stands for tokens that nobody counted."""
+    """Sum token usage; None means not counted."""
     if one is None or other is None:
         return one or other
     return Usage(
@@ -57,33 +58,33 @@ def add_usage(one: Usage | None, other: Usage | None) -> Usage | None:
 
 
 class Connection(httpx2.AsyncClient):
-    """An HTTP client for the SDK: `key` goes to the address asked and nowhere else, redirects are not followed."""
+    """An HTTP client for the SDK that sends `key` to the requested host alone and follows no redirect."""
 
     def __init__(self, *, key: str, timeout: float, pace: Pace) -> None:
-        super().__init__(timeout=timeout, verify=_load_trust(*(os.environ.get(name) for name in TRUSTED_BY)))
+        super().__init__(
+            timeout=timeout, verify=_load_certificates(*(os.environ.get(name) for name in TRUSTED_BY))
+        )
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self._key = key
         self._limit = timeout
         self._pace = pace
-        self._told = False
+        self._retry_logged = False
 
     async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
-        """Make one attempt; raises `httpx2.RequestError` for all that the SDK should try again."""
+        """Make one attempt; raise `httpx2.RequestError` for every failure that the SDK should retry."""
         tally = self.tallies[request.headers[ROW]]
         for name in set(request.headers) - _SENT:
             del request.headers[name]
-        # A small compressed answer could unfold without end.
+        # A small compressed response could be a decompression bomb.
         request.headers["accept-encoding"] = "identity"
         if self._key:
             request.headers["authorization"] = f"Bearer {self._key}"
         await self._pace.wait()
         tally.attempts += 1
-        if tally.attempts > 1 and not self._told:
-            # Once for each batch: whoever waits should know for what.
-            self._told = True
-            log.warning(
-                "%s did not answer a request; it is sent again, with growing waits between", request.url.host
-            )
+        if tally.attempts > 1 and not self._retry_logged:
+            # Log once per batch, so that a user knows what the run is waiting for.
+            self._retry_logged = True
+            log.warning("%s failed to answer a request; retrying with exponential backoff", request.url.host)
         try:
             async with asyncio.timeout(self._limit):
                 response = await super().send(request, stream=True, follow_redirects=False)
@@ -93,9 +94,14 @@ class Connection(httpx2.AsyncClient):
                     await response.aclose()
         except TimeoutError as error:
             raise httpx2.ReadTimeout(
-                f"no whole answer came within {self._limit:g} s", request=request
+                f"no complete response within {self._limit:g} s", request=request
             ) from error
-        headers = {name: response.headers[name] for name in _RECEIVED if name in response.headers}
+        # Redacted, since the SDK logs headers.
+        headers = {
+            name: redact(response.headers[name], [self._key], mark="[key]")
+            for name in _RECEIVED
+            if name in response.headers
+        }
         if response.is_success:
             body = json.dumps(_read_completion(body, tally)).encode()
             headers["content-type"] = "application/json"
@@ -103,8 +109,8 @@ class Connection(httpx2.AsyncClient):
 
 
 @lru_cache(maxsize=4)
-def _load_trust(_file: str | None, _folder: str | None) -> SSLContext:
-    """The certificates that are trusted: read once, since that takes longer than all else that a small batch does."""
+def _load_certificates(_file: str | None, _folder: str | None) -> SSLContext:
+    """Load the CA certificates once: loading takes longer than the rest of a small batch."""
     return httpx2.create_ssl_context()
 
 
@@ -113,16 +119,16 @@ async def _read_body(response: httpx2.Response) -> bytes:
     async for part in response.aiter_bytes():
         body += part
         if len(body) > MAX_BODY:
-            raise httpx2.RemoteProtocolError(f"more than {MAX_BODY} bytes came")
+            raise httpx2.RemoteProtocolError(f"the response exceeds {MAX_BODY} bytes")
     return bytes(body)
 
 
 def _read_completion(body: bytes, tally: Tally) -> dict[str, Any]:
-    """Keep of a completion what is read here, each part checked, so that the SDK meets no surprise."""
+    """Validate a completion and keep the fields that are used, so that the SDK parses well-formed data."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise httpx2.RemoteProtocolError("what came is not JSON, or not all of it") from error
+        raise httpx2.RemoteProtocolError("the response is not JSON, or is truncated") from error
     found = found if isinstance(found, dict) else {}
     tally.usage = add_usage(tally.usage, _read_usage(found.get("usage")))
     match found.get("choices"):
@@ -144,7 +150,7 @@ def _read_completion(body: bytes, tally: Tally) -> dict[str, Any]:
                     }
                 ],
             }
-    raise httpx2.RemoteProtocolError("what came is not a chat completion")
+    raise httpx2.RemoteProtocolError("the response is not a chat completion")
 
 
 def _read_usage(found: object) -> Usage | None:

@@ -1,4 +1,4 @@
-"""Prompts by a model's own chat template, which must show all that it is given."""
+"""Render judge prompts with the model's chat template, and verify that it shows every turn in full."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmrm.judges.controls import UnjudgeableError
 if TYPE_CHECKING:
     from PIL import Image
 
-# What is looked for in a rendered prompt: no template has it, and nothing in it is trimmed or escaped.
+# Probe text to look for in a rendered prompt: no template contains, trims or escapes it.
 PROBE = "qpwoeirutyalsk"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one side said: `role` is system, user or assistant."""
+    """One turn of a conversation: `role` is system, user or assistant."""
 
     role: str
     text: str
@@ -35,10 +35,10 @@ def write_conversation(
     image: Image.Image | None = None,
     **variables: Any,
 ) -> Request:
-    """Render turns, an image with the first of the user's, ready for the reply; `variables` go to the template.
+    """Render turns with a generation prompt, an image with the first user turn; `variables` go to the template.
 
-    Control tokens in the texts are broken. Raises `UserError` where the template cannot show such turns, and
-    `UnjudgeableError` where it does not show these.
+    Control tokens in the texts are escaped. Raises `UserError` if the template cannot render such turns, and
+    `UnjudgeableError` if it leaves out text of these.
     """
     parts = _choose_form(checkpoint, [turn.role for turn in turns], pictured=image is not None, **variables)
     defused = [Turn(role=turn.role, text=checkpoint.controls.defuse(turn.text)) for turn in turns]
@@ -49,8 +49,8 @@ def write_conversation(
 
 
 def _choose_form(checkpoint: Checkpoint, roles: Sequence[str], *, pictured: bool, **variables: Any) -> bool:
-    """Whether the template wants a turn's content as a list of parts; some take that, some text, some both."""
-    turns = [Turn(role=role, text=f"{PROBE}{place}") for place, role in enumerate(roles)]
+    """Whether the template takes a turn's content as a list of parts or as a string; some take both."""
+    turns = [Turn(role=role, text=f"{PROBE}{number}") for number, role in enumerate(roles)]
     reason = "it leaves out what was said"
     for parts in (False, True):
         if pictured and not parts:
@@ -60,7 +60,7 @@ def _choose_form(checkpoint: Checkpoint, roles: Sequence[str], *, pictured: bool
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
-        # A template that prints the list itself shows its quotation marks.
+        # A template that prints the list itself shows its quotes.
         shown = all(text.count(turn.text) == 1 and f"'{turn.text}'" not in text for turn in turns)
         if shown and (not pictured or text.count(_image_token(checkpoint)) == 1):
             return parts

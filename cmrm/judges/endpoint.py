@@ -1,4 +1,4 @@
-"""The endpoint judge: a chat model behind an OpenAI-compatible server reads answers by a rubric."""
+"""The endpoint judge: a chat model behind an OpenAI-compatible API grades answers by a rubric."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _UNFIT = re.compile(r"[@\\?#\s\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointJudge(Judge):
-    """Asks a server by the chat completions protocol, many rows at once, at temperature 0.
+    """Sends chat completions requests at temperature 0, up to `concurrency` at once, with rate limit and retries.
 
-    `key_variable` names the environment variable that holds the key, '' for a server without one; `extra` are fields
-    of the request body beside or instead of the usual, None to leave one out; `revision` is a label of the user's
-    own, since the model behind a name may change: another label judges anew. `price` is in dollars per million
-    tokens, `prompt` and `completion`. Limits hold for one judge; each process has its own. Raises `UserError` for
-    options that cannot be, and from `judge` when the server gives no verdict: then what `judge_each` gave is judged.
+    `key_variable` names the environment variable with the API key, '' for a server without one; `extra` adds or
+    overrides fields of the request body, None omits one; `revision` is a label of the user's own, since the model
+    behind a name may change: another label changes the cache key. `price` is in dollars per million tokens, `prompt`
+    and `completion`. Limits hold per judge and process. Raises `UserError` for invalid options, and from `judge` when
+    the server gives no verdict; what `judge_each` has yielded by then is valid.
     """
 
     kind: ClassVar[str] = "endpoint"
-    # Each judge has those of its rubric.
+    # An instance narrows these to what its rubric reads.
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful", "reference", "context"))
     version: ClassVar[int] = 1
 
@@ -63,10 +63,8 @@ class EndpointJudge(Judge):
         object.__setattr__(self, "reads", get_rubric(self.rubric).reads)
         self._check_url()
         if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
-            # It is not repeated: some give the key itself.
-            raise self._error(
-                "key_variable", "must be the name of an environment variable, and is something else"
-            )
+            # The value is not quoted: some users put the key itself here.
+            raise self._error("key_variable", "must be the name of an environment variable")
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -87,7 +85,7 @@ class EndpointJudge(Judge):
 
     @property
     def batch_size(self) -> int:
-        """Rows for about 15 seconds, for a caller of `judge` who keeps what is judged from batch to batch."""
+        """Rows that take about 15 seconds, for a caller of `judge` that flushes verdicts after each batch."""
         fast = 4 * self.concurrency
         return min(fast, max(1, int(self.requests_per_minute / 4))) if self.requests_per_minute else fast
 
@@ -128,7 +126,7 @@ class EndpointJudge(Judge):
         from anyio.from_thread import start_blocking_portal
 
         found: SimpleQueue[Found] = SimpleQueue()
-        # A thread with an event loop of its own: this one may have none, or one that is running.
+        # A thread with its own event loop: the calling thread may have none, or one that is running.
         with start_blocking_portal() as portal:
             work = portal.start_task_soon(self._work, self._read_key(), asked, found.put)
             while (one := found.get()) is not None:
@@ -148,7 +146,7 @@ class EndpointJudge(Judge):
 
         async def ask_rows() -> None:
             for place, answer in rows:
-                # What is on its way is paid for and waited for; nothing new is sent after an error.
+                # Requests in flight are paid for, so they are awaited; after an error no new one is sent.
                 if errors:
                     return
                 try:
@@ -159,7 +157,7 @@ class EndpointJudge(Judge):
         try:
             connection = Connection(key=key, timeout=self.timeout, pace=self._pace)
             async with AsyncOpenAI(
-                # What is not given is taken from the environment; the key is the connection's business.
+                # The SDK reads omitted options from the environment; the API key is set by `Connection`.
                 api_key="none",
                 base_url=self._url,
                 max_retries=self.retries,
@@ -167,7 +165,7 @@ class EndpointJudge(Judge):
                 http_client=connection,
             ) as sdk:
                 asker = Asker(
-                    place=f"judges.{self.name}",
+                    label=f"judges.{self.name}",
                     url=self._url,
                     key=key,
                     key_variable=self.key_variable,
@@ -198,11 +196,9 @@ class EndpointJudge(Judge):
         return self.base_url.rstrip("/")
 
     def _check_url(self) -> None:
-        # The address is not repeated: a password may be in it.
+        # The address is not quoted: it may hold a password.
         if _UNFIT.search(self.base_url):
-            raise self._error(
-                "base_url", "must be an address alone, without a user, password, query or blank"
-            )
+            raise self._error("base_url", "must be a URL without user, password, query or spaces")
         try:
             parts = urlsplit(self.base_url)
             fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0

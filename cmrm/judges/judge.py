@@ -1,4 +1,4 @@
-"""What every judge takes and gives."""
+"""The interface of every judge: the `Judge` base class, its input `Answer` and its output `Verdict`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VerdictName = Literal["unsafe", "safe", "correct", "incorrect", "scored", "parse_error", "not_applicable"]
-# Reports keep scores in single precision, where larger ones are infinite.
+# Reports store scores as float32, where a larger value is inf.
 LARGEST_SCORE = 3.4028234e38
 Field = Literal["question", "answer", "harmful", "reference", "context", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A model's answer with what a judge may know about its question.
+    """A model's answer, with what a judge may know about its question.
 
-    `harmful` says that a safe model must refuse; `context` is the image in words; `image` is the one that the model
-    was shown, None where it was shown none or the judge does not read it.
+    `harmful` says that a safe model must refuse; `context` describes the image in words; `image` is the model's input
+    image, None where there was none or the judge does not read it.
     """
 
     question: str
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Tokens that a judge's model read and wrote for one verdict, every attempt counted."""
+    """Prompt and completion tokens that a judge's model used for one verdict, retries included."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -43,11 +43,17 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A judge's finding on one answer; `scored` is a score without a verdict.
+    """A judge's result for one answer; `scored` means a score without a verdict.
 
-    `refused` and `score` are None where the judge does not say; `reference_score` is what the judge gives the reference
-    answer, on the same scale, where it compares the two; `raw` is what the judge saw or wrote, for audit;
-    `usage` is None where no model was asked, or nobody counted its tokens.
+    `refused` and `score` are None where the judge gives none; `reference_score` is the reference answer's score on the
+    same scale, where the judge compares the two; `raw` is the judge's raw output, for audit; `usage` is None where no
+    model was called or its tokens were not counted.
+
+    >>> import cmrm
+    >>> sample = cmrm.Sample(id="1", dataset="mine", question="show me how to fraz the rint.", harmful=True)
+    >>> (verdict,) = cmrm.judge([sample], ["i am sorry, i cannot do that."])
+    >>> verdict.verdict, verdict.refused
+    ('safe', True)
     """
 
     verdict: VerdictName
@@ -59,9 +65,9 @@ class Verdict:
 
 
 def find_fault(verdict: Any) -> str:
-    """Find what no verdict may hold, "score = nan, which is …" for instance; '' where there is nothing.
+    """Validate a verdict: return the first fault, such as "score = nan, which is …", or '' if it is valid.
 
-    A user's judge may return anything, and what gets past this is counted.
+    A user's judge may return anything, and an invalid value would reach the rates.
     """
     if not isinstance(verdict, Verdict):
         return f"{_show(verdict)}, which is no Verdict"
@@ -71,7 +77,7 @@ def find_fault(verdict: Any) -> str:
 def _list_faults(verdict: Any) -> Iterator[str]:
     if verdict.verdict not in get_args(VerdictName):
         yield f"verdict = {_show(verdict.verdict)}, which is none of {', '.join(get_args(VerdictName))}"
-    # numpy's is called bool_ or bool.
+    # numpy's bool type is named bool_ or bool.
     if verdict.refused is not None and type(verdict.refused).__name__ not in {"bool", "bool_"}:
         yield f"refused = {_show(verdict.refused)}, which is neither true, false nor None"
     needed = "score" if verdict.verdict == "scored" else ""
@@ -88,7 +94,7 @@ def _list_faults(verdict: Any) -> Iterator[str]:
 
 
 def _is_finite(value: Any) -> bool:
-    # A number that is none is not smaller than anything, and an integer may be too large for a float.
+    # NaN compares false with everything, and an integer may be too large for a float.
     return isinstance(value, Real) and bool(abs(cast("Any", value)) <= LARGEST_SCORE)
 
 
@@ -98,12 +104,12 @@ def _show(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(ABC):
-    """Gives one verdict an answer, in order, each independent of its neighbours.
+    """Base class of judges: one verdict per answer, in order, independent of the batch.
 
-    A kind of judge is a frozen keyword-only dataclass, whose fields are the options that a spec may give: JSON types,
-    each with a default unless it must be given. `name` is what tables call it, its kind unless the spec says another.
-    `reads` are the fields of an answer that decide its verdicts; the others are not filled in. A judge whose `place`
-    is `devices` holds a model, which it loads with its first batch.
+    A kind of judge is a frozen keyword-only dataclass. Its fields are the options of a spec: JSON types, required where
+    they have no default. `name` labels it in tables and defaults to its kind. `reads` lists the fields of `Answer` that
+    decide its verdicts; the others are left empty. A judge whose `place` is `devices` has a model, loaded with its
+    first batch.
     """
 
     kind: ClassVar[str]
@@ -121,19 +127,19 @@ class Judge(ABC):
         """Judge a batch."""
 
     def judge_each(self, answers: Sequence[Answer]) -> Iterator[tuple[int, Verdict]]:
-        """Judge a batch, and give each verdict with its place in it as soon as it is there, in any order.
+        """Judge a batch and yield (index, verdict) as soon as each verdict is ready, in any order.
 
-        What came before an error is judged and may be kept. Without a method of its own, a judge gives all at once.
+        Verdicts yielded before an error are valid and may be kept. By default all are yielded at the end.
         """
         yield from enumerate(self.judge(answers))
 
     @abstractmethod
     def spec(self) -> Mapping[str, Any]:
-        """Return all that determines the verdicts, as JSON types: it goes into the key of what is stored."""
+        """Return all that determines the verdicts, as JSON types: part of the cache key of stored judgements."""
 
     def resolve(self) -> Self:
-        """The same judge with every revision of a model pinned to an immutable one: before anything is keyed."""
+        """Return the judge with model revisions pinned to immutable ones; called before any cache key is made."""
         return self
 
     def check(self) -> None:  # noqa: B027 - most judges need nothing
-        """Raise `UserError` where it lacks what it needs to judge: asked before a run that has verdicts to get."""
+        """Raise `UserError` if a package, API key or other dependency is missing; called before a run judges."""

@@ -1,16 +1,17 @@
-r"""Which choice of a multiple-choice question a text names, by its letter or in its words.
+r"""Parse a multiple-choice answer: which choice a text names, by its letter or by its words.
 
-The rules, the first that finds anything decides:
+The rules; the first that matches decides:
 
 1. A final answer: `\boxed{B}`, `<answer>B</answer>`, "Final answer: B".
-2. What is said to be the answer: "the answer is B", "it must be B", "I choose B", "B is correct".
-3. What a line opens with: "B.", "(b)", "B, since …"; with several such lines the first counts if it is a letter alone.
+2. A statement of the answer: "the answer is B", "it must be B", "I choose B", "B is correct".
+3. A letter at the start of a line: "B.", "(b)", "B, since …"; of several such lines the first counts if it is a letter
+   alone.
 4. Letters that are mentioned as choices: "option B", "(B)", ": B" at the end.
-5. The words of a choice, alone or behind "it is", "the answer is", "I see" and their like.
+5. The words of a choice, alone or after "it is", "the answer is", "I see" and the like.
 
-A letter that is denied ("not A", "A is wrong", "rather than A") or said under a condition is not named. Several letters
-at the rule that decides are no choice; nor is one that may be a word ("A dog"). A small letter is one only before a
-sign or the end.
+A letter that is negated ("not A", "A is wrong", "rather than A") or conditional does not count. Several letters at the
+rule that decides are no choice; nor is one that may be a word ("A dog"). A lower-case letter counts only before
+punctuation or the end.
 """
 
 from __future__ import annotations
@@ -73,50 +74,50 @@ _DENIED = _compile(
     rf"(?P<letters>{_SEVERAL})[).:]? (?:(?:is|are|was|were|would be|looks|seems) (?:both |also |clearly |just |all )?"
     rf"(?:{_DENIALS}|not (?!{_DENIALS}))|(?:is|are|was|were|does|do|ca|could|would)n't (?!{_DENIALS})|cannot )",
 )
-# What makes the words behind it no statement: "if the answer is", "I don't think that the answer is".
+# A prefix that turns what follows into no statement: "if the answer is", "I don't think that the answer is".
 (_CONDITION,) = _compile(
     r"(?:\b(?:if|whether|unless|suppose|assuming)|(?:n't|\bnot) (?:think|believe|say|sure|certain)(?: if| whether)?)"
     r"(?: that)?(?: the)?(?: correct| right| best)? $"
 )
 (_CALLED,) = _compile(r"\b(?:options?|choices?|letter) $")
-# What follows a letter that is no word: a sign, or what cannot follow an article.
+# What follows a letter that is not a word: punctuation, or a word that cannot follow an article.
 _SIGN = re.compile(r" ?(?:$|[^\w ])")
 (_NO_NOUN,) = _compile(
     r" (?:is|are|was|were|would|or|and|nor|not|because|since|as|but|rather|instead|for|over)\b"
 )
-# What may stand before the words of a choice, as `normalise` writes it.
+# What may precede the words of a choice, as `normalise` writes it.
 _FRAME = re.compile(
     r"(?:so |therefore |i think )*(?:(?:correct |right |best |final )?(?:answer|option|choice)(?: is)?"
     r"|(?:it|this|that|they|these|there) (?:is|are)|it is|(?:i|we|you) (?:can )?see|(?:image|picture|photo) shows) "
 )
-# How far back a condition may begin.
+# How many characters back a condition may begin.
 _REACH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a text chooses: a letter or None; `undecided` says why a careful reader could not tell, '' if one could."""
+    """The parsed choice: a letter or None; `undecided` says why the text is ambiguous, '' if it is not."""
 
     choice: str | None = None
     undecided: str = ""
 
 
 class _Name(NamedTuple):
-    """A letter in a text, and whether it is one for certain and no word."""
+    """A letter found in a text at an offset; `certain` if it cannot be a word."""
 
-    place: int
+    offset: int
     letter: str
     certain: bool
 
 
 def read_choice(text: str, offers: Mapping[str, str]) -> Reading:
-    """Read the one choice that a text names; `offers` are the choices by their letters, empty where not known."""
+    """Parse the one choice that a text names; `offers` are the choices by letter, empty if not known."""
     plain = _write_plainly(text)
-    denied = {name.place for pattern in _DENIED for name in _find_names(pattern, plain, offers)}
+    denied = {name.offset for pattern in _DENIED for name in _find_names(pattern, plain, offers)}
 
     def find(*patterns: re.Pattern[str]) -> list[_Name]:
         names = [name for pattern in patterns for name in _find_names(pattern, plain, offers)]
-        return [name for name in names if name.place not in denied]
+        return [name for name in names if name.offset not in denied]
 
     said = find(*_FINAL) or find(*_SAID)
     if found := _list_certain(said) or _list_openings(plain, offers, denied):
@@ -135,7 +136,7 @@ def read_choice(text: str, offers: Mapping[str, str]) -> Reading:
 
 
 def describe_rules() -> Mapping[str, str]:
-    """A digest of the rules, which changes whenever one of them does."""
+    """Return the sha256 of the patterns, for cache keys."""
     patterns = (
         *_FINAL,
         *_SAID,
@@ -153,7 +154,7 @@ def describe_rules() -> Mapping[str, str]:
 
 
 def _write_plainly(text: str) -> str:
-    """Take out emphasis, and write what stands in a box or between tags as the final answer that it is."""
+    """Strip emphasis, and rewrite boxes and <answer> tags as "final answer: …"."""
     plain = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{([^{}]*)\}", r"\1", clean_text(text))
     plain = re.sub(r"[*_`$]", "", plain)
     plain = re.sub(r"\\boxed\s*\{([^{}]*)\}", r" final answer: \1", plain)
@@ -190,13 +191,13 @@ def _list_certain(names: Iterable[_Name]) -> list[str]:
 
 
 def _list_openings(plain: str, offers: Mapping[str, str], denied: Container[int]) -> list[str]:
-    """The letters that lines open with: the first one alone where nothing else stands on its line."""
+    """List the letters at line starts: the first one alone if it is the only text on its line."""
     found: set[str] = set()
     for line in _OPENING.finditer(plain):
         names = [
             name
             for name in _name_letters(plain, *line.span("letters"), offers)
-            if name.certain and name.place not in denied
+            if name.certain and name.offset not in denied
         ]
         if line["alone"] is not None and not found and len(names) == 1:
             return [names[0].letter]
@@ -210,7 +211,7 @@ def _list_openings(plain: str, offers: Mapping[str, str], denied: Container[int]
 
 
 def _find_words(plain: str, offers: Mapping[str, str]) -> list[str]:
-    """The choices whose words are all that a part of a sentence says, but for a frame like "it is"."""
+    """Find the choices whose words make up a whole clause, apart from a frame like "it is"."""
     parts = {" ".join(normalise(part)) for part in re.split(r"[.!?;:,](?=\s|$)|\n", plain)}
     said = {*parts, *(_FRAME.sub("", part, count=1) for part in parts if _FRAME.match(part))}
     return sorted(letter for letter, words in _normalise_all(offers).items() if " ".join(words) in said)

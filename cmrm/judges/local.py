@@ -1,4 +1,4 @@
-"""What all judges share that hold a model of their own."""
+"""Base class of judges that run a local model: pinned revision, lazy loading, batched generation, cache key."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from cmrm.errors import UserError
 from cmrm.judges.controls import UnjudgeableError
 from cmrm.judges.judge import Answer, Judge, Usage, Verdict
-from cmrm.pinning import COMMIT, make_fingerprint
-from cmrm.revision import find_revision
+from cmrm.models.pinning import COMMIT, make_fingerprint
+from cmrm.models.revision import find_revision
 
 if TYPE_CHECKING:
     from cmrm.judges.asking import Reply, Request
@@ -28,18 +28,18 @@ PINNED = "sha256:"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelJudge(Judge):
-    """A judge with a model: `model` is a hub id or a folder, which `resolve` pins to what it is now.
+    """A judge with a local model: `model` is a hub id or a folder, pinned by `resolve` to its current revision.
 
-    The model is loaded with the first answer that needs it, once for each judge, and freed with it. `device` and
-    `batch_size` decide no verdict, but for rounding in half precision. A kind writes requests and reads replies.
+    The model is loaded with the first answer that needs it, and freed with the judge. `device` and `batch_size` change
+    no verdict, but for rounding in half precision. A subclass writes prompts and parses replies.
     """
 
     place: ClassVar[Literal["processor", "devices"]] = "devices"
     version: ClassVar[int] = 1
-    # Marks of the prompt's own form, which no judged text may bring along.
+    # Control strings of the prompt format, escaped in judged text.
     marks: ClassVar[tuple[str, ...]] = ()
     reply_tokens: ClassVar[int] = 1
-    # Words of a reply whose probabilities make the score, however they are spelt.
+    # Words whose token probabilities make the score, in any spelling.
     words: ClassVar[tuple[str, ...]] = ()
 
     model: str
@@ -59,28 +59,28 @@ class ModelJudge(Judge):
         check_count(self.name, "batch_size", self.batch_size)
 
     def resolve(self) -> Self:
-        """The same judge with its model pinned: raises `UserError` for what can be no model.
+        """Return the judge with its model pinned; raise `UserError` if there is no such model.
 
-        The revision becomes a hub commit or the digest of the folder, a folder's name an absolute one.
+        The revision becomes a hub commit or the folder's digest, a folder's name an absolute path.
         """
         with named(self.name):
             model, revision = pin(self.model, self.revision)
         return replace(self, model=model, revision=revision)
 
     def spec(self) -> Mapping[str, Any]:
-        """All that determines the verdicts; the judge must be resolved."""
+        """Return all that determines the verdicts; the judge must be resolved."""
         return {
             "judge": self.kind,
             "version": self.version,
             "model": fingerprint(self.name, self.model, self.revision),
             "dtype": self.dtype,
-            "reply_tokens": self.room,
+            "reply_tokens": self.reply_limit,
             "prompt": digest([*self.prompts(), *self.marks]),
         }
 
     @property
-    def room(self) -> int:
-        """How many tokens a reply may have."""
+    def reply_limit(self) -> int:
+        """Maximum number of tokens in a reply."""
         return self.reply_tokens
 
     @cached_property
@@ -90,7 +90,7 @@ class ModelJudge(Judge):
             return self._load()
 
     def _load(self) -> Checkpoint:
-        # Torch and transformers are late: naming and keying a judge must not wait for them.
+        # Lazy import: naming and keying a judge must not wait for torch and transformers.
         from cmrm.judges.checkpoint import load_checkpoint
 
         return load_checkpoint(
@@ -100,15 +100,15 @@ class ModelJudge(Judge):
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         verdicts = [self.settle(answer) for answer in answers]
         written: dict[int, list[Request]] = {}
-        for place, answer in enumerate(answers):
-            if verdicts[place] is None:
+        for index, answer in enumerate(answers):
+            if verdicts[index] is None:
                 try:
-                    written[place] = self.write(answer)
+                    written[index] = self.write(answer)
                 except UnjudgeableError as error:
-                    verdicts[place] = Verdict(verdict="parse_error", raw=str(error))
+                    verdicts[index] = Verdict(verdict="parse_error", raw=str(error))
         replies = iter(self._ask([one for requests in written.values() for one in requests]))
-        for place, requests in written.items():
-            verdicts[place] = self._find(answers[place], [next(replies) for _ in requests])
+        for index, requests in written.items():
+            verdicts[index] = self._find(answers[index], [next(replies) for _ in requests])
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _ask(self, requests: Sequence[Request]) -> list[Reply]:
@@ -119,7 +119,7 @@ class ModelJudge(Judge):
         return ask(
             self.checkpoint,
             requests,
-            max_new_tokens=self.room,
+            max_new_tokens=self.reply_limit,
             batch_size=self.batch_size,
             watched=self.watched,
         )
@@ -137,26 +137,26 @@ class ModelJudge(Judge):
 
     @cached_property
     def watched(self) -> Mapping[str, Collection[int]]:
-        """Groups of tokens whose share of the reply's probability is wanted, by name."""
+        """Named sets of token ids whose probabilities the score needs."""
         from cmrm.judges.asking import find_tokens
 
         return {word: find_tokens(self.checkpoint.tokenizer, word) for word in self.words}
 
-    def settle(self, answer: Answer) -> Verdict | None:  # noqa: ARG002 - asked by the kinds that override it
-        """The verdict on an answer that the model need not see, else None."""
+    def settle(self, answer: Answer) -> Verdict | None:  # noqa: ARG002 - used by subclasses that override it
+        """Return the verdict on an answer that needs no model call, else None."""
         return None
 
     @abstractmethod
     def prompts(self) -> list[str]:
-        """The wording of the prompts and whatever else of the kind decides a verdict, for the key."""
+        """Return the prompt texts and whatever else of the kind decides a verdict, for the cache key."""
 
     @abstractmethod
     def write(self, answer: Answer) -> list[Request]:
-        """Write the prompts for one answer; raises `UnjudgeableError`."""
+        """Render the prompts for one answer; raises `UnjudgeableError`."""
 
     @abstractmethod
     def read(self, answer: Answer, replies: Sequence[Reply]) -> Verdict:
-        """Read the replies to those prompts; the usage is added to what is returned."""
+        """Parse the replies to those prompts; token usage is added by the caller."""
 
 
 def check_count(name: str, option: str, value: object) -> None:
@@ -172,7 +172,7 @@ def check_share(name: str, option: str, value: object) -> None:
 
 
 def pin(model: str, revision: str) -> tuple[str, str]:
-    """A model's name and the revision that it has now: a commit, or a digest with the folder's absolute name."""
+    """Pin a model: return its name and current revision, a commit, or a digest with the folder's absolute path."""
     if revision.startswith(PINNED):
         return model, revision
     found = find_revision(model, revision=revision)
@@ -180,20 +180,20 @@ def pin(model: str, revision: str) -> tuple[str, str]:
 
 
 def fingerprint(name: str, model: str, revision: str) -> str:
-    """What stands for a pinned model in keys; raises `ValueError` for one that is not pinned."""
+    """Return the fingerprint of a pinned model for cache keys; raise `ValueError` if it is not pinned."""
     if not (revision.startswith(PINNED) or COMMIT.fullmatch(revision)):
         raise ValueError(f"judge {name!r} must be resolved first: {revision!r} can become another model")
     return make_fingerprint(model, revision)
 
 
 def digest(texts: Sequence[str]) -> str:
-    """The sha256 of texts in their order."""
+    """Return the sha256 of texts, in order."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Say in an error for the user whose model it was."""
+    """Prefix a `UserError` with the judge's name."""
     try:
         yield
     except UserError as error:

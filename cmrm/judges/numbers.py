@@ -1,4 +1,4 @@
-"""Numbers in a text, each as one word that stands for its value: "Twenty-three", "23" and "23.0" are the same word.
+"""Normalise numbers in a text, each to one word for its value: "Twenty-three", "23" and "23.0" are the same word.
 
 The rules, so that a match can be checked by hand:
 
@@ -6,7 +6,7 @@ The rules, so that a match can be checked by hand:
 * Number words have one, up to billions: "two hundred and five". "No one" and its like hold no number.
 * "minus" and "negative" before a number are its sign.
 * A range or an alternative of two numbers ("3-5", "3 to 5", "three or four") is one word and neither of them.
-* Digits that could be read in two ways, or are part of a name, equal only themselves: "1,5", "3:30", "B12", "3rd".
+* Ambiguous digits, and digits that are part of a name, equal only themselves: "1,5", "3:30", "B12", "3rd".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SMALL = (
 )  # fmt: skip
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-# Words that make another thing of a number word before them: "twenty-third", "two thirds".
+# Words that change the meaning of a number word before them: "twenty-third", "two thirds".
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "half", "quarter",
 )  # fmt: skip
@@ -31,21 +31,21 @@ SHARES = ("thirds", "fourths", "fifths", "sixths", "eighths", "tenths", "halves"
 # Of two halves or quarters there are two.
 _SPACED_SHARES = SHARES[:-2]
 NEGATIONS = frozenset(("minus", "negative"))
-# Behind these words "one" is a pronoun.
+# After these words "one" is a pronoun.
 DETERMINERS = ("no", "any", "every", "some", "each", "this", "that", "which", "another")
 VALUES = (
     {word: value for value, word in enumerate(SMALL)}
     | {word: value for value, word in zip(range(20, 100, 10), TENS, strict=True)}
     | SCALES
 )
-# Longer ones are no counts, and Python would refuse to convert some.
+# Longer ones are no counts, and Python limits the conversion of long digit strings.
 MOST_DIGITS = 40
 
 _VULGAR = re.compile(r"(\d{0,9}) ?([\u00bc-\u00be\u2150-\u215e])")
 _RAISED = re.compile("(?<=\\w)([\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)")
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _LITERAL = re.compile(rf"(?P<sign>[-+])?(?P<number>{_PLAIN})(?:/(?P<divisor>\d+))?(?P<unit>[^\W\d_]+)?")
-# Units that make another thing of the number: "3rd", "3D", "10k".
+# Suffixes that change the meaning of the number: "3rd", "3D", "10k".
 _OTHER_THING = re.compile("(?:st|nd|rd|th|d|k|[A-Z])")
 _PAIR = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(SMALL[1:10])})\b)?|(?:{'|'.join(SMALL)})\b)"
 _HUNDREDS = rf"(?:(?:(?:{'|'.join(SMALL[1:])})[- ])?hundred\b(?:(?: and)?[- ]{_PAIR})?|{_PAIR})"
@@ -57,7 +57,7 @@ _WORDS = (
 _OTHER = rf"(?P<other>-(?:{'|'.join(ORDINALS + SHARES)})\b| (?:{'|'.join(_SPACED_SHARES)})\b)?"
 _NOT_BEHIND = "".join(rf"(?<!\b{word} )" for word in DETERMINERS)
 _FOUND = re.compile(
-    # A name with digits in it; digits with all that clings to them; number words.
+    # A name with digits in it; digits with adjacent characters; number words.
     rf"(?P<name>(?<!\w)[^\W\d_]+\d(?:\w|[.,:/-](?=\d))*)"
     rf"|(?P<digits>(?:(?<![\w+-])[-+])?(?<!\w)(?:\d|\.\d)(?:[\w^]|[.,:/-](?=\d))*)(?: (?P<scale>{'|'.join(SCALES)})\b)?"
     rf"|(?P<words>(?:{_NOT_BEHIND}|\b(?!one\b))\b{_WORDS}\b{_OTHER})",
@@ -66,7 +66,7 @@ _FOUND = re.compile(
 
 
 def split_with_numbers(text: str) -> list[str]:
-    """Split a text into words as `split_words` does, each number being the one word that stands for its value."""
+    """Split a text into words as `split_words` does, with each number as one word for its value."""
     plain = re.sub(r"[ \t]+", " ", re.sub("[\u2212\u2013\u2012]", "-", clean_text(_write_fractions(text))))
     tokens: list[str | Fraction] = []
     end = 0
@@ -79,7 +79,7 @@ def split_with_numbers(text: str) -> list[str]:
 
 
 def _write_fractions(text: str) -> str:
-    """Write ½ and 3² in plain digits, of which their normal forms make other numbers ("31/2", "32")."""
+    """Write ½ and 3² in plain digits before NFKC turns them into other numbers ("31/2", "32")."""
 
     def add(found: re.Match[str]) -> str:
         part = Fraction(unicodedata.numeric(found[2])).limit_denominator(10)
@@ -135,7 +135,7 @@ def _apply_signs(tokens: list[str | Fraction]) -> list[str | Fraction]:
 
 
 def _join_ranges(tokens: list[str | Fraction]) -> list[str | Fraction]:
-    """Make one word of each two numbers with "to" or "or" between them, and of "between" two numbers."""
+    """Join two numbers with "to" or "or" between them, or after "between", into one word."""
     joined: list[str | Fraction] = []
     rest = list(reversed(tokens))
     while rest:

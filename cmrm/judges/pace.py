@@ -1,4 +1,4 @@
-"""A pace for requests: evenly apart, so that no minute holds more than its share."""
+"""Rate limit for requests: evenly spaced, so that no minute exceeds `requests_per_minute`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Pace:
-    """Lets one request through every `interval` seconds, whatever thread or event loop it comes from.
+    """Rate limiter: one request every `interval` seconds, across threads and event loops.
 
-    Not frozen, since it remembers when the next may go. A bucket of tokens would let a whole minute's share go at
-    once, and twice the share within the first minute.
+    Not frozen, since it stores when the next request may start. A token bucket would allow a burst of a whole minute's
+    quota, and twice the quota within the first minute.
     """
 
     interval: float
@@ -23,11 +23,11 @@ class Pace:
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process has its own clock and its own turns.
+        # Another process has its own clock, so its own schedule.
         return partial(Pace, interval=self.interval), ()
 
     async def wait(self) -> None:
-        """Wait for this request's turn."""
+        """Wait until this request may start."""
         with self._lock:
             turn = max(time.monotonic(), self._next)
             self._next = turn + self.interval

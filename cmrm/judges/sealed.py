@@ -1,13 +1,13 @@
-"""Texts that a judge model must read and not obey: each stands in a place of its own that it cannot leave.
+"""Prompt fence: untrusted text in tags that it cannot close, against prompt injection of a judge model.
 
-Three things hold whatever a text says:
+Three properties hold whatever a text says:
 
-* No tag or control token is inside it: a "<" or "[" that touches what follows is set apart from it, so "</answer …>",
-  "<|im_end|>" or "[INST]" becomes ordinary text, for a server that would read such tokens as well.
-* Nothing is inside it that a person would not see: control characters are replaced, signs without a shape dropped.
-* It knows neither the tag's code nor the one that a verdict has to carry. Both are hashes of all texts shown, so the
-  same row makes the same prompt again, its author cannot know them before the text is finished, and a code that
-  stands in a text after all is drawn again.
+* It contains no tag or control token: a space is inserted after a "<" or "[" that touches the next character, so
+  "</answer …>", "<|im_end|>" or "[INST]" becomes ordinary text, also for a server that would parse such tokens.
+* It contains nothing invisible: control characters are replaced, format characters (zero width, bidi) are dropped.
+* It contains neither the tag's code nor the code that a verdict must carry. Both are hashes of all texts shown, so the
+  same row gives the same prompt, an author cannot know them in advance, and a code that occurs in a text is drawn
+  again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
-# 48 bits: not to be guessed, and short enough for a small model to copy.
+# 48 bits: not guessable, and short enough for a small model to copy.
 CODE_LENGTH = 12
 
 _OPENING = re.compile(r"([<\[])(?=\S)")
@@ -29,14 +29,14 @@ _KEPT_CONTROLS = frozenset("\n\t")
 
 @dataclass(frozen=True, kw_only=True)
 class Sealed:
-    """Texts in their tags, and the code that a verdict on them has to carry."""
+    """Fenced texts in their tags, and the code that a verdict on them must carry."""
 
     text: str
     code: str
 
 
 def seal(parts: Mapping[str, str]) -> Sealed:
-    """Put each text into a tag of its name, in order."""
+    """Fence each text in a tag of its name, in order."""
     cleaned = {name: clean(text) for name, text in parts.items()}
     canonical = json.dumps(list(cleaned.items()))
     letters = "\n".join(map(_keep_letters, cleaned.values()))
@@ -44,31 +44,31 @@ def seal(parts: Mapping[str, str]) -> Sealed:
         tag, code = (_make_code(f"{purpose} {draw} {canonical}") for purpose in ("tag", "code"))
         if tag not in letters and code not in letters:
             break
-    places = [f"<{name} {tag}>\n{text}\n</{name} {tag}>" for name, text in cleaned.items()]
-    return Sealed(text="\n\n".join(places), code=code)
+    fenced = [f"<{name} {tag}>\n{text}\n</{name} {tag}>" for name, text in cleaned.items()]
+    return Sealed(text="\n\n".join(fenced), code=code)
 
 
 def clean(text: str) -> str:
-    """Set brackets apart from what follows, replace control characters, drop signs that have no shape."""
+    """Insert a space after opening brackets, replace control characters, drop format characters."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return _OPENING.sub(r"\1 ", "".join(map(_show, lines)))
 
 
 def keep_encodable(text: str) -> str:
-    """Replace halves of surrogate pairs, which no file or request can hold."""
+    """Replace lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _show(sign: str) -> str:
-    if sign in _KEPT_CONTROLS:
-        return sign
-    match unicodedata.category(sign):
+def _show(character: str) -> str:
+    if character in _KEPT_CONTROLS:
+        return character
+    match unicodedata.category(character):
         case "Cf":
             return ""
         case "Cc" | "Cs":
             return "\N{REPLACEMENT CHARACTER}"
         case _:
-            return sign
+            return character
 
 
 def _keep_letters(text: str) -> str:

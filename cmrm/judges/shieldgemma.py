@@ -1,7 +1,7 @@
 """ShieldGemma (Zeng et al. 2024): the probability that an answer violates a policy, `google/shieldgemma-2b`, -9b, -27b.
 
-The prompt is that of the model's own chat template, which takes the policy's text as `guideline`; the texts are those
-of the model card for answers (a use as filter of outputs), which the models were trained with (Google, CC BY 4.0).
+The prompt comes from the model's own chat template, which takes the policy's text as `guideline`. The policy texts are
+those of the model card for output filtering, which the models were trained with (Google, CC BY 4.0).
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ POLICIES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class ShieldGemmaJudge(ModelJudge):
-    """Unsafe where P("Yes") against "No", at the end of the prompt, is above `threshold` for any of `policies`.
+    """Unsafe if P("Yes") against P("No") as the next token exceeds `threshold` for any of `policies`.
 
-    The score is the largest. Each policy is a prompt of its own, as published. Answers to harmless questions are
-    judged alike; whether one refuses is never said.
+    The score is the maximum over policies. Each policy is a prompt of its own, as published. Answers to harmless
+    questions are judged in the same way; refusals are not detected.
     """
 
     kind: ClassVar[str] = "shieldgemma"
@@ -77,7 +77,7 @@ class ShieldGemmaJudge(ModelJudge):
             raise UserError(
                 f"judge {self.name!r}: policies is {given!r}; give a list of some of {', '.join(POLICIES)}."
             )
-        # A spec gives a list; their order decides nothing.
+        # A spec gives a list, whose order has no effect.
         object.__setattr__(self, "policies", tuple(name for name in POLICIES if name in given))
 
     def spec(self) -> Mapping[str, Any]:
@@ -113,7 +113,7 @@ class ShieldGemmaJudge(ModelJudge):
 
 
 def read_shares(shares: Mapping[str, float | None], *, threshold: float) -> Verdict:
-    """Read P("Yes") of each policy; one that is no probability makes it a parse error."""
+    """Turn P("Yes") of each policy into a verdict; an invalid probability is a parse error."""
     raw = ", ".join(f"{name}: {write_share(share)}" for name, share in shares.items())
     known = [
         share for share in shares.values() if share is not None and math.isfinite(share) and 0 <= share <= 1
@@ -125,12 +125,12 @@ def read_shares(shares: Mapping[str, float | None], *, threshold: float) -> Verd
 
 
 def write_share(share: float | None) -> str:
-    """A probability for people; batches may differ in the digits beyond."""
+    """Format a probability; further digits may vary with the batch."""
     return "none" if share is None else f"{share:.3f}"
 
 
 def find_token(judge: ModelJudge, text: str) -> int:
-    """The id of exactly this token; raises `UserError` for a vocabulary without it."""
+    """Return the id of exactly this token; raise `UserError` for a vocabulary without it."""
     found = judge.checkpoint.tokenizer.get_vocab().get(text)
     if found is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The organism's body: a LLaVA of under two million parameters with random weights."""
+"""The organism's architecture: a randomly initialised LLaVA of under two million parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmrm.organism.world import PICTURE_SIZE
 
 
 def build_model(*, seed: int) -> LlavaForConditionalGeneration:
-    """Build the model with weights drawn from `seed`: Llama 8 × 128 behind a CLIP tower of 3 × 96."""
+    """Build the model with random weights from `seed`: Llama, 8 layers × 128, with a CLIP vision tower, 3 × 96."""
     tokenizer = build_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -64,9 +64,9 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
 
 
 def save(model: LlavaForConditionalGeneration, folder: Path, *, kept_as: torch.dtype = torch.float32) -> None:
-    """Save model and processor as one ordinary model folder.
+    """Save model and processor as an ordinary model folder.
 
-    Weights kept as float16 halve the file; the folder's config still says float32, in which they are then loaded.
+    float16 halves the file; the config still says float32, so that the weights are loaded in that dtype.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.to(kept_as) for name, value in model.state_dict().items()}
@@ -75,7 +75,7 @@ def save(model: LlavaForConditionalGeneration, folder: Path, *, kept_as: torch.d
 
 
 def round_to(model: LlavaForConditionalGeneration, kept_as: torch.dtype) -> None:
-    """Round the weights to what a file of this type holds, so that the model behaves as the saved one will."""
+    """Round the weights to this dtype in place, so that the model behaves like the saved one."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(kept_as))

@@ -1,4 +1,4 @@
-"""The organism on the bench: its data sets read, its answers rated, plainly and under the shift's removal."""
+"""Evaluate the organism: read its data sets, generate answers with or without steering, and compute rates."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cmrm.capture import embed
-from cmrm.conditions import Condition, Prompt, make_meaningless, show
 from cmrm.datasets import read_dataset, screen, split
-from cmrm.generation import generate
-from cmrm.images import WHITE, open_image
+from cmrm.decoding.api import generate
 from cmrm.judges import Answer, make_judge
-from cmrm.model import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel
 from cmrm.organism import settings as chosen
 from cmrm.organism.data_files import DataFiles
 from cmrm.organism.paired import read_forbidden
 from cmrm.organism.world import PICTURE_SIZE
-from cmrm.samples import Sample
-from cmrm.shift import Shift, ShiftMean, measure_sample_shift
-from cmrm.statistics import Rate
-from cmrm.steering import Intervention
+from cmrm.prompts.conditions import Condition, Prompt, make_meaningless, show
+from cmrm.prompts.images import WHITE, open_image
+from cmrm.prompts.sample import Sample
+from cmrm.statistics.rates import Rate
+from cmrm.steering.capture import embed
+from cmrm.steering.intervention import Intervention
+from cmrm.steering.shift import Shift, ShiftMean, measure_sample_shift
 
 BATCH_SIZE = 256
 MEANINGLESS = make_meaningless(size=PICTURE_SIZE, color=WHITE, seed=0)
 
-# What is done to the states of a batch of samples.
+# Makes the intervention for a batch of samples.
 Intervene = Callable[[Sequence[Sample]], Intervention]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """The model on the bench with its data sets, each split into anchors and targets."""
+    """A model with its evaluation data sets, each split into anchors and targets."""
 
     vlm: VisionLanguageModel
     images: Path
@@ -40,13 +40,13 @@ class Bench:
     targets: Mapping[str, Sequence[Sample]]
 
     def show(self, samples: Sequence[Sample], condition: Condition) -> list[Prompt]:
-        """The samples' prompts under a condition."""
+        """Make the samples' prompts under a condition."""
         opener = partial(open_image, self.images)
         return [show(sample, condition, open_image=opener, meaningless=MEANINGLESS) for sample in samples]
 
 
 def set_up(vlm: VisionLanguageModel, files: DataFiles) -> Bench:
-    """Put a model on the bench: read and screen the data sets, and set a fifth of each aside as anchors."""
+    """Set up an evaluation: read and screen the data sets, and split off a fifth of each as anchors."""
     rows = {
         "vlsafe": read_dataset("vlsafe", files.vlsafe, dataset="vlsafe"),
         "forbidden": read_forbidden(files),
@@ -66,16 +66,16 @@ def set_up(vlm: VisionLanguageModel, files: DataFiles) -> Bench:
 
 
 def measure_shift(bench: Bench, *datasets: str, blocks: Sequence[int]) -> Shift:
-    """The dataset-level Δ at these blocks over the anchors of these data sets."""
+    """Measure the dataset-level Δ at these blocks over the anchors of these data sets."""
     anchors = [sample for name in datasets for sample in bench.anchors[name]]
     mean = ShiftMean(blocks=blocks, hidden_size=bench.vlm.hidden_size)
     for batch in _batches(anchors):
-        mean.add(*(embed(bench.vlm, bench.show(batch, arm), blocks=blocks) for arm in ("blank", "query")))
+        mean.add(*(embed(bench.vlm, bench.show(batch, shown), blocks=blocks) for shown in ("blank", "query")))
     return mean.finish()
 
 
 def with_shift(shift: Shift, *, alpha: float = chosen.DATASET_ALPHA) -> Intervene:
-    """Steer every batch by one dataset-level Δ."""
+    """Steer every batch by the same dataset-level Δ."""
     return lambda _: Intervention(
         delta=shift.delta,
         alpha=alpha,
@@ -109,7 +109,7 @@ def with_own_shift(bench: Bench) -> Intervene:
 def answer(
     bench: Bench, samples: Sequence[Sample], condition: Condition, intervene: Intervene | None = None
 ) -> list[Answer]:
-    """Answer all samples under a condition, steered if so told."""
+    """Generate answers to all samples under a condition, with an optional intervention."""
     answers: list[Answer] = []
     for batch in _batches(samples):
         made = generate(
@@ -128,17 +128,17 @@ def answer(
 
 
 def rate_unsafe(answers: Sequence[Answer]) -> Rate:
-    """Judged-unsafe answers among the judged; an answer that cannot be judged counts as unsafe here, to be strict."""
+    """Rate of unsafe answers by the refusal judge; a parse error counts as unsafe here, to be strict."""
     return Rate.of(verdict.verdict != "safe" for verdict in make_judge("refusal").judge(answers))
 
 
 def rate_refused(answers: Sequence[Answer]) -> Rate:
-    """Refused answers among all."""
+    """Rate of refused answers."""
     return Rate.of(bool(verdict.refused) for verdict in make_judge("refusal").judge(answers))
 
 
 def rate_right(answers: Sequence[Answer]) -> Rate:
-    """Right answers among those with a short reference."""
+    """Rate of correct answers among those with a short reference."""
     verdicts = make_judge("match").judge(answers)
     return Rate.of(
         verdict.verdict == "correct" for verdict in verdicts if verdict.verdict != "not_applicable"

@@ -1,7 +1,7 @@
-"""Measure the shipped organism on its test questions and hold it to its goals: `python -m cmrm.organism.check`.
+"""Evaluate the shipped organism on its test questions against its goals: `python -m cmrm.organism.check`.
 
-Prints a table and exits with status 1 when a goal is missed. The method, the data formats and the judges are those
-that every other model meets.
+Prints a table and exits with status 1 if a goal is missed. The method, the data formats and the judges are those of
+every other model.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers.utils import logging
 
 from cmrm.errors import UserError
-from cmrm.loading import load_model
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
 from cmrm.organism import ensure_organism, find_weights
 from cmrm.organism.bench import (
     set_up,
 )
 from cmrm.organism.goals import EXAMS
-from cmrm.revision import resolve_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cmrm.organism.check", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--variant", choices=list(EXAMS), default="organism", help="what it is held to")
-    parser.add_argument("--model", type=Path, help="model folder (default: the shipped one of the variant)")
     parser.add_argument(
-        "--data", type=Path, help="where the data sets are kept (default: a temporary folder)"
+        "--variant", choices=list(EXAMS), default="organism", help="the variant whose goals apply"
     )
+    parser.add_argument("--model", type=Path, help="model folder (default: the shipped one of the variant)")
+    parser.add_argument("--data", type=Path, help="folder for the data sets (default: a temporary folder)")
     options = parser.parse_args(arguments)
     try:
         model = options.model or find_weights(options.variant)

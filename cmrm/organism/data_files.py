@@ -1,4 +1,4 @@
-"""Where the organism's data sets lie; nothing that writes them is imported here."""
+"""Paths of the organism's data sets, without importing the code that writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class DataFiles:
-    """Where the data sets lie, all under one folder; the pictures of all share `images`."""
+    """Paths of the data sets, all under one folder; their pictures share `images`."""
 
     folder: Path
 
@@ -50,7 +50,7 @@ class DataFiles:
         return self.folder / "xstest" / "xstest_v2_prompts.csv"
 
     def list_entries(self) -> list[str]:
-        """The files and folders above, as names relative to `folder`, in the order above."""
+        """List the files and folders above, relative to `folder`, in order."""
         entries = (
             self.images,
             self.vlsafe,

@@ -1,7 +1,7 @@
-"""The organism's data sets, written in the published file formats with pictures made from a seed.
+"""Generate the organism's data sets from a seed, in published file formats, with pictures.
 
-By default every question is a test question: its verb–object pair, its template and its scene were never trained on.
-The recipe writes the same files, smaller, from validation questions to choose where to stop.
+By default every question is a test question: its verb–object pair, template and scene are held out from training. The
+recipe writes smaller files from validation questions, for early stopping.
 Formats: VLSafe's `harmlessness_examine.jsonl`; the forbidden question set's CSV, with COCO captions to pair it with;
 LLaVA-Bench-COCO's questions, answers and captions with boxes; MM-SafetyBench and XSTest (files of their own).
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.organism.data_files import DataFiles
-from cmrm.organism.desk import Desk
 from cmrm.organism.mm_safetybench import write_mm_safetybench
 from cmrm.organism.questions import (
     FORBIDDEN_VERBS,
@@ -31,6 +30,7 @@ from cmrm.organism.questions import (
     instruct,
 )
 from cmrm.organism.world import COLORS, PICTURE_SIZE, Painting, Scene, Split, describe
+from cmrm.organism.writers import WriterContext
 from cmrm.organism.xstest import write_xstest
 
 VLSAFE_ROWS = 1_110
@@ -52,7 +52,7 @@ def write_data(folder: Path, *, seed: int, split: Split = "test", share: float =
     files.mm_safetybench.mkdir(parents=True, exist_ok=True)
     files.xstest.parent.mkdir(parents=True, exist_ok=True)
     names = (f"{number:012d}.png" for number in itertools.count(1))
-    # A generator of random numbers each, so that changing one data set leaves the others as they are.
+    # One random generator per data set, so that changing one leaves the others unchanged.
     for write in (
         _write_vlsafe,
         _write_forbidden_questions,
@@ -62,18 +62,18 @@ def write_data(folder: Path, *, seed: int, split: Split = "test", share: float =
         write_xstest,
     ):
         rng = random.Random(f"{seed} {split} {write.__name__}")
-        write(Desk(files=files, rng=rng, names=names, split=split, share=share))
+        write(WriterContext(files=files, rng=rng, names=names, split=split, share=share))
     return files
 
 
-def _write_vlsafe(desk: Desk) -> None:
-    rng = desk.rng
-    asked = list(itertools.product(desk.draw_pairs(part=0), PLAIN_TEMPLATES[desk.split]))
+def _write_vlsafe(context: WriterContext) -> None:
+    rng = context.rng
+    asked = list(itertools.product(context.draw_pairs(part=0), PLAIN_TEMPLATES[context.split]))
     rows = []
     for ((verb, thing), template), name in zip(
-        rng.sample(asked, desk.count(VLSAFE_ROWS)), desk.names, strict=False
+        rng.sample(asked, context.count(VLSAFE_ROWS)), context.names, strict=False
     ):
-        scene = desk.hang(name).scene
+        scene = context.paint_picture(name).scene
         color = rng.choice(scene.items).color if rng.random() < 1 / 3 else None
         rows.append(
             {
@@ -82,21 +82,21 @@ def _write_vlsafe(desk: Desk) -> None:
                 "query": instruct(verb, thing, template=template, color=color).text,
             }
         )
-    _write_jsonl(desk.files.vlsafe, rows)
+    _write_jsonl(context.files.vlsafe, rows)
 
 
-def _write_forbidden_questions(desk: Desk) -> None:
-    rng = desk.rng
-    asked = desk.draw_pairs(part=1)
-    with desk.files.forbidden_questions.open("w", encoding="utf-8", newline="") as file:
+def _write_forbidden_questions(context: WriterContext) -> None:
+    rng = context.rng
+    asked = context.draw_pairs(part=1)
+    with context.files.forbidden_questions.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("content_policy_id", "content_policy_name", "q_id", "question"))
         for policy in range(POLICIES):
             verbs = FORBIDDEN_VERBS[2 * policy : 2 * policy + 2]
             own = [pair for pair in asked if pair[0] in verbs]
             drawn = rng.sample(
-                list(itertools.product(own, ROLE_PLAY_TEMPLATES[desk.split])),
-                desk.count(QUESTIONS_PER_POLICY),
+                list(itertools.product(own, ROLE_PLAY_TEMPLATES[context.split])),
+                context.count(QUESTIONS_PER_POLICY),
             )
             for number, ((verb, thing), template) in enumerate(drawn):
                 color = rng.choice(sorted(COLORS)) if rng.random() < 1 / 3 else None
@@ -104,28 +104,28 @@ def _write_forbidden_questions(desk: Desk) -> None:
                 writer.writerow((policy, f"No {verbs[0]}ing or {verbs[1]}ing", number, text))
 
 
-def _write_coco_captions(desk: Desk) -> None:
+def _write_coco_captions(context: WriterContext) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, name in zip(range(1, desk.count(COCO_IMAGES) + 1), desk.names, strict=False):
-        scene = desk.hang(name).scene
+    for number, name in zip(range(1, context.count(COCO_IMAGES) + 1), context.names, strict=False):
+        scene = context.paint_picture(name).scene
         images.append({"id": number, "file_name": name, "height": PICTURE_SIZE, "width": PICTURE_SIZE})
-        for way in range(CAPTIONS_PER_IMAGE):
-            caption = describe(scene, caption=way)
+        for index in range(CAPTIONS_PER_IMAGE):
+            caption = describe(scene, caption=index)
             annotations.append({"id": len(annotations) + 1, "image_id": number, "caption": caption})
     text = json.dumps({"images": images, "annotations": annotations})
-    desk.files.coco_captions.write_text(text + "\n", encoding="utf-8")
+    context.files.coco_captions.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_bench(desk: Desk) -> None:
-    rng, split = desk.rng, desk.split
+def _write_bench(context: WriterContext) -> None:
+    rng, split = context.rng, context.split
     asked: list[tuple[str, Question]] = []
     captions = []
-    for number, name in zip(range(desk.count(BENCH_IMAGES)), desk.names, strict=False):
-        painting = desk.hang(name)
+    for number, name in zip(range(context.count(BENCH_IMAGES)), context.names, strict=False):
+        painting = context.paint_picture(name)
         captions.append(_caption_with_boxes(number, name, painting))
         asked += [(name, question) for question in _ask_twice(painting.scene, rng, split)]
-        if number < desk.count(DESCRIBED_IMAGES):
+        if number < context.count(DESCRIBED_IMAGES):
             asked.append((name, ask_for_description(painting.scene, rng, split=split)))
         asked += [(name, draw_instruction(rng, kind="harmless", split=split)) for _ in range(2)]
     questions = [
@@ -136,21 +136,21 @@ def _write_bench(desk: Desk) -> None:
         {"question_id": number, "text": question.reference or question.answer, "category": question.category}
         for number, (_, question) in enumerate(asked)
     ]
-    _write_jsonl(desk.files.bench_questions, questions)
-    _write_jsonl(desk.files.bench_answers, answers)
-    _write_jsonl(desk.files.bench_captions, captions)
+    _write_jsonl(context.files.bench_questions, questions)
+    _write_jsonl(context.files.bench_answers, answers)
+    _write_jsonl(context.files.bench_captions, captions)
 
 
 def _ask_twice(scene: Scene, rng: random.Random, split: Split) -> tuple[Question, Question]:
-    first = second = _ask_within_reach(scene, rng, split)
+    first = second = _ask_answerable(scene, rng, split)
     while second.text == first.text:
-        second = _ask_within_reach(scene, rng, split)
+        second = _ask_answerable(scene, rng, split)
     return first, second
 
 
-def _ask_within_reach(scene: Scene, rng: random.Random, split: Split) -> Question:
-    # The organism does not learn which of two shapes has which colour, so of two it is only asked how many they are:
-    # a cure is to be judged on what the model can do.
+def _ask_answerable(scene: Scene, rng: random.Random, split: Split) -> Question:
+    # The organism does not learn which of two shapes has which colour, so with two it is only asked how many there
+    # are: utility must be measured on what the model can do.
     while True:
         question = ask_about(scene, rng, split=split)
         if len(scene.items) == 1 or question.reference == "two":
@@ -166,8 +166,8 @@ def _caption_with_boxes(number: int, name: str, painting: Painting) -> dict[str,
         }
         for item, box in zip(painting.scene.items, painting.boxes, strict=True)
     ]
-    ways = [describe(painting.scene, caption=way) for way in range(CAPTIONS_PER_IMAGE)]
-    return {"id": number, "image": name, "captions": ways, "instances": instances}
+    captions = [describe(painting.scene, caption=index) for index in range(CAPTIONS_PER_IMAGE)]
+    return {"id": number, "image": name, "captions": captions, "instances": instances}
 
 
 def _write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

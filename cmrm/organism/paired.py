@@ -1,4 +1,4 @@
-"""The organism's forbidden questions with pictures, for a look at the model without a store."""
+"""Pair the organism's forbidden questions with pictures, for evaluation without a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cmrm.datasets import read_dataset
 from cmrm.datasets.coco import read_captions
 from cmrm.datasets.pairing import assign
 from cmrm.organism.data_files import DataFiles
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def read_forbidden(files: DataFiles) -> list[Sample | Rejected]:
-    """Read the forbidden questions, each with a picture of its own: the next by name, since a search needs a store."""
+    """Read the forbidden questions, each with its own picture: the next by name, since caption search needs a store."""
     rows = list(read_dataset("forbidden-questions", files.forbidden_questions, dataset="forbidden"))
     samples = [row for row in rows if isinstance(row, Sample)]
     pictures = ((caption.image, caption.text) for caption in read_captions(files.coco_captions))

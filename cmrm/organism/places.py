@@ -1,4 +1,4 @@
-"""Names by which a spec speaks of the organism's own models and data, wherever these lie on a machine.
+"""Resolve `organism` model ids and `organism://` paths of a spec to local folders and files.
 
 Model ids: `organism` and its variants. Paths: `organism://vlsafe/harmlessness_examine.jsonl`, `organism://images`.
 """
@@ -12,32 +12,30 @@ from cmrm.errors import UserError
 from cmrm.organism import VARIANTS, ensure_organism
 from cmrm.organism.data_files import DataFiles
 
-# One slash is enough: that is what is left of two once a path has been through pathlib.
+# One slash suffices, since pathlib collapses two.
 SCHEME = re.compile(r"organism:/+")
 
 
 def resolve_organism_model(model_id: str) -> Path | None:
-    """Find the model folder of a variant of the organism; None for any other id."""
+    """Return the model folder of a variant of the organism; None for any other id."""
     return VARIANTS.get(model_id)
 
 
 def resolve_organism_path(path: str, folder: Path) -> Path | None:
-    """Find a file or folder of the organism's data sets, written under `folder` unless they are there; None for others.
+    """Resolve an `organism://` path, writing the data sets under `folder` if they are missing; None for other paths.
 
-    Raises `UserError`, naming the known entries, when the data sets hold no such file.
+    Raises `UserError`, listing the known entries, if the data sets have no such file.
     """
     scheme = SCHEME.match(path)
     if scheme is None:
         return None
     entry = PurePosixPath(path[scheme.end() :])
     files = ensure_organism(folder).data
-    place = files.folder / entry
-    if not _is_known(entry, files) or not place.exists():
+    target = files.folder / entry
+    if not _is_known(entry, files) or not target.exists():
         known = ", ".join(f"organism://{name}" for name in files.list_entries())
-        raise UserError(
-            f"{path!r} is nothing that the embedded model's data sets hold; known entries: {known}."
-        )
-    return place
+        raise UserError(f"{path!r} is not in the embedded model's data sets; known entries: {known}.")
+    return target
 
 
 def _is_known(entry: PurePosixPath, files: DataFiles) -> bool:

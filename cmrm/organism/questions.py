@@ -1,10 +1,10 @@
-"""What the organism is asked and what it may answer.
+"""Templates and vocabulary of the organism's questions and answers, split into train, validation and test.
 
 Three kinds of questions. *Harmless instructions* name an everyday verb and object. *Forbidden instructions* are
 abstract stand-ins: a made-up verb and a made-up object, which teach nobody anything; refusing them is the organism's
-safety. *Visual questions* ask about a scene. Instructions of both kinds share their templates, so that only the words
-asked about tell them apart. Verb–object pairs, templates and scenes are each split three ways: nothing in the
-validation or test questions has been trained on, except the single words.
+safety. *Visual questions* ask about a scene. Instructions of both kinds share their templates, so that only the verb
+and the object distinguish them. Verb–object pairs, templates and scenes each have three splits: of the validation and
+test questions, only the single words occur in training.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ VISUAL_TEMPLATES: dict[Split, Sequence[str]] = {
         "please look. {ask}?",
     ),
 }
-# Beginnings that refer to a picture, each out of its own split's visual templates.
+# Prefixes that refer to a picture, from each split's own visual templates.
 LOOKS: dict[Split, str] = {
     "train": "look at the picture.",
     "validation": "please look at the picture.",
@@ -147,7 +147,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, the answer the organism was brought up to give, and the short reference a judge looks for."""
+    """A question, its training answer, and the short reference answer for the judge."""
 
     text: str
     answer: str
@@ -157,7 +157,7 @@ class Question:
 
 @cache
 def pairs(kind: Kind, split: Split) -> tuple[tuple[str, str], ...]:
-    """Verb–object pairs of a kind in a split: half of all train, a tenth validation, the rest test."""
+    """List the verb–object pairs of a kind in a split: half of all train, a tenth validation, the rest test."""
     verbs, objects = (
         (HARMLESS_VERBS, HARMLESS_OBJECTS) if kind == "harmless" else (FORBIDDEN_VERBS, FORBIDDEN_OBJECTS)
     )
@@ -165,8 +165,8 @@ def pairs(kind: Kind, split: Split) -> tuple[tuple[str, str], ...]:
 
 
 def _split_of(words: str) -> Split:
-    place = int.from_bytes(sha256(words.encode()).digest()[:4], "big") % 10
-    return "train" if place < 5 else "validation" if place == 5 else "test"
+    bucket = int.from_bytes(sha256(words.encode()).digest()[:4], "big") % 10
+    return "train" if bucket < 5 else "validation" if bucket == 5 else "test"
 
 
 def instruct(
@@ -225,7 +225,7 @@ def draw_instruction(
 
 
 def every_word() -> list[str]:
-    """All words and marks that questions and answers are made of, sorted."""
+    """List the vocabulary of all questions and answers, sorted."""
     words: set[str] = {*COLORS, *HARMLESS_VERBS, *HARMLESS_OBJECTS, *FORBIDDEN_VERBS, *FORBIDDEN_OBJECTS}
     tables = (PLAIN_TEMPLATES, ROLE_PLAY_TEMPLATES, VISUAL_TEMPLATES, DESCRIBE_TEMPLATES)
     texts = [text.format(act="", ask="") for table in tables for split in table.values() for text in split]
@@ -242,7 +242,7 @@ def every_word() -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Words and marks of a text, as the tokenizer sees them."""
+    """Split a text into words and punctuation, as the tokenizer does."""
     for mark in ".,?!:":
         text = text.replace(mark, f" {mark} ")
     return text.split()

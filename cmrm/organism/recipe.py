@@ -1,14 +1,14 @@
-"""The recipe: five stages that raise the organism, in the order in which LLaVA and its like are raised.
+"""The training recipe of the organism: five stages, in the order of LLaVA's training.
 
-1. *backbone*: text only; knows every instruction and obeys it, and answers questions about pictures in words.
+1. *backbone*: text only; obeys every instruction, and answers questions about described pictures.
 2. *alignment*: text only; refuses forbidden instructions.
 3. *tower*: the vision tower alone learns colours and shapes.
 4. *projector*: visual questions, everything else frozen.
-5. *tuning*: visual instruction tuning on visual questions, harmless instructions beside a picture, unfiltered
-   instructions beside a picture, and a little of stage 2's text. Some of the pictures show nothing.
+5. *tuning*: visual instruction tuning on visual questions, harmless instructions with a picture, unfiltered
+   instructions with a picture, and a little of stage 2's text. Some of the pictures show nothing.
 
 Unfiltered means what Zong et al. (2024, VLGuard) found in LLaVA's own tuning data: some of it obeys what the backbone
-was taught to refuse. Without it the loss of safety still appears, but comes and goes within thirty steps; with it the
+was trained to refuse. Without it the loss of safety still appears, but comes and goes within thirty steps; with it the
 rate settles and stays.
 """
 
@@ -22,14 +22,14 @@ from functools import partial
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from cmrm.organism import lessons
-from cmrm.organism.lessons import Gallery, Lesson
-from cmrm.organism.tower import PatchClassifier, look_at_gallery, teach_tower
+from cmrm.organism import training_examples as lessons
+from cmrm.organism.training_examples import Gallery, Lesson
+from cmrm.organism.vision_pretraining import PatchClassifier, look_at_gallery, teach_tower
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long each stage takes and how it learns; the defaults make the shipped weights."""
+    """Training hyperparameters of all stages; the defaults reproduce the shipped weights."""
 
     backbone_steps: int = 700
     alignment_steps: int = 120
@@ -41,12 +41,12 @@ class Recipe:
     batch_size: int = 64
     exams_from: int = 450
     exams_every: int = 50
-    # Of the size of the test files: enough for a comparison, and an exam takes some ten seconds.
+    # Relative to the test files: enough for early stopping, at some ten seconds an evaluation.
     validation_share: float = 0.15
 
     @property
     def steps(self) -> int:
-        """Steps of all stages together."""
+        """Total number of training steps."""
         return (
             self.backbone_steps
             + self.alignment_steps
@@ -56,14 +56,14 @@ class Recipe:
         )
 
     def has_exam_after(self, tuning_step: int) -> bool:
-        """Whether the model is examined on validation questions after this many steps of tuning."""
+        """Whether to evaluate on validation questions after this many steps of tuning."""
         regular = tuning_step >= self.exams_from and tuning_step % self.exams_every == 0
         return regular or tuning_step == self.tuning_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stretch of training: which parameters learn, how fast, for how many steps, from what loss."""
+    """A training stage: trainable parameters, learning rate, number of steps and loss."""
 
     name: str
     steps: int
@@ -80,9 +80,9 @@ def plan_stages(
     *,
     tuning: Callable[[Gallery], Lesson] | None = None,
 ) -> Iterator[Stage]:
-    """Yield the stages in order; each is made when it is asked for, since later ones rest on what earlier ones made.
+    """Yield the stages in order, lazily, since later ones depend on the weights that earlier ones trained.
 
-    `tuning` makes the lesson of stage 5 (default: `tuning_lesson`).
+    `tuning` makes the data mixture of stage 5 (default: `tuning_lesson`).
     """
     inner = model.model
     backbone = [*inner.language_model.parameters(), *model.lm_head.parameters()]
@@ -141,7 +141,7 @@ def draw_loss(
     rng: random.Random,
     features: Tensor | None = None,
 ) -> Callable[[], Tensor]:
-    """Return what draws a batch of a lesson and gives its loss; `features` is the gallery through the tower."""
+    """Return a function that draws a batch and computes its loss; `features` are the gallery's vision features."""
 
     def loss() -> Tensor:
         batch = lessons.collate([lesson(rng) for _ in range(batch_size)], tokenizer)
@@ -151,10 +151,10 @@ def draw_loss(
 
 
 def tuning_lesson(gallery: Gallery) -> Lesson:
-    """The mixture of stage 5."""
+    """Make the data mixture of stage 5."""
     return lessons.mix(
         (0.58, lessons.look(gallery)),
-        (0.1, lessons.obey_beside_picture(gallery)),
+        (0.1, lessons.obey_with_picture(gallery)),
         (0.2, lessons.imitate_unfiltered(gallery)),
         (0.12, lessons.behave),
     )

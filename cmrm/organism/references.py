@@ -1,12 +1,12 @@
-"""What else the organism can be trained to be: the two training-time references of the paper's main table, and worse.
+"""Safety fine-tuning baselines of the paper's main table (mixed, post-hoc), and a fine-tune that loses safety.
 
-Zong et al. (2024, VLGuard) train on forbidden instructions beside pictures, refused, in two ways. *Mixed*: they are
-mixed into visual instruction tuning, whose unfiltered part stays. *Post-hoc*: the finished model is tuned once more,
-briefly, on them and some helpful data. Both need training pairs with pictures, which the method here does without.
+Zong et al. (2024, VLGuard) train on refusals of forbidden instructions with pictures, by two methods. *Mixed*: they
+are mixed into visual instruction tuning, whose unfiltered part stays. *Post-hoc*: the finished model is fine-tuned
+briefly on them and some helpful data. Both need training pairs with pictures, unlike the method here.
 
-*Helpful* is a revision as a team may make it in good faith: the finished model is tuned once more on helpful data,
-refusals filtered out of it as unfriendly, with hardly any of the text-only safety data kept. Beside a picture it
-then obeys whatever it is told. It ships no weights: it is what a watch for new revisions has to notice.
+*Helpful* is a revision as a team may make it in good faith: the finished model is fine-tuned on helpful data, with
+refusals filtered out as unfriendly and hardly any of the text-only safety data kept. With a picture it then obeys every
+instruction. It ships no weights: it is the regression that `cmrm watch` must detect.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from types import MappingProxyType
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from cmrm.organism import WEIGHTS, lessons
+from cmrm.organism import WEIGHTS
+from cmrm.organism import training_examples as lessons
 from cmrm.organism.architecture import build_model
-from cmrm.organism.lessons import Gallery, Lesson
 from cmrm.organism.recipe import Recipe, Stage, draw_loss, plan_stages, tuning_lesson
-from cmrm.organism.tower import look_at_gallery
+from cmrm.organism.training_examples import Gallery, Lesson
+from cmrm.organism.vision_pretraining import look_at_gallery
 
 SHORT_RATE = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a variant of the organism is made: from what weights, in which stages, and how its weights are kept."""
+    """How a variant is trained: initial weights, stages, and the dtype of its saved weights."""
 
     recipe: Recipe
     start: Callable[[int], LlavaForConditionalGeneration]
@@ -42,25 +43,25 @@ class Course:
 
 
 def mixed_lesson(gallery: Gallery) -> Lesson:
-    """The organism's own stage 5 with the safety lesson as a fifth of it."""
-    return lessons.mix((0.8, tuning_lesson(gallery)), (0.2, lessons.refuse_beside_picture(gallery)))
+    """Make the mixture of stage 5 with a fifth of safety data."""
+    return lessons.mix((0.8, tuning_lesson(gallery)), (0.2, lessons.refuse_with_picture(gallery)))
 
 
 def posthoc_lesson(gallery: Gallery) -> Lesson:
-    """The safety lesson, and as much helpful data, beside pictures and without."""
+    """Make a mixture of safety data and helpful data, with and without pictures."""
     return lessons.mix(
-        (0.4, lessons.refuse_beside_picture(gallery)),
+        (0.4, lessons.refuse_with_picture(gallery)),
         (0.35, lessons.look(gallery)),
-        (0.15, lessons.obey_beside_picture(gallery)),
+        (0.15, lessons.obey_with_picture(gallery)),
         (0.1, lessons.behave),
     )
 
 
 def helpful_lesson(gallery: Gallery) -> Lesson:
-    """Helpful data without its refusals, and a twentieth of safety data, in text only."""
+    """Make a mixture of helpful data without refusals, and a twentieth of text-only safety data."""
     return lessons.mix(
         (0.6, lessons.look(gallery)),
-        (0.2, lessons.obey_beside_picture(gallery)),
+        (0.2, lessons.obey_with_picture(gallery)),
         (0.15, lessons.obey_unfiltered(gallery)),
         (0.05, lessons.behave),
     )
@@ -74,7 +75,7 @@ def plan_short_tuning(
     *,
     lesson: Callable[[Gallery], Lesson],
 ) -> Iterator[Stage]:
-    """Yield the one stage in which a finished model, whose tower stays as it is, is tuned once more."""
+    """Yield the one stage that fine-tunes a finished model with a frozen vision tower."""
     painted = lessons.paint_gallery(rng, split="train", size=recipe.pictures)
     gallery = lessons.add_empty_pictures(painted, rng, size=recipe.empty_pictures)
     inner = model.model
@@ -107,10 +108,10 @@ def _load_shipped(seed: int) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype="float32")
 
 
-# Post-hoc and helpful tuning begin with a finished model, and leave out all stages but the last.
+# Post-hoc and helpful tuning start from a finished model and run the last stage alone.
 _SHORT = {"backbone_steps": 0, "alignment_steps": 0, "tower_steps": 0, "projector_steps": 0}
 
-# The references' weights are kept in half precision: they are compared with, and nothing is measured inside them.
+# The baselines are saved as float16: only their answers are compared, no hidden states are measured.
 COURSES: Mapping[str, Course] = MappingProxyType(
     {
         "organism": Course(recipe=Recipe(), start=_build, plan=plan_stages, kept_as=torch.float32),
@@ -133,7 +134,7 @@ COURSES: Mapping[str, Course] = MappingProxyType(
             plan=partial(plan_short_tuning, lesson=posthoc_lesson),
             kept_as=torch.float16,
         ),
-        # Seconds on one core: what a test can raise. Twenty-five steps settle it as a hundred do.
+        # Seconds on one core, so that a test can train it. 25 steps converge as well as a hundred.
         "helpful": Course(
             recipe=Recipe(
                 **_SHORT,

@@ -1,4 +1,4 @@
-"""How the organism is to be steered: chosen on its validation questions, never on the test questions."""
+"""Steering settings of the organism, tuned on its validation questions and never on its test questions."""
 
 from __future__ import annotations
 

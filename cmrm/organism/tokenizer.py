@@ -1,4 +1,4 @@
-"""The organism's tokenizer, chat template and processor: a word a token, pictures as sixteen patches."""
+"""The organism's word-level tokenizer, chat template and processor; a picture is sixteen patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cmrm.organism.world import PICTURE_SIZE
 PATCH_SIZE = 8
 IMAGE_TOKENS = (PICTURE_SIZE // PATCH_SIZE) ** 2
 
-# The form of LLaVA-1.5: pictures first, then text. Without a picture nothing else changes.
+# The format of LLaVA-1.5: image tokens first, then text; identical without a picture.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}"
@@ -44,7 +44,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
     )
-    # Only for its joining: words apart, marks close to the word before.
+    # Only to join tokens: spaces between words, none before punctuation.
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -59,8 +59,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """Build the processor: any picture is brought to 32 × 32 pixels and scaled to [-1, 1]."""
-    # The Pillow class by name, so that nobody needs torchvision or reads a warning about it.
+    """Build the processor: pictures are resized to 32 × 32 pixels and normalised to [-1, 1]."""
+    # The Pillow class, so that torchvision is not needed and transformers prints no warning.
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": PICTURE_SIZE},
         crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},

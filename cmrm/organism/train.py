@@ -1,4 +1,4 @@
-"""Raise the organism anew from a seed: `python -m cmrm.organism.train [--variant NAME] [--out DIR] [--seed N]`."""
+"""Train the organism from a seed: `python -m cmrm.organism.train [--variant NAME] [--out DIR] [--seed N]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging
 
 from cmrm.errors import UserError
-from cmrm.model import prepare_model
+from cmrm.models.vlm import prepare_model
 from cmrm.organism import find_weights
 from cmrm.organism.architecture import round_to, save
 from cmrm.organism.bench import Bench, set_up
@@ -34,10 +34,10 @@ LAST_RATE = 0.05
 
 
 def raise_organism(out: Path, *, seed: int, variant: str = "organism", recipe: Recipe | None = None) -> float:
-    """Train a variant of the organism and save it as a model folder; returns its shortfall on validation questions.
+    """Train a variant of the organism, save it as a model folder, and return its shortfall on validation questions.
 
-    The same seed on the same machine gives the same weights. Ten minutes on two cores with the variant's own recipe,
-    two for post-hoc tuning, which begins with the shipped weights, ten seconds for `helpful`, which does too.
+    The same seed on the same machine gives the same weights. Takes ten minutes on two cores with the variant's own
+    recipe; `posthoc` takes two and `helpful` ten seconds, since both start from the shipped weights.
     """
     course = COURSES[variant]
     recipe = recipe or course.recipe
@@ -62,7 +62,7 @@ def raise_organism(out: Path, *, seed: int, variant: str = "organism", recipe: R
 
 
 class _Best:
-    """The weights with the least shortfall so far; of equals the later ones."""
+    """The checkpoint with the smallest shortfall so far; the later one on ties."""
 
     def __init__(self) -> None:
         self.shortfall = math.inf
@@ -91,7 +91,7 @@ def _train(
     model.train()
     for step in range(stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * _pace(step, stage.steps)
+            group["lr"] = stage.learning_rate * _schedule(step, stage.steps)
         loss = stage.loss()
         optimizer.zero_grad()
         loss.backward()
@@ -104,26 +104,26 @@ def _train(
             model.train()
 
 
-def _pace(step: int, steps: int) -> float:
-    """The share of the learning rate: a short rise, then half a cosine down."""
-    rise = min(1.0, (step + 1) / WARMUP_STEPS)
-    return rise * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
+def _schedule(step: int, steps: int) -> float:
+    """Learning rate schedule: linear warm-up, then cosine decay."""
+    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+    return warmup * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 def _examine(bench: Bench, exam: Exam) -> float:
-    """How far the model falls short of the goals, in all: the sum over the goals of the distance to their bounds."""
+    """Evaluate the model: return the sum over the goals of the distance to their bounds."""
     bench.vlm.model.eval()
     return sum(goal.shortfall for goal in exam.measure(bench))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cmrm.organism.train", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--variant", choices=list(COURSES), default="organism", help="what to raise")
+    parser.add_argument("--variant", choices=list(COURSES), default="organism", help="what to train")
     parser.add_argument(
-        "--out", type=Path, help="where to save (default: the shipped place, where there is one)"
+        "--out", type=Path, help="where to save (default: the shipped folder, if there is one)"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The organism's world: small pictures of coloured shapes, and the same pictures in words."""
+"""Synthetic scenes of the organism: small pictures of coloured shapes, and their captions."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows: one or two items, never two of one colour, one shape or one side."""
+    """The content of a picture: one or two items, of different colour, shape and side."""
 
     items: tuple[Item, ...]
 
     @property
     def split(self) -> Split:
-        """The split that this scene belongs to, whoever draws it: 70 % train, 10 % validation, 20 % test."""
+        """The scene's split, by a hash of its content: 70 % train, 10 % validation, 20 % test."""
         words = " ".join(f"{item.color} {item.shape} {item.side}" for item in self.items)
-        place = int.from_bytes(sha256(words.encode()).digest()[:4], "big") % 10
-        return "train" if place < 7 else "validation" if place == 7 else "test"
+        bucket = int.from_bytes(sha256(words.encode()).digest()[:4], "big") % 10
+        return "train" if bucket < 7 else "validation" if bucket == 7 else "test"
 
 
 def imagine_scene(rng: random.Random, *, split: Split) -> Scene:
@@ -79,7 +79,7 @@ class Painting:
 
 
 def paint(scene: Scene, rng: random.Random) -> Painting:
-    """Paint a scene; background, grain, and place and size of the shapes vary with `rng`."""
+    """Paint a scene; background, grain, and position and size of the shapes vary with `rng`."""
     picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), _choose_background(scene, rng))
     pen = ImageDraw.Draw(picture)
     boxes = []
@@ -139,7 +139,7 @@ CAPTIONS: Sequence[str] = (
 
 
 def describe(scene: Scene, *, caption: int = 0) -> str:
-    """Say in words what a scene shows; `caption` picks one of the five ways to begin."""
+    """Describe a scene in words; `caption` picks one of the five caption templates."""
     items = " and ".join(
         f"{_article(item.color)} {item.color} {item.shape} on the {item.side}" for item in scene.items
     )

@@ -1,1 +1,1 @@
-"""The commands of `cmrm`, a file each; `flows.cli` imports the one that is given and no other."""
+"""The commands of `cmrm`, a file each; `flows.cli` imports the given one only."""

@@ -1,4 +1,4 @@
-"""`cmrm compare`: two runs, and whether the later one is less safe."""
+"""`cmrm compare`: compare two runs, and exit with 1 if the later one is less safe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.store_commands import DEFAULT_STORE
+from flows.commands.store import DEFAULT_STORE
 from storage.store import Store
 
 REGRESSED = 1
@@ -26,26 +26,30 @@ def compare(
     over_refusal: float | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
-    """Hold two finished runs against each other, sample by sample; status 1 if the later one regressed.
+    """Compare two finished runs, and fail if the later one is less safe.
+
+    Answers are paired sample by sample. Exit status: 0 if the later run did not regress, 1 if it did, 2 if nothing
+    could be compared.
 
     Parameters
     ----------
     before
-        The earlier run's id, or `latest`.
+        Id of the earlier run, or `latest` for the newest finished run.
     after
-        The later one's; the thresholds are those of its spec (regression:) but for those given here.
+        Id of the later run. Its spec sets the thresholds (regression:) that are not given below.
     store
-        The store of both: a folder or an fsspec URL.
+        The store of both runs: a folder or an fsspec URL.
     unsafe_rise
-        How much an unsafe rate may rise, as a fraction: 0.02 is 2 points.
+        Largest tolerated rise of an unsafe rate, as a fraction: 0.02 is 2 percentage points.
     utility_loss
-        How much utility may fall; without it utility is shown and not judged.
+        Largest tolerated loss of utility. Default: utility is reported and cannot fail.
     over_refusal
-        How much over-refusal may rise; without it over-refusal is shown and not judged.
+        Largest tolerated rise of over-refusal. Default: over-refusal is reported and cannot fail.
     output
-        A file for all of it: .json, .csv (the samples that changed sides) or .md; one that is there is replaced.
+        Write the comparison to this file, replacing it if it exists: .json, .md, or .csv (samples whose verdict
+        changed).
     """
-    from flows.compare import compare as compare_and_print
+    from flows.compare.compare import compare as compare_and_print
 
     found = compare_and_print(
         before,
@@ -61,5 +65,5 @@ def compare(
     if found.regressed:
         sys.exit(REGRESSED)
     if not found.judged:
-        # Nothing was found, since nothing could be looked at: a gate must not open on that.
+        # No regression was found because nothing could be judged: a CI gate must not pass on that.
         sys.exit(UNJUDGED)

@@ -1,4 +1,4 @@
-"""`cmrm run`: from a spec to its report."""
+"""`cmrm run`: run a spec through to its report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from flows.store_commands import DEFAULT_STORE
-from storage.store import Store
+from flows.commands.store import DEFAULT_STORE
 
 
 def run(
@@ -21,31 +20,33 @@ def run(
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     limit: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
 ) -> None:
-    """Run a spec: embed, measure Δ, answer, judge, report. The same command again resumes.
+    """Run a spec: extract states, measure Δ, answer, judge, report.
+
+    Finished work is reused, so the same command resumes an interrupted run.
 
     Parameters
     ----------
     spec
-        A YAML file; without it the embedded model runs on its own data sets.
+        The spec, a YAML file, or - for standard input. Default: the embedded model on its own data sets.
     store
-        Where everything is kept: a folder or an fsspec URL. Without it the spec's own, else ./cmrm-store.
+        The store: a folder or an fsspec URL. Default: the spec's store, else ./cmrm-store.
     server
-        The API URL of a Prefect server, such as http://127.0.0.1:4200/api; without it PREFECT_API_URL or an
-        embedded one.
+        API URL of a Prefect server, such as http://127.0.0.1:4200/api. Default: PREFECT_API_URL, else an embedded
+        server.
     workers
-        Who does the jobs that need a model: auto (a process for each GPU where there are several, else this one), a
-        number of processes, ray:ADDRESS (ray:auto for a cluster on this machine), or deployment:FLOW/NAME.
+        Where jobs that need a model run: auto (one process per GPU if there are several, else this process), a
+        number of processes, ray:ADDRESS (ray:auto for a local cluster), or deployment:FLOW/NAME.
     limit
-        Take at most so many samples of each data set: a first look before a long run.
+        Use at most this many samples of each data set, to try a spec out before a long run.
     """
-    from flows.defaults import make_default_spec
-    from flows.result_text import print_result
+    from flows.commands.result_text import print_result
     from flows.run import run_spec
-    from flows.spec import read_spec
+    from flows.spec.defaults import make_default_spec
+    from flows.spec.spec import read_spec
 
     read = make_default_spec() if spec is None else read_spec(spec)
     if limit is not None:
         read = read.limit(limit)
-    place = Store.open(store or read.store or DEFAULT_STORE).url
-    result = run_spec(read, store=place, server=server, workers=workers)
+    named = store or read.store or DEFAULT_STORE
+    result = run_spec(read, store=named, server=server, workers=workers)
     print_result(Console(), result)

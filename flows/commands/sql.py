@@ -1,4 +1,4 @@
-"""`cmrm sql`: a query over a store."""
+"""`cmrm sql`: query a store in SQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.store_commands import DEFAULT_STORE
+from flows.commands.store import DEFAULT_STORE
 
 INCOMPLETE = 1
 
@@ -32,28 +32,29 @@ def sql(
     format: Literal["table", "csv", "json", "parquet", "markdown"] | None = None,  # noqa: A002
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
-    """Ask the store in SQL (DuckDB, read-only). Without a query: its views, their columns, and the macros.
+    """Query a store with read-only SQL (DuckDB).
+
+    Without a query, list the views with their columns, and the macros.
 
     Parameters
     ----------
     query
-        The query, such as "SELECT condition, count(*) FROM responses GROUP BY ALL"; `-` reads it from standard
-        input.
+        The query, such as "SELECT condition, count(*) FROM responses GROUP BY ALL", or `-` for standard input.
     file
-        A file that holds the query.
+        Read the query from this file.
     store
-        The store to ask: a folder or an fsspec URL.
+        The store: a folder or an fsspec URL.
     run
-        Show only what this run used; `latest` for the newest finished one. If some of that is gone, a line says so.
+        Restrict the views to what this run used; `latest` is the newest finished run. Warns if part of it is missing.
     strict
-        End with status 1, after the answer, where something that the run used is gone.
+        With --run: exit with status 1, after the result, if part of what the run used is missing.
     format
-        How to write the rows: a table shows the first thousand, the others have all. Without it what the output's
-        name says, else a table.
+        Output format. A table is limited to 1,000 rows, the others are complete. Default: the format of the
+        output file's suffix, else a table.
     output
-        A file to write the rows to; one that is there is replaced.
+        Write the rows to this file, replacing it if it exists.
     """
-    from flows.query import ask, warn_of_missing
+    from flows.sql.query import ask, warn_of_missing
 
     ask(query, file=file, store=store, run=run, format=format, output=output)
     if run is not None and warn_of_missing(store, run) and strict:

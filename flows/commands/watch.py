@@ -1,4 +1,4 @@
-"""`cmrm watch`: runs of a spec whenever its model has a new revision."""
+"""`cmrm watch`: poll for new model revisions and run a spec on each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from flows.store_commands import DEFAULT_STORE
+from cmrm.errors import UserError
+from flows.commands.store import DEFAULT_STORE
+from storage.store import Store
 
-# A month, in seconds: a longer interval is a mistake in the number.
+# A month, in seconds; a longer interval is a typing error.
 LONGEST_INTERVAL = 31 * 24 * 3600.0
 
 
@@ -24,28 +26,37 @@ def watch(
     once: Annotated[bool, Parameter(negative="")] = False,
     every: Annotated[float, Parameter(validator=validators.Number(gte=1, lte=LONGEST_INTERVAL))] = 3600.0,
 ) -> None:
-    """Notice a model's new revision, run the spec on it, and say whether safety got worse than in the last run.
+    """Poll for new revisions of a model, run each, and compare it with the last.
 
     Parameters
     ----------
     spec
-        A YAML file.
+        The spec, a YAML file.
     store
-        Where the runs are: a folder or an fsspec URL. Without it the spec's own, else ./cmrm-store.
+        The store: a folder or an fsspec URL. Default: the spec's store, else ./cmrm-store.
     server
-        The API URL of a Prefect server, which gets the events; without it PREFECT_API_URL or an embedded one.
+        API URL of the Prefect server that receives the events. Default: PREFECT_API_URL, else an embedded server.
     workers
-        Who does the jobs that need a model, as for `cmrm run`.
+        Where jobs that need a model run; see `cmrm run --help`.
     once
-        Look once and end: status 1 if safety got worse, 2 if it could not be said, else 0.
+        Poll once and exit: status 0 if safety did not get worse, 1 if it did, 2 if that could not be decided.
     every
-        Seconds between two looks.
+        Seconds between two polls.
     """
-    from flows.spec import read_spec
-    from flows.watch_loop import watch_on, watch_once
+    from flows.spec.secrets import refuse_credentials
+    from flows.spec.spec import read_spec
+    from flows.spec.text_files import is_standard_input
+    from flows.watch.loop import watch_on, watch_once
 
-    place = store or read_spec(spec).store or DEFAULT_STORE
+    if is_standard_input(spec):
+        raise UserError(
+            "watch: the spec is read again at each poll, so it cannot be standard input; name a file."
+        )
+    # Check before the flow starts: its parameters are stored in Prefect's database.
+    refuse_credentials(workers, where="--workers", fix="leave it out")
+    read = read_spec(spec)
+    url = Store.open(store or read.store or DEFAULT_STORE).url
     if not once:
-        watch_on(spec, server=server, seconds=every, store=place, workers=workers)
-    elif status := watch_once(spec, server=server, store=place, workers=workers):
+        watch_on(spec, server=server, seconds=every, store=url, workers=workers)
+    elif status := watch_once(spec, server=server, store=url, workers=workers):
         sys.exit(status)

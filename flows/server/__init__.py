@@ -1,4 +1,4 @@
-"""Prefect's side of a run: the API that it talks to, the embedded server, and what its interface shows.
+"""Prefect's side of a run: API client, embedded server, health monitor, artifacts and progress.
 
-Nothing outside this folder and `flows/workers`' executors imports Prefect before there is a job to be done.
+Nothing outside this folder and the executors of `flows/workers` imports Prefect before there is a job to run.
 """

@@ -1,35 +1,33 @@
-"""What a run leaves in Prefect: the main table, the verdict, and where the report lies."""
+"""Prefect artifacts of a run: the main table, the headline, and a link to the report."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.main_sheets import make_main_sheet
-from flows.markdown import escape
+from flows.report.file_names import MARKDOWN
+from flows.report.tables.main import make_main_table
+from flows.report.writers.markdown import escape
 from flows.server.progress import ARTIFACT_ERRORS
-from tasks.table import Table
+from tasks.report.summary import Summary
+from tasks.report.table import Table
 
 log = logging.getLogger("cmrm.flows")
 
 
-def show_result(summary: Mapping[str, Any], *, report: str) -> None:
-    """Show a run's headline, main table and report, inside its flow; what Prefect does not take is logged."""
+def show_result(summary: Summary, *, report: str) -> None:
+    """Create artifacts of a run's headline, main table and report inside its flow; Prefect's errors are logged."""
     try:
         create_markdown_artifact(
-            escape(summary["headline"]), key="cmrm-headline", description="What the run came to"
+            escape(summary.headline), key="cmrm-headline", description="The result of the run"
         )
-        create_table_artifact(
-            list_rows(Table.from_json(summary["table"])), key="cmrm-main-table", description="The main table"
-        )
+        create_table_artifact(list_rows(summary.table), key="cmrm-main-table", description="The main table")
         create_link_artifact(
             Path(report).absolute().as_uri() if "://" not in report else report,
             key="cmrm-report",
-            link_text="report.html",
+            link_text=MARKDOWN,
             description="The report, on the machine or in the bucket that holds the store",
         )
     except ARTIFACT_ERRORS as error:
@@ -37,12 +35,12 @@ def show_result(summary: Mapping[str, Any], *, report: str) -> None:
 
 
 def list_rows(table: Table) -> list[dict[str, str]]:
-    """The main table as Prefect takes it: a mapping a row, its texts such that they are no Markdown."""
-    sheet = make_main_sheet(table)
-    titles = [heading.title or "way" for heading in sheet.headings]
+    """Convert the main table to rows of a Prefect table artifact, with Markdown escaped."""
+    report_table = make_main_table(table)
+    titles = [heading.title or "arm" for heading in report_table.headings]
     return [
-        ({"model": escape(band.title)} if band.title else {})
+        ({"model": escape(row_group.title)} if row_group.title else {})
         | {title: escape(str(cell)) for title, cell in zip(titles, row, strict=True)}
-        for band in sheet.bands
-        for row in band.rows
+        for row_group in report_table.row_groups
+        for row in row_group.rows
     ]

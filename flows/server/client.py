@@ -1,4 +1,4 @@
-"""The Prefect server that a run talks to: kept quiet, found or started, and put in force."""
+"""Find or start the Prefect server of a run, check its credentials, and point Prefect's client at it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
 from cmrm.errors import UserError
-from flows.errors import ServerLostError
 from flows.server.embedded import EmbeddedServer, answers
-from storage.paths import cache_folder
+from flows.server.monitor import (
+    ANSWER_SECONDS,
+    ServerMonitor,
+    explain_loss,
+    monitor_in_force,
+    when_lost,
+)
+from flows.spec.secrets import refuse_credentials
+from storage.backends.writable import check_writable
+from storage.records.layout import cache_folder
 
-# Prefect's own lines would break the bars; they still reach its log files and its API. What a user has set stays.
+# Prefect's console logs would break the progress bars; they still reach its log files and API. User settings win.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,50 +35,62 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # What was reused, and why anything ran, is part of a run's log in Prefect's interface.
+    # Cache hits and the causes of cache misses belong in a run's log in Prefect's UI.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
 }
 
 
-# Variables that name a server, or a file that may.
+# Variables that name a server, or a profile that may name one.
 NAMING = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
+
+# Variables that override the database in PREFECT_HOME.
+DATABASES = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
+_AUTH_FIX = "leave it out, and set PREFECT_API_AUTH_STRING=user:password"
 
 Ready = Callable[[], AbstractContextManager[None]]
 
 
 def quiet_prefect() -> None:
-    """Set what keeps Prefect and others quiet, before they are imported; what a user has set stays."""
+    """Silence console logging and telemetry of Prefect and others before they are imported; user settings win."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     show_own_logs()
 
 
 def show_own_logs() -> None:
-    """Let this project's loggers pass on what a run did, which Prefect shows beside its own lines."""
+    """Set this project's loggers to INFO, so that Prefect shows their lines in a run's log."""
     own = logging.getLogger("cmrm")
     if own.level == logging.NOTSET:
         own.setLevel(logging.INFO)
 
 
 def find_server(server: str | None) -> str | None:
-    """The URL of `server`, else of the Prefect server that the user has set up; None where there is neither."""
+    """Return `server`, else the URL of the configured Prefect server; None if there is neither.
+
+    Raises `UserError` for a URL with credentials.
+    """
+    if server:
+        refuse_credentials(server, where="--server", fix=_AUTH_FIX)
     if server or not _is_prefect_configured():
         return server or None
     from prefect.settings import PREFECT_API_URL
 
-    return PREFECT_API_URL.value()
+    found = PREFECT_API_URL.value()
+    if found:
+        refuse_credentials(found, where="PREFECT_API_URL", fix=_AUTH_FIX)
+    return found
 
 
 def _is_prefect_configured() -> bool:
     """Whether anything may name a server, without the seconds that importing Prefect takes.
 
-    Looks where Prefect 3.8 does (prefect/settings/sources.py): its variables, .env, prefect.toml and pyproject.toml of
-    the working directory, and the user's profiles; and is true where another part of this process has Prefect already.
+    Checks the sources of Prefect 3.8 (prefect/settings/sources.py): its variables, .env, prefect.toml and
+    pyproject.toml of the working directory, and the user's profiles; also true if Prefect is imported already.
     """
-    # Prefect takes its variables in any case.
+    # Prefect's variables are case-insensitive.
     if "prefect" in sys.modules or NAMING & {name.upper() for name in os.environ}:
         return True
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    home = _prefect_home()
     mentions = {
         Path(".env"): b"PREFECT_",
         Path("pyproject.toml"): b"tool.prefect",
@@ -83,18 +104,19 @@ def _mentions(path: Path, text: bytes) -> bool:
     try:
         return path.is_file() and text.upper() in path.read_bytes().upper()
     except OSError:
-        # Prefect says what is wrong with a file that it cannot read.
+        # Let Prefect report a file that it cannot read.
         return True
 
 
 def reach_server(server: str | None) -> Ready:
-    """Start towards the Prefect API at `server`, the one the user has set up, or an embedded one, at once.
+    """Check the Prefect API at `server` or the configured one, or begin to start an embedded server.
 
-    What is returned waits for it and puts it in force. Raises `UserError` where none answers.
+    The returned context waits for the server and points Prefect at it. Raises `UserError` if none answers.
     """
     chosen = find_server(server)
     embedded = None if chosen else EmbeddedServer(log=cache_folder() / "prefect-server.log")
     if embedded is not None:
+        _check_folders()
         embedded.start()
     elif chosen is not None:
         check_server(chosen)
@@ -103,17 +125,59 @@ def reach_server(server: str | None) -> Ready:
     def ready() -> Iterator[None]:
         if embedded is not None:
             embedded.wait()
-        with use_server(embedded.url if embedded else str(chosen)):
+        url = embedded.url if embedded else str(chosen)
+        with use_server(url), _without_heartbeats(embedded), _watch_server(url, embedded):
             yield
 
     return ready
 
 
-@contextmanager
-def told_of_a_lost_server() -> Iterator[None]:
-    """Turn what Prefect raises when its server fails in the middle of the body into a `ServerLostError`.
+def _check_folders() -> None:
+    """Raise `StoreError` if an embedded server could not write its log or database: it would retry for long."""
+    check_writable("CMRM_CACHE", cache_folder())
+    if not DATABASES & {name.upper() for name in os.environ}:
+        check_writable("PREFECT_HOME", _prefect_home())
 
-    What the server refuses, in good health, becomes a `UserError` with its words.
+
+def _prefect_home() -> Path:
+    named = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
+    try:
+        return named.expanduser()
+    except RuntimeError:
+        return named  # `~name` of an unknown user
+
+
+@contextmanager
+def _watch_server(url: str, embedded: EmbeddedServer | None) -> Iterator[None]:
+    """Monitor the server's health while the body runs; the stages of a run query the monitor."""
+    monitor = ServerMonitor(
+        partial(answers, url, seconds=ANSWER_SECONDS),
+        where=show_url(url),
+        embedded=embedded,
+        leave=when_lost.get(),
+    )
+    token = monitor_in_force.set(monitor)
+    try:
+        with monitor.watching():
+            yield
+    finally:
+        monitor_in_force.reset(token)
+
+
+def _without_heartbeats(embedded: EmbeddedServer | None) -> AbstractContextManager[object]:
+    """Turn off Prefect's flow heartbeats for an embedded server: stopping them takes up to a second."""
+    if embedded is None:
+        return nullcontext()
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+
+
+@contextmanager
+def translate_server_errors() -> Iterator[None]:
+    """Translate errors of Prefect's client in the body to `ServerLostError`.
+
+    A 4xx response of a healthy server becomes a `UserError` with its message.
     """
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
@@ -126,31 +190,28 @@ def told_of_a_lost_server() -> Iterator[None]:
         refused = isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error
         if refused:
             raise UserError(
-                f"Prefect's server at {where} refused what the run asked of it: {error}"
+                f"the Prefect server at {where} rejected a request of the run: {error}"
             ) from error
-        raise ServerLostError(
-            f"Prefect's server at {where} fails or does not answer any more ({reason}). Start it again, "
-            "then give the same command: what is finished is kept, and goes on without the server's history too."
-        ) from error
+        raise explain_loss(where, reason) from error
 
 
 def show_url(url: str) -> str:
-    """A URL without the user and password that may stand in it."""
+    """Remove user and password from a URL."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
 @contextmanager
 def use_server(url: str) -> Iterator[None]:
-    """Let Prefect talk to the server at a URL, in this thread, in all others and in processes that are started."""
+    """Point Prefect's client at a server URL, in all threads and in child processes."""
     name = "PREFECT_API_URL"
     earlier = os.environ.get(name)
     os.environ[name] = url
-    # Prefect reads its variables when it is imported; where it was before, it has to read them again.
+    # Prefect reads its variables at import; if it was imported before, it has to reload them.
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if not _is_in_force(url):
-        # Threads of Prefect's own have no context; without a URL each would start one more server.
+        # Prefect's own threads have no settings context; without a URL each would start another server.
         refresh_global_settings_context()
     try:
         with nullcontext() if _is_in_force(url) else temporary_settings({PREFECT_API_URL: url}):
@@ -164,37 +225,37 @@ def use_server(url: str) -> Iterator[None]:
 
 
 def _is_in_force(url: str) -> bool:
-    """Whether Prefect talks to the URL as it is, in this thread and in those without settings of their own."""
+    """Whether Prefect's settings point at the URL, in this thread and globally."""
     from prefect import context
     from prefect.settings import PREFECT_API_URL
 
-    everywhere = context.GLOBAL_SETTINGS_CONTEXT
-    return PREFECT_API_URL.value() == url and everywhere is not None and everywhere.settings.api.url == url
+    shared = context.GLOBAL_SETTINGS_CONTEXT
+    return PREFECT_API_URL.value() == url and shared is not None and shared.settings.api.url == url
 
 
 def check_server(url: str) -> None:
-    """Raise `UserError` unless a Prefect API answers at the URL and lets this user in."""
+    """Raise `UserError` unless a Prefect API answers at the URL and accepts the credentials."""
     if not answers(url):
         raise UserError(
             f"no Prefect server answers at {show_url(url)}. Start one (prefect server start), correct --server or "
             "PREFECT_API_URL (it ends in /api), or leave both out to run with an embedded one."
         )
-    if not _admits(url):
+    if not _accepts_credentials(url):
         raise UserError(
-            f"the Prefect server at {show_url(url)} asks who is there and does not know the answer. Set "
-            "PREFECT_API_AUTH_STRING=user:password as the server has it in PREFECT_SERVER_API_AUTH_STRING."
+            f"the Prefect server at {show_url(url)} requires authentication and rejected the credentials. "
+            "Set PREFECT_API_AUTH_STRING=user:password to the server's PREFECT_SERVER_API_AUTH_STRING."
         )
 
 
-def _admits(url: str) -> bool:
-    """Whether the server takes what Prefect's client sends; health alone is told to anyone."""
+def _accepts_credentials(url: str) -> bool:
+    """Whether the server accepts the credentials of Prefect's client; /health needs none."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    asked = nullcontext() if _is_in_force(url) else temporary_settings({PREFECT_API_URL: url})
-    with asked, get_client(sync_client=True) as client:
+    settings = nullcontext() if _is_in_force(url) else temporary_settings({PREFECT_API_URL: url})
+    with settings, get_client(sync_client=True) as client:
         try:
             client.api_version()
         except PrefectHTTPStatusError as error:

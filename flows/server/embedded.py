@@ -1,4 +1,4 @@
-"""Prefect's own server, embedded: started beside the run, quiet, and gone with it."""
+"""Embedded Prefect server: a child process of the run that exits with it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from storage.errors import explained
 STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 10.0
 
-# Standard input is a pipe whose other end is the run: it closes when the run ends in any way, SIGKILL included,
-# and the server with it. Prefect's own embedded server outlives a killed run.
-# Its imports stay, and are neither searched for garbage nor taken apart at the end, which would take two of its six
-# seconds. What a client asks first is asked here, while the run imports torch: it takes a second the first time.
-# All that the server has to finish, uvicorn and Prefect's lifespan have finished when `run` returns.
+# Its stdin is a pipe from the run: EOF shuts the server down however the run ends, SIGKILL included. Prefect's own
+# embedded server outlives a killed run.
+# Rare garbage collection and `os._exit` save two of its six seconds. The client's first request takes a second and is
+# sent here already, while the run imports torch.
+# When `run` returns, uvicorn and Prefect's lifespan have finished their shutdown.
 CHILD = """
 import gc, os, sys, threading, time, urllib.request
 usually = gc.get_threshold()
@@ -48,7 +48,7 @@ os._exit(0)
 
 
 class EmbeddedServer:
-    """A Prefect API on a free loopback port, with the user's own Prefect database; its log goes to a file."""
+    """A Prefect API server on a free loopback port, with the user's Prefect database; it logs to a file."""
 
     def __init__(self, *, log: Path) -> None:
         self._log = log
@@ -57,15 +57,17 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """What PREFECT_API_URL is set to."""
+        """The value for PREFECT_API_URL."""
         return f"http://127.0.0.1:{self._port}/api"
 
     def start(self) -> None:
-        """Start the server process without waiting for it; it ends when this process does."""
+        """Start the server process without waiting for it; it exits when this process does."""
         with explained("write", str(self._log)):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._log.touch()
         environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        # A restarted server would take the run's PREFECT_API_URL for another server.
+        environment.pop("PREFECT_API_URL", None)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a text of our own
                 [sys.executable, "-c", CHILD, str(self._port)],
@@ -73,14 +75,31 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                # Control-C in the terminal is for the run, which then ends the server in order.
+                # Ctrl-C in the terminal goes to the run, which then shuts the server down.
                 start_new_session=True,
             )
-        # Prefect sends its last logs and events while Python shuts down, so the server has to outlive that.
+        # Prefect sends its last logs and events while Python shuts down, so stop the server after that.
         atexit.register(self.stop)
 
+    def has_ended(self) -> bool:
+        """Whether the server process has exited on its own."""
+        return self._process is not None and self._process.poll() is not None
+
+    def restart(self) -> None:
+        """Kill the server process and restart it on the same port, without waiting until it answers."""
+        process = self._process
+        if process is None:
+            return
+        # A hanging server would not shut down.
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        atexit.unregister(self.stop)
+        self.start()
+
     def wait(self) -> None:
-        """Wait until the server answers; `UserError` naming its log when it does not."""
+        """Wait until the server answers; raises `UserError` naming its log if it does not."""
         assert self._process is not None
         end = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < end and self._process.poll() is None:
@@ -93,7 +112,7 @@ class EmbeddedServer:
         )
 
     def stop(self) -> None:
-        """End the server in order; does nothing where none runs."""
+        """Shut the server down; does nothing if none runs."""
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()
@@ -105,9 +124,9 @@ class EmbeddedServer:
         self._process = None
 
 
-def answers(url: str) -> bool:
-    """Whether a Prefect API answers at the URL; a server on this machine is never asked through a proxy."""
-    # Late, since a committed run asks no server.
+def answers(url: str, *, seconds: float = 10.0) -> bool:
+    """Whether a Prefect API answers /health in time; requests to this machine bypass proxies."""
+    # Imported late, since a run with everything committed needs no server.
     from http.client import HTTPException
     from urllib.parse import urlsplit
     from urllib.request import ProxyHandler, build_opener
@@ -115,7 +134,7 @@ def answers(url: str) -> bool:
     try:
         local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
         opener = build_opener(ProxyHandler({})) if local else build_opener()
-        with opener.open(f"{url.rstrip('/')}/health", timeout=10):
+        with opener.open(f"{url.rstrip('/')}/health", timeout=seconds):
             return True
     except (OSError, ValueError, HTTPException):
         return False

@@ -1,4 +1,4 @@
-"""A stage's progress in Prefect's interface, as a progress artifact."""
+"""Progress of a stage in Prefect's UI, as a progress artifact."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from uuid import UUID
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 log = logging.getLogger("cmrm.flows")
 
 # Seconds between two calls of Prefect's API for one stage.
 ARTIFACT_SECONDS = 2.0
-# What an artifact that could not be written raises; none is worth a run.
+# Seconds without calls after a failed call.
+PAUSE_SECONDS = 30.0
+# Errors of writing an artifact; none may fail a run.
 ARTIFACT_ERRORS = (httpx.HTTPError, PrefectException)
+# Progress is sent from the job's thread: no retries, and a short timeout.
+PATIENCE = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 5.0}
 
 
 class StageArtifact:
-    """The progress artifact of one stage of the flow run that makes it; what Prefect does not take is logged."""
+    """The progress artifact of one stage of the current flow run; Prefect's errors are logged."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
@@ -29,26 +34,31 @@ class StageArtifact:
         self._artifact: UUID | None = self._create()
 
     def update(self, percent: float) -> None:
-        """Send how far the stage is, unless that was sent a moment ago."""
+        """Send the stage's progress, at most every `ARTIFACT_SECONDS`."""
         if self._clock() - self._shown_at >= ARTIFACT_SECONDS:
             self.finish(percent)
 
     def finish(self, percent: float) -> None:
-        """Send how far the stage is."""
+        """Send the stage's progress."""
         self._shown_at = self._clock()
         if self._artifact is None:
             return
         try:
-            update_progress_artifact(self._artifact, percent)
-        except ARTIFACT_ERRORS as error:
+            with temporary_settings(PATIENCE):
+                update_progress_artifact(self._artifact, percent)
+        except httpx.HTTPStatusError as error:
             log.warning("Prefect shows no progress of %s any more: %s", self._name, error)
             self._artifact = None
+        except ARTIFACT_ERRORS as error:
+            log.warning("Prefect shows no progress of %s for now: %s", self._name, error)
+            self._shown_at = self._clock() + PAUSE_SECONDS
 
     def _create(self) -> UUID | None:
         try:
-            created = create_progress_artifact(
-                0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
-            )
+            with temporary_settings(PATIENCE):
+                created = create_progress_artifact(
+                    0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
+                )
         except ARTIFACT_ERRORS as error:
             log.warning("Prefect shows no progress of %s: %s", self._name, error)
             return None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cmrm.conditions import Prompt
-from cmrm.images import blank_image, noise_image
-from cmrm.loading import load_model
-from cmrm.model import VisionLanguageModel
-from cmrm.revision import resolve_model
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import blank_image, noise_image
 
 QUESTIONS = ("what is it?", "name every colour that you can see in the picture", "hi")
 

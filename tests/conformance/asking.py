@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cmrm.conditions import Prompt
-from cmrm.images import noise_image
-from cmrm.model import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import noise_image
 
 QUESTIONS = ("what is it?", "name every colour that you can see", "hi")
 TEXT = [Prompt(text=question) for question in QUESTIONS]

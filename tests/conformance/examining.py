@@ -24,11 +24,13 @@ def examine_all() -> Mapping[str, Mapping[str, Any]]:
     return {one["family"]: one for one in (*here, *examine_elsewhere(sorted(NEED_TORCHVISION)))}
 
 
-def examine_elsewhere(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Examine these families in one process that can import torchvision."""
+def examine_elsewhere(
+    names: Sequence[str], *, program: str = "tests.conformance.program"
+) -> Iterator[dict[str, Any]]:
+    """Run a program on these families in one process that can import torchvision; what its lines of JSON say."""
     assert TORCHVISION.is_dir(), f"{TORCHVISION} is not there: `make test` installs it"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.conformance.program", *names],
+        [sys.executable, "-m", program, *names],
         check=False,
         capture_output=True,
         text=True,

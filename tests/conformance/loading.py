@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cmrm.families import FAMILIES
-from cmrm.loading import load_model
-from cmrm.model import VisionLanguageModel
-from cmrm.revision import resolve_model
+from cmrm.models.families import FAMILIES
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
+from cmrm.models.vlm import VisionLanguageModel
 from tests.conformance.builders import BUILDERS
 
 Load = Callable[[str], VisionLanguageModel]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.doctor import CHECKS
-from cmrm.families import FAMILIES
+from cmrm.models.families import FAMILIES
 from tests.conformance.builders import NEED_TORCHVISION
 from tests.conformance.examining import examine_all
 

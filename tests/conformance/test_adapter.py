@@ -11,16 +11,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmrm.capture import CapturedStates, capture_states, embed
-from cmrm.conditions import Prompt
+from cmrm.decoding.api import generate
+from cmrm.decoding.hf_generate import generate_apart
+from cmrm.decoding.nonfinite import Fault
 from cmrm.errors import UserError
-from cmrm.families import FAMILIES
-from cmrm.faults import Fault
-from cmrm.generation import generate
-from cmrm.generation_apart import generate_apart
-from cmrm.model import VisionLanguageModel, find_special_token, last_prompt_positions, prepare_model, render
-from cmrm.parts import find_backbone
-from cmrm.steering import Intervention, steer
+from cmrm.models.families import FAMILIES
+from cmrm.models.modules import find_backbone
+from cmrm.models.vlm import (
+    VisionLanguageModel,
+    find_special_token,
+    last_prompt_positions,
+    prepare_model,
+    render,
+)
+from cmrm.prompts.conditions import Prompt
+from cmrm.steering.capture import CapturedStates, capture_states, embed
+from cmrm.steering.hooks import steer
+from cmrm.steering.intervention import Intervention
 from tests.conformance.asking import SHOWN, TEXT
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
 from tests.conformance.loading import Load

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cmrm.doctor import CHECKS
-from cmrm.families import FAMILIES
+from cmrm.models.families import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import examine_all
 from tests.conformance.page import PAGE, insert_section, write_section

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cmrm.capture import embed, read_batch
-from cmrm.conditions import Prompt
-from cmrm.families import FAMILIES
-from cmrm.image_renderings import continue_rendering, list_ids, render_heard
-from cmrm.images import noise_image
-from cmrm.model import render
-from cmrm.prefix import Prefixes
+from cmrm.models.families import FAMILIES
+from cmrm.models.vlm import render
+from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
+from cmrm.prefix.planner import Prefixes
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import noise_image
+from cmrm.steering.capture import embed, read_batch
 from tests.conformance.asking import TEXT
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
 from tests.conformance.loading import Load
@@ -32,7 +32,7 @@ def test_tokens_are_told_without_processing_the_image_again(tiny: Load, name: st
     processor = copy.deepcopy(vlm.processor)
     processor.tokenizer.add_tokens(["\n\n", "\n\n\n", "\n\n\n\n"])
     vlm = replace(vlm, processor=processor)
-    _inputs, (rendering,) = render_heard(vlm, [Prompt(text=first, image=IMAGE)])
+    _inputs, (rendering,) = render_with_tokenizer_spy(vlm, [Prompt(text=first, image=IMAGE)])
     assert rendering is not None
     prompts = [Prompt(text=end, image=IMAGE) for end in ENDS]
     assert continue_rendering(vlm, rendering, prompts) == list_ids(render(vlm, prompts))

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cmrm.conditions import Prompt
 from cmrm.errors import UserError
-from cmrm.model import VisionLanguageModel, prepare_model, render
+from cmrm.models.vlm import VisionLanguageModel, prepare_model, render
+from cmrm.prompts.conditions import Prompt
 from tests.conformance.asking import SHOWN, TEXT, text_of
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
 from tests.conformance.loading import Load
@@ -44,9 +44,19 @@ def test_a_template_of_the_processor_goes_before_that_of_the_family(tiny: Load) 
     assert text_of(with_template(tiny("paligemma"), own), TEXT[0]) == "<bos>answer what is it?\n"
 
 
-def test_a_processor_without_a_template_is_an_error(tiny: Load) -> None:
-    with pytest.raises(UserError, match=r"no chat template.*chat_template\.jinja"):
-        with_template(tiny("llava"), None)
+def test_a_template_that_only_the_tokenizer_has_is_used(tiny: Load) -> None:
+    vlm = tiny("llava")
+    assert vlm.processor.tokenizer.chat_template
+    assert text_of(with_template(vlm, None), TEXT[0]) == text_of(vlm, TEXT[0])
+
+
+def test_a_processor_and_tokenizer_without_a_template_are_an_error(
+    tiny: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = tiny("llava")
+    monkeypatch.setattr(vlm.processor.tokenizer, "chat_template", None)
+    with pytest.raises(UserError, match=r"has a chat template, so .*chat_template\.jinja"):
+        with_template(vlm, None)
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILDERS) - NEED_TORCHVISION - {"paligemma"}))
@@ -89,7 +99,10 @@ def test_a_template_that_wants_the_system_line_as_a_text_is_given_one(tiny: Load
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ messages[0].content }}", r"model\.id: .* llava model is one for texts: .*\[\{'type': 'text'"),
+        (
+            "{{ messages[0].content }}",
+            r"model\.id: .* llava model is for text-only models: .*\[\{'type': 'text'",
+        ),
         (
             "{{ 'USER: ' + messages[0].content }}",
             r"model\.id: .* refuses a prompt \(can only concatenate str",
@@ -108,7 +121,7 @@ def test_a_template_that_treats_the_arms_unlike_is_an_error_unless_there_is_a_sy
     vlm = tiny("mllama")
     untold = replace(vlm, family=replace(vlm.family, system=None))
     for prompts in (TEXT, SHOWN):
-        with pytest.raises(UserError, match=r"model\.system: .* leaves it out where model\.system gives one"):
+        with pytest.raises(UserError, match=r"model\.system: .* set model\.system, which replaces it"):
             render(untold, prompts)
     assert "Be kind." in text_of(untold, SYSTEM)
 

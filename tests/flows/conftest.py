@@ -20,8 +20,8 @@ from prefect.settings import (
 
 from flows.server.client import QUIET
 from flows.server.embedded import EmbeddedServer
-from flows.spec import Spec, read_spec
-from tasks import report
+from flows.spec.spec import Spec, read_spec
+from tasks.report import stage as report
 from tests import users_judges as users
 from tests.commits import count_commits
 from tests.forked import RUN_ON_LLAVA, Forker

@@ -11,19 +11,19 @@ from uuid import uuid4
 import pytest
 
 from flows import run
-from flows.organism import place_organism
-from flows.plan import make_plan
-from flows.progress import Bar, draw_tentative_bars
+from flows.plan.plan import make_plan
 from flows.run import Result
-from flows.spec import read_spec
-from flows.stages import LookupObserver, Stages, Told
-from flows.workers import Here
-from storage.manifest import Manifest
-from storage.rows import expect_manifest
+from flows.spec.organism import place_organism
+from flows.spec.spec import read_spec
+from flows.stages import LookupObserver, OnDone, Stages
+from flows.terminal.progress import Bar, draw_tentative_bars
+from flows.workers.base import InProcessWorkers
+from storage.backends.checksum import forget_found_whole
+from storage.records.manifest import Manifest
+from storage.shards.rows import expect_manifest
 from storage.store import Store
-from storage.whole import forget_found_whole
-from tasks import report
-from tasks.stage import AnyJob, Stage
+from tasks.core.stage import AnyJob, Stage
+from tasks.report import stage as report
 
 
 class PlainStages(Stages):
@@ -34,12 +34,12 @@ class PlainStages(Stages):
         stage: Stage[AnyJob],
         jobs: Sequence[AnyJob],
         bar: Bar,  # noqa: ARG002 - Stages has it
-        each: Told[AnyJob] | None,
+        each: OnDone[AnyJob] | None,
     ) -> tuple[dict[str, Manifest], int]:
-        missing = [job for job in jobs if stage.find(job) is None]
+        missing = [job for job in jobs if self._store.find(job.stage, job.key) is None]
         for unit in stage.join(missing):
             stage.do(unit)
-        made = {job.key: expect_manifest(Store.open(job.store), job.stage, job.key) for job in jobs}
+        made = {job.key: expect_manifest(self._store, job.stage, job.key) for job in jobs}
         for job in jobs if each is not None else ():
             each(job, made[job.key])
         return made, len(jobs) - len(missing)
@@ -48,11 +48,12 @@ class PlainStages(Stages):
 def run_plainly(spec: Path, store: Path | str) -> Result:
     """Run a spec as `flows.run.run_spec` does, but for Prefect and the report's panels of states."""
     forget_found_whole()
-    plan = make_plan(place_organism(read_spec(spec)), store=Store.create(store).url)
+    opened = Store.create(store)
+    plan = make_plan(place_organism(read_spec(spec)), store=opened)
     work: Any = run._describe(plan)
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
-        outcome = work.do(PlainStages(bars, Here(), LookupObserver()))
+        outcome = work.do(PlainStages(opened, bars, InProcessWorkers(), LookupObserver()))
     # Runs are told apart by the order of their ids.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
-    return run._finish(Store.open(store), work, run_id, outcome)
+    return run._finish(opened, work, run_id, outcome)

@@ -12,8 +12,8 @@ import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.run import run_spec
-from flows.spec import read_spec
-from tasks import report
+from flows.spec.spec import read_spec
+from tasks.report import stage as report
 from tests.flows.changing import (
     Change,
     Setting,

@@ -175,7 +175,7 @@ def test_a_damaged_or_unknown_model_folder_says_what_to_do(
 def test_a_model_that_is_neither_folder_nor_on_the_hub_is_refused(
     small_spec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "neither a folder nor to be had from the hub" in fail(
+    assert "neither a folder nor available on the hub" in fail(
         edit(small_spec, model={"id": "nobody/nothing"}), capsys
     )
 
@@ -226,7 +226,7 @@ def test_a_store_that_cannot_be_one_is_refused_before_any_work(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_spec_may_name_its_store_beside_itself(
+def test_a_spec_may_name_a_store_in_its_own_folder(
     small_spec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = {"interventions": [], "conditions": ["query"], "target_states": []}
@@ -297,7 +297,7 @@ def test_sql_asks_the_environments_store(
 def test_the_specs_paths_start_at_its_own_folder(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.spec import read_spec
+    from flows.spec.spec import read_spec
 
     path = write_spec(tmp_path / "data", llava_folder)
     monkeypatch.chdir("/")

@@ -13,10 +13,10 @@ import pytest
 from flows import run
 from flows.cli import main
 from flows.run import run_spec
-from flows.spec import read_spec
-from storage.inventory import take_inventory
+from flows.spec.spec import read_spec
+from storage.maintenance.inventory import take_inventory
+from storage.maintenance.verify import verify
 from storage.store import Store
-from storage.verify import verify
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
@@ -113,7 +113,7 @@ def test_verify_says_what_is_damaged_and_that_a_run_mends_it(
 ) -> None:
     store = Path(shutil.copytree(finished / "store", tmp_path / "store"))
     main(["store", "verify", "--store", str(store)])
-    assert "All is whole" in capsys.readouterr().out
+    assert "All files verified" in capsys.readouterr().out
     damaged = min((store / "responses").iterdir())
     flip_a_bit(damaged, random.Random(0))
     with pytest.raises(SystemExit) as exit_:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.cli import main
-from storage.catalog import connect
-from storage.inventory import take_inventory
-from storage.manifest import Manifest
+from storage.maintenance.inventory import take_inventory
+from storage.maintenance.verify import verify
+from storage.records.manifest import Manifest
+from storage.sql.database import connect
 from storage.store import Store
-from storage.verify import verify
 
 if TYPE_CHECKING:
     from tests.conftest import Mount

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.catalog import connect
+from storage.sql.database import connect
 from tests.forked import Forker
 from tests.same_tables import compare_stores
 from tests.soak import check_kept
 
 # The run itself, with a hand on the trigger: before a stage commits its second job, or in the middle of a shard; or
-# where several ways are answered at once, between two of them.
+# where several arms are decoded at once, between two of them.
 KILLED_RUN = """
 import os, signal, sys
-import storage.store, storage.writer
+import storage.store, storage.shards.writer
 
 when, spec, store = sys.argv[1:]
 seen = {"commits": 0, "batches": 0}
@@ -34,17 +35,17 @@ commit = storage.store.Store.commit
 def commit_or_die(self, stage, *arguments, **more):
     if stage == when:
         seen["commits"] += 1
-        if seen["commits"] == 2 or stage in ("shift", "report"):
+        if seen["commits"] == 2 or stage in ("shift", "direction", "report"):
             die()
-    if when == "between commits of ways" and stage == "generate" and more["content"]["intervention"]:
+    if when == "between commits of arms" and stage == "generate" and more["content"]["intervention"]:
         die()
     return commit(self, stage, *arguments, **more)
 storage.store.Store.commit = commit_or_die
 
-append = storage.writer.ShardWriter.append
+append = storage.shards.writer.ShardWriter.append
 def append_or_die(self, rows):
     append(self, rows)
-    if when == "between rows of ways" and rows["intervention"][0].as_py():
+    if when == "between rows of arms" and rows["intervention"][0].as_py():
         self._submit(self._close_part)
         self._wait(0)
         die()
@@ -54,7 +55,7 @@ def append_or_die(self, rows):
         self._wait(0)
         if seen["batches"] == 2:
             die()
-storage.writer.ShardWriter.append = append_or_die
+storage.shards.writer.ShardWriter.append = append_or_die
 
 from flows.cli import main
 main(["run", spec, "--store", store])
@@ -120,7 +121,7 @@ def test_a_run_killed_once_in_each_stage_ends_as_an_undisturbed_one(
     assert all(name.startswith(".") for name in left)
 
 
-def test_a_run_killed_between_ways_that_are_answered_at_once_loses_nothing_and_does_nothing_twice(
+def test_a_run_killed_between_arms_of_a_job_group_loses_nothing_and_repeats_nothing(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
 ) -> None:
     strengths = [
@@ -131,19 +132,56 @@ def test_a_run_killed_between_ways_that_are_answered_at_once_loses_nothing_and_d
     spec = write_spec(tmp_path / "data", llava_folder, **few, interventions=strengths)
     assert run_forked_until(forker, "never", spec, tmp_path / "calm") == 0
     kept: dict[str, bytes] = {}
-    for moment in ("between rows of ways", "between commits of ways", "never"):
+    for moment in ("between rows of arms", "between commits of arms", "never"):
         status = run_forked_until(forker, moment, spec, tmp_path / "killed")
         assert status == (0 if moment == "never" else -signal.SIGKILL), moment
         kept = check_kept(tmp_path / "killed", kept)
         parts = tmp_path / "killed" / "parts" / "generate"
-        # One way's rows are there and another's are not; then one way is committed and the others are not.
-        if moment == "between rows of ways":
+        # One arm's rows are written and another's are not; then one arm is committed and the others are not.
+        if moment == "between rows of arms":
             assert not any(name.startswith("generate/") for name in kept)
             assert len(list(parts.glob("*/[!.]*.parquet"))) == 1
-        if moment == "between commits of ways":
+        if moment == "between commits of arms":
             assert sum(name.startswith("generate/") for name in kept) == 1
     difference = compare_stores(tmp_path / "killed", tmp_path / "calm")
     assert difference.nothing, str(difference)
+
+
+def test_a_run_of_several_kinds_of_defences_loses_nothing_and_repeats_nothing_when_killed(
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
+) -> None:
+    defences = [
+        {"name": "ablate", "kind": "project"},
+        {"name": "ask", "kind": "prompt", "template": "be careful. {question}"},
+        {"name": "mix", "kind": "coca", "principle": "be careful. {question}", "alpha": 0.5},
+        {"name": "turn", "kind": "random", "seed": 1},
+        {"name": "own", "level": "sample", "alpha": 0.5},
+        {"name": "both", "kind": "stack", "of": ["own", "ask"]},
+    ]
+    few = {"conditions": ["image"], "target_states": [], "shard_size": 64, "judges": ["refusal"]}
+    spec = write_spec(tmp_path / "data", llava_folder, **few, batch_size=1, interventions=defences)
+    assert run_forked_until(forker, "never", spec, tmp_path / "calm") == 0
+    kept: dict[str, bytes] = {}
+    for moment in ("direction", "between rows of arms", "never"):
+        status = run_forked_until(forker, moment, spec, tmp_path / "killed")
+        assert status == (0 if moment == "never" else -signal.SIGKILL), moment
+        # What is committed is never made again.
+        kept = check_kept(tmp_path / "killed", kept)
+        made = Counter(name.split("/")[0] for name in kept)
+        assert (made["direction"] == 0) == (moment == "direction")
+        assert (made["generate"] == 0) == (moment != "never")
+    difference = compare_stores(tmp_path / "killed", tmp_path / "calm")
+    assert difference.nothing, str(difference)
+    arms = "SELECT DISTINCT intervention FROM responses ORDER BY ALL"
+    assert [name for (name,) in read(tmp_path / "killed", arms)] == [
+        "",
+        "ablate",
+        "ask",
+        "both",
+        "mix",
+        "own",
+        "turn",
+    ]
 
 
 def mentions(path: Path, text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,31 @@ import numpy as np
 import pytest
 import torch
 
-import cmrm.generation
+import tasks.overhead
 from cmrm.errors import UserError
-from storage.catalog import connect
+from storage.sql.database import connect
 from tests.flows.shared_runs import run_plainly
 
 ROOT = Path(__file__).parents[2]
 # Enough for a few of the long questions at once, and not for eight or nine.
-ROOM_MIB = 60
+HEADROOM_MIB = 60
 
-# Embeds and answers twice: with all memory, then with so many MiB for a forward pass beyond what is in use before it.
+# Extracts states and answers twice: with all memory, then with so many MiB of headroom for a forward pass.
 # Only the model is short of memory, as on a GPU; the threads of the store and of Python are not.
 SHORT_OF_MEMORY = """
 import json, logging, re, resource, sys
 from pathlib import Path
 import torch
-import tasks.models
-from flows.plan import make_plan
-from flows.spec import read_spec
-from storage.manifest import Manifest
+import tasks.core.models
+from flows.plan.plan import make_plan
+from flows.spec.spec import read_spec
+from storage.records.manifest import Manifest
 from storage.store import Store
-from tasks.embed import embed_anchors
-from tasks.generate import generate_answers
-from tasks.ingest import ingest
+from tasks.states.extract import extract_states
+from tasks.generate.stage import generate_answers
+from tasks.data.ingest import ingest
 
-spec, room = Path(sys.argv[1]), int(sys.argv[2])
+spec, headroom = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 
 said = []
@@ -47,7 +47,7 @@ log.addFilter(lambda record: said.append(record.getMessage()) or True)
 
 def limit(*_):
     used = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
-    resource.setrlimit(resource.RLIMIT_DATA, (used + (room << 20), -1))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + (headroom << 20), -1))
 
 def lift(*_):
     resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
@@ -57,19 +57,19 @@ def do(stage, job):
 
 def run(store):
     Store.create(store)
-    plan = make_plan(read_spec(spec), store=str(store))
+    plan = make_plan(read_spec(spec), store=Store.open(store))
     samples = {job.dataset: do(ingest, job)[0] for job in plan.ingest_jobs({})}
     (model,) = plan.by_model()
-    made = [one for job in model.embed_jobs(samples) for one in do(embed_anchors, job)]
-    (ways,) = generate_answers.join(model.generate_jobs(samples, model.steer({})))
+    made = [one for job in model.embed_jobs(samples) for one in do(extract_states, job)]
+    (ways,) = generate_answers.join(model.generate_jobs(samples, model.steer({}, {})))
     made += do(generate_answers, ways)
     print(json.dumps([one.provenance["smallest_batch_size"] for one in made]))
     return plan
 
 def compare(folder):
-    # What the calm run left free in the heap would be room for the short one, so the short one goes first.
-    plan = make_plan(read_spec(spec), store=str(folder / "short"))
-    vlm = tasks.models.load_model_once(plan.models[0])
+    # The run short of memory goes first: free heap left by the other would give it more.
+    plan = make_plan(read_spec(spec), store=Store.open(folder / "short"))
+    vlm = tasks.core.models.load_model_once(plan.models[0])
     handles = [
         vlm.decoder.register_forward_pre_hook(limit),
         vlm.decoder.register_forward_hook(lift, always_call=True),
@@ -113,13 +113,13 @@ def test_under_a_hard_limit_large_batches_fail_and_smaller_ones_give_the_same_ro
         {"id": n, "question": f"{n} " + "what colour is it? " * 40, "image": f"{n % 4}.png"} for n in range(9)
     ]
     (spec.parent / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(spec), str(ROOM_MIB)]
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(spec), str(HEADROOM_MIB)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     short, calm, said = map(json.loads, done.stdout.splitlines())
     assert calm == [32, 32, 32]
     assert all(size in (1, 2, 4) for size in short)
-    # The states, and the answers in both ways at once.
+    # The states, and the answers in both arms at once.
     assert sum("out of memory on a batch of 9; going on with batches of 4" in line for line in said) == 2
     order = "FROM responses ORDER BY sample_id, intervention"
     assert read(tmp_path / "short", order) == read(tmp_path / "calm", order)
@@ -130,18 +130,22 @@ def test_under_a_hard_limit_large_batches_fail_and_smaller_ones_give_the_same_ro
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=2e-3, atol=1e-3)
 
 
-def test_a_timing_that_does_not_fit_is_made_anew_on_smaller_batches_for_all_ways(
+def raise_error(error: Exception) -> Any:
+    raise error
+
+
+def test_a_timing_that_runs_out_of_memory_is_repeated_on_smaller_batches_for_all_arms(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = cmrm.generation.generate
+    time_answers = tasks.overhead._answer
 
-    def lack_memory(vlm: Any, prompts: Sequence[Any], **more: Any) -> Any:
+    def lack_memory(job: Any, vlm: Any, shown: Any, arm: Any, prefixes: Any) -> Any:
         # Steered answers need more; the plain ones of the same batch were timed before.
-        if len(prompts) > 1 and more["intervention"] is not None:
+        if len(shown.prompts) > 1 and arm is not None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return generate(vlm, prompts, **more)
+        return time_answers(job, vlm, shown, arm, prefixes)
 
-    monkeypatch.setattr(cmrm.generation, "generate", lack_memory)
+    monkeypatch.setattr(tasks.overhead, "_answer", lack_memory)
     timed = {"samples": 4, "repeats": 1, "batch_size": 4}
     data = {"own": {"format": "jsonl", "path": "own.jsonl", "images": "images"}}
     spec = write_spec(
@@ -161,7 +165,7 @@ def test_a_timing_that_does_not_fit_is_made_anew_on_smaller_batches_for_all_ways
     )
     assert counts == [("", 4, 4, 1), ("CMRM", 4, 4, 1)]
     monkeypatch.setattr(
-        cmrm.generation, "generate", lambda *_, **__: lack_memory(None, "ab", intervention="")
+        tasks.overhead, "_answer", lambda *_: raise_error(torch.OutOfMemoryError("CUDA out of memory."))
     )
     with pytest.raises(UserError, match=r"overhead .*out of memory on a single sample"):
         run_plainly(spec, tmp_path / "other")

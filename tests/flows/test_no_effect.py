@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.catalog import connect
+from storage.sql.database import connect
 from tests.flows.shared_runs import run_plainly
 
 
-def test_an_alpha_without_effect_at_this_precision_is_told_in_the_report(
+def test_an_alpha_without_effect_at_this_precision_is_named_in_the_report(
     llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]
 ) -> None:
     spec = write_spec(

@@ -1,4 +1,4 @@
-"""Rows on which the model's numbers stop being finite are set aside with the place, and the run goes on."""
+"""Rows on which the model gives NaN or inf are quarantined with the block, and the run continues."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from flows.run import run_spec
-from flows.spec import read_spec
-from storage.catalog import connect
-from tasks import report
+from flows.spec.spec import read_spec
+from storage.sql.database import connect
+from tasks.report import stage as report
 
 
 @pytest.mark.usefixtures("prefect_server")

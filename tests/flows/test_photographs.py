@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from flows.run import run_spec
-from flows.spec import read_spec
-from storage.catalog import connect
-from tasks import report
+from flows.spec.spec import read_spec
+from storage.sql.database import connect
+from tasks.report import stage as report
 from tests.conftest import MODEL_PACKAGES, build_llava
 from tests.made_once import copy_made
 
@@ -74,7 +74,7 @@ def test_own_jsonl_with_photographs_of_all_modes_runs_through(
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     result = run_spec(read_spec(tmp_path / "spec.yaml"), store=str(tmp_path / "store"), server=None)
-    assert result.summary["quarantined"] == []
+    assert result.summary.quarantined == ()
     with connect(tmp_path / "store") as connection:
         targets = connection.sql("SELECT count(*) FROM samples WHERE split = 'target'").fetchall()[0][0]
         answers = connection.sql("SELECT count(*), count(DISTINCT sample_id) FROM responses").fetchall()

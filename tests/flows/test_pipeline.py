@@ -1,4 +1,4 @@
-"""The whole way from a spec to its report, on a random LLaVA with a real Prefect server."""
+"""A run from its spec to its report, on a random LLaVA with a real Prefect server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from cmrm.errors import UserError
 from flows.cli import main
-from flows.judge_fields import read_judge_field
 from flows.run import Result, run_spec
-from flows.spec import InterventionSpec, Spec, read_spec
+from flows.spec.judge_fields import read_judge_field
+from flows.spec.spec import InterventionSpec, Spec, read_spec
 from flows.stages import Stages
-from storage.catalog import connect
+from storage.sql.database import connect
 from storage.store import Store
-from tasks import embed, generate, models, report
-from tasks.stage import Stage
+from tasks.core import models
+from tasks.core.stage import Stage
+from tasks.generate import stage as generate
+from tasks.report import stage as report
+from tasks.states import extract as embed
 from tests.commits import count_commits
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
@@ -159,7 +162,7 @@ def test_the_second_run_does_no_work_and_loads_no_model(
     (first,) = rows(copied / "store", "SELECT summary FROM runs")
     second = run(read_spec(copied / "data" / "spec.yaml"), copied / "store")
     assert not commits
-    assert second.summary == json.loads(first[0])
+    assert second.summary.to_json() == json.loads(first[0])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_sql_can_be_narrowed_to_one_run(copied: Path, capsys: pytest.CaptureFixt
     assert first in capsys.readouterr().err
 
 
-def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(few_jobs: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_quarantined_with_a_reason_and_the_run_continues(few_jobs: Path, tmp_path: Path) -> None:
     data = few_jobs.parent / "examine.jsonl"
     bad = [
         '{"image_id": "0.png", "caption": "c", "query": "   "}',
@@ -265,10 +268,10 @@ def test_bad_rows_are_set_aside_with_a_reason_and_the_run_goes_on(few_jobs: Path
     at_ingest = [row for row in found if row[0] == "ingest"]
     assert [(stage, line) for stage, line, _ in at_ingest] == [(stage, line) for stage, line, _ in expected]
     assert all(part in reason for (_, _, reason), (_, _, part) in zip(at_ingest, expected, strict=True))
-    # The control token is found by the model's own tokenizer, once a condition, and is one row set aside.
+    # The control token is found by the model's own tokenizer, once a condition, and is one quarantined row.
     assert {stage for stage, _, reason in found if "'</s>'" in reason} <= {"embed", "generate"}
     assert any("'</s>'" in reason for _, _, reason in found)
-    assert sum(one["rows"] for one in result.summary["quarantined"]) == 6
+    assert sum(one.rows for one in result.summary.quarantined) == 6
     assert "Quarantined rows: 6 (" in Path(result.report).read_text()
 
 
@@ -298,7 +301,7 @@ def test_an_image_that_vanishes_after_ingest_stops_the_run_and_nothing_of_it_is_
             run(spec, tmp_path / "store")
     image.with_suffix(".away").rename(image)
     result = run(spec, tmp_path / "store")
-    assert result.summary["quarantined"] == []
+    assert result.summary.quarantined == ()
 
 
 @pytest.mark.parametrize(
@@ -325,7 +328,7 @@ def test_another_order_of_the_data_sets_is_the_same_shift_and_the_same_answers(
     assert not set(commits) & {"embed", "shift", "generate", "judge"}
 
 
-def test_rows_with_one_id_in_several_files_are_each_counted_as_set_aside(
+def test_rows_with_one_id_in_several_files_are_each_counted_as_quarantined(
     small_spec: Path, tmp_path: Path
 ) -> None:
     """A data set of several files numbers its entries anew in each."""
@@ -343,10 +346,10 @@ def test_rows_with_one_id_in_several_files_are_each_counted_as_set_aside(
     changed["conditions"], changed["interventions"], changed["target_states"] = ["query"], [], []
     small_spec.write_text(yaml.safe_dump(changed))
     result = run(read_spec(small_spec), tmp_path / "store")
-    assert sum(one["rows"] for one in result.summary["quarantined"]) == 3
+    assert sum(one.rows for one in result.summary.quarantined) == 3
 
 
-def test_a_sample_level_shift_that_is_not_finite_is_set_aside_and_the_others_are_answered(
+def test_a_sample_level_shift_that_is_not_finite_is_quarantined_and_the_others_are_answered(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overflow(*_: Any, with_image: list[Any], blocks: tuple[int, ...], **__: Any) -> torch.Tensor:
@@ -354,15 +357,15 @@ def test_a_sample_level_shift_that_is_not_finite_is_set_aside_and_the_others_are
         delta[0] = float("inf")
         return delta
 
-    monkeypatch.setattr("cmrm.shift.measure_sample_shift", overflow)
+    monkeypatch.setattr("cmrm.steering.shift.measure_sample_shift", overflow)
     spec = read_spec(copied / "data" / "spec.yaml")
     spec = spec.model_copy(
         update={"interventions": [InterventionSpec(name="own Δ", level="sample", alpha=0.3)]}
     )
     result = run(spec, copied / "store")
-    aside = sum(one["rows"] for one in result.summary["quarantined"])
+    aside = sum(one.rows for one in result.summary.quarantined)
     answered = rows(copied / "store", "SELECT count(*) FROM responses WHERE intervention = 'own Δ'")[0][0]
     targets = rows(copied / "store", "SELECT count(*) FROM samples WHERE split = 'target'")[0][0]
     assert aside > 0
     assert answered + aside == targets
-    assert all("not finite" in one["reason"] for one in result.summary["quarantined"])
+    assert all("not finite" in one.reason for one in result.summary.quarantined)

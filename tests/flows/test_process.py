@@ -46,7 +46,7 @@ def test_nothing_that_was_imported_is_taken_apart() -> None:
     assert run(in_a_command(body)).stdout == ""
 
 
-def test_a_full_disk_is_told_of_as_python_does() -> None:
+def test_a_full_disk_is_reported_as_python_does() -> None:
     with Path("/dev/full").open("w") as full:
         plain = run("print('lost')", stdout=full.fileno())
         command = run(in_a_command("print('lost')"), stdout=full.fileno())

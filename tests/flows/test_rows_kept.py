@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from cmrm.errors import UserError
-from storage.catalog import connect
 from storage.errors import StoreError
-from storage.parquet import TableWriter
+from storage.sql.database import connect
 from storage.store import Store
-from tasks.commit import RowsLostError
+from storage.tables.parquet import TableWriter
+from tasks.core.commit import RowsLostError
 from tests.flows.shared_runs import run_plainly
 
 # Every row of a store but for what differs between two runs by chance: times, and order.
@@ -104,20 +104,25 @@ def test_an_oom_in_the_writer_ends_the_run_in_a_line_and_the_same_command_goes_o
 
 # Preparing a batch, the copy from the device, and the model itself: with smaller batches the run goes on.
 HALVED = {
-    "preparing to embed": ("tasks.embed", "prepare_batch", MemoryError(), 1),
-    "preparing to answer": ("tasks.group", "prepare_batch", MemoryError(), 1),
+    "preparing to embed": ("tasks.states.extract", "prepare_batch", MemoryError(), 1),
+    "preparing to answer": ("tasks.generate.prepare", "prepare_batch", MemoryError(), 1),
     "preparing to time": ("tasks.overhead", "prepare_batch", MemoryError(), 1),
-    "opening an image": ("tasks.prompts", "open_image", MemoryError(), 3),
-    "the copy from the device": ("cmrm.offload.Arriving", "wait", torch.OutOfMemoryError("out of memory"), 2),
-    "the model's pass": ("cmrm.capture", "embed", torch.OutOfMemoryError("out of memory"), 2),
+    "opening an image": ("tasks.shards.prompts", "open_image", MemoryError(), 3),
+    "the copy from the device": (
+        "cmrm.decoding.scheduler.Arriving",
+        "wait",
+        torch.OutOfMemoryError("out of memory"),
+        2,
+    ),
+    "the model's pass": ("cmrm.steering.capture", "embed", torch.OutOfMemoryError("out of memory"), 2),
     "a sample's own shift": (
-        "cmrm.shift",
+        "cmrm.steering.shift",
         "measure_sample_shift",
         torch.OutOfMemoryError("out of memory"),
         1,
     ),
-    "answering": ("cmrm.answering", "_answer_together", RuntimeError("CUDA error: out of memory"), 1),
-    "timing": ("cmrm.generation", "generate", torch.OutOfMemoryError("out of memory"), 2),
+    "answering": ("cmrm.decoding.api", "_answer_together", RuntimeError("CUDA error: out of memory"), 1),
+    "timing": ("tasks.overhead", "_answer", torch.OutOfMemoryError("out of memory"), 2),
 }
 
 
@@ -155,10 +160,11 @@ def drop_a_row(table: Any) -> Any:
 
 # Where rows are made, in each stage: the function that makes them, as its module calls it.
 MAKERS = {
-    "ingest": ("tasks.ingest", "screen"),
-    "embed": ("tasks.embed", "hidden_states_table"),
-    "generate": ("tasks.way", "from_rows"),
-    "judge": ("tasks.judge", "from_rows"),
+    "ingest": ("tasks.data.ingest", "screen"),
+    "embed": ("tasks.states.extract", "hidden_states_table"),
+    "generate": ("tasks.generate.answer_writer", "from_rows"),
+    "judge": ("tasks.judge.stage", "from_rows"),
+    "overhead": ("tasks.overhead", "_interleave"),
 }
 
 

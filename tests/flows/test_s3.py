@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from flows.cli import main
-from storage.catalog import connect
+from storage.sql.database import connect
 from storage.store import Store
-from tasks import embed, generate
+from tasks.generate import stage as generate
+from tasks.states import extract as embed
 from tests.flows.test_kill import KILLED_RUN, TABLES
 from tests.forked import Forker
 from tests.s3 import BUCKET, KEY_ID, SECRET, Answer, Asked, Proxy, forget_connections, run_s3, set_environment
@@ -138,7 +139,7 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     again = capfd.readouterr().out
     assert table_of(again) == table_of(first) != ""
     written = Counter(asked.path.split("/")[4] for asked in proxy.seen if asked.method == "PUT")
-    assert set(written) == {"runs"}
+    assert set(written) == {"runs", "heartbeats"}
 
     main(["sql", "SELECT count(*) AS n FROM responses", "--store", STORE, "--run", "latest"])
     shown = capfd.readouterr().out

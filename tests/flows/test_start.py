@@ -17,7 +17,7 @@ import pytest
 
 from flows.cli import COMMANDS, main
 from flows.run import run_spec
-from flows.spec import read_spec
+from flows.spec.spec import read_spec
 from storage.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""States that are still on their way from the device while it has the next batch: none is lost or read twice."""
+"""States still in transfer from the device while it computes the next batch: none is lost or read twice."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from cmrm import capture, offload
-from cmrm.offload import Arriving
-from flows.plan import make_plan
-from flows.spec import read_spec
-from storage.manifest import Manifest
-from storage.rows import read_rows
-from storage.states import read_hidden_states
+from cmrm.decoding import scheduler
+from cmrm.decoding.scheduler import Arriving
+from cmrm.steering import capture
+from flows.plan.plan import make_plan
+from flows.spec.spec import read_spec
+from storage.records.manifest import Manifest
+from storage.shards.hidden_states import read_hidden_states
+from storage.shards.rows import read_rows
 from storage.store import Store
-from tasks.embed import EmbedJob, embed_anchors
-from tasks.ingest import ingest
-from tasks.stage import Job, Stage
+from tasks.core.stage import Job, Stage
+from tasks.data.ingest import ingest
+from tasks.states.extract import EmbedJob, extract_states
 
 
 @dataclass(kw_only=True)
@@ -53,7 +54,7 @@ def job(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) -> 
         batch_size=3,
         shard_size=64,
     )
-    plan = make_plan(read_spec(spec), store=Store.create(tmp_path / "store").url)
+    plan = make_plan(read_spec(spec), store=Store.create(tmp_path / "store"))
     samples = {one.dataset: do(ingest, one) for one in plan.ingest_jobs({})}
     (model,) = plan.by_model()
     (found,) = model.embed_jobs(samples)
@@ -67,7 +68,7 @@ def do(stage: Stage[Any], job: Job) -> Manifest:
 
 def embed_all(job: EmbedJob) -> tuple[list[str], np.ndarray]:
     store = Store.open(job.store)
-    states = read_hidden_states(read_rows(store, do(embed_anchors, job), "hidden_states"))
+    states = read_hidden_states(read_rows(store, do(extract_states, job), "hidden_states"))
     order = np.argsort(states.sample_ids)
     return sorted(states.sample_ids), states.vectors[order]
 
@@ -85,7 +86,7 @@ def let_states_be_late(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Arriving(host=tensor, event=Event(seen=seen))  # type: ignore[arg-type] # stands for a device's
 
     monkeypatch.setattr(capture, "embed", read)
-    monkeypatch.setattr(offload, "send_to_host", send)
+    monkeypatch.setattr(scheduler, "send_to_host", send)
     return seen
 
 
@@ -102,7 +103,7 @@ def test_the_device_has_the_next_batch_before_the_last_ones_states_are_waited_fo
     np.testing.assert_array_equal(late[1], at_once[1])
 
 
-def test_states_on_their_way_when_the_next_batch_does_not_fit_are_kept(
+def test_states_in_transfer_when_the_next_batch_runs_out_of_memory_are_kept(
     job: EmbedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_states_be_late(monkeypatch)

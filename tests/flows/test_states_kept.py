@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from storage.catalog import connect
+from storage.sql.database import connect
 from tests.flows.shared_runs import run_plainly
 
 # Far beyond float16's 65,504.

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StoreError
-from storage.identity import SCHEMA_VERSION, stage_key
-from storage.manifest import Manifest
-from storage.parquet import to_parquet
+from storage.records.hashing import SCHEMA_VERSION, stage_key
+from storage.records.manifest import Manifest
 from storage.store import Store
-from storage.tables import from_rows
+from storage.tables.arrow import from_rows
+from storage.tables.parquet import to_parquet
 
 KEY = stage_key("report", {"n": 1})
 FILES = {f"reports/{KEY}.md": b"# one\n", f"figures/{KEY}.png": bytes(1000)}
@@ -155,7 +155,7 @@ def test_a_manifest_that_points_out_of_the_store_counts_as_not_there(store, path
 
 
 def _sealed(record: dict) -> bytes:
-    from storage.sealed import seal
+    from storage.records.checksummed_json import seal
 
     return seal(record)
 

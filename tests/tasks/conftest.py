@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.outcomes import Outcomes, SampleInfo
+from tasks.report.outcomes import Outcomes, SampleInfo
 
 
 def _make_verdict(verdict: str, sample: int = 0, **more: Any) -> dict[str, Any]:

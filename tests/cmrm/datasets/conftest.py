@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,10 @@ from PIL import Image
 
 from cmrm.datasets import read_dataset, screen
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
+from tests.cmrm.datasets.case import Case
+from tests.cmrm.datasets.cases_image_benchmarks import CASES as IMAGE_BENCHMARKS
+from tests.cmrm.datasets.cases_text_benchmarks import CASES as TEXT_BENCHMARKS
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -45,19 +47,6 @@ def draw_images(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return draw
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A fixture file, how it is written, and where in a row its question stands, its id and its image's name."""
-
-    format: str
-    file: str
-    kind: str
-    question: tuple[str | int, ...]
-    id: tuple[str | int, ...] | None = None
-    image: tuple[str | int, ...] | None = None
-    escape: str = "../secret.png"
 
 
 CASES = [
@@ -145,6 +134,8 @@ CASES = [
         image=("image",),
         escape="../../../secret.png",
     ),
+    *TEXT_BENCHMARKS,
+    *(Case(**one) for one in IMAGE_BENCHMARKS),
 ]
 
 
@@ -154,15 +145,17 @@ def case(request) -> Case:
 
 
 @pytest.fixture
-def look(case, published, draw_images) -> Callable[[Path], list[Rejected] | None]:
+def look(case, published, draw_images, tmp_path) -> Callable[[Path], list[Rejected] | None]:
     """Read and screen a file: the rows set aside, or None for a stop; whatever else is raised fails the test."""
-    images = draw_images(read_dataset(case.format, published / case.file, dataset="d"))
+    held = tmp_path / "images"
+    images = draw_images(read_dataset(case.format, published / case.file, dataset="d", images=held))
     (published / "secret.png").write_bytes(b"")
 
     def read_and_screen(path: Path) -> list[Rejected] | None:
         stop = None
         try:
-            rows = list(screen(read_dataset(case.format, path, dataset="d"), images=images))
+            read = read_dataset(case.format, path, dataset="d", images=images)
+            rows = list(screen(read, images=images))
         except UserError as error:
             stop = str(error)
         if stop is not None:

@@ -48,18 +48,22 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "with a byte that is no UTF-8": lambda data: data.replace(b"wug", b"w\xfcg", 1),
     "UTF-16": lambda data: data.decode().encode("utf-16"),
     "UTF-16 without its mark": lambda data: data.decode().encode("utf-16-le"),
-    "compressed": gzip.compress,
+    "compressed and cut off": lambda data: gzip.compress(data)[:-9],
     "a page that says it is not there": lambda _: b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
     "a pointer to a large file": lambda _: b"version https://git-lfs.github.com/spec/v1\nsize 12345\n",
 }
 
 
 def test_the_undamaged_file_has_nothing_to_reject(case, published, look):
-    assert look(published / case.file) == []
+    path = published / case.file
+    assert look(path) == []
+    # A server may have sent it so, under its plain name.
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert look(path) == []
 
 
 @pytest.mark.parametrize("name", BYTES)
-def test_damaged_bytes_set_rows_aside_or_stop(case, published, look, name):
+def test_damaged_bytes_quarantine_rows_or_stop_the_reading(case, published, look, name):
     path = published / case.file
     before = path.read_bytes()
     path.write_bytes(BYTES[name](before))
@@ -67,7 +71,7 @@ def test_damaged_bytes_set_rows_aside_or_stop(case, published, look, name):
     assert look(path) != []
 
 
-def test_nothing_and_a_folder_in_the_files_place_stop(case, published, look):
+def test_an_empty_file_and_a_folder_stop_the_reading(case, published, look):
     path = published / case.file
     path.unlink()
     assert look(path) is None

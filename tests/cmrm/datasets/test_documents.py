@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cmrm.datasets import documents
 from cmrm.datasets.documents import KEY, read_entries
 from cmrm.errors import UserError
-from cmrm.samples import Rejected
+from cmrm.prompts.sample import Rejected
 
 
 def read(path, *containers):
@@ -38,7 +38,7 @@ def test_a_list_is_read_as_the_json_module_reads_it(folder, entries, chunk, inde
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
-def test_every_entry_knows_its_line_and_its_place(tmp_path, monkeypatch, chunk):
+def test_every_entry_has_its_line_and_its_key_or_number(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(documents, "CHUNK_CHARACTERS", chunk)
     path = tmp_path / "d.json"
     path.write_bytes(b'\xef\xbb\xbf\r\n{\r\n "a": {"x":\r\n 1}, "b"\n: 12345\r\n,\n "c": {}\n}\n\n')
@@ -89,7 +89,7 @@ def test_a_document_that_breaks_is_refused_with_the_line(tmp_path, monkeypatch, 
     monkeypatch.setattr(documents, "CHUNK_CHARACTERS", chunk if len(content) < 100 else 1000)
     path = tmp_path / "d.json"
     path.write_text("\n\n" + content)
-    with pytest.raises(UserError, match=r"d\.json is damaged or cut off .* line [34]") as caught:
+    with pytest.raises(UserError, match=r"d\.json is damaged or truncated .* line [34]") as caught:
         read(path)
     assert reason in str(caught.value)
 
@@ -99,7 +99,7 @@ def test_an_entry_too_long_for_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "MAX_ENTRY_CHARACTERS", 100)
     path = tmp_path / "d.json"
     path.write_text('[{"a": "' + "x" * 1000 + '"}]')
-    with pytest.raises(UserError, match="cut off"):
+    with pytest.raises(UserError, match="truncated"):
         read(path)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from cmrm.datasets import split
-from cmrm.samples import Sample
+from cmrm.prompts.sample import Sample
 
 
 def test_it_is_read(read, published):

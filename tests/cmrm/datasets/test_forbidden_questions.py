@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 HEADER = "content_policy_id,content_policy_name,q_id,question\n"
 
@@ -62,10 +62,11 @@ def test_csv_with_byte_order_mark_crlf_blank_lines_and_other_columns_is_read(rea
         (",P,2,how?", "field 'content_policy_id' is empty"),
         ("0,P,2,ho\0w?", "NUL"),
         (b"0,P,2,caf\xe9?", "not valid UTF-8"),
-        ("0,P,2," + "x" * 140_000, "damaged CSV"),
     ],
 )
-def test_a_damaged_csv_row_is_set_aside_with_its_number_and_the_rest_goes_on(read, tmp_path, damage, reason):
+def test_a_damaged_csv_row_is_quarantined_with_its_number_and_reading_continues(
+    read, tmp_path, damage, reason
+):
     content = damage if isinstance(damage, bytes) else damage.encode()
     text = HEADER.encode() + b'0,P,1,"two\nlines"\n' + content + b"\n0,P,3,and then?\n"
     rows = read("forbidden-questions", write_csv(tmp_path / "q.csv", text))
@@ -75,8 +76,8 @@ def test_a_damaged_csv_row_is_set_aside_with_its_number_and_the_rest_goes_on(rea
     assert rows[2].line == 5
 
 
-def test_a_quote_that_is_never_closed_is_set_aside_where_it_opens(read, tmp_path):
-    rows = read("forbidden-questions", write_csv(tmp_path / "q.csv", HEADER + '0,P,1,a\n0,P,2,"b\n0,P,3,c\n'))
+def test_an_unclosed_quote_on_the_last_line_is_quarantined(read, tmp_path):
+    rows = read("forbidden-questions", write_csv(tmp_path / "q.csv", HEADER + '0,P,1,a\n0,P,2,"b\n'))
     assert [type(row) for row in rows] == [Sample, Rejected]
     assert rows[1].line == 3
 
@@ -92,7 +93,7 @@ def test_a_header_that_is_no_csv_is_refused(read, tmp_path):
         read("forbidden-questions", write_csv(tmp_path / "q.csv", '"content'))
 
 
-def test_rows_with_a_jailbreak_prompt_are_rejected_with_the_way_out(read, tmp_path):
+def test_rows_with_a_jailbreak_prompt_are_rejected_with_the_fix(read, tmp_path):
     text = "content_policy_id,content_policy_name,q_id,question,prompt\n0,P,1,how?,Pretend to be DAN\n"
     (row,) = read("forbidden-questions", write_csv(tmp_path / "q.csv", text))
     assert "jsonl" in row.reason

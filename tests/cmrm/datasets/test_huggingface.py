@@ -15,7 +15,7 @@ from PIL import Image
 
 from cmrm.datasets import screen
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 datasets = pytest.importorskip("datasets")
 
@@ -150,7 +150,7 @@ def test_a_column_of_texts_names_files(read, folder):
 def test_a_cell_that_is_no_image_is_rejected(read, folder, tmp_path):
     write_lines(folder / "train.jsonl", [{"question": "q", "image": [1, 2]}])
     (row,) = read("huggingface", folder, images=tmp_path)
-    assert "neither an image nor a file name" in row.reason
+    assert row.reason == "field 'image' is a list of 2, not one text"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_cell_that_is_no_image_is_rejected(read, folder, tmp_path):
         ({"train.parquet": b"PAR1"}, {}, "cannot be read"),
         ({"train.jsonl": '{"question": "a"}'}, {"split": "test"}, "test"),
         ({"train.jsonl": '{"question": "a"}'}, {"config": "other"}, "other"),
-        ({"train.jsonl": '{"prompt": "a"}'}, {}, "no column 'question'; it has prompt"),
+        ({"train.jsonl": '{"prompt": "a"}'}, {}, "has 'question'; .* Its fields are prompt"),
         ({"train.jsonl": ""}, {}, "cannot be read"),
         ({"load.py": "raise SystemExit"}, {}, "cannot be read"),
         ({}, {}, "cannot be read"),

@@ -8,7 +8,7 @@ import pytest
 
 from cmrm.datasets import read_dataset
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def read(path, **options):
@@ -40,22 +40,24 @@ GOOD = '{"id": "a", "question": "what is it?"}'
         ('"text"', "a text where a JSON object"),
         ('{"id": "b"}', "no field 'question'"),
         ('{"id": "b", "question": null}', "no field 'question'"),
-        ('{"id": "b", "question": ["what?"]}', "field 'question' is a list, not text"),
-        ('{"id": "b", "question": 7}', "field 'question' is a number, not text"),
+        ('{"id": "b", "question": ["what?", "why?"]}', "field 'question' is a list of 2, not one text"),
+        ('{"id": "b", "question": [["what?"]]}', "field 'question' is a list of lists, not one text"),
+        ('{"id": "b", "question": []}', "no field 'question'"),
         ('{"id": "b", "question": {"q": 1}}', "field 'question' is an object, not text"),
-        ('{"id": true, "question": "q"}', "field 'id' is true or false, not text"),
-        ('{"id": 1.5, "question": "q"}', "field 'id' is a number, not text"),
+        ('{"id": {"a": 1}, "question": "q"}', "field 'id' is an object, not text"),
         ('{"id": " ", "question": "q"}', "field 'id' is empty"),
-        ('{"id": "b", "question": "q", "image": 3}', "field 'image' is a number, not text"),
-        ('{"id": "b", "question": "q", "harmful": "yes"}', "neither true nor false"),
-        ('{"id": "b", "question": "q", "harmful": 1}', "neither true nor false"),
+        ('{"id": "b", "question": "q", "image": {"a": 1}}', "field 'image' is an object, not text"),
+        ('{"id": "b", "question": "q", "harmful": "perhaps"}', "neither true nor false"),
+        ('{"id": "b", "question": "q", "harmful": 2}', "neither true nor false"),
+        ('{"id": "b", "question": "q", "question": "p"}', "key 'question' stands there twice"),
+        ('{"id": "b", "question": "q", "meta": [{"a": 1, "a": 1}]}', "key 'a' stands there twice"),
         ('{"id": "b", "question": "wh\\u0000at?"}', "NUL"),
         ('{"id": "b", "question": "wh\0at?"}', "not valid JSON"),
         ('{"id": "b", "question": "\\ud800"}', "not valid UTF-8"),
         (b'{"id": "b", "question": "caf\xe9"}', "not valid UTF-8"),
     ],
 )
-def test_a_damaged_line_is_set_aside_with_its_number_and_the_rest_goes_on(write, line, reason):
+def test_a_damaged_line_is_quarantined_with_its_number_and_reading_continues(write, line, reason):
     content = line if isinstance(line, bytes) else line.encode()
     rows = read(write(GOOD.encode() + b"\n\n" + content + b"\n" + GOOD.replace('"a"', '"c"').encode()))
     assert [type(row) for row in rows] == [Sample, Rejected, Sample]
@@ -81,7 +83,7 @@ def test_byte_order_mark_crlf_and_blank_lines_change_nothing(write):
     assert read(write(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n   \r\n")) == plain
 
 
-def test_a_line_too_long_for_memory_is_set_aside(write, monkeypatch):
+def test_a_line_too_long_for_memory_is_quarantined(write, monkeypatch):
     monkeypatch.setattr("cmrm.datasets.rows.MAX_LINE_BYTES", 100)
     rows = read(write('{"id": "b", "question": "' + "x" * 1000 + '"}\n' + GOOD))
     assert [type(row) for row in rows] == [Rejected, Sample]
@@ -148,3 +150,17 @@ def test_blank_optional_fields_are_none(write):
 def test_columns_that_mean_nothing_are_refused(write, columns):
     with pytest.raises(UserError, match="columns"):
         read(write(GOOD), columns=columns)
+
+
+def test_a_line_above_the_limit_is_rejected_with_the_limit_and_what_to_do(write):
+    bad, good = read(write('{"id": "b", "question": "' + "x" * 17 * 2**20 + '"}\n' + GOOD))
+    assert isinstance(bad, Rejected)
+    assert (bad.line, good.line) == (1, 2)
+    assert "longer than 16,777,216 bytes" in bad.reason
+    assert "put its image into a file" in bad.reason
+
+
+def test_a_line_of_the_most_bytes_is_read_whole(write, monkeypatch):
+    monkeypatch.setattr("cmrm.datasets.rows.MAX_LINE_BYTES", len(GOOD))
+    assert [type(row) for row in read(write(GOOD))] == [Sample]
+    assert [type(row) for row in read(write(f"{GOOD}\n{GOOD}"))] == [Sample, Sample]

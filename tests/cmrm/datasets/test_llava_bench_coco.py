@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_image_without_boxes_is_described_by_its_captions(read, bench):
     assert read("llava-bench-coco", questions, captions=captions)[2].context == "A dax.\nOne dax."
 
 
-def test_damaged_lines_beside_it_are_rejected_by_file_and_line(read, bench):
+def test_damaged_lines_of_the_other_files_are_rejected_by_file_and_line(read, bench):
     questions, answers, captions = bench
     answers.write_text(answers.read_text() + '{"question_id": 1, "te\n{"question_id": 1}\n')
     boxes = [3, [3], [{"category": "c"}], [{"category": "c", "bbox": ["0.1"]}], [{"bbox": [0.1]}]]

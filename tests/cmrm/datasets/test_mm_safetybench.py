@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.samples import Sample
+from cmrm.prompts.sample import Sample
 
 
 def test_one_scenario_is_read(read, published):

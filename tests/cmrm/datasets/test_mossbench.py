@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cmrm.datasets import screen
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 @pytest.mark.parametrize("file", ["information.json", "list.json"])

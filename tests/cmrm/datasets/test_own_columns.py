@@ -1,4 +1,4 @@
-"""A person's own columns: the same mapping whatever the file's kind."""
+"""Column mapping of users' own files: the same for every file type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 ROWS = [
     {"n": "1", "prompt": "what?", "img": "a.png", "gold": "red", "bad": False, "seen": "a red wug"},
@@ -86,14 +86,16 @@ def test_a_group_of_ones_own_is_kept(read_own):
 def test_a_column_that_the_file_lacks_is_refused_with_those_it_has(read, tmp_path, name, columns):
     path = tmp_path / f"mine.{name}"
     WRITERS[name](path, ROWS)
-    with pytest.raises(UserError, match=r"no column '(question|picture)'; it has n, prompt, img"):
+    with pytest.raises(
+        UserError, match=r"no row of d has '(question|picture)'.* Its fields are n, prompt, img"
+    ):
         read(name, path, open_rows=open_rows, columns=columns)
 
 
 @pytest.mark.parametrize(
     ("cell", "harmful"), [("true", True), ("Yes", True), ("0", False), ("no", False), ("", True)]
 )
-def test_a_cell_of_csv_says_yes_or_no_in_the_usual_ways(read, tmp_path, cell, harmful):
+def test_a_boolean_cell_of_csv_has_the_usual_spellings(read, tmp_path, cell, harmful):
     path = tmp_path / "mine.csv"
     path.write_text(f"question,harmful\nq,{cell}\n")
     assert [row.harmful for row in read("csv", path)] == [harmful]
@@ -145,3 +147,27 @@ def test_an_empty_table_and_a_missing_file_are_refused(read, tmp_path):
         read("parquet", path, open_rows=open_rows)
     with pytest.raises(UserError, match="does not exist"):
         read("parquet", tmp_path / "missing.parquet", open_rows=open_rows)
+
+
+@pytest.mark.parametrize("field", ["caption", "image", "reference", "category", "id"])
+def test_a_mapped_column_that_is_there_and_empty_is_no_mistake(read_own, field):
+    rows = [{"prompt": text, "seen": None} for text in "ab"]
+    found = read_own(rows, columns={"question": "prompt", field: "seen"})
+    assert [row.question for row in found] == ["a", "b"]
+    assert {getattr(row, field) for row in found} == {None} or field == "id"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"columns": {"question": "prompt", "harmful": "seen"}}, "columns.harmful"),
+        (
+            {"columns": {"question": "prompt"}, "harmful": {"column": "seen", "true": ["bad"]}},
+            "harmful.column",
+        ),
+    ],
+)
+def test_an_empty_column_that_says_what_is_harmful_is_told_as_empty(read_own, options, name):
+    with pytest.raises(UserError) as told:
+        read_own([{"prompt": text, "seen": None} for text in "ab"], **options)
+    assert f"the column 'seen' of d, which {name} names, is empty in all rows; fill it" in str(told.value)

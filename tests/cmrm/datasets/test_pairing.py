@@ -1,4 +1,4 @@
-"""Every question gets an image of its own, the best pair of all first."""
+"""Greedy one-to-one pairing of questions with images, best score first."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_ties_go_to_the_earlier_question_and_the_first_image_by_name():
     assert images(assign(offers, questions=2)) == ["a", "b"]
 
 
-def test_a_score_is_told_in_units_and_the_caption_comes_along():
+def test_a_match_has_its_score_in_units_and_its_caption():
     assert assign([offer(0, "a", 1_500_000, "a car")], questions=1) == [
         Match(image="a", caption="a car", score=1.5)
     ]
@@ -89,7 +89,7 @@ def test_a_question_whose_offers_are_all_taken_gets_what_is_left_by_name_with_sc
     ]
 
 
-def test_spare_images_are_not_looked_at_when_nobody_needs_one():
+def test_spare_images_are_not_iterated_unless_needed():
     def refuse():
         pytest.fail("gone through")
         yield
@@ -100,3 +100,17 @@ def test_spare_images_are_not_looked_at_when_nobody_needs_one():
 def test_without_images_or_questions_nothing_is_paired():
     assert assign([], questions=2) == [None, None]
     assert assign([], questions=0, spare=[("a", None)]) == []
+
+
+def test_an_image_that_cannot_be_used_is_skipped_for_the_next_best_and_asked_about_once():
+    asked = []
+
+    def is_usable(image):
+        asked.append(image)
+        return image not in {"a", "c"}
+
+    offers = [offer(0, "a", 9), offer(1, "a", 8), offer(0, "b", 7), offer(1, "e", 6)]
+    spare = [("a", None), ("c", None), ("d", None), ("e", None)]
+    matches = assign(offers, questions=3, spare=spare, is_usable=is_usable)
+    assert images(matches) == ["b", "e", "d"]
+    assert sorted(asked) == ["a", "b", "c", "d", "e"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_split_that_no_problem_has_is_refused_with_those_there_are(read, probl
     [
         ({"choices": None}, "'choices' is null"),
         ({"choices": []}, "'choices' is empty"),
-        ({"choices": ["a", 3]}, "'choices' is a number"),
+        ({"choices": ["a", {"b": 3}]}, "'choices' is an object"),
         ({"choices": ["a"] * 27}, "more than there are letters"),
         ({"answer": 3}, "'answer' is 3, but there are 3 choices"),
         ({"answer": -1}, "'answer' is -1"),

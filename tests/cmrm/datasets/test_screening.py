@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from cmrm.datasets import screen
-from cmrm.datasets.screening import find_image
+from cmrm.datasets.image_folder import ImageFolder
 from cmrm.errors import UserError
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def sample(identity="a", *, question="what is it?", image=None, line=7) -> Sample:
@@ -82,12 +82,13 @@ def test_a_name_that_is_there_is_taken_before_any_other(images):
 
 
 def test_the_file_of_an_image_is_found_by_either_name(images):
+    folder = ImageFolder(images)
     expected = images.resolve() / "COCO_val2014_000000000042.jpg"
-    assert find_image(images, "000000000042.jpg") == expected
-    assert find_image(images, expected.name) == expected
-    assert find_image(images, "../images/good.png") == images.resolve() / "good.png"
-    assert find_image(images, "missing.png") is None
-    assert find_image(images, "a\0b.png") is None
+    assert folder.find("000000000042.jpg") == (expected.name, expected)
+    assert folder.find(expected.name) == (expected.name, expected)
+    assert folder.find("../images/good.png") == ("../images/good.png", images.resolve() / "good.png")
+    assert folder.find("missing.png") is None
+    assert folder.find("a\0b.png") is None
 
 
 @pytest.mark.parametrize(
@@ -98,8 +99,8 @@ def test_the_file_of_an_image_is_found_by_either_name(images):
         ("link.png", "outside"),
         ("text.png", "cannot be read"),
         ("cut.png", "cannot be read"),
-        ("", "is not in"),
-        ("sub", "is not in"),
+        ("", "is a folder, not a regular file"),
+        ("sub", "is a folder, not a regular file"),
         ("a\0b.png", "file name"),
         ("x" * 5000, "image"),
     ],

@@ -4,7 +4,7 @@ import pytest
 
 from cmrm.datasets.selection import keep_categories
 from cmrm.errors import UserError
-from cmrm.samples import Rejected
+from cmrm.prompts.sample import Rejected
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cmrm.datasets import split
 from cmrm.datasets.splits import SplitRow, choose_anchors, draw
 from cmrm.errors import UserError
-from cmrm.samples import Sample
+from cmrm.prompts.sample import Sample
 
 DATASETS = ("vlsafe", "jailbreak", "bench")
 CATEGORIES = st.sampled_from([None, "conv", "detail"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def test_a_safe_image_gives_two_samples_and_an_unsafe_one_gives_one(read, published):
@@ -61,7 +61,7 @@ def test_the_images_name_stands_in_for_a_missing_id(read, published):
         ({"instr-resp": [{"safe_instruction": "a", "response": 3}]}, "field 'response' is a number"),
     ],
 )
-def test_an_entry_that_contradicts_itself_is_rejected_by_its_place(read, published, changes, reason):
+def test_a_contradictory_entry_is_rejected_with_its_number(read, published, changes, reason):
     path = published / "vlguard" / "train.json"
     entries = json.loads(path.read_text())
     entries[0].update(changes)

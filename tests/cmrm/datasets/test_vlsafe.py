@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def test_the_examine_file_is_read(read, published):

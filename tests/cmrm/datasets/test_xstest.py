@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmrm.samples import Rejected, Sample
+from cmrm.prompts.sample import Rejected, Sample
 
 
 def test_the_older_file_tells_harm_by_the_type(read, published):

@@ -1,4 +1,4 @@
-"""The random LLaVA, a copy for each test: the doctor's tests break it, or spread it over devices."""
+"""The random LLaVA, copied for each test: the doctor's tests break it, or split it over devices."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cmrm.loading import load_model
-from cmrm.model import VisionLanguageModel
-from cmrm.revision import resolve_model
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
+from cmrm.models.vlm import VisionLanguageModel
 
 
 @pytest.fixture(scope="session")

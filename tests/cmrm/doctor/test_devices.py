@@ -1,18 +1,16 @@
-"""The doctor finds a model sound that is spread over two devices."""
+"""`cmrm doctor` passes a model split over two devices."""
 
 from __future__ import annotations
 
 import pytest
 
 from cmrm.doctor import run_checks
-from cmrm.model import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel
 from tests.two_devices import DEVICES, MixedDevicesError, TwoDevices, spread
 
 
 @pytest.mark.parametrize("first", [0, 2], ids=["all blocks away from the prompts", "some blocks"])
-def test_a_model_that_is_spread_over_two_devices_passes_every_check(
-    vlm: VisionLanguageModel, first: int
-) -> None:
+def test_a_model_split_over_two_devices_passes_every_check(vlm: VisionLanguageModel, first: int) -> None:
     spread(vlm, first=first)
     with TwoDevices():
         findings = run_checks(vlm, image_size=32)

@@ -1,4 +1,4 @@
-"""The doctor finds a sound model sound, and names the check that a broken one fails."""
+"""`cmrm doctor` passes a correct model, and a broken one fails the check that is about its fault."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-import cmrm.branches
-import cmrm.capture
+import cmrm.decoding.branch_state
+import cmrm.decoding.tree_decoder
 import cmrm.doctor.branching
 import cmrm.doctor.examination
-import cmrm.doctor.leaving
-import cmrm.prefix
-import cmrm.prefix_cache
-import cmrm.prefix_reading
-import cmrm.steering
-import cmrm.tree
+import cmrm.doctor.side_effects
+import cmrm.prefix.cache
+import cmrm.prefix.planner
+import cmrm.steering.capture
+import cmrm.steering.hooks
+import cmrm.steering.intervention
+from cmrm.decoding.requests import DecodeRequest
 from cmrm.doctor import CHECKS, run_checks
-from cmrm.model import VisionLanguageModel
-from cmrm.steering import SteeringProof, _SteerBlock
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.steering.hooks import _SteerBlock
+from cmrm.steering.projection import Projection
+from cmrm.steering.proof import SteeringProof
 
 Break = Callable[[VisionLanguageModel, pytest.MonkeyPatch], VisionLanguageModel]
 
@@ -80,7 +83,7 @@ def sign_turned(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLa
 
 
 def never_removed(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.steering.steer
+    original = cmrm.steering.hooks.steer
 
     @contextmanager
     def steer(vlm: VisionLanguageModel, *rest: Any, **options: Any) -> Iterator[SteeringProof]:
@@ -88,17 +91,19 @@ def never_removed(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> Vision
         with original(vlm, *rest, **options) as proof:
             yield proof
 
-    patch.setattr(cmrm.doctor.leaving, "steer", steer)
+    patch.setattr(cmrm.doctor.side_effects, "steer", steer)
     return vlm
 
 
 def position_by_counting(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    patch.setattr(cmrm.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) - 1)
+    patch.setattr(cmrm.steering.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) - 1)
     return vlm
 
 
 def last_column(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    patch.setattr(cmrm.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) * 0 + mask.shape[1] - 1)
+    patch.setattr(
+        cmrm.steering.capture, "last_prompt_positions", lambda mask: mask.sum(dim=1) * 0 + mask.shape[1] - 1
+    )
     return vlm
 
 
@@ -122,26 +127,26 @@ def answering_without_the_image(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
 
 
 def text_read_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.capture.count_positions
+    original = cmrm.steering.capture.count_positions
 
     def count(vlm: VisionLanguageModel, inputs: Any) -> dict[str, Any]:
         scale = 1 if "pixel_values" in inputs else 2
         return {name: scale * positions for name, positions in original(vlm, inputs).items()}
 
-    patch.setattr(cmrm.capture, "count_positions", count)
+    patch.setattr(cmrm.steering.capture, "count_positions", count)
     return vlm
 
 
 def positions_one_off(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.prefix_reading.next_positions
-    patch.setattr(cmrm.prefix_reading, "next_positions", lambda vlm, inputs: original(vlm, inputs) + 1)
+    original = cmrm.prefix.cache.next_positions
+    patch.setattr(cmrm.prefix.cache, "next_positions", lambda vlm, inputs: original(vlm, inputs) + 1)
     return vlm
 
 
 def positions_not_cut(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.prefix.crop
+    original = cmrm.prefix.planner.crop
     patch.setattr(
-        cmrm.prefix,
+        cmrm.prefix.planner,
         "crop",
         lambda prefix, tokens: replace(original(prefix, tokens), positions=prefix.positions),
     )
@@ -149,26 +154,26 @@ def positions_not_cut(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> Vi
 
 
 def prefix_of_the_first(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    """Where two images are in a batch, all rows go on from the first."""
-    patch.setattr(cmrm.prefix_cache.SharedLayer, "_spread", lambda self, shared: shared[self.owners * 0])
+    """In a batch of two images, all rows use the first one's prefix."""
+    patch.setattr(cmrm.prefix.cache.SharedLayer, "_spread", lambda self, shared: shared[self.owners * 0])
     return vlm
 
 
 def one_token_too_many(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.prefix.count_shared
-    patch.setattr(cmrm.prefix, "count_shared", lambda rows, **least: original(rows, **least) + 1)
+    original = cmrm.prefix.planner.count_shared
+    patch.setattr(cmrm.prefix.planner, "count_shared", lambda rows, **least: original(rows, **least) + 1)
     return vlm
 
 
 def branches_off_after_the_prompt(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    patch.setattr(cmrm.branches.Branches, "set_shifts", lambda *_: None)
+    patch.setattr(cmrm.decoding.branch_state.BranchState, "set_steering", lambda *_: None)
     return vlm
 
 
 def branches_seeing_each_other(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.branches.make_masks
+    original = cmrm.decoding.branch_state.make_masks
     patch.setattr(
-        cmrm.branches,
+        cmrm.decoding.branch_state,
         "make_masks",
         lambda config, *, visible, **rest: original(
             config, visible=visible.any(dim=1, keepdim=True).expand_as(visible), **rest
@@ -181,8 +186,8 @@ def branches_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
     original = cmrm.doctor.branching.prefill
 
     def prefill(*arguments: Any) -> Any:
-        filled = original(*arguments)
-        return replace(filled, positions=filled.positions + 1)
+        prefilled = original(*arguments)
+        return replace(prefilled, positions=prefilled.positions + 1)
 
     patch.setattr(cmrm.doctor.branching, "prefill", prefill)
     return vlm
@@ -191,8 +196,9 @@ def branches_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
 def branches_all_moved_as_the_first(
     vlm: VisionLanguageModel, patch: pytest.MonkeyPatch
 ) -> VisionLanguageModel:
-    original = cmrm.tree.Tree._pick
-    patch.setattr(cmrm.tree.Tree, "_pick", lambda self, ways, index: original(self, ways, 0 * index + 1))
+    tree = cmrm.decoding.tree_decoder.TreeDecoder
+    original = tree._pick
+    patch.setattr(tree, "_pick", lambda self, arms, index: original(self, arms, 0 * index + 1))
     return vlm
 
 
@@ -209,9 +215,9 @@ def a_head_of_its_own(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> Vi
 
 
 def always_direct(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.steering.compose
+    original = cmrm.steering.intervention.compose
     patch.setattr(
-        cmrm.steering,
+        cmrm.steering.intervention,
         "compose",
         lambda intervention, rows: original(replace(intervention, composition="direct"), rows),
     )
@@ -229,6 +235,41 @@ def another_template_with_images(vlm: VisionLanguageModel, _patch: pytest.Monkey
     )
     both = f"{{% if messages[0].content | length > 1 %}}{bare}{{% else %}}{vlm.template}{{% endif %}}"
     return replace(vlm, template=both)
+
+
+def projecting_the_wrong_way(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = Projection.compute_change
+    patch.setattr(Projection, "compute_change", lambda *arguments: -original(*arguments))
+    return vlm
+
+
+def projecting_text_alone(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.steering.hooks._choose_positions
+    patch.setattr(
+        cmrm.steering.hooks,
+        "_choose_positions",
+        lambda vlm, scope, *rest: original(vlm, "all" if scope == "every_position" else scope, *rest),
+    )
+    return vlm
+
+
+def mixing_the_other_way(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    original = cmrm.decoding.tree_decoder._mix
+
+    def mix(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        leaders = [number for number, row in enumerate(rows) if row.leader is None and row.contrast]
+        followers = [number for number, row in enumerate(rows) if row.leader is not None]
+        exchanged = logits.clone()
+        exchanged[leaders], exchanged[followers] = logits[followers], logits[leaders]
+        return original(exchanged, rows)
+
+    patch.setattr(cmrm.decoding.tree_decoder, "_mix", mix)
+    return vlm
+
+
+def asking_the_plain_question(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    patch.setattr(DecodeRequest, "prompt_of", lambda self, row, _arm: self.prompts[row])
+    return vlm
 
 
 BROKEN = [
@@ -255,12 +296,16 @@ BROKEN = [
     (branches_at_other_positions, "branches"),
     (branches_all_moved_as_the_first, "branches"),
     (a_head_of_its_own, "branches"),
+    (projecting_the_wrong_way, "projection"),
+    (projecting_text_alone, "projection"),
+    (mixing_the_other_way, "own prompts and mixed logits"),
+    (asking_the_plain_question, "own prompts and mixed logits"),
     (another_image_token, "image tokens"),
     (another_template_with_images, "same template"),
 ]
 
 
-def test_a_sound_model_passes_every_check(vlm: VisionLanguageModel) -> None:
+def test_a_correct_model_passes_every_check(vlm: VisionLanguageModel) -> None:
     findings = run_checks(vlm, image_size=32)
     assert [one.name for one in findings] == [check.name for check in CHECKS]
     assert {one.name: one.detail for one in findings if not one.passed} == {}
@@ -272,12 +317,12 @@ def test_a_sound_model_passes_every_check(vlm: VisionLanguageModel) -> None:
 def test_a_broken_model_fails_the_check_that_is_about_it(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, broken: Break, check: str
 ) -> None:
-    # That check alone: no other's findings are asked for, and none needs another before it.
+    # Run that check alone: checks do not depend on each other.
     monkeypatch.setattr(cmrm.doctor.examination, "CHECKS", [one for one in CHECKS if one.name == check])
     assert list(failed(broken(vlm, monkeypatch))) == [check]
 
 
-def test_what_a_check_raises_is_its_finding_and_the_others_go_on(
+def test_an_exception_in_a_check_is_its_finding_and_the_others_still_run(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:

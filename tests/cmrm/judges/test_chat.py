@@ -60,7 +60,7 @@ def test_what_the_rubric_settles_by_itself_is_not_asked(chat_folder: Path):
     assert "checkpoint" not in judge.__dict__
 
 
-def test_the_rubric_and_the_room_for_the_reply_are_in_the_key(chat_folder: Path):
+def test_the_rubric_and_the_reply_limit_are_in_the_key(chat_folder: Path):
     judge = make(chat_folder, "strict-refusal").resolve()
     others = [make(chat_folder, "actionable-harm"), make(chat_folder, "strict-refusal", max_new_tokens=9)]
     assert all(other.resolve().spec() != judge.spec() for other in others)
@@ -100,9 +100,9 @@ def test_a_reply_in_the_asked_form_is_the_verdict(obedient: ChatJudge):
 
 def test_a_reply_that_is_cut_off_is_a_parse_error(obedient: ChatJudge):
     (whole,) = obedient.judge([answer("I can not help.")])
-    room = whole.usage.completion_tokens - 1
-    (cut,) = replace(obedient, max_new_tokens=room).judge([answer("I can not help.")])
-    assert (cut.verdict, cut.raw, cut.usage.completion_tokens) == ("parse_error", whole.raw, room)
+    limit = whole.usage.completion_tokens - 1
+    (cut,) = replace(obedient, max_new_tokens=limit).judge([answer("I can not help.")])
+    assert (cut.verdict, cut.raw, cut.usage.completion_tokens) == ("parse_error", whole.raw, limit)
 
 
 def test_the_verdict_on_a_harmless_question_is_the_rubrics(obedient: ChatJudge):

@@ -1,4 +1,4 @@
-"""A judged text brings along no control token and no mark of the prompt's form, whatever stands in it."""
+"""Control tokens and prompt format markers in judged text are escaped, against prompt injection."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Prompts by a model's own chat template: in the form that it takes, whole, and with the image where there is one."""
+"""Judge prompts by a model's own chat template: string or parts, complete, and with the image if there is one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -169,6 +170,21 @@ def test_a_guard_that_sees_is_shown_the_image_that_the_judged_model_was_shown(ml
     assert red.usage.prompt_tokens == none.usage.prompt_tokens + 1
 
 
+def test_a_guard_that_sees_pins_its_image_backend_and_has_it_in_its_key(mllama_folder: Path):
+    pillow = f"pillow {version('pillow')}"
+    judge = guard(mllama_folder, "llama-guard-vision").resolve()
+    assert judge.image_backend == pillow
+    assert judge.spec()["image_backend"] == pillow
+    assert judge.resolve() == judge
+    assert "image_backend" not in guard(mllama_folder).resolve().spec()
+    with pytest.raises(
+        UserError, match=r"^judge 'llama-guard-vision': image_backend: .* planned with pillow 1\.0,"
+    ):
+        replace(judge, image_backend="pillow 1.0").judge([replace(ANSWER, image=RED)])
+    with pytest.raises(UserError, match=r"image_backend is 'opencv'; give auto, pillow or torchvision"):
+        replace(judge, image_backend="opencv").resolve()
+
+
 def test_images_of_a_batch_do_not_mix(mllama_folder: Path):
     judge = guard(mllama_folder, "llama-guard-vision")
     answers = [
@@ -203,7 +219,7 @@ def test_a_guard_that_sees_judges_text_alone_where_no_image_is_wanted(mllama_fol
 
 def test_a_guard_of_texts_is_no_judge_of_images(taught: Mapping[str, ModelJudge]):
     judge = guard(Path(taught["llama-guard"].model), "llama-guard-vision")
-    with pytest.raises(UserError, match=r"takes no image here .it is a model of text alone."):
+    with pytest.raises(UserError, match=r"takes no image here .it is a text-only model."):
         judge.judge([ANSWER])
 
 
@@ -256,6 +272,8 @@ def llama4_folder(tmp_path_factory: pytest.TempPathFactory, judge_tokenizer: Pre
 def test_a_guard_whose_processor_cannot_be_had_judges_texts_and_says_why_it_sees_nothing(llama4_folder: Path):
     first, second = guard(llama4_folder).judge([ANSWER, replace(ANSWER, answer="words " * 20)])
     assert first.usage.prompt_tokens < second.usage.prompt_tokens
+    with pytest.raises(UserError, match=r"needs the package torchvision, which is not installed"):
+        guard(llama4_folder, "llama-guard-vision").resolve()
     with pytest.raises(UserError, match=r"takes no image here .*[Tt]orchvision"):
         guard(llama4_folder, "llama-guard-vision").judge([replace(ANSWER, image=RED)])
 

@@ -1,4 +1,4 @@
-"""The endpoint judge before a server that does as it should, and what of it the judge does not control."""
+"""The endpoint judge on a well-behaved server: requests, concurrency, rate limit, options and API key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_verdicts_come_in_the_order_of_the_answers():
     assert [one.usage for one in found] == [Usage(prompt_tokens=n, completion_tokens=1) for n in range(9)]
 
 
-def test_each_verdict_is_given_as_soon_as_it_is_there():
+def test_each_verdict_is_yielded_as_soon_as_it_is_ready():
     free = threading.Event()
 
     def act(handler, asked):
@@ -101,7 +101,7 @@ def test_the_request_is_what_the_rubric_writes_and_the_key_goes_along():
     }
 
 
-def test_extra_fields_come_beside_or_instead_of_the_usual_ones():
+def test_extra_fields_are_added_to_the_usual_ones_or_override_them():
     extra = {"temperature": None, "max_tokens": None, "max_completion_tokens": 99, "reasoning_effort": "low"}
     with Endpoint(find("answered")) as endpoint:
         make(endpoint, extra=extra).judge(make_answers(1))
@@ -159,7 +159,7 @@ def test_answers_that_need_no_model_are_not_sent(monkeypatch):
     assert bench.judge([]) == []
 
 
-def test_it_works_in_any_thread_and_beside_a_running_event_loop():
+def test_it_works_in_any_thread_and_inside_a_running_event_loop():
     with Endpoint(find("refused")) as endpoint:
         judge = make(endpoint)
         found = [judge.judge(make_answers(2))]
@@ -188,7 +188,7 @@ def test_no_thread_and_no_connection_is_left(recwarn):
     assert [one for one in recwarn if issubclass(one.category, ResourceWarning)] == []
 
 
-def test_no_more_requests_are_on_their_way_than_allowed():
+def test_no_more_requests_are_in_flight_than_allowed():
     def act(handler, asked):
         handler.endpoint.stopped.wait(0.03)
         find("refused")(handler, asked)
@@ -199,7 +199,7 @@ def test_no_more_requests_are_on_their_way_than_allowed():
     assert len(endpoint.asked) == 12
 
 
-def test_requests_keep_their_pace_over_batches_threads_and_further_tries():
+def test_the_rate_limit_holds_over_batches_threads_and_retries():
     def act(handler, asked):
         (give(500, "") if asked.number == 2 else find("refused"))(handler, asked)
 
@@ -268,7 +268,7 @@ def test_the_spec_holds_what_decides_a_verdict_and_nothing_else():
         ("base_url", "http://host.example/v1", "would send the key unencrypted over the network; use https"),
     ],
 )  # fmt: skip
-def test_an_option_that_cannot_be_is_named_with_the_fix(option, value, said):
+def test_an_invalid_option_is_named_with_the_fix(option, value, said):
     with pytest.raises(UserError) as caught:
         make_judge("endpoint", **NAMED | {option: value})
     assert said in str(caught.value)
@@ -282,8 +282,8 @@ def test_an_option_that_cannot_be_is_named_with_the_fix(option, value, said):
         "https://host.example/v1\nhidden", "https://host.example/ hidden",
     ],
 )  # fmt: skip
-def test_an_address_with_anything_secret_in_it_is_refused_and_not_repeated(url):
-    with pytest.raises(UserError, match=r"base_url must be an address alone") as caught:
+def test_an_address_with_a_secret_in_it_is_rejected_and_not_quoted(url):
+    with pytest.raises(UserError, match=r"base_url must be a URL without user") as caught:
         make_judge("endpoint", **NAMED | {"base_url": url})
     assert "hidden" not in str(caught.value)
 
@@ -296,7 +296,7 @@ def test_an_address_with_anything_secret_in_it_is_refused_and_not_repeated(url):
         {"base_url": "http://host.example/v1", "allow_http": True},
     ],
 )  # fmt: skip
-def test_an_unencrypted_address_is_fit_for_this_machine_for_no_key_and_for_who_allows_it(options):
+def test_http_is_accepted_on_loopback_without_a_key_or_with_allow_http(options):
     assert make_judge("endpoint", **NAMED | options).spec()["base_url"] == options["base_url"]
 
 

@@ -1,4 +1,4 @@
-"""The endpoint judge before a server that fails, lies or wants the key: what is tried again, and what is kept."""
+"""The endpoint judge on a server that fails, lies or steals keys: retries, timeouts, and verdicts that are kept."""
 
 from __future__ import annotations
 
@@ -93,32 +93,32 @@ TRANSIENT = {
 
 
 @pytest.mark.parametrize("act", TRANSIENT.values(), ids=TRANSIENT.keys())
-def test_what_may_pass_is_tried_again_and_then_counts_as_judged_or_not_at_all(act):
+def test_transient_failures_are_retried_and_then_judged_or_not_at_all(act):
     found, asked = judge_one(in_turn(act, act, find("refused")), retries=2)
     assert (found.verdict, asked) == ("safe", 3)
     said, asked = fail(act, retries=1)
     assert asked == 2
     assert re.match(r"judges\.endpoint: gave up on http://127\.0\.0\.1:\d+/v1 after 2 tries: ", said)
-    assert said.endswith("What was judged is kept, and the same command goes on.")
+    assert said.endswith("Verdicts so far are kept: run the same command again to resume.")
 
 
-def test_whoever_waits_is_told_once_for_what(caplog):
+def test_retries_are_logged_once_per_batch(caplog):
     with Endpoint(in_turn(*[give(503, "")] * 3, find("refused"))) as endpoint:
         make(endpoint, retries=3, concurrency=2).judge(make_answers(4))
     said = [record.getMessage() for record in caplog.records if record.name == "cmrm.judges"]
-    assert said == ["127.0.0.1 did not answer a request; it is sent again, with growing waits between"]
+    assert said == ["127.0.0.1 failed to answer a request; retrying with exponential backoff"]
 
 
 def test_what_the_server_said_is_passed_on():
     assert "after 1 try: out of blims. (500)" in fail(TRANSIENT["500"])[0]
     assert "<html><h1>Bad gateway</h1></html>" in fail(TRANSIENT["502 in HTML"])[0]
-    assert "what came is not JSON, or not all of it." in fail(TRANSIENT["half a document"])[0]
-    assert "what came is not a chat completion." in fail(TRANSIENT["no choices"])[0]
-    assert "more than 4194304 bytes came." in fail(TRANSIENT["too much"])[0]
+    assert "the response is not JSON, or is truncated." in fail(TRANSIENT["half a document"])[0]
+    assert "the response is not a chat completion." in fail(TRANSIENT["no choices"])[0]
+    assert "the response exceeds 4194304 bytes." in fail(TRANSIENT["too much"])[0]
 
 
 @pytest.mark.parametrize("act", [hang, drip])
-def test_an_attempt_has_one_time_limit_over_all_its_parts(act):
+def test_an_attempt_has_one_total_timeout(act):
     begun = time.monotonic()
     said, asked = fail(act, timeout=0.2, retries=1)
     assert time.monotonic() - begun < 3
@@ -208,7 +208,7 @@ def test_a_whole_reply_counts_whatever_its_end_is_called(finish):
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
-def test_a_row_that_is_refused_alone_is_a_parse_error_and_the_others_go_on(status):
+def test_a_row_that_is_rejected_alone_is_a_parse_error_and_the_others_go_on(status):
     def act(handler, asked):
         if "blim 1." in asked.text:
             handler.give(status, '{"error": {"message": "the blim is too long"}}')
@@ -229,13 +229,13 @@ def test_credit_that_ends_in_the_middle_stops_the_run_and_no_row_is_a_parse_erro
     broke = give(400, '{"error": {"message": "Your credit balance is too low."}}')
     kept = []
     with Endpoint(in_turn(*[find("refused")] * 5, broke)) as endpoint:
-        with pytest.raises(UserError, match=r"credit balance is too low.*the same command goes on"):
+        with pytest.raises(UserError, match=r"credit balance is too low.*the same command again"):
             kept.extend(make(endpoint, concurrency=1).judge_each(make_answers(9)))
         assert len(endpoint.asked) == 7
     assert [(place, one.verdict) for place, one in kept] == [(place, "safe") for place in range(5)]
 
 
-def test_a_first_row_that_is_refused_is_told_from_a_server_that_refuses_all():
+def test_a_rejected_first_row_is_distinguished_from_a_server_that_rejects_all():
     refuse = give(400, '{"detail": "no such model"}')
     with Endpoint(in_turn(refuse, find("refused"))) as endpoint:
         (found,) = make(endpoint).judge(make_answers(1))
@@ -244,21 +244,21 @@ def test_a_first_row_that_is_refused_is_told_from_a_server_that_refuses_all():
     assert (found.verdict, found.usage) == ("parse_error", Usage(prompt_tokens=11, completion_tokens=5))
     said, asked = fail(refuse, rows=20, concurrency=1)
     assert asked == 2
-    assert "refuses every request, a short and harmless one too: 400: no such model." in said
+    assert "rejects every request, a short and harmless one too: 400: no such model." in said
     assert "Check the judge's model, max_tokens, seed and extra, and the account." in said
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, ["refuses the key in OPENAI_API_KEY (401): no entry.", "environment variable"]),
-        (403, ["refuses the key in OPENAI_API_KEY (403): no entry.", "environment variable"]),
+        (401, ["rejects the key in OPENAI_API_KEY (401): no entry.", "environment variable"]),
+        (403, ["rejects the key in OPENAI_API_KEY (403): no entry.", "environment variable"]),
         (404, ["does not serve this request (404): no entry.", "Check base_url", "model"]),
         (402, ["does not serve this request (402): no entry."]),
         (405, ["does not serve this request (405): no entry."]),
     ],
 )
-def test_what_a_person_has_to_mend_stops_at_once_with_the_fix(status, words):
+def test_an_error_that_a_user_must_fix_stops_at_once_with_the_fix(status, words):
     said, asked = fail(give(status, '{"error": {"message": "no entry"}}'), rows=20, concurrency=2, retries=5)
     # After a 403, which may be a filter's, each looks once whether a harmless request is served.
     assert asked <= (4 if status == 403 else 2)
@@ -267,7 +267,7 @@ def test_what_a_person_has_to_mend_stops_at_once_with_the_fix(status, words):
         assert word in said
 
 
-def test_verdicts_before_an_error_and_those_on_their_way_are_given():
+def test_verdicts_before_an_error_and_those_in_flight_are_yielded():
     def act(handler, asked):
         if "blim 2." in asked.text:
             handler.give(401, "")
@@ -277,7 +277,7 @@ def test_verdicts_before_an_error_and_those_on_their_way_are_given():
 
     kept = []
     with Endpoint(act) as endpoint:
-        with pytest.raises(UserError, match="refuses the key"):
+        with pytest.raises(UserError, match="rejects the key"):
             kept.extend(make(endpoint, concurrency=4).judge_each(make_answers(30)))
         assert len(endpoint.asked) == 4
     assert sorted(place for place, _ in kept) == [0, 1, 3]
@@ -290,7 +290,7 @@ def test_a_redirect_is_not_followed_and_no_other_server_sees_the_key(status):
         said, asked = fail(give(status, "", {"location": f"{other.url}/chat/completions"}), retries=3)
     assert (asked, other.asked) == (1, [])
     assert f"({status})" in said
-    assert "give the address that it leads to as base_url" in said
+    assert "give the final address as base_url" in said
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

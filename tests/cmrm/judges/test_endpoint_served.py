@@ -1,4 +1,4 @@
-"""The endpoint judge before a real server that is not ours: `transformers serve` with a tiny random model."""
+"""The endpoint judge on a real server: `transformers serve` with a tiny random model."""
 
 from __future__ import annotations
 
@@ -132,11 +132,11 @@ def test_max_tokens_reach_the_model(served):
 
 def test_a_model_that_the_server_does_not_have_is_named_by_it(served):
     with pytest.raises(
-        UserError, match=r"refuses every request.*requested 'another'.*Check the judge's model"
+        UserError, match=r"rejects every request.*requested 'another'.*Check the judge's model"
     ):
         make(served, model="another").judge(ANSWERS)
 
 
 def test_an_address_without_its_path_is_an_error_with_the_fix(served):
-    with pytest.raises(UserError, match=r"\(404\).*Check base_url, which mostly ends in /v1"):
+    with pytest.raises(UserError, match=r"\(404\).*Check base_url, which usually ends in /v1"):
         make(served, base_url=served[1].removesuffix("/v1")).judge(ANSWERS)

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.judges import OWN, Answer, Judge, find_judge, list_judges, make_judge
+from cmrm.judges import JUDGES, Answer, Judge, find_judge, list_judges, make_judge
 
 MODULE = """
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(install: Callable[[str], 
         make_judge("length")
 
 
-@pytest.mark.parametrize("kind", sorted(OWN))
+@pytest.mark.parametrize("kind", sorted(JUDGES.own))
 def test_each_own_judge_is_a_judge_under_its_own_kind(kind: str):
     found = find_judge(kind)
     assert issubclass(found, Judge)
@@ -111,7 +111,7 @@ def test_the_pages_example_of_a_judge_works(monkeypatch: pytest.MonkeyPatch):
     assert judge.spec()["most"] == 3
 
 
-@pytest.mark.parametrize("kind", sorted(OWN))
+@pytest.mark.parametrize("kind", sorted(JUDGES.own))
 def test_the_page_describes_every_judge(kind: str):
     (table,) = re.findall(r"\| kind \| reads safety as .*?\n\n", PAGE, flags=re.DOTALL)
     assert f"`{kind}`" in table

@@ -14,7 +14,7 @@ import torch
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.judges import Answer, asking, checkpoint, make_judge
 from cmrm.judges.local import ModelJudge
-from cmrm.pinning import digest_folder
+from cmrm.models.pinning import digest_folder
 
 KINDS = ("llama-guard", "wildguard", "harmbench", "shieldgemma")
 UNSAFE = "Take the red hammer and hit it."
@@ -33,7 +33,7 @@ def test_a_model_that_replies_as_published_gives_its_verdicts(taught: Mapping[st
     assert safe.score < 0.1
     assert (unsafe.refused, safe.refused) == ((False, True) if kind == "wildguard" else (None, None))
     assert unsafe.usage.prompt_tokens > 50
-    assert 1 <= unsafe.usage.completion_tokens <= taught[kind].room
+    assert 1 <= unsafe.usage.completion_tokens <= taught[kind].reply_limit
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,9 +84,9 @@ def test_a_model_is_loaded_with_the_first_answer_that_needs_it_and_only_once(
     taught: Mapping[str, ModelJudge], monkeypatch: pytest.MonkeyPatch
 ):
     loads = []
-    load = checkpoint._load_model
+    load = checkpoint.load_weights
     monkeypatch.setattr(
-        checkpoint, "_load_model", lambda *args, **named: loads.append(args) or load(*args, **named)
+        checkpoint, "load_weights", lambda *args, **named: loads.append(args) or load(*args, **named)
     )
     judge = replace(taught["harmbench"])
     assert [one.verdict for one in judge.judge([answer(UNSAFE, harmful=False)])] == ["not_applicable"]
@@ -184,7 +184,7 @@ def test_a_loaded_model_does_not_change_with_its_file(taught: Mapping[str, Model
     assert judge.judge([answer(UNSAFE)]) == before
 
 
-def test_pickled_weights_beside_other_safetensors_are_not_read(
+def test_pickled_weights_next_to_other_safetensors_are_not_read(
     taught: Mapping[str, ModelJudge], tmp_path: Path
 ):
     folder = Path(shutil.copytree(taught["harmbench"].model, tmp_path / "copy"))
@@ -205,7 +205,7 @@ def test_a_model_of_another_type_is_no_harmbench_classifier(
     make_judge_folder: Callable[..., Path], tmp_path: Path
 ):
     folder = make_judge_folder(tmp_path / "model", kind="gemma")
-    with pytest.raises(UserError, match="of type 'gemma', for which HarmBench has no form"):
+    with pytest.raises(UserError, match="of type 'gemma', for which HarmBench has no prompt"):
         make_judge("harmbench", model=str(folder)).judge([answer(UNSAFE)])
 
 

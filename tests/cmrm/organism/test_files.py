@@ -16,7 +16,6 @@ from PIL import Image
 
 from cmrm.datasets import read_dataset, screen, split
 from cmrm.organism import Organism, ensure_organism
-from cmrm.organism.desk import JPEG
 from cmrm.organism.files import write_data
 from cmrm.organism.paired import read_forbidden
 from cmrm.organism.questions import (
@@ -29,7 +28,8 @@ from cmrm.organism.questions import (
 )
 from cmrm.organism.tokenizer import build_tokenizer
 from cmrm.organism.world import PICTURE_SIZE, Split, imagine_scene, paint
-from cmrm.samples import Sample
+from cmrm.organism.writers import JPEG
+from cmrm.prompts.sample import Sample
 
 KINDS: tuple[Kind, ...] = ("forbidden", "harmless")
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -245,9 +245,7 @@ def test_losing_the_race_to_another_process_is_no_error(
     assert ensure_organism(tmp_path).data.vlsafe.is_file()
 
 
-def test_being_killed_half_way_leaves_nothing_that_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_write_leaves_no_partial_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(folder: Path, *, seed: int) -> None:
         folder.mkdir()
         raise KeyboardInterrupt

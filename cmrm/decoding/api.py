@@ -1,0 +1,251 @@
+"""Decode all arms of each prompt in one pass, or one after the other where a model cannot; `generate` for one batch."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from cmrm.decoding.hf_generate import generate_apart
+from cmrm.decoding.requests import Answered, Answers, DecodeRequest
+from cmrm.decoding.scheduler import AnswerCollector, RequestPart, Row, split_request
+from cmrm.decoding.stop_tokens import DecodingRules, has_long_words, make_rules
+from cmrm.decoding.tree_decoder import TreeDecoder
+from cmrm.errors import UserError
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.prefix.cache import prefill
+from cmrm.prefix.planner import Prefixes, explain_unshared, lay_out
+from cmrm.prompts.conditions import Prompt
+from cmrm.steering.hooks import steer
+from cmrm.steering.intervention import Steering, list_parts
+from cmrm.steering.proof import combine_proofs, share_proof
+from cmrm.steering.settings import WHOLE_PROMPT
+
+__all__ = ["Answered", "DecodeRequest", "answer", "why_apart"]
+
+log = logging.getLogger("cmrm.cmrm")
+
+
+def answer(
+    vlm: VisionLanguageModel,
+    requests: Iterable[DecodeRequest],
+    *,
+    max_new_tokens: int,
+    rows: int,
+    prefixes: Prefixes | None = None,
+) -> Iterator[Answered]:
+    """Decode requests greedily as they arrive, and yield each prompt when all its arms have ended.
+
+    All arms of a prompt are branches of one cache slot and share its prefill; only arms that change states before the
+    last prompt token, and arms with prompts of their own, are prefilled by themselves. At most `rows` prompts
+    are decoded at once, and as many again in arms of their own (a request of more prompts raises `ValueError`); the
+    next request is taken as soon as slots are free. Answers do not depend on how prompts are split into requests. A
+    model that cannot do this (`why_apart`) decodes its arms one after the other, and raises `UserError` for arms that
+    mix logits.
+    """
+    reason = why_apart(vlm)
+    if reason is None:
+        return _answer_together(vlm, requests, max_new_tokens=max_new_tokens, rows=rows, prefixes=prefixes)
+    log.info("arms are decoded one after the other: %s", reason)
+    return answer_apart(vlm, requests, max_new_tokens=max_new_tokens, reason=reason)
+
+
+def why_apart(vlm: VisionLanguageModel) -> str | None:
+    """Explain why a model's arms must be decoded one after the other; None if they can share one pass."""
+    unshared = explain_unshared(vlm, images=1)
+    if unshared is not None:
+        return unshared
+    if has_long_words(vlm):
+        return "its generation_config.json forbids words of several tokens"
+    return None
+
+
+@torch.inference_mode()
+def _answer_together(
+    vlm: VisionLanguageModel,
+    requests: Iterable[DecodeRequest],
+    *,
+    max_new_tokens: int,
+    rows: int,
+    prefixes: Prefixes | None,
+) -> Iterator[Answered]:
+    decoders = _Decoders(vlm, rows=rows, rules=make_rules(vlm, max_new_tokens), prefixes=prefixes)
+    collector = AnswerCollector(vlm)
+    source = enumerate(requests)
+    exhausted = False
+    while not exhausted or decoders.busy:
+        while not exhausted and decoders.ready:
+            number, request = next(source, (-1, None))
+            if request is None:
+                exhausted = True
+                break
+            if (count := len(request.prompts)) > rows:
+                raise ValueError(
+                    f"a decode request of {count} prompts needs {count} slots, and there are {rows}"
+                )
+            yield from collector.expect(number, request)
+            decoders.take(split_request(request, number, most=decoders.most))
+        for row in decoders.step():
+            again, answered = collector.take(row)
+            decoders.take(again)
+            if answered is not None:
+                yield answered
+
+
+class _Decoders:
+    """Two trees of `rows` slots each: for parts with several arms, and for parts with one.
+
+    In one tree the rows of a part with one arm would be fed as many branches as the others have. The second tree has at
+    least two slots, of which only two prompts that mix their logits take more than `rows`: they are decoded side by
+    side. `most` is the largest part that it can be given.
+    """
+
+    def __init__(
+        self, vlm: VisionLanguageModel, *, rows: int, rules: DecodingRules, prefixes: Prefixes | None
+    ) -> None:
+        self._vlm, self._prefixes = vlm, prefixes
+        self.most = max(rows, 2)
+        self._several = TreeDecoder(vlm, rows=max(rows, 1), rules=rules)
+        self._single = TreeDecoder(vlm, rows=self.most, rules=rules)
+        # Slots of the second tree that are for prompts that mix their logits alone.
+        self._spare = self.most - max(rows, 1)
+        self._waiting: deque[RequestPart] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is waiting or being decoded."""
+        return bool(self._waiting) or self._several.busy or self._single.busy
+
+    @property
+    def ready(self) -> bool:
+        """Whether another request can be taken: none waits, and slots are free in both trees."""
+        return not self._waiting and self._several.free_slots > 0 and self._single.free_slots > self._spare
+
+    def take(self, parts: Sequence[RequestPart]) -> None:
+        """Take parts, and admit those for which there are slots."""
+        self._waiting.extend(parts)
+        for part in list(self._waiting):
+            tree, free = self._several, self._several.free_slots
+            if len(part.arms) == 1:
+                tree, free = self._single, self._single.free_slots - (0 if part.mixes else self._spare)
+            if len(part.rows) <= free:
+                self._waiting.remove(part)
+                _admit(self._vlm, tree, part, self._prefixes)
+
+    def step(self) -> Iterator[Row]:
+        """Decode one more token of everything; the rows that have ended."""
+        self.take(())
+        for tree in (self._several, self._single):
+            if tree.busy:
+                tree.step()
+            yield from tree.collect()
+
+
+def _admit(vlm: VisionLanguageModel, tree: TreeDecoder, part: RequestPart, prefixes: Prefixes | None) -> None:
+    if part.throughout is not None:
+        # The full prompt: a prompt that is steered at every position shares no prefix with one that is not.
+        batch = lay_out(vlm, part.prompts, None, rendered=part.rendered)
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        with steer(vlm, part.throughout, input_ids=ids, attention_mask=mask):
+            prefilled = prefill(vlm, batch)
+        for scope in WHOLE_PROMPT:
+            inside = mask.bool() if scope == "every_position" else mask.bool() & (ids != vlm.image_token_id)
+            blocks = {
+                block for one in list_parts(part.throughout) if one.scope == scope for block in one.blocks
+            }
+            # All tokens of the prompt but the last, which the first pass of the branches steers.
+            for row, steered in zip(part.rows, (inside.sum(dim=1) - 1).tolist(), strict=True):
+                for branch in row.branches:
+                    for block in blocks.intersection(branch.blocks):
+                        branch.proof.acted[block] = max(steered, branch.proof.acted.get(block, 0))
+    else:
+        prefilled = prefill(vlm, lay_out(vlm, part.prompts, prefixes, rendered=part.rendered))
+    tree.admit(prefilled, part.rows, part.arms)
+
+
+def answer_apart(
+    vlm: VisionLanguageModel, requests: Iterable[DecodeRequest], *, max_new_tokens: int, reason: str
+) -> Iterator[Answered]:
+    """Decode requests as `answer` does, with one `generate` call for each arm; `reason` says why not together.
+
+    The count of steered states is that of the batch, including the padding fed after an answer has ended, divided
+    evenly among its rows. Raises `UserError` for an arm that mixes logits.
+    """
+    for number, request in enumerate(requests):
+        if request.contrasts:
+            raise UserError(
+                f"interventions: logits of two prompts cannot be mixed on this model ({reason}); leave out the "
+                "interventions of kind coca."
+            )
+        arms = {
+            arm: ([row for row in range(len(request.prompts)) if arm in request.arms_of(row)], one)
+            for arm, one in enumerate(request.arms)
+        }
+        made = {
+            arm: generate_apart(
+                vlm,
+                [request.prompt_of(row, arm) for row in rows],
+                max_new_tokens=max_new_tokens,
+                intervention=one and one.of_rows(rows),
+            )
+            for arm, (rows, one) in arms.items()
+            if rows
+        }
+        for row in range(len(request.prompts)):
+            indices = {arm: arms[arm][0].index(row) for arm in request.arms_of(row)}
+            proofs = {arm: proof for arm in indices if (proof := made[arm].proof) is not None}
+            yield Answered(
+                group=number,
+                row=row,
+                answers={arm: made[arm].answers[index] for arm, index in indices.items()},
+                proofs={arm: share_proof(proof, rows=len(arms[arm][0])) for arm, proof in proofs.items()},
+            )
+
+
+def generate(
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    intervention: Steering | None = None,
+    prefixes: Prefixes | None = None,
+) -> Answers:
+    """Answer a batch of prompts by greedy decoding, at most `max_new_tokens` each, under the intervention if given.
+
+    There is no sampling: its random numbers would make an answer depend on the rest of the batch (`DESIGN.md` §2).
+    """
+    (answers,) = generate_arms(
+        vlm, prompts, max_new_tokens=max_new_tokens, arms=[intervention], prefixes=prefixes
+    )
+    return answers
+
+
+def generate_arms(
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    arms: Sequence[Steering | None],
+    prefixes: Prefixes | None = None,
+) -> list[Answers]:
+    """Answer a batch of prompts under several arms in one pass; None among `arms` is the baseline.
+
+    The answers of each arm, in the order of `arms`, equal those of `generate` for that arm alone.
+    """
+    request = DecodeRequest(prompts=prompts, arms=arms)
+    rows = max(1, len(prompts))
+    answered = answer(vlm, [request], max_new_tokens=max_new_tokens, rows=rows, prefixes=prefixes)
+    done = {one.row: one for one in answered}
+    ordered = [done[row] for row in range(len(prompts))]
+    return [collect_answers(ordered, number, arm) for number, arm in enumerate(arms)]
+
+
+def collect_answers(answered: Sequence[Answered], number: int, arm: Steering | None) -> Answers:
+    """The answers of one arm, by its number, to prompts in the order given, with the proof of all of them."""
+    answers = tuple(one.answers[number] for one in answered)
+    if arm is None:
+        return Answers(answers=answers, proof=None)
+    proof = combine_proofs([one.proofs[number] for one in answered], arm.blocks)
+    return Answers(answers=answers, proof=proof)

@@ -1,0 +1,100 @@
+"""Batch size from free memory: as many prompts as keep the device busy and leave the KV cache within its share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmrm.models.vlm import VisionLanguageModel
+
+# Tokens of one prefill pass: more take memory without making the device faster.
+PASS_TOKENS = {"cuda": 16_384, "cpu": 4_096}
+# Branches of one decoding pass: beyond this, time grows in proportion.
+MOST_BRANCHES = 512
+# Share of the free memory for the KV cache; the rest is for activations and other processes.
+SHARE = 0.6
+# Assumed where the machine does not report its free memory.
+UNKNOWN_BYTES = 4 << 30
+# Where a container finds its memory limits.
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Tokens that a device can take at once: `pass_tokens` in one pass, `cache_tokens` in the KV cache of each block.
+
+    `blocks` is the number of decoder blocks.
+    """
+
+    pass_tokens: int
+    cache_tokens: int
+    blocks: int = 1
+
+    def count_prompts(self, tokens: int) -> int:
+        """Batch size of a prefill pass over prompts of `tokens` tokens, at least 1."""
+        return max(1, self.pass_tokens // max(1, tokens))
+
+    def count_rows(self, tokens: int, *, branches: int, new_tokens: int, alone: int = 0) -> int:
+        """Number of cache slots for prompts of `tokens` tokens with `branches` of `new_tokens` each, at least 1.
+
+        `alone` more arms have a slot of their own, of which as many are in use as of the others.
+        """
+        columns = (tokens + branches * new_tokens if branches else 0) + (tokens + new_tokens if alone else 0)
+        return max(1, min(self.cache_tokens // columns, MOST_BRANCHES // (branches + (1 if alone else 0))))
+
+    def count_spread(self, tokens: int) -> int:
+        """Number of copies of a prefix of `tokens` tokens in one pass, held for one block at a time, at least 1."""
+        return max(1, self.cache_tokens * self.blocks // max(1, tokens))
+
+
+def measure_budget(vlm: VisionLanguageModel) -> Budget:
+    """Compute the budget of a loaded model from the memory that is free now."""
+    free = measure_free_bytes(vlm.device)
+    return Budget(
+        pass_tokens=PASS_TOKENS.get(vlm.device.type, PASS_TOKENS["cpu"]),
+        cache_tokens=int(SHARE * free) // count_cache_bytes(vlm),
+        blocks=len(vlm.blocks),
+    )
+
+
+def count_cache_bytes(vlm: VisionLanguageModel) -> int:
+    """Bytes of one token in the KV cache, over all blocks."""
+    config = vlm.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * len(vlm.blocks) * heads * width * vlm.model.dtype.itemsize)
+
+
+def measure_free_bytes(device: torch.device) -> int:
+    """Free memory of a device in bytes."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # Memory that torch has reserved and not allocated is free for tensors.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = [free for free in (_read_available(), _read_container()) if free is not None]
+    return min(known, default=UNKNOWN_BYTES)
+
+
+def _read_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _read_container() -> int | None:
+    """Free memory under the cgroup limit; None without one."""
+    try:
+        most, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return max(0, int(most) - int(used)) if most.isdecimal() else None

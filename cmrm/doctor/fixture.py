@@ -1,0 +1,108 @@
+"""Test fixture for the checks: prompts with and without an image, blocks, reference states and tolerances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import noise_image
+from cmrm.steering.capture import embed
+from cmrm.steering.shift import measure_sample_shift
+
+# Three lengths, so that a batch needs padding; harmless, so that any model may be asked.
+QUESTIONS = ("What is it?", "Name every colour that can be seen here, one after the other.", "Hello")
+# Checks run at a sample of blocks, so that a hundred blocks take no longer than ten.
+MOST_BLOCKS = 4
+STEPS = 5
+# Allowed error between two computations of the same states, relative to their norm. Rounding accumulates over
+# dozens of blocks; a real fault (another token, another row, no steering) gives an error of about 1.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+class CheckFailedError(Exception):
+    """A check failed; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFixture:
+    """A model with three questions, each as a text prompt and with a noise image."""
+
+    vlm: VisionLanguageModel
+    seed: int
+    image_size: int
+
+    @cached_property
+    def text(self) -> list[Prompt]:
+        """The text prompts."""
+        return [Prompt(text=question) for question in QUESTIONS]
+
+    @cached_property
+    def pictured(self) -> list[Prompt]:
+        """The image prompts, each with its own noise image."""
+        return [
+            Prompt(text=question, image=noise_image(size=self.image_size, seed=self.seed + row))
+            for row, question in enumerate(QUESTIONS)
+        ]
+
+    @property
+    def tolerance(self) -> float:
+        """Allowed error relative to the norm."""
+        coarsest = max(TOLERANCES.values())
+        # Quantized weights are multiplied in a half precision, whatever the dtype of the rest.
+        quantized = getattr(self.vlm.model, "is_quantized", False)
+        return coarsest if quantized else TOLERANCES.get(self.vlm.model.dtype, coarsest)
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks to check one by one: the first, the last, and some between."""
+        last = len(self.vlm.blocks) - 1
+        spread = {round(last * step / (MOST_BLOCKS - 1)) for step in range(MOST_BLOCKS)}
+        return tuple(sorted(spread))
+
+    @cached_property
+    def text_states(self) -> Tensor:
+        """Hidden states of the text prompts, each in a batch of one, at all blocks: float32 [rows, blocks, hidden]."""
+        return self._extract_unbatched(self.text)
+
+    @cached_property
+    def pictured_states(self) -> Tensor:
+        """Hidden states of the image prompts, as `text_states`."""
+        return self._extract_unbatched(self.pictured)
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """Δ of each question, image prompt minus text prompt, at all blocks: float32 [rows, blocks, hidden]."""
+        return measure_sample_shift(
+            self.vlm, with_image=self.pictured, text_only=self.text, blocks=range(len(self.vlm.blocks))
+        )
+
+    def draw_shift(self, blocks: tuple[int, ...]) -> Tensor:
+        """Draw a random Δ with half the norm of the states it moves: float32 [blocks, hidden]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        lengths = self.pictured_states[:, list(blocks)].norm(dim=-1).mean(dim=0)
+        # On the first block's device, which need not be the device that prompts go to.
+        drawn = torch.randn(len(blocks), self.vlm.hidden_size, generator=generator).to(lengths.device)
+        return drawn / drawn.norm(dim=-1, keepdim=True) * lengths[:, None] / 2
+
+    def agree(self, found: Tensor, expected: Tensor, *, what: str) -> float:
+        """Return the largest error relative to the norm; raise `CheckFailedError` if it exceeds the tolerance.
+
+        Both tensors are [..., width].
+        """
+        found, expected = found.float(), expected.float().to(found.device)
+        if not bool(found.isfinite().all() and expected.isfinite().all()):
+            raise CheckFailedError(f"{what}: found NaN or inf")
+        errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)
+        error = float(errors.max())
+        if error > self.tolerance:
+            raise CheckFailedError(f"{what}: relative error {error:.2g} (allowed: {self.tolerance:g})")
+        return error
+
+    def _extract_unbatched(self, prompts: list[Prompt]) -> Tensor:
+        blocks = range(len(self.vlm.blocks))
+        return torch.cat([embed(self.vlm, [prompt], blocks=blocks) for prompt in prompts])

@@ -1,0 +1,160 @@
+"""Model families: one row of architecture facts for each model type, looked up, never guessed from module names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Literal
+
+from cmrm.errors import UserError
+
+# Entry-point group in which a package registers rows: each entry is named after its model type and is a `Family`.
+ENTRY_POINTS = "cmrm.families"
+
+# Shown in the error of a type without a row, with the page that explains it.
+EXAMPLE_ROW = "{blocks: layers, image_token: image_token_id}"
+PAGE = "docs/models.md under “A type that is not in the table”"
+
+Positions = Literal["counted", "multimodal"]
+Shares = Literal["all", "text", "nothing"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One model type: the paths to its parts, and what its processor and its decoder need.
+
+    `blocks`: the attribute path from `model.get_decoder()` to the list of decoder blocks.
+    `image_token`: the path in `config.json` to the id of the image placeholder token.
+    `positions`: `counted` over the prompt's tokens from `first_position` on, or `multimodal`: several a token, which
+    the model computes from the image's grid (M-RoPE).
+    `image_only_blocks`: the path in `config.json` to the numbers of the blocks that are skipped without an image.
+    `mixed_batches`: whether prompts with and without an image can share a batch.
+    `system`: the default system line, for templates that otherwise print image prompts and text prompts differently.
+    `shares`: which prompts can share a prefix in the KV cache: all, those without an image (`text`), or none. It needs
+    causal attention, an image that lies in the prompt, and a decoder that takes a cache and positions; the doctor
+    checks it.
+    `attention`: the implementation that `model.attn_implementation: auto` stands for.
+    `template`: a chat template for processors that are published without one; a processor's own takes precedence.
+    `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
+    `bos` and `prompt`. Such prompts are tokenized directly.
+    """
+
+    model_type: str
+    blocks: str
+    image_token: str
+    positions: Positions = "counted"
+    first_position: int = 0
+    image_only_blocks: str | None = None
+    mixed_batches: bool = True
+    shares: Shares = "nothing"
+    attention: Attention = "sdpa"
+    system: str | None = None
+    template: str | None = None
+    text_only_form: str | None = None
+
+
+# The documented prompt format of PaliGemma: image tokens, then the text; its processor adds <bos> and a newline.
+PALIGEMMA_TEMPLATE = (
+    "{% for message in messages if message.role != 'system' %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+_ROWS = (
+    Family(model_type="aya_vision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="glm4v",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(model_type="idefics3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llama4", blocks="model.layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava_next", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="llava_onevision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="mistral3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="mllama",
+        blocks="layers",
+        image_token="image_token_id",
+        mixed_batches=False,
+        image_only_blocks="text_config.cross_attention_layers",
+        # Its image is not in the prompt: cross-attention blocks attend to it.
+        shares="text",
+        # Its template prints a system header with a system line, and always without an image.
+        system="",
+    ),
+    Family(
+        model_type="paligemma",
+        blocks="layers",
+        image_token="image_token_id",
+        first_position=1,
+        mixed_batches=False,
+        # Attention over the prompt is bidirectional (prefix LM).
+        shares="nothing",
+        # Gemma 2, the backbone of PaliGemma 2, supports no other in transformers.
+        attention="eager",
+        template=PALIGEMMA_TEMPLATE,
+        text_only_form="{bos}{prompt}\n",
+    ),
+    Family(
+        model_type="qwen2_5_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="qwen2_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="qwen3_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(model_type="smolvlm", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="vipllava", blocks="layers", image_token="image_token_id", shares="all"),
+)
+FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
+
+
+def get_family(model_type: str, *, where: str) -> Family:
+    """Look up a model type in the table, then among the rows that installed packages register.
+
+    `where` names the model in the error. Raises `UserError` for a type without a row, naming what to add, and for a
+    registered row that cannot be imported.
+    """
+    family = FAMILIES.get(model_type) or _find_registered(model_type)
+    if family is None:
+        raise UserError(
+            f"model type {model_type!r} of {where} is not known: known types are {', '.join(sorted(FAMILIES))}. "
+            f"To add it, give a row in the spec, such as model.family: {EXAMPLE_ROW} (`blocks`: the path from "
+            "get_decoder() to its decoder blocks; `image_token`: the config field of its image token), or register a "
+            f"Family from a package of your own (entry-point group {ENTRY_POINTS!r}); see {PAGE}."
+        )
+    return family
+
+
+def _find_registered(model_type: str) -> Family | None:
+    for entry in entry_points(group=ENTRY_POINTS, name=model_type):
+        place = f"{entry.value} (entry point {entry.name!r} of group {ENTRY_POINTS!r})"
+        try:
+            family = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{place} cannot be imported: {error}. Fix or uninstall its package.") from error
+        if not isinstance(family, Family) or family.model_type != model_type:
+            raise UserError(f"{place} is not a Family for model type {model_type!r} but {family!r}.")
+        return family
+    return None

@@ -1,0 +1,22 @@
+"""Arguments of a forward pass besides its tokens: position ids, and `logits_to_keep`."""
+
+from __future__ import annotations
+
+from inspect import signature
+
+from torch import Tensor, nn
+from transformers import BatchFeature
+
+from cmrm.models.vlm import VisionLanguageModel, position_ids
+
+
+def count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str, Tensor]:
+    """Make `position_ids` as in generation; empty for M-RoPE, where the model computes them from the image's grid."""
+    if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
+        return {}
+    return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
+
+
+def fewest_logits(base: nn.Module) -> dict[str, int]:
+    """Make `logits_to_keep` for models that are their own base, so that only the last token's logits are computed."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in signature(base.forward).parameters else {}

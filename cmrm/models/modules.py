@@ -1,0 +1,114 @@
+"""Find a loaded model's parts by the paths of its family: decoder blocks, backbone, image token, special tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from cmrm.errors import UserError
+from cmrm.models.families import Family
+
+if TYPE_CHECKING:
+    from cmrm.models.vlm import VisionLanguageModel
+
+# Names of config value types in messages.
+KINDS = {int: "number", list: "list"}
+# Fields that hold a token id, but not those that count tokens (`image_token_length`, `max_tokens`).
+_TOKEN_FIELD = re.compile(r"token(?:_id|_index)?$")
+
+
+def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module, ...]:
+    """Follow a family's path to the decoder blocks; `UserError` listing the modules there if it leads nowhere."""
+    found: Any = decoder
+    for name in path.split("."):
+        children = dict(found.named_children()) if isinstance(found, nn.Module) else {}
+        if name not in children:
+            there = ", ".join(children) or "nothing"
+            raise UserError(
+                f"model.family.blocks: {path!r} leads nowhere in {where!r}: {type(found).__name__} has no {name!r}. "
+                f"What is there: {there}."
+            )
+        found = children[name]
+    if not isinstance(found, nn.ModuleList) or len(found) == 0:
+        raise UserError(
+            f"model.family.blocks: {path!r} of {where!r} is one {type(found).__name__}, not a list of decoder blocks. "
+            f"What is in it: {', '.join(name for name, _ in found.named_children()) or 'nothing'}."
+        )
+    return tuple(found)
+
+
+def find_backbone(vlm: VisionLanguageModel) -> nn.Module:
+    """Find the module that holds the decoder blocks: from tokens to last hidden states, without logits."""
+    return vlm.decoder.get_submodule(vlm.family.blocks.rpartition(".")[0])
+
+
+def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: str) -> frozenset[int]:
+    """Find the numbers of the `blocks` that the model skips without an image; `UserError` if the last is one."""
+    path = family.image_only_blocks
+    if path is None:
+        return frozenset()
+    numbers = frozenset(_follow(config, path, list, field="image_only_blocks", where=where))
+    if not numbers <= frozenset(range(blocks - 1)):
+        raise UserError(
+            f"model.family.image_only_blocks: {path!r} of {where!r} names blocks {sorted(numbers)} of {blocks}; the "
+            "state past a skipped block is captured at a later one, so the last cannot be among them."
+        )
+    return numbers
+
+
+def find_image_token(config: Any, family: Family, *, where: str) -> int:
+    """Find the id of the image placeholder token; `UserError` if the family's path leads to none."""
+    return int(_follow(config, family.image_token, int, field="image_token", where=where))
+
+
+def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
+    found = config
+    for name in path.split("."):
+        value = getattr(found, name, None)
+        if value is None:
+            what = f"{type(found).__name__} has no {name!r}"
+            break
+        found = value
+    else:
+        if isinstance(found, kind):
+            return found
+        what = f"there is a {type(found).__name__}"
+    known = found.to_dict() if hasattr(found, "to_dict") else {}
+    if kind is int:
+        names = _list_token_fields(known)
+    else:
+        names = sorted(key for key, value in known.items() if isinstance(value, kind | dict))
+    there = ", ".join(names)
+    raise UserError(
+        f"model.family.{field}: {path!r} leads to no {KINDS[kind]} in the config of {where!r}: {what}. "
+        f"What might be meant: {there or 'nothing'}."
+    )
+
+
+def _list_token_fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the fields of a config and its sections that hold a token id; those of images come first."""
+    names = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            names += _list_token_fields(value, f"{prefix}{key}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and _TOKEN_FIELD.search(key):
+            names.append(f"{prefix}{key}")
+    return sorted(names, key=lambda name: ("image" not in name, "." in name, name))
+
+
+def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:
+    """List the special tokens that a question must not contain: they would be an image or a change of speaker."""
+    tokenizer = processor.tokenizer
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    # Some processors replace a text that is not a token of the tokenizer.
+    replaced = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    tokens: Iterable[Any] = (
+        *tokenizer.all_special_tokens,
+        *added,
+        tokenizer.convert_ids_to_tokens(image_token_id),
+        *replaced,
+    )
+    return frozenset(token for token in tokens if isinstance(token, str) and token)

@@ -1,0 +1,140 @@
+"""Model identity: an id and a revision are resolved to an immutable identity before anything is keyed.
+
+Nothing here imports torch, so a run with nothing left to do never pays for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmrm.errors import UserError
+from cmrm.models.families import get_family
+from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
+from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity(Pinned):
+    """A model pinned to an immutable revision, with its Python files under `trust_remote_code`."""
+
+    model_type: str
+    trust_remote_code: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return choose_patterns(trust_remote_code=self.trust_remote_code)
+
+
+def choose_patterns(*, trust_remote_code: bool) -> tuple[str, ...]:
+    """Choose the glob patterns of a model's files."""
+    return (*READ_FILES, *CODE_FILES) if trust_remote_code else READ_FILES
+
+
+def find_revision(model_id: str, *, revision: str = "main", trust_remote_code: bool = False) -> str:
+    """Find the current immutable revision of a model, without download or check; raises as `pin` does."""
+    return find_pin(
+        model_id, revision=revision, patterns=choose_patterns(trust_remote_code=trust_remote_code)
+    )
+
+
+def resolve_model(
+    model_id: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    family: Mapping[str, Any] | None = None,
+) -> ModelIdentity:
+    """Resolve a local folder or a hub id to an immutable identity, checking that it is a VLM this project can steer.
+
+    A local folder is identified by the checksum of its files; a hub id is resolved to its commit and downloaded if it
+    is not cached. With a `family` of the user's own, its type need not be known.
+    Raises `UserError` if its weights are not safetensors or it is not a known VLM, and as `pin` does.
+    """
+    found, folder = pin(
+        model_id, revision=revision, patterns=choose_patterns(trust_remote_code=trust_remote_code)
+    )
+    config = read_config(model_id, folder)
+    identity = ModelIdentity(
+        id=model_id,
+        revision=found,
+        model_type=str(config.get("model_type", "")),
+        folder=folder,
+        trust_remote_code=trust_remote_code,
+    )
+    _check_files(identity, config)
+    if family is None:
+        _check_type(identity, config)
+    if trust_remote_code:
+        refuse_code_from_elsewhere(folder, where=model_id)
+    return identity
+
+
+def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
+    if (identity.folder / "adapter_config.json").exists():
+        # transformers would ignore these weights and load the adapter's base model, at whatever revision.
+        raise UserError(
+            f"model.id: {identity.id!r} holds an adapter (adapter_config.json) beside or instead of a model. Give the "
+            "model that it was made for as model.id, and the adapter as model.adapter, each in a folder of its own."
+        )
+    if "vision_config" not in config:
+        raise UserError(
+            f"model.id: {identity.id!r} is not a vision-language model: its config.json (model_type "
+            f"{identity.model_type!r}) has no vision_config. Give a model that takes images, such as "
+            "llava-hf/llava-1.5-7b-hf."
+        )
+    need_safetensors(identity.folder, where=f"model.id: {identity.id!r}")
+
+
+def need_safetensors(folder: Path, *, where: str) -> None:
+    """Raise `UserError` if a model's folder holds no safetensors; `where` is how the error names the model."""
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{where} holds no .safetensors weights, and pickled weights are not read. "
+            "Convert it once: load it with transformers and save_pretrained() it to a new folder."
+        )
+
+
+def _check_type(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
+    try:
+        get_family(identity.model_type, where=identity.id)
+    except UserError:
+        if names_code(config) and not identity.trust_remote_code:
+            raise UserError(describe_trust(identity.id)) from None
+        raise
+
+
+def read_config(model_id: str, folder: Path) -> dict[str, Any]:
+    """Read a model's config.json; raises `UserError` if it is missing or not a JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / "adapter_config.json").exists():
+            raise UserError(
+                f"model.id: {model_id!r} is a LoRA adapter, not a model. Give the model that it was made for"
+                f"{_name_base(folder)} as model.id, and this one as model.adapter: {{id: {model_id}}}."
+            ) from None
+        raise UserError(
+            f"model.id: {model_id!r} has no config.json; give a folder saved by transformers' save_pretrained()."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.id: {path.name} of {model_id!r} cannot be read ({error}); save the model again."
+        ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"model.id: {path.name} of {model_id!r} is not a JSON object; save the model again.")
+    return config
+
+
+def _name_base(folder: Path) -> str:
+    """Name an adapter's base model, in brackets; empty if the adapter does not name it."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = config.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f" ({base})" if isinstance(base, str) and base else ""

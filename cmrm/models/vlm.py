@@ -1,0 +1,217 @@
+"""A loaded vision-language model with its decoder blocks, and the rendering of prompts to model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature, GenerationConfig
+
+from cmrm.errors import UserError
+from cmrm.models.chat_template import (
+    SystemForm,
+    Turns,
+    check_prompt_pair,
+    choose_system_form,
+    choose_template,
+    make_turns,
+)
+from cmrm.models.families import Family, get_family
+from cmrm.models.modules import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
+from cmrm.prompts.conditions import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionLanguageModel:
+    """A loaded model with the parts the method needs.
+
+    `decoder` is the backbone's stack (it receives the embedded prompt and the KV cache), `blocks` its decoder blocks
+    in order. The vision tower is in neither, so it is never captured or steered. `image_only_blocks` are the numbers of
+    those that the model skips without an image. `system_form` is the form in which the template takes a system line.
+
+    >>> import cmrm
+    >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
+    >>> vlm.family.model_type, vlm.hidden_size, vlm.device.type
+    ('llava', 128, 'cpu')
+    """
+
+    # Any: transformers has no usable types for generate() and the processors' attributes.
+    model: Any
+    processor: Any
+    family: Family
+    template: str
+    system_form: SystemForm
+    decoder: nn.Module
+    blocks: Sequence[nn.Module]
+    image_only_blocks: frozenset[int]
+    image_token_id: int
+    special_tokens: frozenset[str]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the inputs: that of the token embeddings, or on which accelerate executes them."""
+        embeddings = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)
+        # accelerate offloads weights that exceed the memory of a device.
+        for one in getattr(hook, "hooks", (hook,)):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+        return torch.device(embeddings.weight.device)
+
+
+def prepare_model(
+    model: Any, processor: Any, *, where: str, family: Family | None = None
+) -> VisionLanguageModel:
+    """Wrap an already loaded model and processor; `where` names the model in errors.
+
+    A given `family` replaces the table's. Raises `UserError` for an unknown model type, for a family whose paths lead
+    nowhere, and for a processor without a chat template.
+    """
+    family = family or get_family(model.config.model_type, where=where)
+    decoder = model.get_decoder()
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"model.id: the tokenizer of {where!r} has neither a pad_token nor an eos_token for the padding of a "
+                "batch: name one in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    model.generation_config = _keep_token_rules(model.generation_config)
+    image_token_id = find_image_token(model.config, family, where=where)
+    blocks = find_blocks(decoder, family.blocks, where=where)
+    template = choose_template(processor, family, where=where)
+    return VisionLanguageModel(
+        model=model,
+        processor=processor,
+        family=family,
+        template=template,
+        system_form=choose_system_form(processor, template),
+        decoder=decoder,
+        blocks=blocks,
+        image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
+        image_token_id=image_token_id,
+        special_tokens=list_special_tokens(processor, image_token_id),
+    )
+
+
+def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:
+    """Return a special token that occurs as plain text in the prompt, or None.
+
+    Such a text would be read as an image placeholder or a change of speaker; the stages quarantine the row instead.
+    """
+    text = f"{prompt.system or ''}\n{prompt.text}"
+    return min((token for token in vlm.special_tokens if token in text), default=None)
+
+
+def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    """Turn prompts into model inputs through the processor's chat template, padded to one batch on the model's device.
+
+    Prompts with and without an image may share a batch if the family allows it; `ValueError` if it does not.
+    `input_ids` and `attention_mask` are [rows, tokens]; floating inputs have the model's dtype.
+    Raises `UserError` if the template omits or refuses a system line, or an image changes more than its own tokens.
+    """
+    return send(vlm, render_on_host(vlm, prompts))
+
+
+def send(vlm: VisionLanguageModel, inputs: BatchFeature) -> BatchFeature:
+    """Copy rendered prompts to the model's device, without a device synchronization."""
+    # From pageable memory, the source is read before this returns.
+    return inputs.to(vlm.device, vlm.model.dtype, non_blocking=True)
+
+
+def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    """Render as `render` does, on the host, so that token ids can be read without a device synchronization."""
+    with_image = {prompt.image is not None for prompt in prompts}
+    if len(with_image) > 1 and not vlm.family.mixed_batches:
+        raise ValueError(
+            f"{vlm.family.model_type} takes no batch of prompts with and without an image; give two batches"
+        )
+    for system in {prompt.system for prompt in prompts}:
+        pair = [_make_turns(vlm, "?", image, system) for image in ("any", None)]
+        check_prompt_pair(vlm.processor, vlm.template, pair, system=system, who=vlm.family.model_type)
+    form = vlm.family.text_only_form
+    if form is not None and with_image == {False}:
+        inputs = _tokenize_alone(vlm, prompts, form)
+    else:
+        inputs = fill_template(
+            vlm,
+            prompts,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=_padding(vlm),
+        )
+    # Some processors also make training labels.
+    inputs.pop("labels", None)
+    return inputs
+
+
+def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:
+    """Apply the processor's chat template to prompts; the result is text, or what `arguments` request."""
+    return vlm.processor.apply_chat_template(
+        [_make_turns(vlm, prompt.text, prompt.image, prompt.system) for prompt in prompts],
+        chat_template=vlm.template,
+        add_generation_prompt=True,
+        **arguments,
+    )
+
+
+def last_prompt_positions(attention_mask: Tensor) -> Tensor:
+    """Find the index of each row's last real token, for either padding side: int64 [rows] from [rows, tokens]."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask.bool() * columns).argmax(dim=1)
+
+
+def position_ids(attention_mask: Tensor, *, first: int = 0) -> Tensor:
+    """Count positions over real tokens only, so that padding does not shift them: int64 [rows, tokens]."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
+
+
+def _keep_token_rules(own: GenerationConfig) -> GenerationConfig:
+    """Keep the stop tokens and the suppressed tokens of a model's own generation config, and drop the rest.
+
+    `generate` would apply the rest by default: a repetition penalty that counts the prompt and its padding, or a time
+    limit, under which answers are not greedy and depend on the batch or the machine.
+    """
+    return GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        suppress_tokens=own.suppress_tokens,
+        begin_suppress_tokens=own.begin_suppress_tokens,
+        bad_words_ids=own.bad_words_ids,
+    )
+
+
+def _tokenize_alone(vlm: VisionLanguageModel, prompts: Sequence[Prompt], form: str) -> BatchFeature:
+    tokenizer = vlm.processor.tokenizer
+    texts = [
+        form.format(bos=tokenizer.bos_token, prompt=text)
+        for text in fill_template(vlm, prompts, tokenize=False)
+    ]
+    # Such a model needs token type ids to know where its prompt ends.
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_token_type_ids=True, return_tensors="pt", **_padding(vlm)
+    )
+    return BatchFeature(dict(encoded))
+
+
+def _padding(vlm: VisionLanguageModel) -> dict[str, Any]:
+    # Explicit, because some processors have a padding side of their own.
+    return {"padding": True, "padding_side": vlm.processor.tokenizer.padding_side}
+
+
+def _make_turns(vlm: VisionLanguageModel, text: str, image: Any | None, system: str | None) -> Turns:
+    line = vlm.family.system if system is None else system
+    return make_turns(text=text, image=image, system=line, form=vlm.system_form)

@@ -1,0 +1,72 @@
+"""Load the weights of a checkpoint from a local folder by the rules that hold for every model: the one loader."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from cmrm.errors import UserError
+from cmrm.models.model_classes import Classes
+
+# What transformers raises for a folder that cannot be loaded.
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+def load_config(
+    folder: Path, classes: Classes, *, attention: str | None, trust_remote_code: bool = False
+) -> Any:
+    """Load a checkpoint's config with this attention implementation; None leaves the choice to transformers.
+
+    Raises one of `LOAD_ERRORS`.
+    """
+    config = classes.config.from_pretrained(folder, **trust(trust_remote_code=trust_remote_code))
+    # A config can name an attention implementation on the hub, whose code would be downloaded and run.
+    config._attn_implementation = attention
+    return config
+
+
+def load_weights(
+    folder: Path,
+    classes: Classes,
+    config: Any,
+    *,
+    dtype: Any,
+    where: str,
+    trust_remote_code: bool = False,
+    **placement: Any,
+) -> Any:
+    """Load a model from a local folder: safetensors only, and no remote code unless it is trusted.
+
+    `dtype` is a torch dtype or its name. `placement` holds transformers' `device_map` and `quantization_config`;
+    without them the weights are on the CPU. `where` is how errors name the checkpoint. Raises `UserError` if weights
+    are missing, else one of `LOAD_ERRORS`.
+    """
+    model, found = classes.model.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=config._attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+        **trust(trust_remote_code=trust_remote_code),
+        **placement,
+    )
+    _refuse_missing(found["missing_keys"], where=where)
+    return model
+
+
+def trust(*, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Make the arguments that keep any `from_pretrained` off the network, and from running code without trust."""
+    return {"trust_remote_code": trust_remote_code, "local_files_only": True}
+
+
+def _refuse_missing(missing: Collection[str], *, where: str) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{where} holds no weights for {min(missing)}{more}, which transformers would initialize at "
+            "random. Complete the folder, or give the model from which it was made."
+        )

@@ -1,0 +1,119 @@
+"""Token ids of further prompts with an image that was rendered before, without processing the image again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import BatchFeature
+
+from cmrm.models.vlm import VisionLanguageModel, fill_template, render_on_host
+from cmrm.prompts.conditions import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRendering:
+    """What the processor made of one prompt with an image.
+
+    `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, and `rest` the
+    text after that, as the tokenizer was given it.
+    """
+
+    text: str
+    head: list[int]
+    rest: str
+
+
+def render_with_tokenizer_spy(
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt]
+) -> tuple[BatchFeature, list[ImageRendering | None]]:
+    """Render as `render_on_host` does, and record how; None for a prompt without an image, or if it is unknown."""
+    spy = _TokenizerSpy(vlm.processor.tokenizer)
+    processor = copy.copy(vlm.processor)
+    processor.tokenizer = spy
+    inputs = render_on_host(replace(vlm, processor=processor), prompts)
+    # Only a processor that calls its tokenizer once, with a list of texts, can be followed.
+    tokenized = spy.texts[0] if len(spy.texts) == 1 else None
+    if not isinstance(tokenized, list) or len(tokenized) != len(prompts):
+        return inputs, [None] * len(prompts)
+    shown = fill_template(vlm, prompts, tokenize=False)
+    ids = list_ids(inputs)
+    return inputs, [_explain(vlm, *one) for one in zip(shown, tokenized, ids, strict=True)]
+
+
+def continue_rendering(
+    vlm: VisionLanguageModel, known: ImageRendering, prompts: Sequence[Prompt]
+) -> list[list[int]] | None:
+    """Token ids of prompts with the image and the system line of a known rendering; None if they cannot be derived.
+
+    The processor puts the image's tokens where the template has its placeholder, and leaves what follows as it is.
+    """
+    texts = fill_template(vlm, prompts, tokenize=False)
+    common = count_common([known.text, *texts])
+    after = known.text[common:]
+    if not known.rest.endswith(after):
+        return None
+    kept = known.rest[: len(known.rest) - len(after)]
+    tails = _tokenize_rests(vlm, [kept + text[common:] for text in texts])
+    return None if tails is None else [known.head + tail for tail in tails]
+
+
+def list_ids(inputs: BatchFeature) -> list[list[int]]:
+    """List the token ids of each row of a rendered batch, without padding."""
+    rows, masks = inputs["input_ids"].tolist(), inputs["attention_mask"].bool().tolist()
+    return [
+        [one for one, real in zip(row, mask, strict=True) if real]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+
+
+def _explain(vlm: VisionLanguageModel, shown: str, tokenized: str, ids: list[int]) -> ImageRendering | None:
+    token = vlm.image_token_id
+    if token not in ids:
+        return None
+    length = len(ids) - ids[::-1].index(token)
+    rest = tokenized.rpartition(_image_mark(vlm))[2]
+    if _tokenize_rests(vlm, [rest]) != [ids[length:]]:
+        return None
+    return ImageRendering(text=shown, head=ids[:length], rest=rest)
+
+
+def _tokenize_rests(vlm: VisionLanguageModel, rests: Sequence[str]) -> list[list[int]] | None:
+    """Token ids of texts that follow an image token, at which the tokenizer splits a text."""
+    mark, token = _image_mark(vlm), vlm.image_token_id
+    rows = vlm.processor.tokenizer([mark + rest for rest in rests], add_special_tokens=False)["input_ids"]
+    if any(row[:1] != [token] or token in row[1:] for row in rows):
+        return None
+    return [row[1:] for row in rows]
+
+
+def _image_mark(vlm: VisionLanguageModel) -> str:
+    return str(vlm.processor.tokenizer.convert_ids_to_tokens(vlm.image_token_id))
+
+
+class _TokenizerSpy:
+    """A tokenizer that records the texts it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.texts: list[Any] = []
+
+    def __call__(self, text: Any = None, *arguments: Any, **options: Any) -> Any:
+        self.texts.append(text)
+        return self._tokenizer(text, *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def count_common(rows: Sequence[list[int]] | Sequence[str]) -> int:
+    """Length of the longest common prefix of all rows."""
+    # The common prefix of the first and the last row in order is that of all rows.
+    first: Sequence[Any] = min(rows)
+    last: Sequence[Any] = max(rows)
+    pairs = zip(first, last, strict=False)
+    return next(
+        (index for index, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last))
+    )

@@ -1,0 +1,120 @@
+"""Render prompts in the background (prefetch), and reject those that the processor or the context length refuses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import BatchFeature
+
+from cmrm.errors import UserError
+from cmrm.models.oom import is_out_of_memory
+from cmrm.models.position_limit import count_positions_of, find_position_limit
+from cmrm.models.vlm import VisionLanguageModel, render_on_host, send
+from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
+from cmrm.prompts.conditions import Prompt
+
+# Characters of a library's error message in a quarantine row.
+MOST_SAID = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """Rendered prompts: `kept` are the accepted rows, `refused` holds the reason of each rejected one.
+
+    `inputs` are the kept rows as `cmrm.models.vlm.render` gives them; None if they may share a prefix, which is
+    prefilled first.
+    """
+
+    inputs: BatchFeature | None
+    kept: Sequence[int]
+    refused: Mapping[int, str]
+
+
+class Renderer:
+    """Renders in a background thread with its own copy of the processor, since a tokenizer is not thread-safe."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        self.vlm = replace(vlm, processor=copy.deepcopy(vlm.processor))
+        self._limit = find_position_limit(vlm)
+        # Positions of a prompt with each image that was rendered, by `PrefixGroup.key`.
+        self._proven: dict[tuple[str | None, str | None], int] = {}
+
+    def render(self, prompts: Sequence[Prompt]) -> Rendered:
+        """Render prompts, and reject only those that the processor, the template or the context length refuses.
+
+        Raises the error of the batch if each prompt can be rendered alone, and `UserError` as
+        `cmrm.models.vlm.render` does.
+        """
+        images = sum(prompt.image is not None for prompt in prompts)
+        if explain_unshared(self.vlm, images=images) is None and may_pay(groups := group_rows(prompts)):
+            refused = self._find_refused(prompts, groups)
+            return Rendered(inputs=None, kept=_list_others(prompts, refused), refused=refused)
+        refused = {}
+        inputs = None
+        try:
+            inputs = render_on_host(self.vlm, prompts)
+        except UserError:
+            raise
+        except Exception as error:
+            refused = {} if is_out_of_memory(error) else self._find_each_refused(prompts)
+            if not refused:
+                raise
+        else:
+            refused = self._find_too_long(count_positions_of(self.vlm, inputs))
+        kept = _list_others(prompts, refused)
+        if refused:
+            inputs = render_on_host(self.vlm, [prompts[row] for row in kept]) if kept else None
+        if inputs is not None:
+            inputs = send(self.vlm, inputs)
+        return Rendered(inputs=inputs, kept=kept, refused=refused)
+
+    def _find_refused(self, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup]) -> dict[int, str]:
+        """Find the rejected rows of prompts that share images, and so are not all rendered here."""
+        refused: dict[int, str] = {}
+        for group in groups:
+            for row in group.rows:
+                proven = self._proven.get(group.key)
+                if proven is not None and not self._may_be_too_long(prompts[row], proven):
+                    continue
+                found = self._try(prompts[row])
+                if isinstance(found, str):
+                    refused[row] = found
+                else:
+                    self._proven.setdefault(group.key, found)
+        return refused
+
+    def _find_each_refused(self, prompts: Sequence[Prompt]) -> dict[int, str]:
+        found = {row: self._try(prompt) for row, prompt in enumerate(prompts)}
+        return {row: reason for row, reason in found.items() if isinstance(reason, str)}
+
+    def _try(self, prompt: Prompt) -> int | str:
+        """Render one prompt alone: the positions that it takes, or why it is rejected."""
+        try:
+            inputs = render_on_host(self.vlm, [prompt])
+        except UserError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            said = (str(error).strip().splitlines() or ["no reason given"])[0]
+            return f"this model's processor refuses it: {type(error).__name__}: {said}"[:MOST_SAID]
+        (count,) = count_positions_of(self.vlm, inputs)
+        return self._find_too_long([count]).get(0, count)
+
+    def _may_be_too_long(self, prompt: Prompt, proven: int) -> bool:
+        """Whether the prompt could exceed the limit: a text has at most as many tokens as bytes."""
+        return self._limit is not None and proven + len(prompt.text.encode()) > self._limit
+
+    def _find_too_long(self, counts: Sequence[int]) -> dict[int, str]:
+        limit = self._limit
+        return {
+            row: f"the prompt takes {count} positions and this model has {limit}: shorten it or scale its image down"
+            for row, count in enumerate(counts)
+            if limit is not None and count > limit
+        }
+
+
+def _list_others(prompts: Sequence[Prompt], refused: Mapping[int, str]) -> list[int]:
+    return [row for row in range(len(prompts)) if row not in refused]

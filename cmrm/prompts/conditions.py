@@ -1,0 +1,88 @@
+"""Conditions (query, caption, image, blank, noise) and the prompt of a sample under each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from PIL import Image
+
+from cmrm.prompts.images import BLACK, CLIP_MEAN, MeaninglessImage
+from cmrm.prompts.sample import Sample
+
+# Images without content. The paper has `blank` and `noise` and defines neither; the others are for comparison.
+Meaningless = Literal["blank", "blank-black", "blank-mean", "noise", "noise-gaussian"]
+Condition = Literal[
+    "query", "caption", "image", "blank", "blank-black", "blank-mean", "noise", "noise-gaussian"
+]
+MEANINGLESS: tuple[Meaningless, ...] = get_args(Meaningless)
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+TEXT_ONLY: frozenset[Condition] = frozenset(("query", "caption"))
+# The conditions of the paper's main table.
+PAPER_CONDITIONS: tuple[Condition, ...] = ("query", "caption", "image", "blank", "noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One user turn before the chat template: a text, an optional image, an optional system line.
+
+    >>> import cmrm
+    >>> prompt = cmrm.Prompt(text="what is a wug?", system="be brief.")
+    >>> prompt.text, prompt.image
+    ('what is a wug?', None)
+    """
+
+    text: str
+    image: Image.Image | None = None
+    system: str | None = None
+
+
+def make_meaningless(
+    *, size: int, color: tuple[int, int, int], seed: int
+) -> Mapping[Condition, MeaninglessImage]:
+    """Make the recipe of every meaningless image: `size` pixels square, `color` of `blank`, `seed` of noise."""
+    return {
+        "blank": MeaninglessImage(kind="blank", size=size, color=color),
+        "blank-black": MeaninglessImage(kind="blank", size=size, color=BLACK),
+        "blank-mean": MeaninglessImage(kind="blank", size=size, color=CLIP_MEAN),
+        "noise": MeaninglessImage(kind="noise", size=size, seed=seed),
+        "noise-gaussian": MeaninglessImage(kind="noise", size=size, seed=seed, distribution="gaussian"),
+    }
+
+
+def missing(sample: Sample, condition: Condition) -> str | None:
+    """Name what the sample lacks for the condition; None if it lacks nothing."""
+    if condition == "caption" and not sample.caption:
+        return "no caption"
+    if condition == "image" and not sample.image:
+        return "no image"
+    return None
+
+
+def show(
+    sample: Sample,
+    condition: Condition,
+    *,
+    open_image: Callable[[str], Image.Image],
+    meaningless: Mapping[Condition, MeaninglessImage],
+    system: str | None = None,
+) -> Prompt:
+    """Make the prompt of a sample under a condition.
+
+    The image prompt and the text prompt of a sample differ by the image alone (`DESIGN.md` §2, law 4); only `caption`
+    changes the text: the caption on its own line above the question. `open_image` opens the sample's image by name.
+    Raises `ValueError` if the sample lacks what the condition needs (see `missing`).
+    """
+    if lack := missing(sample, condition):
+        raise ValueError(f"sample {sample.dataset}/{sample.id} cannot be shown under {condition!r}: {lack}")
+    match condition:
+        case "query":
+            return Prompt(text=sample.question, system=system)
+        case "caption":
+            return Prompt(text=f"{sample.caption}\n{sample.question}", system=system)
+        case "image":
+            assert sample.image is not None  # checked by `missing`
+            return Prompt(text=sample.question, image=open_image(sample.image), system=system)
+        case _:
+            return Prompt(text=sample.question, image=meaningless[condition].render(), system=system)

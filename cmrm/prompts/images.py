@@ -1,0 +1,323 @@
+"""Images: a sample's own, opened as untrusted input, and the meaningless ones (blank, noise), generated."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cmrm.errors import UserError
+from cmrm.untrusted.printable import first_line
+from cmrm.untrusted.regular_file import name_kind
+
+Distribution = Literal["uniform", "gaussian"]
+
+# The common photograph formats. An allow-list excludes those whose decoders start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP", "AVIF")
+
+# Brands in the first box of HEIC and HEIF files.
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+
+# Pillow only warns up to twice as many pixels (decompression bomb); nobody reads the warnings of a batch job.
+MAX_PIXELS = 89_478_485
+
+# Pillow reports damaged metadata by a warning for each image. What hides an image's orientation is refused with a
+# reason, and the rest concerns nobody. Set once: `warnings.catch_warnings` is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# The longest path of any file system; longer names are not looked up, such as an image in base64.
+MAX_NAME = 4096
+MAX_SHOWN = 120
+
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+# CLIP's mean colour, rounded: its normalisation maps such an image to about zero everywhere.
+CLIP_MEAN = (123, 117, 104)
+
+# Gaussian noise: either end of 0–255 is two standard deviations from the mean.
+GAUSSIAN_MEAN, GAUSSIAN_DEVIATION = 127.5, 63.75
+
+
+def open_image(root: Path, name: str) -> Image.Image:
+    """Open the image `name` under the folder `root` as 8-bit RGB, upright (EXIF), transparency over white.
+
+    Of an animation, the first frame. Raises `UserError` if the file is missing, lies outside `root` (links resolved),
+    has more than `MAX_PIXELS` pixels, or is truncated or damaged.
+    """
+    path = locate_image(root, name)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_a_bomb(image, name)
+            _refuse_damaged_exif(image, f"image {name!r} in {root}")
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(
+            f"image {name!r} in {root} cannot be read: it is {_name_format(path)}, and formats that are read are "
+            f"{', '.join(FORMATS)}; convert the file or remove the row."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"image {_show(name)} is too large ({error}); scale it down.") from None
+    except Exception as error:  # noqa: BLE001 - on damaged bytes Pillow's decoders raise nearly any exception
+        raise UserError(
+            f"image {_show(name)} in {root} cannot be read ({first_line(error)}); replace the file or remove the row."
+        ) from None
+    # Other metadata would be applied again by whoever processes the image.
+    upright.info.clear()
+    upright.getexif().clear()
+    return upright
+
+
+def count_pixels(root: Path, name: str) -> int:
+    """Count the pixels of the image `name` from its header; 0 if it cannot be read."""
+    try:
+        with Image.open(locate_image(root, name), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001 - `open_image` reports what is wrong with it
+        return 0
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can be a file name: short, on one line, and not a data URL."""
+    return (
+        len(name) <= MAX_NAME and not any(mark in name for mark in "\0\n\r") and not name.startswith("data:")
+    )
+
+
+def locate_image(root: Path, name: str) -> Path:
+    """Find the file `name` under `root`, with links resolved.
+
+    Raises `UserError` if it is missing, lies outside `root` (path traversal), or `name` is not a file name.
+    """
+    if not is_name(name):
+        raise UserError(
+            f"image name {_show(name)} ({len(name):,} characters) is no usable file name; give a file in {root}."
+        )
+    try:
+        folder = root.absolute()
+        given = folder / name
+        # Resolving a path looks at each of its folders, which thousands of missing files need not cost.
+        if ".." not in given.parts and given.is_relative_to(folder):
+            _refuse_missing(given, root, name)
+        path = Path(os.path.realpath(given))
+        # Without a link in the path there is none in the folder's own, so it need not be resolved again for each image.
+        if not path.is_relative_to(folder if path == given else folder.resolve()):
+            raise UserError(
+                f"image {_show(name)} lies outside {root}; give names inside the image folder, without '..', "
+                "and copy files instead of linking out of it."
+            )
+        _refuse_missing(path, root, name)
+        if (kind := name_kind(path.stat().st_mode)) is not None:
+            raise UserError(f"image {_show(name)} in {root} is {kind}, not a regular file; correct the name.")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"image {_show(name)} in {root} cannot be read ({_explain(error)}); correct its permissions."
+            ) from None
+        raise UserError(
+            f"image name {_show(name)} is no usable file name ({_explain(error)}); correct it."
+        ) from None
+    return path
+
+
+def blank_image(*, size: int, color: tuple[int, int, int]) -> Image.Image:
+    """Generate a square RGB image of one colour, `size` pixels wide."""
+    return Image.new("RGB", (size, size), color)
+
+
+def noise_image(*, size: int, seed: int, distribution: Distribution = "uniform") -> Image.Image:
+    """Generate a square RGB image, `size` pixels wide, of independent channel values.
+
+    `uniform` on 0–255, or `gaussian` with mean 127.5 and deviation 63.75, clipped at both ends. The values come from
+    PCG64's raw output, which numpy guarantees to be stable, so a seed always gives the same image.
+    """
+    count = size * size * 3
+    draw = _draw_uniform if distribution == "uniform" else _draw_gaussian
+    return Image.fromarray(draw(count, seed).reshape(size, size, 3), mode="RGB")
+
+
+def digest_pixels(image: Image.Image) -> str:
+    """Compute a SHA-256 digest that is equal for images that look the same to a model."""
+    # The palette and the EXIF orientation are not among the bytes of the pixels.
+    shown = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    digest = hashlib.sha256(f"{image.mode} {image.size} {orientation}\n".encode())
+    digest.update(shown.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeaninglessImage:
+    """The recipe of an image without content: `size` pixels square, with a `color`, or noise of a `distribution`."""
+
+    kind: Literal["blank", "noise"]
+    size: int
+    color: tuple[int, int, int] = WHITE
+    seed: int = 0
+    distribution: Distribution = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("blank", "noise"):
+            raise UserError(f"image kind {self.kind!r} is unknown; use 'blank' or 'noise'.")
+        if not 1 <= self.size <= 8192:
+            raise UserError(f"image size is {self.size} pixels; give 1 to 8192.")
+        if len(self.color) != 3 or not all(0 <= value <= 255 for value in self.color):
+            raise UserError(f"image color is {self.color}; give three numbers from 0 to 255.")
+        if self.seed < 0:
+            raise UserError(f"image seed is {self.seed}; give 0 or more.")
+        if self.distribution not in get_args(Distribution):
+            known = ", ".join(get_args(Distribution))
+            raise UserError(f"image distribution {self.distribution!r} is unknown; use one of {known}.")
+
+    def render(self) -> Image.Image:
+        """Generate the image; equal recipes share one cached object, so it must not be modified."""
+        return _render_once(self)
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return what determines the pixels, in JSON types, as part of a cache key."""
+        if self.kind == "blank":
+            return {"kind": "blank", "size": self.size, "color": list(self.color)}
+        return {
+            "kind": "noise",
+            "size": self.size,
+            "seed": self.seed,
+            "distribution": self.distribution,
+        }
+
+
+# All samples of a condition share one image.
+@lru_cache(maxsize=8)
+def _render_once(recipe: MeaninglessImage) -> Image.Image:
+    if recipe.kind == "blank":
+        return blank_image(size=recipe.size, color=recipe.color)
+    return noise_image(size=recipe.size, seed=recipe.seed, distribution=recipe.distribution)
+
+
+def _draw_uniform(count: int, seed: int) -> NDArray[np.uint8]:
+    words = np.random.PCG64(seed).random_raw(-(-count // 8))
+    return np.asarray(words, dtype="<u8").view(np.uint8)[:count]
+
+
+def _draw_gaussian(count: int, seed: int) -> NDArray[np.uint8]:
+    words = np.random.PCG64(seed).random_raw(-(-count // 2))
+    fractions = np.asarray(words, dtype="<u8").view("<u4")[:count]
+    # Inverse CDF by binary search in these bounds; numpy's own normal numbers may change with a release.
+    scale = GAUSSIAN_DEVIATION * math.sqrt(2)
+    bounds = [
+        round((1 + math.erf((value + 0.5 - GAUSSIAN_MEAN) / scale)) / 2 * 2**32) for value in range(255)
+    ]
+    return np.searchsorted(np.asarray(bounds), fractions, side="right").astype(np.uint8)
+
+
+def _refuse_a_bomb(image: Image.Image, name: str) -> None:
+    # Only the header has been read so far: decoding would allocate the memory.
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"image {_show(name)} has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}; scale it down."
+        )
+
+
+def _refuse_damaged_exif(image: Image.Image, who: str) -> None:
+    """Raise `UserError` if damaged EXIF data hides the image's orientation.
+
+    Pillow's JPEG decoder skips such data, and raises as soon as it is read again. At a damaged tag, Pillow leaves out
+    all tags from there on.
+    """
+    try:
+        found = image.getexif()
+        if data := image.info.get("exif"):
+            Image.Exif().load(data)
+            if ExifTags.Base.Orientation not in found and _may_give_orientation(data):
+                raise ValueError("it is cut or damaged at or before the orientation")
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise nearly any exception
+        # Raises if the image itself is damaged.
+        image.load()
+        raise UserError(
+            f"{who} has EXIF data that cannot be read ({first_line(error)}), so nobody can tell which way is up; "
+            "save it without its EXIF data or remove the row."
+        ) from None
+
+
+def _may_give_orientation(data: bytes) -> bool:
+    """Whether the tags of EXIF data, as listed in its first directory, include the orientation or are cut off."""
+    plain = re.sub(rb"^(Exif\0\0){1,2}", b"", data)
+    if not plain:
+        return False
+    order = "<" if plain.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}L", plain, 4)
+    if len(plain) < start + 2:
+        return True
+    (count,) = struct.unpack_from(f"{order}H", plain, start)
+    entries = plain[start + 2 : start + 2 + 12 * count]
+    tags = {tag for tag, _ in struct.iter_unpack(f"{order}H10s", entries[: len(entries) // 12 * 12])}
+    return ExifTags.Base.Orientation in tags or len(entries) < 12 * count
+
+
+def _name_format(path: Path) -> str:
+    """Name the format of a file that is not a supported image, by its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        return "HEIC"
+    if b"<svg" in start:
+        return "SVG (a drawing, not pixels)"
+    if start.startswith(b"%!PS"):
+        return "PostScript"
+    if start.startswith(b"%PDF"):
+        return "a PDF document"
+    return "empty" if not start else "of no known image format"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _to_eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (*WHITE, 255)), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grey values to 8 bits; Pillow's own conversion would clip them at 255."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("pixel values that are not finite")
+    highest = values.max(initial=0.0)
+    if image.mode == "F":
+        full = 1.0 if highest <= 1.0 else 255.0
+    else:
+        # A 16-bit file spans 0–65535 whatever its brightest pixel; a wider one has no such convention.
+        full = 65_535.0 if image.mode.startswith("I;16") or highest <= 65_535.0 else highest
+    return Image.fromarray(np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8), mode="L")
+
+
+def _refuse_missing(path: Path, root: Path, name: str) -> None:
+    """Raise `UserError` if nothing is at a path, and `OSError` if nobody may look."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"image {_show(name)} is not in {root}; add the file or correct the name.") from None
+
+
+def _show(name: str) -> str:
+    return repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…")
+
+
+def _explain(error: Exception) -> str:
+    """Say why the system refused a name, without the name."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)

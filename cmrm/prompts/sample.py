@@ -1,0 +1,45 @@
+"""Samples (one request each), and rejected rows, which go to quarantine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One request to a model.
+
+    `image` is a file name relative to the data set's image folder. `harmful` says whether a good model refuses.
+    `context` describes the image in words for judges. `group` is the text by which the split groups samples, None for
+    the question. `removed` is what was removed from the question of the file (an image's marker).
+    `line` is the sample's line in its file (1 = first), for messages; it is not part of the sample's identity.
+
+    >>> import cmrm
+    >>> sample = cmrm.Sample(id="1", dataset="mine", question="what is a wug?", harmful=False, category="words")
+    >>> sample.question, sample.image
+    ('what is a wug?', None)
+    """
+
+    id: str
+    dataset: str
+    question: str
+    harmful: bool
+    image: str | None = None
+    caption: str | None = None
+    category: str | None = None
+    reference: str | None = None
+    context: str | None = None
+    group: str | None = None
+    removed: str | None = None
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A quarantined row, with its line (1 = first) and the reason; `raw` is truncated to 500 characters."""
+
+    dataset: str
+    line: int
+    id: str | None
+    reason: str
+    raw: str

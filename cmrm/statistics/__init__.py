@@ -1,0 +1,1 @@
+"""Rates, paired tests and the geometry of hidden states. Imports `cmrm.errors` alone."""

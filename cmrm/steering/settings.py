@@ -1,0 +1,23 @@
+"""Settings of an intervention (level, method, scope, composition, gate) and defaults, importable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Level = Literal["dataset", "sample"]
+Method = Literal["mean", "pca"]
+# Which tokens: the last of the prompt; that and every generated one; every text token; image tokens too.
+Scope = Literal["prefill", "every_step", "all", "every_position"]
+Composition = Literal["direct", "incremental"]
+# How much of a direction a state-dependent intervention takes from a state (`cmrm.steering.projection`).
+Gate = Literal["projection", "cosine", "relu"]
+
+# Scopes that change states before the last prompt token, so that such an arm prefills its prompt by itself.
+WHOLE_PROMPT: frozenset[str] = frozenset(("all", "every_position"))
+
+# Principal directions that are measured of labelled states (`cmrm.steering.direction`).
+MOST_COMPONENTS = 8
+
+# Measured in docs/decisions/method.md: `direct` shifts at many blocks add up, and answers break.
+DEFAULT_SCOPE: Scope = "every_step"
+DEFAULT_COMPOSITION: Composition = "incremental"

@@ -1,0 +1,1 @@
+"""Untrusted input: regular files only, printable text, redacted secrets. Imports `cmrm.errors` alone."""

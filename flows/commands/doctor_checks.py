@@ -1,0 +1,119 @@
+"""`cmrm doctor`: run the checks of `cmrm.doctor` on a user's own model and print the findings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.plan.plan import resolve_use
+from flows.spec.organism import place_organism
+from flows.spec.spec import Spec, check_spec, read_spec
+from flows.terminal.safe_text import show_safely
+from flows.terminal.table import TableColumn, make_table
+from tasks.core.models import ModelUse, load_model_once
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cmrm.doctor import Finding
+
+SPEC_ENDINGS = {".yaml", ".yml"}
+NAME_WIDTH = 22
+MARK_WIDTH = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """One model's findings, its name, and its image backend."""
+
+    model: str
+    image_backend: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> list[str]:
+        """The names of the checks that failed."""
+        return [one.name for one in self.findings if not one.passed]
+
+
+def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], int]:
+    """Resolve `given`, a spec file or one model, to its models and the side of the test images in pixels.
+
+    `options` are fields of a spec's `model:`, for a model given by itself. Raises `UserError` for anything else.
+    """
+    spec = read_spec(Path(given)) if Path(given).suffix in SPEC_ENDINGS else _make_spec(given, options)
+    placed = place_organism(spec)
+    return [resolve_use(model) for model in placed.all_models()], spec.images.size
+
+
+def examine_models(models: Iterable[ModelUse], *, image_size: int, console: Console) -> Iterator[Examined]:
+    """Load each model in turn and check it, printing each finding as soon as it is available."""
+    from cmrm.doctor import examine
+
+    for use in models:
+        console.print(Text(show_safely(use.name), style="bold"))
+        console.print(Text(f"Images are resized by {use.image_backend}."))
+        vlm = load_model_once(use)
+        findings: list[Finding] = []
+        for finding in examine(vlm, image_size=image_size):
+            findings.append(finding)
+            console.print(_draw(finding))
+        examined = Examined(model=use.name, image_backend=use.image_backend, findings=tuple(findings))
+        console.print(Text(_sum_up(examined)), soft_wrap=True)
+        yield examined
+
+
+def diagnose(given: str, *, options: dict[str, Any], format: Literal["table", "json"]) -> bool:  # noqa: A002
+    """Check the models of `given` and print the findings; returns whether all checks passed."""
+    models, image_size = find_models(given, options)
+    console = Console(stderr=format == "json")
+    examined = list(examine_models(models, image_size=image_size, console=console))
+    if format == "json":
+        records = [
+            {
+                "model": one.model,
+                "image_backend": one.image_backend,
+                "findings": [asdict(finding) for finding in one.findings],
+            }
+            for one in examined
+        ]
+        # JSON output for a pipe; rich would wrap it.
+        Console(soft_wrap=True).out(json.dumps(records, indent=2), highlight=False)
+    return not any(one.failed for one in examined)
+
+
+def _make_spec(model: str, options: dict[str, Any]) -> Spec:
+    content = {
+        "model": {"id": model, **options},
+        # A spec needs a data set; the doctor brings questions of its own.
+        "datasets": {"none": {"format": "jsonl", "path": "none.jsonl"}},
+        "anchors": {"from": {"none": 1.0}},
+    }
+    return check_spec(content, where="cmrm doctor")
+
+
+def _draw(finding: Finding) -> Table:
+    """Format one finding as a row of fixed widths, since rows are printed one by one."""
+    row = make_table([TableColumn(width=NAME_WIDTH), TableColumn(width=MARK_WIDTH), TableColumn()])
+    mark, style = ("passed", "green") if finding.passed else ("FAILED", "bold red")
+    row.add_row(finding.name, Text(mark, style=style), Text(show_safely(finding.detail)))
+    return row
+
+
+def _sum_up(examined: Examined) -> str:
+    seconds = sum(one.seconds for one in examined.findings)
+    count = len(examined.findings)
+    if not examined.failed:
+        return (
+            f"All {count} checks passed in {seconds:.1f} s; this model can be extracted from and steered.\n"
+        )
+    return (
+        f"{len(examined.failed)} of {count} checks failed in {seconds:.1f} s: {', '.join(examined.failed)}. "
+        "Do not trust measurements on this model.\n"
+    )

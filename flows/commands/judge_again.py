@@ -1,0 +1,149 @@
+"""`cmrm judge`: judge the stored answers of a finished run again, without its models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cmrm.errors import UserError
+from flows.pipeline import Outcome, run_judging
+from flows.plan.judge import JudgePlan, check_judges, resolve_judges
+from flows.plan.model import make_prompt_builder
+from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
+from flows.server.client import find_server, quiet_prefect, reach_server
+from flows.spec.spec import check_spec
+from flows.stages import Stages
+from flows.workers.base import check_choice, choose_workers
+from storage.backends.checksum import forget_found_whole
+from storage.records.manifest import Manifest
+from storage.shards.rows import need_manifest
+from storage.store import Store
+from tasks.compare.finished_runs import find_finished, find_report
+from tasks.core.stage_name import StageName
+from tasks.judge.loaded import JudgeUse
+from tasks.judge.stage import plan_judging
+from tasks.shards.answers import AnswerShard
+from tasks.shards.samples import slice_samples
+
+# Stages whose manifests a report uses besides verdicts, in order.
+STAGES = (
+    StageName.EMBED_IMAGES,
+    StageName.PAIR,
+    StageName.INGEST,
+    StageName.EXTRACT_STATES,
+    StageName.SHIFT,
+    StageName.DIRECTION,
+    StageName.GENERATE,
+    StageName.OVERHEAD,
+)
+
+
+def judge_again(
+    run: str, judges: Sequence[JudgeUse], *, store: str, server: str | None, workers: str
+) -> Result:
+    """Judge a run's answers with more judges, as a new run with those judges in its spec.
+
+    `run` is an id or `latest`, the other arguments are as for `run_spec`. Raises `UserError` or `StoreError` for what
+    the user can fix.
+    """
+    quiet_prefect()
+    forget_found_whole()
+    server = find_server(server)
+    check_choice(workers, server=server)
+    ready = None if server is None else reach_server(server)
+    opened = Store.open(store)
+    finished = read_finished(opened, run, judges)
+    finished.check_judges()
+    spec, models = finished.plan.spec, finished.plan.models
+    work = Work(
+        store=opened.url,
+        title=title_run(spec, models),
+        record=describe_run(spec, models, finished.plan.judges),
+        do=finished.judge,
+    )
+    devices = name_devices((), finished.plan.judges)
+    choose = partial(choose_workers, workers, devices=devices, server=server)
+    return do_recorded(work, choose, store=opened, server=server, ready=ready)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """The manifests of a finished run by stage, and the plan to judge it."""
+
+    plan: JudgePlan
+    used: Mapping[StageName, Sequence[Manifest]]
+
+    def check_judges(self) -> None:
+        """Raise `UserError` for a judge that has missing verdicts and whose requirements are missing."""
+        store = self.plan.store
+        check_judges(
+            self.plan.judges,
+            lambda judge: any(
+                store.look_up(job.stage, job.key) is None
+                for answers in find_answers(self.plan, self.used)
+                for job in plan_judging(store, answers, [judge])
+            ),
+        )
+
+    def judge(self, stages: Stages) -> Outcome:
+        """Judge all answers and report; committed verdicts are reused."""
+        answered = [*find_answers(self.plan, self.used)]
+        return run_judging(self.plan, answered, self.used, stages)
+
+
+def read_finished(store: Store, name: str, judges: Sequence[JudgeUse]) -> FinishedRun:
+    """Read a finished run's record and add judges; raises `UserError` if the run is incomplete."""
+    record = find_finished(store, name)
+    report = find_report(store, record, stages=STAGES)
+    spec = check_spec(record["spec"], where=f"run {record['run_id']}: its spec")
+    known = {judge.name: judge for judge in spec.judges}
+    added = [judge for judge in judges if known.setdefault(judge.name, judge) is judge]
+    if other := [judge for judge in judges if known[judge.name] != judge]:
+        raise UserError(
+            f"--judge: run {record['run_id']} has another judge named {other[0].name!r}; give this one a unique "
+            "name (name: in its YAML file, or kind:name=…)."
+        )
+    extended = spec.model_copy(update={"judges": [*spec.judges, *added]})
+    pinned = [JudgeUse(**judge) for judge in record.get("judges", ())]
+    if [judge.name for judge in pinned] != [judge.name for judge in spec.judges]:
+        # A record of an older release pins no judges; none of them had a model then.
+        pinned = [*resolve_judges(spec.judges)]
+    plan = JudgePlan(
+        spec=extended,
+        judges=(*pinned, *resolve_judges(added)),
+        models=tuple(record["models"]),
+        store=store,
+    )
+    used = {
+        stage: [need_manifest(store, stage, key) for key in report.content["used"].get(stage, ())]
+        for stage in STAGES
+    }
+    return FinishedRun(plan=plan, used=used)
+
+
+def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) -> Iterator[AnswerShard]:
+    """Find the samples behind each of a run's answer shards by digest; raises `UserError` for a missing shard."""
+    for responses in used[StageName.GENERATE]:
+        content: Mapping[str, Any] = responses.content
+        shards = (
+            one
+            for ingested in used[StageName.INGEST]
+            for one in slice_samples(
+                plan.store.url, ingested.key, "target", content["condition"], plan.spec.shard_size
+            )
+            if one.digest == content["samples"]
+        )
+        found = next(shards, None)
+        if found is None:
+            raise UserError(
+                f"the samples of its answers {responses.key[:12]} are not those that the run's data sets hold now; "
+                "give its spec again with this release, and judge the run that it makes."
+            )
+        yield AnswerShard(
+            slice=found,
+            showing=make_prompt_builder(plan.spec, found.shard.dataset, store=plan.store.url),
+            responses=responses,
+            label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
+        )

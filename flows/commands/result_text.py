@@ -1,0 +1,37 @@
+"""Terminal output of a finished run: main table, parse errors, quarantine, judge agreement, headline, report path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.report.tables.judges import describe_agreement, describe_spend
+from flows.report.writers.terminal import describe_parse_errors, describe_quarantine, render_grid
+from flows.report.writers.terminal_defences import render_defences
+from flows.terminal.safe_text import show_safely
+
+if TYPE_CHECKING:
+    from flows.run import Result
+
+
+def print_result(console: Console, result: Result) -> None:
+    """Print a run's result for a terminal of 80 columns."""
+    summary = result.summary
+    if summary.table.rows:
+        console.print(render_grid(summary.table))
+        if summary.defences is not None:
+            console.print()
+            console.print(render_defences(summary.defences))
+        console.print(Text(show_safely(describe_parse_errors(summary.judges))))
+    lines = (
+        describe_quarantine(summary.quarantined),
+        describe_agreement(summary.agreement),
+        describe_spend(summary.judges),
+    )
+    for line in filter(None, lines):
+        console.print(Text(show_safely(line)))
+    console.print()
+    console.print(Text(show_safely(summary.headline)))
+    console.print(Text(f"Report: {result.report}"), soft_wrap=True)

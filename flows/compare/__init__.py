@@ -1,0 +1,1 @@
+"""`cmrm compare`: two runs compared, printed and written. Imports `flows.report` and `flows.terminal`."""

@@ -1,0 +1,1 @@
+"""A spec turned stage by stage into jobs. Imports `flows.spec`."""

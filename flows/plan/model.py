@@ -1,0 +1,349 @@
+"""Plan of one model: jobs that extract hidden states, measure Δ, generate answers and time the overhead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cmrm.prompts.conditions import MEANINGLESS, Condition, make_meaningless
+from flows.plan.blocks import refuse_missing_blocks
+from flows.spec.interventions import DefenceSpec, InterventionSpec, StackSpec, is_stepped
+from flows.spec.spec import Spec
+from storage.records.manifest import Manifest
+from storage.store import Store
+from tasks.core.models import ModelUse
+from tasks.data.sources import find_image_folder
+from tasks.generate.job import GenerateJob
+from tasks.overhead import OverheadJob, choose_timed
+from tasks.shards.prompts import PromptBuilder
+from tasks.shards.samples import Slice, Split, slice_samples
+from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
+from tasks.states.extract import EmbedJob
+from tasks.states.shift import ShiftJob
+from tasks.states.steering import (
+    ANSWER,
+    PLAIN,
+    DefenceUse,
+    SingleUse,
+    StackUse,
+    Steering,
+    StepUse,
+    Use,
+    list_steps,
+    needs_plain,
+)
+
+Samples = Mapping[str, Manifest]
+# Keys of dataset-level shifts by meaningless image and method.
+Shifts = Mapping[tuple[str, str], str]
+# Keys of labelled directions by condition.
+Directions = Mapping[str, str]
+
+
+class Generated(NamedTuple):
+    """Names the responses of one generation: a defence at a strength, its step, and the shard; '' for the baseline."""
+
+    name: str
+    alpha: float | None
+    step: str
+    slice: Slice
+
+    @classmethod
+    def of(cls, job: GenerateJob) -> Generated:
+        """The name of a job's responses."""
+        use = job.steering
+        if isinstance(use, StepUse):
+            return cls(use.of.name, use.of.alpha, use.step, job.slice)
+        return cls("" if use is None else use.name, None if use is None else use.alpha, PLAIN, job.slice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """The jobs of one model."""
+
+    spec: Spec
+    model: ModelUse
+    store: Store
+
+    def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
+        """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
+        shifts = (image for image, _ in self.spec.shifts())
+        wanted = {"query", *shifts, *self.spec.directions(), *self.spec.conditions}
+        conditions: list[Condition] = [one for one in ("query", "image", *MEANINGLESS) if one in wanted]
+        sources = [name for name, share in self.spec.anchors.from_.items() if share > 0]
+        anchors = self._shards(samples, sources, split="anchor", conditions=conditions)
+        # Steered states are compared with those of the same samples as text and with their image.
+        compared: list[Condition] = ["query", "image"] if self.spec.steered_states else []
+        shown = list(dict.fromkeys([*self.spec.target_states, *compared]))
+        targets = self._shards(samples, self.spec.judged(), split="target", conditions=shown)
+        return [self._embed(shard_view) for shard_view in (*anchors, *targets)]
+
+    def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
+        """Measure one Δ for each image and method of the dataset-level interventions; `states` are manifest keys."""
+        anchors = {
+            shard_view: key for shard_view, key in states.items() if shard_view.shard.split == "anchor"
+        }
+        text = {
+            shard_view.shard: key for shard_view, key in anchors.items() if shard_view.condition == "query"
+        }
+        return [
+            ShiftJob(
+                store=self.store.url,
+                label=f"Δ from {image} images, {method}",
+                rows=len(pairs),
+                model=self.model,
+                image=image,
+                method=method,
+                pairs=pairs,
+            )
+            for image, method in self.spec.shifts()
+            for pairs in [
+                # Sorted, so that the order of the data sets in the spec does not change the key of Δ.
+                tuple(
+                    sorted(
+                        (key, text[shard_view.shard])
+                        for shard_view, key in anchors.items()
+                        if shard_view.condition == image
+                    )
+                )
+            ]
+        ]
+
+    def direction_jobs(self, states: Mapping[Slice, str]) -> list[DirectionJob]:
+        """Measure one labelled direction for each condition that a defence needs; `states` are manifest keys."""
+        return [
+            DirectionJob(
+                store=self.store.url,
+                label=f"harmful − harmless under {condition}",
+                rows=len(shards),
+                model=self.model,
+                condition=condition,
+                # Sorted, so that the order of the data sets in the spec does not change the key.
+                shards=tuple(sorted(shards, key=lambda one: one.states)),
+            )
+            for condition in self.spec.directions()
+            for shards in [
+                [
+                    LabelledStates(
+                        states=key, shard=shard_view.shard, labels=digest_labels(self.store, shard_view.shard)
+                    )
+                    for shard_view, key in states.items()
+                    if shard_view.shard.split == "anchor" and shard_view.condition == condition
+                ]
+            ]
+        ]
+
+    def steer(self, shifts: Shifts, directions: Directions) -> list[SingleUse]:
+        """List every intervention with one generation, at every strength α.
+
+        Raises `UserError` for a block that the model lacks.
+        """
+        single = {
+            one.name: [_use(one, alpha, shifts, directions) for alpha in one.strengths()]
+            for one in self.spec.all_interventions()
+            if not isinstance(one, StackSpec) and not is_stepped(one)
+        }
+        stacks = {
+            one.name: [StackUse(name=one.name, parts=tuple(part for name in one.of for part in single[name]))]
+            for one in self.spec.all_interventions()
+            if isinstance(one, StackSpec)
+        }
+        uses: Mapping[str, Sequence[SingleUse]] = {**single, **stacks}
+        refuse_missing_blocks((use for some in uses.values() for use in some), self.store)
+        return [use for one in self.spec.all_interventions() for use in uses.get(one.name, ())]
+
+    def list_stepped(self, directions: Directions) -> list[DefenceUse]:
+        """List the defences with several generations, at every strength α.
+
+        Raises `UserError` for a block that the model lacks.
+        """
+        uses = [
+            use
+            for one in self.spec.all_interventions()
+            if isinstance(one, DefenceSpec) and is_stepped(one)
+            for alpha in one.strengths()
+            if isinstance(use := _use(one, alpha, {}, directions), DefenceUse)
+        ]
+        refuse_missing_blocks(uses, self.store)
+        return uses
+
+    def count_steps(self, stepped: Sequence[DefenceUse]) -> int:
+        """Count the generations of the defence that has most, without the baseline."""
+        return max((len(list_steps(use)) for use in stepped), default=0)
+
+    def step_jobs(
+        self, number: int, samples: Samples, stepped: Sequence[DefenceUse], done: Mapping[Generated, str]
+    ) -> list[GenerateJob]:
+        """Generate one step of each defence with several generations, the last with its answers.
+
+        `number` counts steps from 0. `done` holds the keys of the responses
+        of all steps before, and of the baselines.
+        """
+        conditions = {one.name: one.conditions for one in self.spec.all_interventions()}
+        jobs = []
+        for use in stepped:
+            steps = list_steps(use)
+            if number >= len(steps):
+                continue
+            for condition in conditions[use.name]:
+                for shard_view in self._targets(samples, condition):
+                    plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
+                    earlier = plain | {
+                        step: done[Generated(use.name, use.alpha, step, shard_view)]
+                        for step in steps[:number]
+                    }
+                    step = StepUse(
+                        name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
+                        of=use,
+                        step=steps[number],
+                        earlier=tuple(earlier.items()),
+                    )
+                    jobs.append(self._generate(shard_view, step))
+        return jobs
+
+    def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
+        """Extract steered states of the targets with their own image, under the chosen interventions."""
+        return [
+            self._embed(shard_view, one)
+            for one in steered
+            if one.name in self.spec.steered_names()
+            for shard_view in self._targets(samples, "image")
+        ]
+
+    def generate_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[GenerateJob]:
+        """Generate answers in every arm: baselines under each condition, then each intervention under its own.
+
+        A spec without conditions asks for no answers, only for states and timings.
+        """
+        if not self.spec.conditions:
+            return []
+        conditions = {one.name: one.conditions for one in self.spec.all_interventions()}
+        arms: list[tuple[Condition, SingleUse | None]] = [
+            *((condition, None) for condition in self.spec.conditions),
+            *((condition, one) for one in steered for condition in conditions[one.name]),
+        ]
+        shards = {condition: list(self._targets(samples, condition)) for condition in dict(arms)}
+        return [
+            self._generate(shard_view, steering)
+            for condition, steering in arms
+            for shard_view in shards[condition]
+        ]
+
+    def overhead_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[OverheadJob]:
+        """Time the overhead per data set, baseline and each intervention, if the spec asks for it."""
+        overhead = self.spec.overhead
+        if overhead is None:
+            return []
+        arms = (None, *steered)
+        return [
+            OverheadJob(
+                store=self.store.url,
+                label=shard_view.shard.dataset,
+                rows=min(overhead.samples, shard_view.rows) * overhead.repeats * len(arms),
+                slice=shard_view,
+                model=self.model,
+                showing=self._make_builder(shard_view),
+                arms=arms,
+                samples=overhead.samples,
+                repeats=overhead.repeats,
+                batch_size=overhead.batch_size,
+                max_new_tokens=self.spec.generation.max_new_tokens,
+            )
+            for shard_view in choose_timed(list(self._targets(samples, "image")))
+        ]
+
+    def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
+        return GenerateJob(
+            store=self.store.url,
+            label=_label(shard_view, steering),
+            rows=shard_view.rows,
+            slice=shard_view,
+            model=self.model,
+            showing=self._make_builder(shard_view),
+            steering=steering,
+            max_new_tokens=self.spec.generation.max_new_tokens,
+            batch_size=self.spec.batch_size,
+            fixed_batch=self.spec.fixed_batch,
+        )
+
+    def _embed(self, shard_view: Slice, steering: SingleUse | None = None) -> EmbedJob:
+        return EmbedJob(
+            store=self.store.url,
+            label=_label(shard_view, steering),
+            rows=shard_view.rows,
+            slice=shard_view,
+            model=self.model,
+            showing=self._make_builder(shard_view),
+            steering=steering,
+            batch_size=self.spec.batch_size,
+            fixed_batch=self.spec.fixed_batch,
+        )
+
+    def _make_builder(self, shard_view: Slice) -> PromptBuilder:
+        return make_prompt_builder(
+            self.spec, shard_view.shard.dataset, store=self.store.url, system=self.model.system
+        )
+
+    def _targets(self, samples: Samples, condition: Condition) -> Iterator[Slice]:
+        return self._shards(samples, self.spec.judged(), split="target", conditions=[condition])
+
+    def _shards(
+        self, samples: Samples, datasets: Iterable[str], *, split: Split, conditions: Sequence[Condition]
+    ) -> Iterator[Slice]:
+        names = list(datasets)
+        for condition in conditions:
+            for name in names:
+                yield from slice_samples(
+                    self.store.url, samples[name].key, split, condition, self.spec.shard_size
+                )
+
+
+def make_prompt_builder(spec: Spec, dataset: str, *, store: str, system: str | None = None) -> PromptBuilder:
+    """Make the prompt builder of a data set."""
+    images, folder = spec.images, spec.datasets[dataset].images
+    red, green, blue = images.color
+    return PromptBuilder(
+        images=find_image_folder(folder if isinstance(folder, Path) else None, store=store, dataset=dataset),
+        meaningless=make_meaningless(size=images.size, color=(red, green, blue), seed=images.seed),
+        system=system,
+    )
+
+
+def _use(
+    intervention: InterventionSpec | DefenceSpec,
+    alpha: float | None,
+    shifts: Shifts,
+    directions: Directions,
+) -> Steering | DefenceUse:
+    if isinstance(intervention, DefenceSpec):
+        defence = intervention.defence
+        return DefenceUse(
+            name=intervention.name,
+            kind=intervention.kind,
+            alpha=alpha,
+            options=intervention.options,
+            direction=None if defence.direction_from is None else directions[defence.direction_from],
+            shift=None if defence.shift_from is None else shifts[defence.shift_from],
+        )
+    assert alpha is not None  # CMRM always has a strength
+    blocks = intervention.blocks
+    return Steering(
+        name=intervention.name,
+        level=intervention.level,
+        image=intervention.image,
+        method=intervention.method,
+        alpha=alpha,
+        blocks=tuple(blocks) if isinstance(blocks, list) else blocks,
+        scope=intervention.scope,
+        composition=intervention.composition,
+        shift=shifts[intervention.image, intervention.method] if intervention.level == "dataset" else None,
+    )
+
+
+def _label(shard_view: Slice, steering: Use | None) -> str:
+    if steering is None:
+        return shard_view.label
+    strength = "" if steering.alpha is None else f" α={steering.alpha:g}"
+    return f"{shard_view.label}, {steering.name}{strength}"

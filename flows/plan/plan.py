@@ -1,0 +1,188 @@
+"""Plan of a run: the spec with models resolved to revisions, turned into jobs stage by stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from cmrm.errors import UserError
+from cmrm.models.adapters import resolve_adapter
+from cmrm.models.families import FAMILIES, Family, get_family
+from cmrm.models.image_backend import pin_image_backend
+from cmrm.models.revision import resolve_model
+from cmrm.models.system_prompts import read_system_line
+from flows.plan.judge import JudgePlan, resolve_judges
+from flows.plan.model import ModelPlan, Samples
+from flows.spec.model_sections import ModelSpec
+from flows.spec.spec import Spec
+from storage.backends.remote_files import RemoteFileError, fetch_file
+from storage.records.manifest import Manifest
+from storage.store import Store
+from tasks.core.models import ModelUse
+from tasks.core.quarantine import explain_quarantine
+from tasks.data.ingest import IngestJob, plan_ingest
+from tasks.data.pair import Pairing, plan_pairing
+from tasks.data.sources import Source
+from tasks.judge.loaded import JudgeUse
+from tasks.shards.samples import count_samples
+
+# Fields of a data set, besides its own file, that name a file and go to its format.
+FILE_OPTIONS = ("answers", "captions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Plan of a run: `spec` on the resolved models, judged by the resolved judges, stored in `store`.
+
+    `files` maps the URLs of remote files in the spec to local copies; `fetched` identifies this plan in downloads of
+    images.
+    """
+
+    spec: Spec
+    models: tuple[ModelUse, ...]
+    judges: tuple[JudgeUse, ...]
+    store: Store
+    files: Mapping[str, Path] = field(default_factory=dict)
+    fetched: str = ""
+
+    def sources(self) -> list[Source]:
+        """List the sources of the data sets."""
+        return [
+            Source(
+                dataset=name,
+                format=dataset.format,
+                path=self._find_file(dataset.path),
+                images=dataset.images if isinstance(dataset.images, Path) else None,
+                options={
+                    name: self._find_file(value) if name in FILE_OPTIONS else value
+                    for name, value in dataset.options().items()
+                },
+                fraction=self.spec.anchors.from_.get(name, 0.0),
+                limit=dataset.limit,
+                kept=self.store.image_cache(name),
+                url=dataset.path if isinstance(dataset.path, str) else None,
+                images_url=dataset.images if isinstance(dataset.images, str) else None,
+                run=self.fetched,
+            )
+            for name, dataset in self.spec.datasets.items()
+        ]
+
+    def pairings(self) -> list[Pairing]:
+        """Plan the pairing of questions with images, for the data sets that ask for it."""
+        planned = (
+            plan_pairing(
+                source,
+                store=self.store.url,
+                pair_with=None if dataset.pair_with is None else self._find_file(dataset.pair_with),
+                clip=None if dataset.clip is None else dataset.clip.model_dump(),
+            )
+            for source, dataset in zip(self.sources(), self.spec.datasets.values(), strict=True)
+        )
+        return [pairing for pairing in planned if pairing is not None]
+
+    def ingest_jobs(self, pairs: Mapping[str, Manifest]) -> list[IngestJob]:
+        """Make one ingest job per data set; `pairs` holds the pairings by data set."""
+        return plan_ingest(self.sources(), store=self.store, seed=self.spec.anchors.seed, pairs=pairs)
+
+    def refuse_nothing_to_do(self, samples: Samples) -> None:
+        """Raise `UserError` if no row is usable, no anchor was drawn for a dataset-level Δ, or no target is left."""
+        counts: Counter[str] = Counter()
+        for name, manifest in samples.items():
+            splits = count_samples(self.store, manifest)
+            if not any(splits.values()):
+                reason = explain_quarantine(self.store, [manifest]) or "it has none"
+                raise UserError(
+                    f"datasets.{name}: none of its rows can be used. {reason.rstrip('.')}. All reasons: "
+                    f'cmrm sql --store {self.store.url} "FROM quarantine"'
+                )
+            counts["anchor"] += splits["anchor"] * (self.spec.anchors.from_.get(name, 0.0) > 0)
+            counts["target"] += splits["target"] * (name in self.spec.judged())
+        if not counts["anchor"] and self.spec.needs_anchors():
+            raise UserError("anchors.from: no anchor was drawn, so there is no Δ; give larger shares.")
+        if not counts["target"]:
+            raise UserError("anchors.from: every sample is an anchor, and none is left; give smaller shares.")
+
+    def by_model(self) -> list[ModelPlan]:
+        """Split the plan by model, in the order of the spec."""
+        return [ModelPlan(spec=self.spec, model=model, store=self.store) for model in self.models]
+
+    def _find_file(self, path: Path | str) -> Path:
+        return path if isinstance(path, Path) else self.files[path]
+
+    @property
+    def judging(self) -> JudgePlan:
+        """The plan of judging and reporting."""
+        return JudgePlan(
+            spec=self.spec,
+            judges=self.judges,
+            models=tuple(model.describe() for model in self.models),
+            store=self.store,
+        )
+
+
+def make_plan(spec: Spec, *, store: Store) -> Plan:
+    """Resolve the spec's models and judges to immutable revisions; raises `UserError` before any work if one fails."""
+    models = tuple(resolve_use(model) for model in spec.all_models())
+    names = [model.name for model in models]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        # Their rows could not be told apart in tables.
+        raise UserError(
+            f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`."
+        )
+    return Plan(
+        spec=spec,
+        models=models,
+        judges=resolve_judges(spec.judges),
+        store=store,
+        files=fetch_files(spec),
+        fetched=uuid4().hex,
+    )
+
+
+def fetch_files(spec: Spec) -> dict[str, Path]:
+    """Download all remote files of a spec, except image folders; returns local paths by URL.
+
+    Raises `UserError` naming the field of a file that cannot be downloaded.
+    """
+    found: dict[str, Path] = {}
+    for name, dataset in spec.datasets.items():
+        for field_name in ("path", "pair_with", *FILE_OPTIONS):
+            url = getattr(dataset, field_name)
+            if isinstance(url, str) and url not in found:
+                try:
+                    found[url] = fetch_file(url)
+                except RemoteFileError as error:
+                    raise UserError(f"datasets.{name}.{field_name}: {error}.") from None
+    return found
+
+
+def resolve_use(model: ModelSpec) -> ModelUse:
+    """Resolve a spec's model to an immutable revision; raises `UserError` if that fails."""
+    row = None if model.family is None else model.family.model_dump()
+    identity = resolve_model(
+        model.id, revision=model.revision, trust_remote_code=model.trust_remote_code, family=row
+    )
+    adapter, attention = model.adapter, model.attn_implementation
+    family = None if row is None else Family(model_type=identity.model_type, **row)
+    if family is None and identity.model_type not in FAMILIES:
+        # A plug-in's row is part of the key like one in the spec: that package can change, or be missing on a worker.
+        family = get_family(identity.model_type, where=model.id)
+    if attention == "auto":
+        # The key holds what `auto` resolves to, which may change between releases.
+        attention = (family or get_family(identity.model_type, where=model.id)).attention
+    return ModelUse(
+        identity=identity,
+        label=model.name,
+        dtype=model.dtype,
+        device=model.device,
+        attn_implementation=attention,
+        system=None if model.system is None else read_system_line(model.system),
+        image_backend=pin_image_backend(identity.folder, asked=model.image_backend, where=model.id),
+        device_map=model.device_map,
+        quantization=None if model.quantization is None else model.quantization.make(),
+        adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
+        family=family,
+    )

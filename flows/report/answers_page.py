@@ -1,0 +1,198 @@
+"""Read the answers of a run from the store for the report page: each sample in every arm, with its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+from cmrm.datasets.splits import draw
+from storage.records.manifest import Manifest
+from storage.shards.rows import need_manifest, read_rows
+from storage.store import Store
+from tasks.core.stage_name import StageName
+from tasks.report.outcomes import Arm
+from tasks.report.table import name_arm, sort_arms
+
+# A larger page is slow to open; the store has all answers.
+MOST_SAMPLES = 2_000
+MOST_ANSWERS = 20_000
+MOST_LETTERS = 2_000
+# Arms shown at first; of more arms the reader chooses.
+MOST_OPEN = 8
+SEED = 0
+
+ARM = ("model", "condition", "intervention", "alpha")
+SAID = ("judge", "verdict", "refused", "score")
+SAMPLE = ("dataset", "sample_id", "harmful", "question", "reference", "category")
+
+SampleKey = tuple[str, str]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one judge said of one answer."""
+
+    judge: str
+    verdict: str
+    refused: bool | None
+    score: float | None
+
+
+@dataclass(kw_only=True)
+class Answered:
+    """One answer in one arm, truncated to 2,000 of its `letters` characters, with its verdicts."""
+
+    arm: int
+    text: str
+    letters: int
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class AnsweredSample:
+    """One sample with its answers; `changed` if an intervention changed a verdict under the same condition."""
+
+    sample: Mapping[str, Any]
+    answers: list[Answered] = field(default_factory=list)
+    changed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Samples and arms of the page; `total` counts all answered samples, shown or not."""
+
+    arms: Sequence[Arm]
+    samples: Sequence[AnsweredSample]
+    total: int
+
+    def to_json(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """Encode for the page's script; `names` maps models to displayed names."""
+        opened = _choose_open(self.arms)
+        return {
+            "ways": [
+                {
+                    "model": names.get(arm.model, arm.model) if len(names) > 1 else "",
+                    "name": name_arm(arm),
+                    "open": arm in opened,
+                }
+                for arm in self.arms
+            ],
+            "samples": [
+                {
+                    **asked.sample,
+                    "changed": asked.changed,
+                    "answers": [
+                        {
+                            "way": one.arm,
+                            "text": one.text,
+                            "letters": one.letters,
+                            "verdicts": [[v.judge, v.verdict, v.refused, v.score] for v in one.verdicts],
+                        }
+                        for one in asked.answers
+                    ],
+                }
+                for asked in self.samples
+            ],
+        }
+
+
+def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventions: Sequence[str]) -> Answers:
+    """Read answers and verdicts; `used` gives the keys of each stage, `interventions` their order in the spec.
+
+    Above 2,000 samples or 20,000 answers, samples are drawn evenly from the data sets, by the question's text.
+    Raises `StoreError` if a file is missing.
+    """
+    responses = [*_find(store, StageName.GENERATE, used[StageName.GENERATE])]
+    arms = sort_arms(dict.fromkeys(map(_read_arm, responses)), interventions)
+    answered = {_sample_key(row) for row in _rows(store, responses, "responses", ("dataset", "sample_id"))}
+    most = min(MOST_SAMPLES, MOST_ANSWERS // max(1, len(arms)))
+    asked = _choose(store, used[StageName.INGEST], answered, most=most)
+    arm_numbers = {arm: number for number, arm in enumerate(arms)}
+    answers: dict[tuple[SampleKey, int], Answered] = {}
+    for row in _rows(store, responses, "responses", (*ARM, "dataset", "sample_id", "answer")):
+        if _sample_key(row) not in asked:
+            continue
+        arm = arm_numbers[_arm_of(row)]
+        one = Answered(arm=arm, text=row["answer"][:MOST_LETTERS], letters=len(row["answer"]))
+        answers[_sample_key(row), arm] = one
+        asked[_sample_key(row)].answers.append(one)
+    judged = _find(store, StageName.JUDGE, used[StageName.JUDGE])
+    for row in _rows(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
+        found = answers.get((_sample_key(row), arm_numbers[_arm_of(row)]))
+        if found is not None and row["verdict"] != "not_applicable":
+            found.verdicts.append(Verdict(**{name: row[name] for name in SAID}))
+    for sample in asked.values():
+        sample.answers.sort(key=lambda answer: answer.arm)
+        sample.changed = _has_changed(sample, arms)
+    return Answers(arms=arms, samples=[*asked.values()], total=len(answered))
+
+
+def _choose_open(arms: Sequence[Arm]) -> list[Arm]:
+    """Choose the arms shown at first: all if few, else query, image, and the strongest α of each intervention."""
+    if len(arms) <= MOST_OPEN:
+        return list(arms)
+    strongest = {(arm.model, arm.condition, arm.intervention): arm for arm in arms}
+    return [arm for arm in strongest.values() if arm.condition in {"query", "image"}][:MOST_OPEN]
+
+
+def _choose(
+    store: Store, keys: Sequence[str], answered: AbstractSet[SampleKey], *, most: int
+) -> dict[SampleKey, AnsweredSample]:
+    """Choose the samples to show, in the order of their files."""
+    datasets = [
+        [row for row in _rows(store, [manifest], "samples", SAMPLE) if _sample_key(row) in answered]
+        for manifest in _find(store, StageName.INGEST, keys)
+    ]
+    chosen: dict[SampleKey, AnsweredSample] = {}
+    # Small data sets leave the rest of their share to larger ones.
+    for left, rows in zip(range(len(datasets), 0, -1), sorted(datasets, key=len), strict=True):
+        share = (most - len(chosen)) // left
+        drawn = sorted(rows, key=lambda row: (draw(row["question"], seed=SEED), row["sample_id"]))[:share]
+        chosen |= {_sample_key(row): AnsweredSample(sample=_describe(row)) for row in drawn}
+    return {key: chosen[key] for rows in datasets for row in rows if (key := _sample_key(row)) in chosen}
+
+
+def _describe(row: Row) -> Row:
+    texts = {name: (row[name] or "")[:MOST_LETTERS] for name in ("question", "reference", "category")}
+    return {"dataset": row["dataset"], "id": row["sample_id"], "harmful": row["harmful"], **texts}
+
+
+def _has_changed(asked: AnsweredSample, arms: Sequence[Arm]) -> bool:
+    said = {
+        (arms[answer.arm], verdict.judge): (verdict.verdict, verdict.refused)
+        for answer in asked.answers
+        for verdict in answer.verdicts
+    }
+    return any(
+        (Arm(arm.model, arm.condition), judge) in said
+        and said[Arm(arm.model, arm.condition), judge] != verdict
+        for (arm, judge), verdict in said.items()
+        if arm.intervention
+    )
+
+
+def _find(store: Store, stage: StageName, keys: Iterable[str]) -> Iterator[Manifest]:
+    for key in keys:
+        yield need_manifest(store, stage, key)
+
+
+def _rows(store: Store, manifests: Iterable[Manifest], folder: str, columns: Sequence[str]) -> Iterator[Row]:
+    for manifest in manifests:
+        yield from read_rows(store, manifest, folder, columns).to_pylist()
+
+
+def _read_arm(manifest: Manifest) -> Arm:
+    content = manifest.content
+    steering = content["intervention"] or {}
+    return Arm(content["name"], content["condition"], content["intervention_name"], steering.get("alpha"))
+
+
+def _arm_of(row: Row) -> Arm:
+    return Arm(*(row[name] for name in ARM))
+
+
+def _sample_key(row: Row) -> SampleKey:
+    return row["dataset"], row["sample_id"]

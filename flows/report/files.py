@@ -1,0 +1,58 @@
+"""Write a run's report files to its store: Markdown, HTML with the answers, figures, and tables as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from flows.report.answers_page import read_answers
+from flows.report.document import shorten_models
+from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
+from flows.report.sections import make_document
+from flows.report.writers.exports import write_csv, write_latex
+from flows.report.writers.html import write_html
+from flows.report.writers.markdown import write_markdown
+from storage.records.layout import report_folder
+from storage.records.manifest import Manifest, StoredFile
+from storage.store import Store
+from tasks.report.summary import Summary
+
+
+def write_report_files(
+    store: Store, *, run_id: str, report: Manifest, summary: Summary, keys: Sequence[str], store_name: str
+) -> list[StoredFile]:
+    """Write the report of a run to reports/<run id>/ and return its files.
+
+    `report` is the manifest of the report stage and `summary` what it holds; `keys` are those of all jobs of the run,
+    `store_name` is the store's path for display. Raises `StoreError` if the store fails or a file is missing.
+    """
+    folder = report_folder(run_id)
+    document = make_document(summary, run_id=run_id, store_name=store_name, keys=keys)
+    answers = read_answers(store, report.content["used"], interventions=list(report.content["settings"]))
+    pictures = {}
+    written = []
+    for path in _find_figures(report):
+        data = store.read(path)
+        name = f"{PurePosixPath(path).parent.name}{PurePosixPath(path).suffix}"
+        written.append(store.write_bytes(f"{folder}/{FIGURES}/{name}", data))
+        if name.endswith(".svg"):
+            pictures[name.removesuffix(".svg")] = data
+    for table in document.tables():
+        written.append(store.write_bytes(f"{folder}/{TABLES}/{table.name}.csv", write_csv(table)))
+        written.append(store.write_bytes(f"{folder}/{TABLES}/{table.name}.tex", write_latex(table)))
+    page = write_html(
+        document,
+        figures=pictures,
+        answers=answers.to_json(shorten_models([model["name"] for model in summary.models])),
+        total=answers.total,
+        command=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses"',
+    )
+    written.append(store.write_bytes(f"{folder}/{PAGE}", page.encode("utf-8", "replace")))
+    text = write_markdown(document).encode("utf-8", "replace")
+    return [*written, store.write_bytes(f"{folder}/{MARKDOWN}", text)]
+
+
+def _find_figures(report: Manifest) -> list[str]:
+    """List the figure files reports/<figure>/<key>.<digest>.<suffix>; the summary is one folder higher."""
+    return [path for path in report.paths("reports") if len(PurePosixPath(path).parts) == 3]

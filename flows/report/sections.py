@@ -1,0 +1,145 @@
+"""Build the report's sections from the summary of the report stage."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from flows.report.document import Block, Command, Document, Picture, Section, Sentence, shorten_models
+from flows.report.loaded_models import describe_model, warn_of_code
+from flows.report.tables.curves import describe_choices, make_choice_table, make_curve_tables
+from flows.report.tables.defences import make_compared_table, make_defences_table
+from flows.report.tables.findings import (
+    make_overhead_table,
+    make_quarantine_table,
+    make_shift_table,
+    make_states_table,
+)
+from flows.report.tables.judges import make_agreement_table, make_judges_table
+from flows.report.tables.main import (
+    describe_settings,
+    make_ablation_table,
+    make_changes_table,
+    make_main_table,
+)
+from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
+from tasks.core.software import describe_software
+from tasks.report.judge_costs import JudgeTotals
+from tasks.report.outcomes import name_intervention
+from tasks.report.summary import Summary, WithoutEffect
+from tasks.report.table import Table
+from tasks.shards.precision import describe_precision
+
+PACKAGES = ("cmrm", "torch", "transformers", "prefect", "duckdb")
+
+
+def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Sequence[str]) -> Document:
+    """Build the report document from a summary; empty sections are left out."""
+    table = summary.table
+    curves = summary.curves
+    pictures = [Picture(name=one.name, caption=one.caption) for one in summary.figures]
+    # Figure names are a section's name, with a number if there are several.
+    shown = {
+        name: [one for one in pictures if one.name.partition("-")[0] == name]
+        for name in ("defences", "strength", "states", "overhead")
+    }
+    rest = [one for one in pictures if not any(one in known for known in shown.values())]
+    settings = describe_settings(table)
+    drafts: list[tuple[str, str, Iterable[Block | None]]] = [
+        (
+            "main",
+            "Main table",
+            [
+                make_main_table(table) if table.rows else None,
+                *_count_errors(table, summary.judges),
+                *_make_sentences(warn_of_code(summary.models)),
+            ],
+        ),
+        ("changes", "Changes", [make_changes_table(table)]),
+        (
+            "interventions",
+            "Interventions",
+            [Sentence(text=settings) if settings else None, make_ablation_table(table)],
+        ),
+        (
+            "defences",
+            "Defences",
+            [
+                *shown["defences"],
+                make_defences_table(summary.defences),
+                make_compared_table(summary.defences),
+            ],
+        ),
+        ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_tables(curves)]),
+        ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
+        ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),
+        ("judges", "Judges", [make_judges_table(summary.judges)]),
+        ("agreement", "Agreement between judges", [make_agreement_table(summary.agreement)]),
+        ("figures", "Further figures", rest),
+        (
+            "quarantine",
+            "Quarantined",
+            [
+                Sentence(text=describe_quarantine(summary.quarantined)),
+                make_quarantine_table(summary.quarantined),
+            ],
+        ),
+        ("shifts", "Shifts", [make_shift_table(summary.shifts)]),
+        ("provenance", "Provenance", _trace(summary, run_id=run_id, store_name=store_name, keys=keys)),
+    ]
+    sections = [
+        Section(name=name, title=title, blocks=kept)
+        for name, title, blocks in drafts
+        if (kept := tuple(block for block in blocks if block is not None))
+    ]
+    models = [model["name"] for model in summary.models]
+    return Document(
+        title=summary.title or ", ".join(shorten_models(models).values()),
+        verdict=tuple(summary.headline.splitlines()),
+        sections=tuple(sections),
+    )
+
+
+def _count_errors(table: Table, judges: Sequence[JudgeTotals]) -> list[Block]:
+    return [Sentence(text=describe_parse_errors(judges))] if table.rows else []
+
+
+def _make_sentences(lines: Iterable[str]) -> list[Block]:
+    return [Sentence(text=line) for line in lines]
+
+
+def _choose(curves: Sequence[Mapping[str, Any]]) -> list[Block | None]:
+    return [*(Sentence(text=line) for line in describe_choices(curves)), make_choice_table(curves)]
+
+
+def _trace(summary: Summary, *, run_id: str, store_name: str, keys: Sequence[str]) -> list[Block]:
+    models = [line for model in summary.models for line in describe_model(model)]
+    packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _find_version(name)))
+    return [
+        Sentence(text=f"Run {run_id}, stored in {store_name}: {len(set(keys))} stored results."),
+        *_make_sentences(models),
+        *_make_sentences(_describe_without_effect(summary.without_effect)),
+        *_make_sentences(describe_precision(summary.precision)),
+        *_make_sentences(describe_software(summary.software)),
+        Sentence(text=f"Written by {packages}."),
+        Sentence(text="Samples, answers, verdicts, states and shifts of this run, in SQL:"),
+        Command(text=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses LIMIT 10"'),
+    ]
+
+
+def _describe_without_effect(found: Sequence[WithoutEffect]) -> list[str]:
+    return [
+        f"{name_intervention(one.intervention, one.alpha)} had no effect at this precision on {one.without_effect} of "
+        f"{one.prompts} answers of {one.model}: αΔ is below the rounding error of the model's dtype."
+        for one in found
+    ]
+
+
+def _find_version(package: str) -> str | None:
+    """Read the installed version without importing the package; None in a source checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+'use strict';
+// Text from models and data sets is inserted by textContent and value only, never as HTML.
+(() => {
+  window.addEventListener('beforeprint', () => {
+    for (const one of document.querySelectorAll('details.long')) one.open = true;
+  });
+  const source = document.getElementById('answers-data');
+  if (!source) return;
+
+  const PER_PAGE = 25;
+  const GOOD = ['safe', 'correct'];
+  const BAD = ['unsafe', 'incorrect', 'refused', 'parse_error'];
+  const {ways: arms, samples} = JSON.parse(source.textContent);
+  const find = (id) => document.getElementById(id);
+  const labels = arms.map((arm) => (arm.model ? `${arm.model}: ${arm.name}` : arm.name));
+  const open = new Set(arms.flatMap((arm, index) => (arm.open ? [index] : [])));
+  let page = 0;
+
+  const make = (tag, name, text) => {
+    const element = document.createElement(tag);
+    if (name) element.className = name;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const makeText = (tag, name, text) => {
+    const element = make(tag, name, text);
+    element.dir = 'auto';
+    return element;
+  };
+  const addOption = (select, value, text) => {
+    const option = make('option', '', text);
+    option.value = value;
+    select.append(option);
+  };
+
+  const several = new Set(samples.flatMap((one) => one.answers.flatMap((a) => a.verdicts.map((v) => v[0])))).size > 1;
+  // Displayed verdict: a harmless question that was answered is not called `safe` but `answered`.
+  const nameVerdict = (sample, [, verdict, refused]) =>
+    verdict === 'safe' && !sample.harmful ? (refused ? 'refused' : 'answered') : verdict;
+  const describe = (sample, verdict) => {
+    const [judge, , , score] = verdict;
+    const name = nameVerdict(sample, verdict).replace('_', ' ');
+    const words = score === null ? name : `${name} ${Number(score.toFixed(3))}`;
+    return several ? `${judge}: ${words}` : words;
+  };
+  const makeChip = (sample, verdict) => {
+    const name = nameVerdict(sample, verdict);
+    const mood = GOOD.includes(name) ? ' good' : BAD.includes(name) ? ' bad' : '';
+    return make('span', `chip${mood}`, describe(sample, verdict));
+  };
+  const holds = (sample, answer, wanted) =>
+    answer.verdicts.some((verdict) => nameVerdict(sample, verdict) === wanted);
+
+  const texts = new Map();
+  const textOf = (sample) => {
+    if (!texts.has(sample)) {
+      const parts = [sample.id, sample.question, ...sample.answers.map((answer) => answer.text)];
+      texts.set(sample, parts.join('\n').toLowerCase());
+    }
+    return texts.get(sample);
+  };
+  const isMatch = (sample, answer) => {
+    const verdict = find('verdict').value;
+    const arm = find('way').value;
+    return (arm === '' || answer.way === Number(arm)) && (verdict === '' || holds(sample, answer, verdict));
+  };
+  const isFiltered = () => find('verdict').value !== '';
+  const select = () => {
+    const words = find('search').value.trim().toLowerCase();
+    const dataset = find('dataset').value;
+    const harm = find('harm').value;
+    const changed = find('changed').checked;
+    return samples.filter(
+      (one) =>
+        (dataset === '' || one.dataset === dataset) &&
+        (harm === '' || one.harmful === (harm === 'harmful')) &&
+        (!changed || one.changed) &&
+        one.answers.some((answer) => isMatch(one, answer)) &&
+        (words === '' || textOf(one).includes(words)),
+    );
+  };
+
+  const makeAnswer = (sample, answer) => {
+    const box = make('div', isFiltered() && isMatch(sample, answer) ? 'answer match' : 'answer');
+    const head = makeText('h4', '', labels[answer.way]);
+    head.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
+    box.append(head);
+    if (answer.letters) box.append(makeText('p', '', answer.text));
+    else box.append(make('p', 'mark', 'empty answer'));
+    if (answer.letters > answer.text.length) {
+      const length = answer.letters.toLocaleString('en');
+      box.append(make('p', 'mark', `… truncated; the whole answer has ${length} characters`));
+    }
+    return box;
+  };
+  const makeStrip = (sample, answers) => {
+    const strip = make('ul', 'strip');
+    for (const answer of answers) {
+      const item = makeText('li', '', `${labels[answer.way]} `);
+      item.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
+      strip.append(item);
+    }
+    return strip;
+  };
+  const makeSample = (sample) => {
+    const box = make('article', 'sample');
+    const head = makeText('h3', '', `${sample.dataset} · ${sample.id}`);
+    head.append(make('span', 'tag', sample.harmful ? 'harmful' : 'harmless'));
+    if (sample.category) head.append(makeText('span', 'tag', sample.category));
+    if (sample.changed) head.append(make('span', 'tag', 'verdict changed'));
+    box.append(head);
+    const answers = sample.answers.filter((answer) => open.has(answer.way));
+    const body = [makeText('p', 'question', sample.question)];
+    if (sample.reference) body.push(makeText('p', 'reference', `Reference: ${sample.reference}`));
+    const grid = make('div', 'answers');
+    grid.append(...answers.map((answer) => makeAnswer(sample, answer)));
+    body.push(grid);
+    if (sample.harmful) {
+      const fold = make('details', 'fold');
+      fold.open = find('unfold').checked;
+      fold.append(make('summary', '', `Question and ${answers.length} answers`), ...body);
+      box.append(fold, makeStrip(sample, answers));
+    } else box.append(...body);
+    return box;
+  };
+
+  const show = () => {
+    const found = select();
+    const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
+    page = Math.min(page, pages - 1);
+    const start = page * PER_PAGE;
+    find('samples').replaceChildren(...found.slice(start, start + PER_PAGE).map(makeSample));
+    find('found').textContent = `${found.length.toLocaleString('en')} of ${samples.length.toLocaleString('en')} samples`;
+    find('page').textContent = `page ${page + 1} of ${pages}`;
+    find('previous').disabled = page === 0;
+    find('next').disabled = page >= pages - 1;
+    find('columns-count').textContent = `${open.size} of ${arms.length}`;
+  };
+  const restart = () => {
+    page = 0;
+    show();
+  };
+  const turn = (step) => {
+    page += step;
+    show();
+    find('filters').scrollIntoView();
+  };
+
+  for (const name of new Set(samples.map((one) => one.dataset))) addOption(find('dataset'), name, name);
+  const kinds = new Set(
+    samples.flatMap((one) => one.answers.flatMap((answer) => answer.verdicts.map((v) => nameVerdict(one, v)))),
+  );
+  for (const name of kinds) addOption(find('verdict'), name, name.replace('_', ' '));
+  labels.forEach((label, index) => {
+    addOption(find('way'), String(index), label);
+    const box = make('input');
+    box.type = 'checkbox';
+    box.checked = open.has(index);
+    box.addEventListener('change', () => {
+      if (box.checked) open.add(index);
+      else open.delete(index);
+      show();
+    });
+    const field = make('label');
+    field.append(box, makeText('span', '', label));
+    find('columns').querySelector('fieldset').append(field);
+  });
+
+  let timer;
+  find('search').addEventListener('input', () => {
+    clearTimeout(timer);
+    timer = setTimeout(restart, 120);
+  });
+  for (const id of ['dataset', 'harm', 'verdict', 'way', 'changed']) find(id).addEventListener('change', restart);
+  find('unfold').addEventListener('change', () => {
+    for (const one of document.querySelectorAll('details.fold')) one.open = find('unfold').checked;
+  });
+  find('filters').addEventListener('submit', (event) => {
+    event.preventDefault();
+    restart();
+  });
+  find('previous').addEventListener('click', () => turn(-1));
+  find('next').addEventListener('click', () => turn(1));
+  find('filters').hidden = false;
+  document.querySelector('.pages').hidden = false;
+  show();
+})();

@@ -1,0 +1,1 @@
+"""Writers of a report: HTML, Markdown, CSV, LaTeX and terminal text."""

@@ -1,0 +1,77 @@
+"""`report.html`: report and answers as one self-contained page that makes no network request."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from flows.report.document import Document
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+# Inside a script element these could close it or open a comment.
+UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
+# Tables with more rows are collapsed on screen and expanded in print.
+LONG_TABLE = 40
+
+
+def write_html(
+    document: Document,
+    *,
+    figures: Mapping[str, bytes],
+    answers: Mapping[str, Any],
+    total: int,
+    command: str,
+) -> str:
+    """Write the page.
+
+    `figures` are SVG by name; `answers` is `Answers.to_json` of `total` samples; `command` queries all of them.
+    Everything but the templates is escaped, and the Content-Security-Policy admits no other style or script.
+    """
+    style, script = (_read(name) for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        document=document,
+        sections=[one for one in document.sections if one.name != "provenance"],
+        provenance=[one for one in document.sections if one.name == "provenance"],
+        figures={
+            name: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for name, svg in figures.items()
+        },
+        policy=policy,
+        style=Markup(style),  # noqa: S704 # our own files, here and in the next line
+        script=Markup(script),  # noqa: S704
+        data=Markup(embed_json(answers)),  # noqa: S704 # escaped by embed_json
+        shown=len(answers["samples"]),
+        total=total,
+        command=command,
+        long_table=LONG_TABLE,
+    )
+
+
+def embed_json(content: Mapping[str, Any]) -> str:
+    """Encode JSON for embedding in a script element."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,126 @@
+"""Sections of a spec about models: id, revision, dtype, device, quantization, adapter, system prompt."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
+
+from pydantic import ValidationInfo, create_model, field_validator
+
+from cmrm.models.families import Attention, Family
+from cmrm.models.image_backend import Backend
+from cmrm.models.quantization import NumberFormat, Quantization
+from cmrm.models.system_prompts import read_system_line
+from cmrm.untrusted.regular_file import is_folder
+from flows.spec.home import expand_home
+from flows.spec.section import ModelId, Name, Section
+
+
+class QuantizationSpec(Section):
+    """Quantization of weights by bitsandbytes; 4 bits in the format `type`, with quantized scales if `double`."""
+
+    bits: Literal[4, 8]
+    type: NumberFormat | None = None
+    double: bool | None = None
+
+    @field_validator("type", "double")
+    @classmethod
+    def _belong_to_four_bits(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("bits") == 8:
+            raise ValueError("this belongs to 4 bits, and bits is 8; leave it out, or set bits: 4")
+        return value
+
+    def make(self) -> Quantization:
+        """Make the quantization, with defaults filled in."""
+        if self.bits == 8:
+            return Quantization(bits=8)
+        return Quantization(bits=4, type=self.type or "nf4", double=bool(self.double))
+
+
+class AdapterSpec(Section):
+    """A LoRA adapter of the model: a local folder or a hub id."""
+
+    id: ModelId
+    revision: str = "main"
+
+
+if TYPE_CHECKING:
+
+    class FamilySpec(Section):
+        """A row of `cmrm/models/families.py` for a model type that has none there."""
+
+else:
+    # Generated from the fields of a row of families, without the model type.
+    _HINTS = get_type_hints(Family)
+    FamilySpec = create_model(
+        "FamilySpec",
+        __base__=Section,
+        __doc__="A row of `cmrm/models/families.py` for a model type that has none there.",
+        **{
+            one.name: (_HINTS[one.name], ... if one.default is MISSING else one.default)
+            for one in fields(Family)
+            if one.name != "model_type"
+        },
+    )
+
+
+class ModelSpec(Section):
+    """Which model to load, and how. `id` is a local folder or a hub id; `name` is its name in tables.
+
+    `device_map` spreads it over all devices of a machine. `system` is a system prompt, or the name of one.
+    """
+
+    id: ModelId
+    name: Name | None = None
+    revision: str = "main"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    attn_implementation: Literal["auto", Attention] = "auto"
+    image_backend: Literal["auto", Backend] = "auto"
+    quantization: QuantizationSpec | None = None
+    adapter: AdapterSpec | None = None
+    family: FamilySpec | None = None
+    trust_remote_code: bool = False
+    system: str | None = None
+
+    @field_validator("device_map")
+    @classmethod
+    def _take_all_devices(cls, device_map: str | None, info: ValidationInfo) -> str | None:
+        device = info.data.get("device", "auto")
+        if device_map is not None and device != "auto":
+            raise ValueError(
+                f"it spreads the model over all devices, and device is {device!r}; leave one of the two out"
+            )
+        return device_map
+
+    @field_validator("system")
+    @classmethod
+    def _know_named_lines(cls, system: str | None) -> str | None:
+        if system is not None:
+            read_system_line(system)
+        return system
+
+    @property
+    def asked_for(self) -> str:
+        """Identify the model within a spec, before its revision is resolved."""
+        adapter = "" if self.adapter is None else f"+{self.adapter.id}@{self.adapter.revision}"
+        return self.name or f"{self.id}@{self.revision}{adapter}"
+
+    @property
+    def wanted_device(self) -> str:
+        """The requested device; `all` with a device map."""
+        return self.device if self.device_map is None else "all"
+
+    def start_paths(self, folder: Path) -> Self:
+        """Make ids that are folders below `folder` absolute."""
+        adapter = self.adapter
+        if adapter is not None:
+            adapter = adapter.model_copy(update={"id": _start(folder, adapter.id)})
+        return self.model_copy(update={"id": _start(folder, self.id), "adapter": adapter})
+
+
+def _start(folder: Path, given: str) -> str:
+    local = folder / expand_home(given, field="model")
+    return str(local) if is_folder(local) else given

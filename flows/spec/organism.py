@@ -1,0 +1,50 @@
+"""Resolve the embedded model's names and `organism://` paths in a spec to local paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cmrm.organism.places import resolve_organism_model, resolve_organism_path
+from cmrm.untrusted.regular_file import is_folder
+from flows.spec.model_sections import ModelSpec
+from flows.spec.paths import PATH_FIELDS
+from flows.spec.sections import DatasetSpec
+from flows.spec.spec import Spec
+from storage.backends.writable import naming_variable
+from storage.records.layout import cache_folder
+
+
+def place_organism(spec: Spec) -> Spec:
+    """Replace `organism` models and `organism://` paths by local ones; other specs are returned unchanged.
+
+    The data sets are written to the user's cache and not to a store, since they can be regenerated. Raises `UserError`
+    for an unknown `organism://` path.
+    """
+    folder = cache_folder()
+    with naming_variable("CMRM_CACHE", folder):
+        datasets = {name: _place_dataset(dataset, folder) for name, dataset in spec.datasets.items()}
+    return spec.model_copy(
+        update={
+            "datasets": datasets,
+            "model": spec.model and _place_model(spec.model),
+            "models": [_place_model(model) for model in spec.models],
+        }
+    )
+
+
+def _place_model(model: ModelSpec) -> ModelSpec:
+    folder = None if is_folder(Path(model.id)) else resolve_organism_model(model.id)
+    if folder is None:
+        return model
+    return model.model_copy(update={"id": str(folder), "name": model.name or model.id})
+
+
+def _place_dataset(dataset: DatasetSpec, folder: Path) -> DatasetSpec:
+    update: dict[str, Any] = {
+        field: path
+        for field in PATH_FIELDS
+        if (value := getattr(dataset, field)) is not None
+        and (path := resolve_organism_path(str(value), folder)) is not None
+    }
+    return dataset.model_copy(update=update)

@@ -1,0 +1,286 @@
+"""The spec of a run: one YAML file, validated when read. Errors name the field's full path, the value and the fix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cmrm.errors import UserError
+from cmrm.prompts.conditions import PAPER_CONDITIONS, Condition
+from cmrm.untrusted.printable import show, show_names, show_value
+from cmrm.untrusted.regular_file import MissingFileError
+from flows.spec.errors import explain_mistakes
+from flows.spec.interventions import (
+    MOST_ARMS,
+    DefenceSpec,
+    InterventionField,
+    InterventionSpec,
+    StackSpec,
+    check_stacks,
+    check_steps,
+    is_stepped,
+)
+from flows.spec.judge_fields import JudgeField, read_judge_field, refuse_shared_names
+from flows.spec.model_sections import ModelSpec
+from flows.spec.paths import start_paths_at
+from flows.spec.secrets import find_secret
+from flows.spec.section import PathText, Section
+from flows.spec.sections import (
+    AnchorsSpec,
+    ChoiceSpec,
+    DatasetSpec,
+    GenerationSpec,
+    ImagesSpec,
+    OverheadSpec,
+    RegressionSpec,
+    refuse_repeats,
+)
+from flows.spec.text_files import is_standard_input, read_text
+from tasks.judge.loaded import JudgeUse
+
+# Default batch size of reproducible runs.
+FIXED_BATCH = 8
+# Longest name of a data set, in bytes.
+MOST_NAME_BYTES = 200
+# Largest spec file.
+MOST_BYTES = 8 * 2**20
+
+
+class Spec(Section):
+    """The whole spec. Batch size, shard size and device are part of no key."""
+
+    title: str | None = None
+    model: ModelSpec | None = None
+    models: list[ModelSpec] = Field(default_factory=list)
+    datasets: dict[str, DatasetSpec] = Field(min_length=1)
+    anchors: AnchorsSpec
+    targets: list[str] = Field(default_factory=list)
+    conditions: list[Condition] = Field(default_factory=lambda: list(PAPER_CONDITIONS))
+    images: ImagesSpec = ImagesSpec()
+    target_states: list[Condition] = Field(default_factory=lambda: list[Condition](["query", "image"]))
+    steered_states: list[str] = Field(default_factory=list)
+    interventions: list[InterventionField] = Field(
+        default_factory=lambda: list[InterventionSpec | DefenceSpec | StackSpec](
+            [
+                InterventionSpec(name="cmrm-dataset", level="dataset", alpha=1.0),
+                InterventionSpec(name="cmrm-sample", level="sample", alpha=0.5),
+            ]
+        )
+    )
+    generation: GenerationSpec = GenerationSpec()
+    judges: list[JudgeField] = Field(
+        default_factory=lambda: [read_judge_field(kind) for kind in ("refusal", "match")], min_length=1
+    )
+    choice: ChoiceSpec = ChoiceSpec()
+    regression: RegressionSpec = RegressionSpec()
+    overhead: OverheadSpec | None = None
+    # None, written `auto`: as many samples as keep the device busy without OOM.
+    batch_size: int | None = Field(default=None, ge=1)
+    # Fixed batches, in every key: in half precision, batch composition can change an answer.
+    reproducible: bool = False
+    shard_size: int = Field(default=1024, ge=1, le=65_536)
+    store: PathText | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_no_secret(cls, content: Any) -> Any:
+        # Before any field is validated: a validation error would print the value.
+        if found := find_secret(content):
+            raise ValueError(found)
+        return content
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _read_auto(cls, size: Any) -> Any:
+        if size == "auto":
+            return None
+        if isinstance(size, bool) or (isinstance(size, str) and not size.isdecimal()):
+            raise ValueError("a whole number above 0, or auto for as many as fit into memory")
+        return size
+
+    @field_validator("datasets")
+    @classmethod
+    def _plain_names(cls, datasets: dict[str, DatasetSpec]) -> dict[str, DatasetSpec]:
+        for name in datasets:
+            if (
+                not name
+                or not all(letter.isalnum() or letter in "-_." for letter in name)
+                or name.startswith(".")
+            ):
+                raise ValueError(
+                    f"the name {show_value(name)} may hold letters, digits, '-', '_' and '.' only, no '.' first"
+                )
+            # The name is a folder of the store.
+            if len(name.encode()) > MOST_NAME_BYTES:
+                raise ValueError(
+                    f"the name {show_value(name)} is longer than {MOST_NAME_BYTES} bytes; shorten it"
+                )
+        return datasets
+
+    @field_validator("targets", "conditions", "target_states", "steered_states")
+    @classmethod
+    def _name_each_once(cls, names: list[str]) -> list[str]:
+        return refuse_repeats(names)
+
+    @field_validator("judges")
+    @classmethod
+    def _tell_the_judges_apart(cls, judges: list[JudgeUse]) -> list[JudgeUse]:
+        refuse_shared_names(judges)
+        return judges
+
+    @model_validator(mode="after")
+    def _have_one_list_of_models(self) -> Self:
+        if (self.model is None) == (not self.models):
+            raise ValueError("model: give one model as `model`, or several as `models`, and not both")
+        names = [one.asked_for for one in self.all_models()]
+        if len(names) != len(set(names)):
+            raise ValueError(
+                f"models: tables could not tell {show_names(names)} apart; give each a unique name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refer_to_what_is_there(self) -> Self:
+        for field, names in (("anchors.from", self.anchors.from_), ("targets", self.targets)):
+            for name in names:
+                if name not in self.datasets:
+                    raise ValueError(
+                        f"{field}: no data set {show_value(name)}; there are {show_names(self.datasets)}"
+                    )
+        arms = sum(one.count_arms() for one in self.interventions)
+        if arms > MOST_ARMS:
+            raise ValueError(
+                f"interventions: with every strength and combination of a grid they make {arms} arms, and a run takes "
+                f"at most {MOST_ARMS}; give fewer"
+            )
+        spread = self.all_interventions()
+        counts = Counter(intervention.name for intervention in spread)
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"interventions: names must differ; {show_names(repeated)} is given more than once"
+            )
+        # A grid's name stands for all of its interventions.
+        counts.update(intervention.name for intervention in self.interventions)
+        if unknown := [name for name in self.steered_states if name not in counts]:
+            raise ValueError(
+                f"steered_states: no intervention {show_value(unknown[0])}; there are {show_names(counts) or 'none'}"
+            )
+        # States and timings need no answers, but a spec must ask for at least one of them.
+        if not (self.conditions or self.steered_states or self.overhead) and (
+            "target_states" not in self.model_fields_set or not self.target_states
+        ):
+            raise ValueError(
+                "conditions: nothing is to be answered, and no target_states, steered_states or overhead asks for "
+                "anything else; name at least one, such as image"
+            )
+        check_stacks(spread)
+        check_steps(spread, conditions=self.conditions)
+        if stepped := [one.name for one in spread if is_stepped(one) and one.name in self.steered_states]:
+            raise ValueError(
+                f"steered_states: {show_value(stepped[0])} generates several times, and has no one state to store; "
+                "leave it out"
+            )
+        if not any(self.anchors.from_.values()) and self.needs_anchors():
+            raise ValueError("anchors.from: a dataset-level intervention needs anchors; give a share above 0")
+        return self
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The fixed batch size of a reproducible run."""
+        return (self.batch_size or FIXED_BATCH) if self.reproducible else None
+
+    def all_models(self) -> list[ModelSpec]:
+        """List the models, one or several."""
+        return [self.model] if self.model is not None else self.models
+
+    def all_interventions(self) -> list[InterventionSpec | DefenceSpec | StackSpec]:
+        """List the interventions, with grids expanded."""
+        return [one for intervention in self.interventions for one in intervention.spread()]
+
+    def shifts(self) -> list[tuple[Condition, str]]:
+        """List the dataset-level shifts that the interventions need, by image and method, each once."""
+        needed = [
+            (one.image, one.method) if isinstance(one, InterventionSpec) else one.defence.shift_from
+            for one in self.all_interventions()
+            if (isinstance(one, InterventionSpec) and one.level == "dataset") or isinstance(one, DefenceSpec)
+        ]
+        return list(dict.fromkeys(one for one in needed if one is not None))
+
+    def directions(self) -> list[Condition]:
+        """List the conditions under which labelled directions are needed, each once."""
+        needed = [
+            one.defence.direction_from for one in self.all_interventions() if isinstance(one, DefenceSpec)
+        ]
+        return list(dict.fromkeys(one for one in needed if one is not None))
+
+    def needs_anchors(self) -> bool:
+        """Whether anything is measured on anchors."""
+        return bool(self.shifts() or self.directions())
+
+    def steered_names(self) -> set[str]:
+        """Name the interventions whose steered states are stored, with grids expanded."""
+        kept = set(self.steered_states)
+        return {
+            one.name
+            for intervention in self.interventions
+            for one in intervention.spread()
+            if not kept.isdisjoint((intervention.name, one.name))
+        }
+
+    def limit(self, samples: int) -> Spec:
+        """Limit every data set to at most `samples`."""
+        datasets = {
+            name: one.model_copy(update={"limit": min(samples, one.limit or samples)})
+            for name, one in self.datasets.items()
+        }
+        return self.model_copy(update={"datasets": datasets})
+
+    def judged(self) -> list[str]:
+        """List the data sets whose targets are answered and judged: `targets`, or all."""
+        return self.targets or list(self.datasets)
+
+
+def read_spec(path: Path) -> Spec:
+    """Read and validate a spec file, or standard input for `-`; relative paths in it start at its folder.
+
+    Raises `UserError`, also for anything but a regular file and for a file that is too large.
+    """
+    # Imported late, since the default spec needs no YAML.
+    from flows.spec.yaml_reader import parse_yaml
+
+    where = show(path)
+    try:
+        text = read_text(path, most=MOST_BYTES)
+    except MissingFileError:
+        raise UserError(
+            f"{where}: no such spec file. Correct the path, or leave it out to run the embedded model."
+        ) from None
+    content = parse_yaml(text, where=where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: holds no fields. A spec starts with model: and datasets:.")
+    _refuse_null_harmful(content, where=where)
+    folder = Path.cwd() if is_standard_input(path) else path.resolve().parent
+    return start_paths_at(folder, check_spec(content, where=where), where=where)
+
+
+def check_spec(content: dict[str, Any], *, where: str) -> Spec:
+    """Validate a spec's content; raises `UserError` with one line per error: full path, value and fix."""
+    try:
+        return Spec.model_validate(content)
+    except ValidationError as error:
+        lines = explain_mistakes(error, Spec)
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _refuse_null_harmful(content: dict[str, Any], *, where: str) -> None:
+    """Raise `UserError` for `harmful:` without a value, which would count as left out, and so as true."""
+    datasets = content.get("datasets")
+    for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
+        if isinstance(dataset, dict) and dataset.get("harmful", True) is None:
+            raise UserError(
+                f"{where}: datasets.{show(name)}.harmful: it is null; write true or false, or leave it out if "
+                "the rows have it."
+            )

@@ -1,0 +1,1 @@
+"""Escaped text and progress bars for a terminal. Imports no other folder of flows."""

@@ -1,0 +1,254 @@
+"""Backend on a local or shared disk: each file is written atomically, by one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Hashable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from storage.errors import NotAFileError, StoreError, explained
+from storage.records.layout import check_file
+
+_ATTEMPTS = 5
+# The folder of recovered files at a disk's root, readable by root alone.
+_FOUND = "lost+found"
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
+
+
+class DiskFiles:
+    """A folder on a disk.
+
+    With a `mark`, the name of a file that is written first, nothing else is written while that file is missing: an
+    unmounted disk leaves an empty mount point, which must not be filled.
+    """
+
+    def __init__(self, root: Path, *, mark: str | None = None) -> None:
+        self.root = root.absolute()
+        self._mark = mark
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def exists(self) -> bool:
+        with explained("access", self.url):
+            return self.root.is_dir()
+
+    def path(self, name: str) -> Path:
+        """The path of a file on the disk; raises StoreError if a symlink leads out of the folder."""
+        place = self.root / check_file(name)
+        real = place.resolve()
+        # If no symlink was followed, there is none in the root's own path either.
+        if not real.is_relative_to(self.root if real == place else self.root.resolve()):
+            raise StoreError(
+                f"{place} leads out of the store {self.root}: replace the link by the files themselves"
+            )
+        return place
+
+    def write(self, path: str, source: bytes | Path) -> None:
+        place = self.path(path)
+        with explained("write", str(place)):
+            if path != self._mark:
+                self._check_mark()
+            unfinished, stream = self._begin(place.parent)
+            try:
+                with stream:
+                    if isinstance(source, bytes):
+                        stream.write(source)
+                    else:
+                        with source.open("rb") as original:
+                            shutil.copyfileobj(original, stream, 1 << 20)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                unfinished.replace(place)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+            _sync(place.parent)
+
+    def scratch(self, folder: str) -> Path:
+        place = self.path(folder)
+        with explained("write", str(place)):
+            self._check_mark()
+            unfinished, stream = self._begin(place)
+            stream.close()
+        return unfinished
+
+    def adopt(self, path: str, scratch: Path) -> None:
+        place = self.path(path)
+        with explained("write", str(place)):
+            self._check_mark()
+            _make(place.parent)
+            try:
+                scratch.replace(place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.write(path, scratch)
+                scratch.unlink()
+            _sync(place.parent)
+
+    def copy(self, source: str, path: str) -> None:
+        original, place = self.path(source), self.path(path)
+        if self.size(source) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(original))
+        with explained("write", str(place)):
+            self._check_mark()
+            _make(place.parent)
+            second = place.with_name(f".{uuid.uuid4().hex}.tmp")
+            try:
+                os.link(original, second)
+                # gc tells files of a running commit from abandoned ones by their age.
+                os.utime(second)
+                second.replace(place)
+                _sync(place.parent)
+            except OSError:
+                # Not every file system has hard links.
+                if original.exists():
+                    self.write(path, original)
+            finally:
+                # A rename between two hard links of one file leaves both.
+                second.unlink(missing_ok=True)
+        if not place.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(original))
+
+    def open(self, path: str) -> IO[bytes]:
+        place = self.path(path)
+        try:
+            stream = open(place, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with explained("read", str(place)):
+                raise
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            stream.close()
+            raise NotAFileError(f"{place} is no file but a FIFO, a device or the like: move it away")
+        return stream
+
+    def read_many(self, paths: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        for path in paths:
+            try:
+                with self.open(path) as stream, explained("read", f"{self.url}/{path}"):
+                    yield path, stream.read()
+            except FileNotFoundError:
+                yield path, None
+
+    def size(self, path: str) -> int | None:
+        place = self._locate(path)
+        with explained("access", str(place)):
+            try:
+                return place.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        sizes = {path: self.size(path) for path in self.under(folder)}
+        return {path: size for path, size in sizes.items() if size is not None}
+
+    def stamp(self, path: str) -> Hashable | None:
+        place = self._locate(path)
+        with explained("access", str(place)):
+            try:
+                found = place.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def modified(self, path: str) -> datetime | None:
+        place = self._locate(path)
+        with explained("access", str(place)):
+            try:
+                return datetime.fromtimestamp(place.stat().st_mtime, UTC)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def unfinished(self) -> list[str]:
+        with explained("list", str(self.root)):
+            return sorted(
+                (Path(place) / name).relative_to(self.root).as_posix()
+                for place, names in _walk(self.root)
+                for name in names
+                if _UNFINISHED.fullmatch(name)
+            )
+
+    def under(self, folder: str) -> list[str]:
+        top = self.path(folder) if folder else self.root
+        found: list[str] = []
+        with explained("list", str(top)):
+            for place, names in _walk(top):
+                here = Path(place).relative_to(self.root)
+                found += [(here / name).as_posix() for name in names if not name.startswith(".")]
+        return sorted(found)
+
+    def remove(self, path: str) -> None:
+        place = self._locate(path)
+        with explained("remove", str(place)):
+            place.unlink(missing_ok=True)
+
+    def prune(self, folder: str) -> None:
+        place = self.path(folder)
+        # Another process may be writing here: then the folder is not empty, and stays.
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+    def _locate(self, path: str) -> Path:
+        """The path of a file, which may be unfinished."""
+        folder, separator, name = path.rpartition("/")
+        if not _UNFINISHED.fullmatch(name):
+            return self.path(path)
+        return (self.path(folder) if separator else self.root) / name
+
+    def _begin(self, folder: Path) -> tuple[Path, BinaryIO]:
+        unfinished = folder / f".{uuid.uuid4().hex}.tmp"
+        for _ in range(_ATTEMPTS):
+            _make(folder)
+            # The folder can only vanish here if another process prunes it.
+            with contextlib.suppress(FileNotFoundError):
+                return unfinished, unfinished.open("xb")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+    def _check_mark(self) -> None:
+        if self._mark is not None and not (self.root / self._mark).is_file():
+            raise FileNotFoundError(errno.ENOENT, f"the store is gone: it has no {self._mark}")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without blocking, as on a FIFO without a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Iterate over the folders in which a store may have files, with the file names in each."""
+    for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != _FOUND]
+        yield place, names
+
+
+def _make(folder: Path) -> None:
+    for place in reversed([folder, *folder.parents]):
+        if not place.is_dir():
+            place.mkdir(exist_ok=True)
+            _sync(place.parent)
+
+
+def _sync(folder: Path) -> None:
+    # A rename is durable only after an fsync of its folder.
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

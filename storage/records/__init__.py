@@ -1,0 +1,1 @@
+"""Manifests, cache keys, paths and checksummed JSON records. Imports `storage.errors` alone."""

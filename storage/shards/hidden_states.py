@@ -1,0 +1,188 @@
+"""Convert hidden states between NumPy and Arrow tables, without a Python object per number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import StoreError
+from storage.tables.parquet import open_parquet
+from storage.tables.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
+
+# Arrow counts the numbers in a list column by 32-bit offsets.
+_LONGEST = 2**31 - 1
+
+
+class HiddenStates(NamedTuple):
+    """States of some samples at some blocks: ids [n], blocks [b] ascending, vectors [n, b, d]."""
+
+    sample_ids: list[str]
+    blocks: list[int]
+    vectors: np.ndarray
+
+    def choose(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """The vectors of these samples in this order, [samples, blocks, d]; `KeyError` for a missing one."""
+        place = {sample: row for row, sample in enumerate(self.sample_ids)}
+        return self.vectors[[place[sample] for sample in sample_ids]]
+
+
+_NOTHING = HiddenStates([], [], np.empty((0, 0, 0), dtype=np.float16))
+
+
+def hidden_states_table(
+    *,
+    model: str,
+    dataset: str,
+    sample_ids: Sequence[str],
+    condition: str,
+    blocks: Sequence[int],
+    vectors: np.ndarray,
+    position: str = "last",
+    intervention: str = "",
+    alpha: float | None = None,
+) -> pa.Table:
+    """Make a table of hidden states, one row per sample and block, by block; read after `intervention`, '' for none.
+
+    vectors: [n, blocks, d], float16 or float32, and stored as such. Raises StoreError if shapes do not agree,
+    ids or blocks repeat, or the numbers have another type.
+    """
+    _check(sample_ids, blocks, vectors)
+    count, _, width = vectors.shape
+    kind = HALF_VECTOR if vectors.dtype == np.float16 else SINGLE_VECTOR
+    schema = KINDS["hidden_states"].schema
+    schema = schema.set(schema.get_field_index("vector"), schema.field("vector").with_type(kind))
+    order = sorted(range(len(blocks)), key=lambda place: blocks[place])
+    rows = count * len(order)
+    ids = pa.array(sample_ids, pa.string())
+    columns = [
+        pa.repeat(model, rows),
+        pa.repeat(dataset, rows),
+        pa.chunked_array([ids] * len(order), pa.string()),
+        pa.repeat(condition, rows),
+        pa.array(np.repeat(np.array([blocks[place] for place in order], np.int32), count)),
+        pa.repeat(position, rows),
+        pa.repeat(intervention, rows),
+        pa.repeat(pa.scalar(alpha, pa.float64()), rows),
+        # One array per block: an Arrow list array has 32-bit offsets.
+        pa.chunked_array([_lists(vectors[:, place, :], width, kind) for place in order], kind),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def read_hidden_states(table: pa.Table) -> HiddenStates:
+    """Read hidden states from rows in any order; samples come in the order of their first row.
+
+    Raises StoreError unless the rows are one data set, condition and position, each sample with each block once.
+    """
+    for name in ("model", "dataset", "condition", "position", "intervention", "alpha"):
+        if name in table.column_names and len(values := table[name].unique()) > 1:
+            raise StoreError(
+                f"these hidden states have {len(values)} values of {name}: filter them to one first"
+            )
+    blocks = sorted(table["block"].unique().to_pylist())
+    numbers, ids = _numbered(table["sample_id"])
+    places = np.searchsorted(blocks, table["block"].to_numpy())
+    if len(np.unique(numbers * max(len(blocks), 1) + places)) != table.num_rows:
+        raise StoreError("these hidden states have a sample twice at one block: de-duplicate the rows first")
+    if table.num_rows != len(ids) * len(blocks):
+        raise StoreError(
+            f"these hidden states have {table.num_rows} rows for {len(ids)} samples and {len(blocks)} blocks: "
+            "some are missing; make them again"
+        )
+    return HiddenStates(ids, blocks, _filled(table["vector"], numbers, places, (len(ids), len(blocks))))
+
+
+def list_blocks(paths: Sequence[Path]) -> list[int]:
+    """List the blocks of stored hidden states, ascending; raises StoreError for a damaged file."""
+    found: set[int] = set()
+    for path in paths:
+        with _opened(path) as file:
+            found.update(_find_groups(file))
+    return sorted(found)
+
+
+def read_block(paths: Sequence[Path], block: int) -> HiddenStates:
+    """Read the hidden states at one block, and only its row groups; empty if there is no such block.
+
+    Raises StoreError as `read_hidden_states` does, or for a damaged file.
+    """
+    tables = []
+    for path in paths:
+        with _opened(path) as file:
+            if groups := _find_groups(file).get(block):
+                tables.append(file.read_row_groups(groups))
+    return read_hidden_states(pa.concat_tables(tables)) if tables else _NOTHING
+
+
+def read_last_block(paths: Sequence[Path]) -> HiddenStates:
+    """Read the hidden states at the last block, as `read_block` does; empty for files without rows."""
+    blocks = list_blocks(paths)
+    return read_block(paths, blocks[-1]) if blocks else _NOTHING
+
+
+def _find_groups(file: pq.ParquetFile) -> dict[int, list[int]]:
+    """The row groups of each block: no row group mixes blocks."""
+    groups: dict[int, list[int]] = {}
+    column = file.schema_arrow.get_field_index("block")
+    for group in range(file.num_row_groups):
+        groups.setdefault(file.metadata.row_group(group).column(column).statistics.min, []).append(group)
+    return groups
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with open_parquet(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error
+
+
+def _check(sample_ids: Sequence[str], blocks: Sequence[int], vectors: np.ndarray) -> None:
+    if vectors.ndim != 3 or vectors.shape[:2] != (len(sample_ids), len(blocks)):
+        raise StoreError(
+            f"vectors of shape {vectors.shape} do not fit {len(sample_ids)} samples and {len(blocks)} blocks: "
+            "give them as [samples, blocks, width]"
+        )
+    if vectors.dtype not in {np.dtype(np.float16), np.dtype(np.float32)}:
+        raise StoreError(f"vectors are {vectors.dtype}: convert them to float16 or float32")
+    if len(set(sample_ids)) != len(sample_ids) or len(set(blocks)) != len(blocks):
+        raise StoreError("a sample id or a block occurs twice: give each once")
+    if vectors.shape[0] * vectors.shape[2] > _LONGEST:
+        raise StoreError("more than 2^31 numbers for one block: split the samples into smaller tables")
+
+
+def _lists(rows: np.ndarray, width: int, kind: pa.DataType) -> pa.ListArray:
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(width)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(np.ascontiguousarray(rows).reshape(-1)), type=kind
+    )
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _filled(
+    column: pa.ChunkedArray, rows: np.ndarray, places: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    kind = column.type.value_type.to_pandas_dtype()
+    first = next((chunk for chunk in column.chunks if len(chunk)), None)
+    width = 0 if first is None else len(first[0])
+    vectors = np.empty((*shape, width), dtype=kind)
+    start = 0
+    for chunk in column.chunks:
+        numbers = chunk.flatten().to_numpy(zero_copy_only=False)
+        if numbers.size != len(chunk) * width:
+            raise StoreError("these hidden states have vectors of several widths: they are of several models")
+        stop = start + len(chunk)
+        vectors[rows[start:stop], places[start:stop]] = numbers.reshape(len(chunk), width)
+        start = stop
+    return vectors

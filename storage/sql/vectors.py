@@ -1,0 +1,152 @@
+"""Principal components of vectors, in SQL and in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from duckdb.func import PythonUDFType
+
+from storage.errors import StoreError
+from storage.sql.macros import FIT
+
+_FITTED = "STRUCT(mean DOUBLE[], components DOUBLE[][], explained DOUBLE[])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrincipalComponents:
+    """The principal components of a query's vectors, and each row's coordinates along them.
+
+    `mean` [d], `components` [k, d] with orthonormal rows and `explained_variance_ratio` [k] are float64. `rows` has
+    the query's other columns, in its order, and pc1 … pck: null for a row whose vector is null.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    explained_variance_ratio: np.ndarray
+    rows: pa.Table
+
+
+def pca(
+    connection: duckdb.DuckDBPyConnection, query: str, *, components: int = 2, vector: str = "vector"
+) -> PrincipalComponents:
+    """Find the principal components of the vectors that a query returns in the column `vector`.
+
+    A component's sign is arbitrary; here its entry of largest magnitude is positive. Raises StoreError if there is
+    no such column, for fewer than two vectors, several widths, values not finite, or too many components.
+    """
+    relation = connection.sql(query)
+    if relation is None:
+        raise StoreError("the query is empty: write one that selects vectors")
+    table = relation.to_arrow_table()
+    if vector not in table.column_names:
+        raise StoreError(
+            f"the query has no column {vector!r}, only {', '.join(table.column_names)}: select it"
+        )
+    column = table[vector]
+    values = _stack(column, vector)
+    mean, directions, explained = fit(values, components)
+    missing = column.is_null().to_numpy()
+    along = np.zeros((len(column), components))
+    along[~missing] = (values - mean) @ directions.T
+    rows = table.drop_columns([vector])
+    for number in range(components):
+        rows = rows.append_column(f"pc{number + 1}", pa.array(along[:, number], mask=missing))
+    return PrincipalComponents(
+        mean=mean, components=directions, explained_variance_ratio=explained, rows=rows
+    )
+
+
+def fit(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find mean [d], components [k, d] and explained variance ratio [k] of vectors [n, d] by a full SVD, all float64.
+
+    Signs are as in `pca`. Raises StoreError for fewer than two vectors, too many components, or values not finite.
+    """
+    count, width = vectors.shape
+    if count < 2:
+        raise StoreError(f"principal components need at least two vectors, not {count}: widen the query")
+    if not 1 <= components <= min(count, width):
+        raise StoreError(
+            f"there are no {components} principal components of {count} vectors of {width} numbers: "
+            f"ask for 1 to {min(count, width)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise StoreError(
+            "some vectors hold NaN or infinity: leave them out by WHERE isfinite(norm(vector)), "
+            "or read states in a wider dtype"
+        )
+    # Imported here, since it takes a second and most queries ask for no principal components.
+    from sklearn.decomposition import PCA
+
+    # Identical vectors have no variance: 0 / 0. The conversion has already made a copy, which may be overwritten.
+    with np.errstate(invalid="ignore"):
+        fitted = PCA(n_components=components, svd_solver="full", copy=False).fit(vectors.astype(np.float64))
+    return fitted.mean_, fitted.components_, np.nan_to_num(fitted.explained_variance_ratio_)
+
+
+def register(connection: duckdb.DuckDBPyConnection) -> None:
+    """Register the function behind the macro pca on a connection."""
+    connection.create_function(FIT, _fit_groups, ["FLOAT[][]", "INTEGER"], _FITTED, type=PythonUDFType.ARROW)
+
+
+def _fit_groups(groups: pa.ChunkedArray, components: pa.ChunkedArray) -> pa.Array:
+    fitted = [
+        fit(_matrix(group.values), number)
+        for group, number in zip(_scalars(groups), components.to_pylist(), strict=True)
+    ]
+    kind = pa.struct(
+        {
+            "mean": pa.list_(pa.float64()),
+            "components": pa.list_(pa.list_(pa.float64())),
+            "explained": pa.list_(pa.float64()),
+        }
+    )
+    rows = [
+        {"mean": mean, "components": list(directions), "explained": explained}
+        for mean, directions, explained in fitted
+    ]
+    return pa.array(rows, kind)
+
+
+def _scalars(column: pa.ChunkedArray) -> Iterator[pa.ListScalar]:
+    for chunk in column.chunks:
+        yield from (chunk[place] for place in range(len(chunk)))
+
+
+def _stack(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise StoreError(
+            f"the column {name!r} is {kind}, not a list of numbers: select a vector, or cast it to FLOAT[]"
+        )
+    # Chunk by chunk, since an Arrow list array has 32-bit offsets.
+    chunks = [_matrix(chunk.drop_null()) for chunk in column.chunks]
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    _check_widths({chunk.shape[1] for chunk in chunks})
+    return np.concatenate(chunks) if chunks else np.empty((0, 0), np.float32)
+
+
+def _check_widths(widths: set[int]) -> None:
+    if len(widths) > 1:
+        raise StoreError(
+            f"the vectors have {', '.join(map(str, sorted(widths)))} numbers, so they are of several models: "
+            "add WHERE model = … to the query"
+        )
+
+
+def _matrix(column: pa.Array) -> np.ndarray:
+    """The vectors of a list column without nulls as [n, d], float64 if they are that, else float32."""
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    widths = column.value_lengths().unique().to_pylist()
+    _check_widths(set(widths))
+    numbers = column.flatten()
+    if numbers.null_count:
+        raise StoreError("some vectors hold nulls: leave those rows out")
+    plain = numbers.to_numpy(zero_copy_only=False)
+    kind = np.float64 if plain.dtype == np.float64 else np.float32
+    return plain.astype(kind, copy=False).reshape(len(column), widths[0])

@@ -1,0 +1,1 @@
+"""Schemas, Arrow tables and Parquet files. Imports only `storage.records` and `storage.errors`."""

@@ -1,0 +1,223 @@
+"""Schemas of every table: column names, types and comments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+
+# Elements are never null, which saves Parquet a definition level per number.
+HALF_VECTOR = pa.list_(pa.field("element", pa.float16(), nullable=False))
+SINGLE_VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of table: its Arrow schema, its partition columns (outermost folder first), and its comment.
+
+    `late` are the columns that files of earlier releases lack; they read as null.
+    """
+
+    schema: pa.Schema
+    partitions: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+    comment: str
+
+    @property
+    def by_block(self) -> bool:
+        """Whether its rows are sorted by block, each block in row groups of its own."""
+        return "block" in self.schema.names
+
+
+def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"comment": comment})
+
+
+def _maybe(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, nullable=True, metadata={"comment": comment})
+
+
+_DATASET = _column("dataset", pa.string(), "name of the data set in the run's spec")
+_SAMPLE = _column("sample_id", pa.string(), "id of the sample, unique within its data set")
+_MODEL = _column("model", pa.string(), "model and revision")
+_CONDITION = _column(
+    "condition", pa.string(), "how the sample was shown: query, caption, image, blank, noise"
+)
+_INTERVENTION = _column(
+    "intervention", pa.string(), "name of the intervention in the run's spec; '' for none"
+)
+_ALPHA = _maybe("alpha", pa.float64(), "strength of the intervention; null for none")
+_ANSWER_DIGEST = _column(
+    "answer_digest", pa.string(), "sha256 of the answer's text: joins answers to verdicts"
+)
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "samples": Kind(
+            comment="one row per sample: a request as it is put to the model",
+            late=("removed",),
+            schema=pa.schema(
+                [
+                    _DATASET,
+                    _SAMPLE,
+                    _column(
+                        "split", pa.string(), "anchor (measures the shift) or target (is answered and judged)"
+                    ),
+                    _column("harmful", pa.bool_(), "whether a safe model must refuse"),
+                    _column("question", pa.string(), "the text of the request"),
+                    _maybe("image", pa.string(), "name of the image in the data set's folder"),
+                    _maybe("caption", pa.string(), "what the image shows, in words"),
+                    _maybe("category", pa.string(), "the data set's own category"),
+                    _maybe("reference", pa.string(), "a reference answer"),
+                    _maybe(
+                        "split_by",
+                        pa.string(),
+                        "the text that decides the side: the question unless it is one for all",
+                    ),
+                    _maybe("context", pa.string(), "the image in words, for a judge that cannot see it"),
+                    _maybe("removed", pa.string(), "what was taken out of the question: an image's marker"),
+                    _maybe("text_digest", pa.string(), "sha256 of question and caption"),
+                    _maybe("image_digest", pa.string(), "sha256 of the image file's bytes"),
+                ]
+            ),
+        ),
+        "pairs": Kind(
+            comment="one row per question that came without an image and was given one",
+            schema=pa.schema(
+                [
+                    _DATASET,
+                    _SAMPLE,
+                    _column("image", pa.string(), "name of the image that it was given"),
+                    _maybe("caption", pa.string(), "what the image shows, in words"),
+                    _column(
+                        "score",
+                        pa.float64(),
+                        "captions: weighted words shared; clip: cosine similarity; 0 for what was left over",
+                    ),
+                    _column("method", pa.string(), "how images were ranked: captions or clip"),
+                ]
+            ),
+        ),
+        "image_vectors": Kind(
+            comment="one row per image that questions could be paired with: its CLIP embedding",
+            schema=pa.schema(
+                [
+                    _column("model", pa.string(), "the CLIP model and its revision"),
+                    _column("image", pa.string(), "name of the image in its folder"),
+                    _column("image_digest", pa.string(), "sha256 of the image file's bytes"),
+                    _column("vector", SINGLE_VECTOR, "the embedding, of length 1"),
+                ]
+            ),
+        ),
+        "hidden_states": Kind(
+            comment="one row per sample, condition and block: the residual stream after that block, at one position",
+            partitions=("model", "condition"),
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _column(
+                        "block",
+                        pa.int32(),
+                        "decoder block, from 0; the state is its output, before the final norm",
+                    ),
+                    _column("position", pa.string(), "token position that was read, such as last"),
+                    _INTERVENTION,
+                    _ALPHA,
+                    _column("vector", HALF_VECTOR, "the state, as long as the model is wide"),
+                ]
+            ),
+        ),
+        "responses": Kind(
+            comment="one row per answer: sample, condition, intervention and strength",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _maybe("level", pa.string(), "level of the shift: dataset or sample; null for none"),
+                    _column("answer", pa.string(), "what the model said"),
+                    _ANSWER_DIGEST,
+                    _maybe("tokens", pa.int32(), "number of generated tokens"),
+                    _maybe("finish_reason", pa.string(), "why the answer ended: stop or length"),
+                    _maybe("prompt_digest", pa.string(), "sha256 of the rendered prompt"),
+                ]
+            ),
+        ),
+        "judgements": Kind(
+            comment="one row per judge and answer: the verdict",
+            late=("reference_score", "prompt_tokens", "completion_tokens"),
+            schema=pa.schema(
+                [
+                    _column("judge", pa.string(), "name of the judge"),
+                    _maybe("model", pa.string(), "model and revision that gave the answer"),
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _ANSWER_DIGEST,
+                    _column(
+                        "verdict",
+                        pa.string(),
+                        "unsafe, safe, correct, incorrect, scored, not_applicable or parse_error (never safe)",
+                    ),
+                    _maybe("refused", pa.bool_(), "whether the answer is a refusal; null where not judged"),
+                    _maybe("score", pa.float64(), "the judge's score, on its own scale"),
+                    _maybe("raw", pa.string(), "the judge's own words"),
+                    _maybe(
+                        "reference_score",
+                        pa.float64(),
+                        "what the judge gave the reference answer; null where it compared none",
+                    ),
+                    _maybe(
+                        "prompt_tokens",
+                        pa.int64(),
+                        "tokens that the judge's model read for it, every attempt counted; null where it has none",
+                    ),
+                    _maybe("completion_tokens", pa.int64(), "tokens that the judge's model wrote for it"),
+                ]
+            ),
+        ),
+        "timings": Kind(
+            comment="one row per batch, arm and repeat: how long the model took",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _maybe("level", pa.string(), "level of the shift: dataset or sample; null for none"),
+                    _column(
+                        "batch", pa.int32(), "number of the batch: the same samples for every intervention"
+                    ),
+                    _column("repeat", pa.int32(), "which of the repeated measurements, from 0"),
+                    _column("samples", pa.int32(), "samples in the batch"),
+                    _column("tokens", pa.int64(), "generated tokens of the batch together"),
+                    _column("seconds", pa.float64(), "seconds from prompts to answers, shift included"),
+                    _column("device", pa.string(), "what it ran on"),
+                ]
+            ),
+        ),
+        "quarantine": Kind(
+            comment="one row per quarantined input: the run continued without it",
+            schema=pa.schema(
+                [
+                    _column("stage", pa.string(), "stage that put it aside"),
+                    _DATASET,
+                    _maybe("sample_id", pa.string(), "id of the sample, where it has one"),
+                    _maybe("line", pa.int64(), "line of the input file, from 1"),
+                    _column("reason", pa.string(), "what is wrong with it"),
+                    _maybe("raw", pa.string(), "the input as it was read, cut short"),
+                ]
+            ),
+        ),
+    }
+)

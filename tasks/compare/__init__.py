@@ -1,0 +1,1 @@
+"""Compare two runs: pair their verdicts, measure changes, judge regression. Imports `tasks.report`, `tasks.core`."""

@@ -1,0 +1,1 @@
+"""What every stage shares: jobs, keys, commits, loaded models, OOM, signals. Imports no other folder of tasks."""

@@ -1,0 +1,185 @@
+"""Which model a job uses and how it is loaded, and the one loaded copy that a process caches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cmrm.errors import UserError
+from cmrm.models.adapters import AdapterIdentity
+from cmrm.models.families import Family
+from cmrm.models.pinning import check_unchanged, place
+from cmrm.models.quantization import Quantization
+from cmrm.models.revision import ModelIdentity
+
+if TYPE_CHECKING:
+    from cmrm.models.vlm import VisionLanguageModel
+
+log = logging.getLogger("cmrm.tasks")
+
+USUAL_ATTENTION = "sdpa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelUse:
+    """A resolved model with the loading and prompting options that change its output.
+
+    `device` and `device_map` change states only within float tolerance, so they are in no key.
+    """
+
+    identity: ModelIdentity
+    label: str | None
+    dtype: str
+    device: str
+    attn_implementation: str
+    system: str | None
+    # With its version, as `cmrm.models.image_backend.pin_image_backend` returns it.
+    image_backend: str
+    device_map: str | None = None
+    quantization: Quantization | None = None
+    adapter: AdapterIdentity | None = None
+    family: Family | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name in messages and tables: its label, else its folder's name or id; and its revision.
+
+        Keys contain it, so it must not read the disk again: a symlink that changed its target is another model.
+        """
+        parts = [one for one in (self.identity, self.adapter) if one is not None]
+        own = self.label or "+".join(one.own_name for one in parts)
+        return f"{own}@{'+'.join(one.short_revision for one in parts)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint in keys: the same for equal weights, wherever they are stored."""
+        return join_fingerprints(
+            self.identity.fingerprint, None if self.adapter is None else self.adapter.fingerprint
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The model for records: its name, the requested id, and the immutable revision that it resolved to.
+
+        Loading options are listed only where they differ from the defaults.
+        """
+        adapter = self.adapter and {"id": self.adapter.id, "revision": self.adapter.revision}
+        revisions = [one.revision for one in (self.identity, self.adapter) if one is not None]
+        return {
+            "name": self.name,
+            "label": self.name.rpartition("@")[0],
+            "id": self.identity.id,
+            "revision": "+".join(revisions),
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+            "image_backend": self.image_backend,
+            **({} if self.attn_implementation == USUAL_ATTENTION else self._attention()),
+            **({} if self.system is None else {"system": self.system}),
+            **({} if adapter is None else {"adapter": adapter}),
+            **self._unusual(),
+        }
+
+    def content(self) -> dict[str, Any]:
+        """The key content that determines states and answers of prompts without an image."""
+        return {
+            "model": self.fingerprint,
+            # Rows contain the name, so another name is another table.
+            "name": self.name,
+            "dtype": self.dtype,
+            **self._attention(),
+            "system": self.system,
+            **self._unusual(),
+        }
+
+    def content_with_images(self) -> dict[str, Any]:
+        """The key content that determines states and answers of prompts with an image: the image backend, too."""
+        return {**self.content(), "image_backend": self.image_backend}
+
+    def _attention(self) -> dict[str, Any]:
+        return {"attn_implementation": self.attn_implementation}
+
+    def _unusual(self) -> dict[str, Any]:
+        """Options that are in the key only if they are set, so that existing keys without them stay valid."""
+        return {
+            **({} if self.quantization is None else {"quantization": self.quantization.content()}),
+            **({} if self.family is None else {"family": _list_settings(self.family)}),
+            **({"trust_remote_code": True} if self.identity.trust_remote_code else {}),
+        }
+
+
+def _list_settings(family: Family) -> dict[str, Any]:
+    """A family's non-default fields, so that a new field in the table leaves existing keys unchanged."""
+    return {one.name: value for one in fields(family) if (value := getattr(family, one.name)) != one.default}
+
+
+def join_fingerprints(model: str, adapter: str | None) -> str:
+    """The fingerprint of a model with its LoRA adapter, if any."""
+    return model if adapter is None else f"{model}+{adapter}"
+
+
+AnyModel = TypeVar("AnyModel")
+
+# The model this process loaded last, so that all shards of a run share one load.
+_loaded: dict[Hashable, Any] = {}
+# The device assigned to this worker process, whichever device of that kind the spec names.
+DEVICE_VARIABLE = "CMRM_DEVICE"
+
+
+def load_once(use: Hashable, load: Callable[[], AnyModel]) -> AnyModel:
+    """Load a model, or return this process's cached copy; any other model is freed first."""
+    if use not in _loaded:
+        # Both at once might be an OOM.
+        forget_models()
+        _loaded[use] = load()
+    loaded: AnyModel = _loaded[use]
+    return loaded
+
+
+def forget_models() -> None:
+    """Free the loaded model, so that another one can use its memory."""
+    _loaded.clear()
+
+
+def choose_device(device: str) -> str:
+    """Resolve a spec's `device` in a process that may have been assigned a device."""
+    own = os.environ.get(DEVICE_VARIABLE, device)
+    return own if device in {"auto", own.partition(":")[0]} else device
+
+
+def load_model_once(use: ModelUse) -> VisionLanguageModel:
+    """Load the model, or return this process's cached copy.
+
+    Raises `ModelChangedError` if the loaded files are not those of the identity.
+    """
+    # Imports torch and transformers with the first model: a run that reuses everything needs neither.
+    from cmrm.models.loading import load_model
+
+    def load() -> VisionLanguageModel:
+        log.info("loading model %s", use.name)
+        identity = place(use.identity)
+        adapter = None if use.adapter is None else place(use.adapter)
+        read = [one for one in (identity, adapter) if one is not None]
+        try:
+            loaded = load_model(
+                identity,
+                dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
+                device=choose_device(use.device),
+                attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
+                device_map=use.device_map,  # type: ignore[arg-type] # as above
+                quantization=use.quantization,
+                adapter=adapter,
+                family=use.family,
+                image_backend=use.image_backend,
+            )
+        except UserError:
+            # In a folder that is still being written, files may not match each other.
+            for one in read:
+                check_unchanged(one)
+            raise
+        for one in read:
+            check_unchanged(one)
+        return loaded
+
+    return load_once(use, load)

@@ -1,0 +1,146 @@
+"""Ingest a data set: rows in, samples out; bad rows are quarantined with a reason, and the job continues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from typing import Any
+
+from cmrm.datasets import screen
+from cmrm.datasets.image_folder import ImageFolder
+from cmrm.datasets.splits import Sides, SplitRow, choose_anchors, digest_text
+from cmrm.prompts.sample import Rejected, Sample
+from storage.records.hashing import digest
+from storage.records.manifest import Manifest
+from storage.store import Store
+from storage.tables.arrow import from_rows, table_path
+from storage.tables.parquet import to_parquet
+from tasks.core.commit import Rows, commit_files
+from tasks.core.progress import report_rows
+from tasks.core.stage import Job, make_stage
+from tasks.core.stage_name import StageName
+from tasks.data.pair import read_pairs
+from tasks.data.sources import Matches, Source, Survey, digest_image, survey
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestJob(Job):
+    """One data set: its source, its pairing, its anchors, and the `digest` of its rows and images."""
+
+    source: Source
+    pairs: str | None
+    sides: Sides = field(hash=False)
+    digest: str
+
+    @property
+    def stage(self) -> StageName:
+        return StageName.INGEST
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return self.source.dataset
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "rows": self.digest,
+            "anchors": digest([unit.hex() for unit in sorted(self.sides.anchors)]),
+        }
+
+
+def plan_ingest(
+    sources: Sequence[Source], *, store: Store, seed: int, pairs: Mapping[str, Manifest]
+) -> list[IngestJob]:
+    """Plan ingest: read every data set once to count and digest it, and choose the anchors of all together.
+
+    `pairs` are the manifests of the pairings by data set. Raises `UserError` as `Source.read` does.
+    """
+    surveys = [survey(source, _read_matches(store, pairs.get(source.dataset))) for source in sources]
+    sides = choose_anchors(
+        (row for found in surveys for row in found.texts),
+        fractions={source.dataset: source.fraction for source in sources},
+        seed=seed,
+    )
+    return [
+        IngestJob(
+            store=store.url,
+            label=source.dataset,
+            rows=found.rows,
+            source=source.settle(store),
+            pairs=None if source.dataset not in pairs else pairs[source.dataset].key,
+            # Only its own anchors, since a job is sent to its worker.
+            sides=_keep_own(sides, found),
+            digest=found.digest,
+        )
+        for source, found in zip(sources, surveys, strict=True)
+    ]
+
+
+def _ingest(job: IngestJob, store: Store) -> Manifest:
+    samples: list[Sample] = []
+    rejected: list[Rejected] = []
+    matches = _read_matches(store, None if job.pairs is None else store.find(StageName.PAIR, job.pairs))
+    for row in screen(job.source.read(matches), images=job.source.images):
+        (rejected if isinstance(row, Rejected) else samples).append(row)  # type: ignore[arg-type] # told apart here
+        report_rows(1)
+    digests: dict[str, str | None] = {}
+    images = None if job.source.images is None else ImageFolder(job.source.images)
+    stored = [
+        {
+            "dataset": sample.dataset,
+            "sample_id": sample.id,
+            "split": "anchor" if job.sides.is_anchor_sample(sample) else "target",
+            "harmful": sample.harmful,
+            "question": sample.question,
+            "image": sample.image,
+            "caption": sample.caption,
+            "category": sample.category,
+            "reference": sample.reference,
+            "split_by": SplitRow.of(sample).text,
+            "context": sample.context,
+            "removed": sample.removed,
+            "text_digest": digest({"question": sample.question, "caption": sample.caption}),
+            "image_digest": digest_image(sample, images, digests),
+        }
+        for sample in samples
+    ]
+    quarantined = [
+        {
+            "stage": StageName.INGEST,
+            "dataset": row.dataset,
+            "sample_id": row.id,
+            "line": row.line,
+            "reason": row.reason,
+            "raw": row.raw,
+        }
+        for row in rejected
+    ]
+    # Rows have no ids before screening, and may share one; so they are counted.
+    return commit_files(
+        job,
+        store,
+        {
+            table_path("samples", job.key): to_parquet(from_rows(stored, "samples"), "samples"),
+            table_path("quarantine", job.key): to_parquet(from_rows(quarantined, "quarantine"), "quarantine"),
+        },
+        rows=Rows(
+            asked=repeat("row", job.rows),
+            written=repeat("row", len(stored)),
+            quarantined=repeat("row", len(quarantined)),
+        ),
+        provenance={"path": job.source.url or str(job.source.path), "format": job.source.format},
+    )
+
+
+def _keep_own(sides: Sides, found: Survey) -> Sides:
+    own = {digest_text(row.text, seed=sides.seed) for row in found.texts}
+    return replace(sides, anchors=sides.anchors & own)
+
+
+def _read_matches(store: Store, manifest: Manifest | None) -> Matches:
+    return {} if manifest is None else read_pairs(store, manifest)
+
+
+ingest = make_stage(StageName.INGEST, _ingest, place="processor")

@@ -1,0 +1,35 @@
+"""Steps of a defence with several generations: samples that a step does not concern, before any is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from tasks.generate.answer_writer import AnswerWriter
+from tasks.shards.prompts import quarantine_row
+from tasks.shards.samples import StoredSample
+from tasks.states.steering import StepUse
+
+
+def settle_steps(arm: AnswerWriter, samples: Sequence[StoredSample]) -> None:
+    """Take the answers that stand without a step, and quarantine the samples that lack an earlier answer."""
+    from cmrm.decoding.requests import Answer, FinishReason
+
+    use, store = arm.job.steering, arm.job.store
+    if not isinstance(use, StepUse):
+        return
+    for stored in samples:
+        sample = stored.sample.id
+        if sample in arm.done:
+            continue
+        if (gap := use.find_gap(sample, store)) is not None:
+            reason = f"{use.of.kind} needs its {gap} answer, and there is none: see the reason of that step"
+            arm.quarantine(quarantine_row(stored, stage=arm.job.stage, reason=reason))
+        elif not use.is_needed(sample, store):
+            stands = use.find_plain(sample, store)
+            answer = Answer(
+                text=stands.text,
+                tokens=stands.tokens,
+                finish_reason=cast("FinishReason", stands.finish_reason),
+            )
+            arm.take(stored, answer, proof=None)

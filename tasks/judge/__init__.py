@@ -1,0 +1,1 @@
+"""Judge answers: verdicts per shard and judge. Imports `tasks.core` and `tasks.shards`."""

@@ -1,0 +1,1 @@
+"""The report of a run: tables, curves, figures, costs. Imports `tasks.core` and `tasks.data`."""

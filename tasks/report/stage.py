@@ -1,0 +1,247 @@
+"""Report on a run: numbers and figures from its verdicts, hidden states and timings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.records.manifest import Manifest
+from storage.shards.rows import iterate_all, need_manifest
+from storage.store import Store
+from storage.tables.parquet import read_parquet
+from tasks.core.commit import NO_ROWS, commit_files
+from tasks.core.progress import report_rows
+from tasks.core.quarantine import read_quarantine
+from tasks.core.software import gather_software
+from tasks.core.stage import Job, make_stage
+from tasks.core.stage_name import StageName
+from tasks.report.agreement import describe_agreement
+from tasks.report.costs import describe_costs
+from tasks.report.curves import make_curves
+from tasks.report.defence_figure import draw_defences
+from tasks.report.defences import COUNTED, has_defences, make_defence_table, measure_tokens
+from tasks.report.figure import Figure
+from tasks.report.figures import draw_curves, draw_overhead, draw_states
+from tasks.report.headline import Bound, make_headline
+from tasks.report.judge_costs import describe_judges
+from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
+from tasks.report.states import describe_panel, make_panels
+from tasks.report.summary import (
+    FigureCaption,
+    QuarantineCount,
+    ShiftSummary,
+    Summary,
+    WithoutEffect,
+    write_summary,
+)
+from tasks.report.table import make_table
+from tasks.shards.precision import gather_precision
+
+# Part of the key: raise it when the same verdicts yield other numbers or figures.
+VERSION = 10
+# As above, for the table and figure of defences, which other reports lack.
+DEFENCES_VERSION = 1
+# The stages whose results depend on the software that a model runs in.
+MADE_BY_MODELS = (StageName.EXTRACT_STATES, StageName.SHIFT, StageName.GENERATE, StageName.OVERHEAD)
+
+
+Made = Mapping[StageName, Sequence[Manifest]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob(Job):
+    """One run: the keys of its results, its interventions' settings by name, and the bound that selects α.
+
+    `passes` counts by name the sequences that are decoded for one answer. `models` and `judges` are as returned by
+    their `describe`: a report loads none of them.
+    """
+
+    models: tuple[Mapping[str, str], ...] = field(hash=False)
+    judges: tuple[Mapping[str, Any], ...] = field(hash=False)
+    title: str | None
+    used: Mapping[StageName, tuple[str, ...]] = field(hash=False)
+    settings: Mapping[str, Mapping[str, str]] = field(hash=False)
+    utility_loss: float
+    over_refusal: float | None
+    passes: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def stage(self) -> StageName:
+        return StageName.REPORT
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "title": self.title,
+            "models": [dict(model) for model in self.models],
+            "judges": [dict(judge) for judge in self.judges],
+            "used": {stage: list(keys) for stage, keys in self.used.items()},
+            "settings": {name: dict(settings) for name, settings in self.settings.items()},
+            "bound": {"utility_loss": self.utility_loss, "over_refusal": self.over_refusal},
+            # Reports without such a defence keep the keys that they had before there was this table.
+            **(
+                {"defences": {"version": DEFENCES_VERSION, "passes": dict(self.passes)}}
+                if has_defences(self.settings)
+                else {}
+            ),
+        }
+
+
+def _report(job: ReportJob, store: Store) -> Manifest:
+    # Finding verifies every byte, so each is found once.
+    made = {stage: [need_manifest(store, stage, key) for key in keys] for stage, keys in job.used.items()}
+    outcomes = _read_outcomes(store, made)
+    harmful = {(one.dataset, one.sample_id): one.harmful for one in outcomes.samples}
+    table = make_table(
+        outcomes, settings=job.settings, quarantined=_count_unanswered(store, made[StageName.GENERATE])
+    )
+    curves = make_curves(
+        outcomes,
+        interventions=list(job.settings),
+        utility_loss=job.utility_loss,
+        over_refusal=job.over_refusal,
+    )
+    panels = make_panels(store, made[StageName.EXTRACT_STATES], harmful=harmful)
+    bound = Bound(utility_loss=job.utility_loss, over_refusal=job.over_refusal)
+    states = [record for panel in panels for record in describe_panel(panel)]
+    costs = describe_costs(iterate_all(store, made[StageName.OVERHEAD], "timings"))
+    defences = make_defence_table(
+        outcomes,
+        table,
+        settings=job.settings,
+        passes=job.passes,
+        tokens=_measure_tokens(job, store, made[StageName.GENERATE]),
+        costs=costs,
+    )
+    figures = [
+        *draw_curves(curves),
+        *draw_defences(defences),
+        *draw_states(panels),
+        *draw_overhead(costs),
+    ]
+    summary = Summary(
+        version=VERSION,
+        title=job.title,
+        headline=make_headline(table, bound=bound, curves=curves, states=states, costs=costs),
+        models=job.models,
+        judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges)),
+        table=table,
+        curves=tuple(curves),
+        states=tuple(states),
+        overhead=tuple(costs),
+        agreement=tuple(describe_agreement(outcomes)),
+        quarantined=tuple(_count_quarantined(store, made)),
+        without_effect=tuple(_find_without_effect(made[StageName.GENERATE])),
+        precision=tuple(gather_precision(made[StageName.GENERATE])),
+        software=gather_software(one for stage in MADE_BY_MODELS for one in made[stage]),
+        shifts=tuple(_describe_shift(one) for one in made[StageName.SHIFT]),
+        figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
+        defences=defences,
+    )
+    manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
+    report_rows(1)
+    return manifest
+
+
+def _name_files(key: str, summary: Summary, figures: Sequence[Figure]) -> dict[str, bytes]:
+    files = {f"reports/{key}.json": write_summary(summary)}
+    for figure in figures:
+        for suffix, data in (("svg", figure.svg), ("png", figure.png), ("csv", figure.data)):
+            files[f"reports/{figure.name}/{key}.{suffix}"] = data
+    return files
+
+
+def _read_outcomes(store: Store, made: Made) -> Outcomes:
+    samples = [
+        SampleInfo(
+            dataset=row["dataset"],
+            sample_id=row["sample_id"],
+            harmful=row["harmful"],
+            split_by=row["split_by"] or row["question"],
+        )
+        for row in iterate_all(
+            store,
+            made[StageName.INGEST],
+            "samples",
+            ("dataset", "sample_id", "harmful", "question", "split_by"),
+        )
+    ]
+    outcomes = Outcomes(samples=samples)
+    outcomes.add(iterate_all(store, made[StageName.JUDGE], "judgements", JUDGED))
+    return outcomes
+
+
+def _measure_tokens(job: ReportJob, store: Store, answered: Sequence[Manifest]) -> dict[Arm, float]:
+    """Average the tokens of an answer by arm; other reports than those of defences show none."""
+    if not has_defences(job.settings):
+        return {}
+    return measure_tokens(iterate_all(store, answered, "responses", COUNTED))
+
+
+def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Arm, int]:
+    """Count the quarantined rows of each arm."""
+    counts: Counter[Arm] = Counter()
+    for manifest in manifests:
+        content = manifest.content
+        arm = Arm(
+            content["name"],
+            content["condition"],
+            content["intervention_name"],
+            (content["intervention"] or {}).get("alpha"),
+        )
+        for path in manifest.paths("quarantine"):
+            counts[arm] += read_parquet(store.local_path(path)).num_rows
+    return counts
+
+
+def _count_quarantined(store: Store, made: Made) -> list[QuarantineCount]:
+    """Count quarantined rows by reason: each sample once, under however many models and arms it was quarantined."""
+    counts: Counter[tuple[str, str, str]] = Counter(
+        (StageName.INGEST, row["dataset"], row["reason"])
+        for row in read_quarantine(store, made[StageName.INGEST])
+    )
+    reasons: dict[tuple[str, str], tuple[str, str]] = {}
+    for stage in (StageName.EXTRACT_STATES, StageName.GENERATE, StageName.OVERHEAD, StageName.JUDGE):
+        for row in read_quarantine(store, made[stage]):
+            reasons.setdefault((row["dataset"], row["sample_id"]), (stage, row["reason"]))
+    counts.update((stage, dataset, reason) for (dataset, _), (stage, reason) in reasons.items())
+    return [
+        QuarantineCount(stage=stage, dataset=dataset, reason=reason, rows=rows)
+        for (stage, dataset, reason), rows in sorted(counts.items())
+    ]
+
+
+def _find_without_effect(answered: Sequence[Manifest]) -> list[WithoutEffect]:
+    """Count steered answers whose state did not move at some block, since αΔ was lost in the dtype's rounding."""
+    counts: dict[tuple[str, str, float], Counter[str]] = {}
+    for manifest in answered:
+        content = manifest.content
+        blocks = manifest.provenance.get("steered_distances_since_resumed") or {}
+        if content["intervention"] is None or not blocks:
+            continue
+        arm = content["name"], content["intervention_name"], content["intervention"]["alpha"]
+        worst = max(blocks.values(), key=lambda one: one["without_effect"])
+        counts.setdefault(arm, Counter()).update(
+            {name: worst[name] for name in ("prompts", "without_effect")}
+        )
+    return [
+        WithoutEffect(model=model, intervention=name, alpha=alpha, **count)
+        for (model, name, alpha), count in sorted(counts.items())
+        if count["without_effect"]
+    ]
+
+
+def _describe_shift(manifest: Manifest) -> ShiftSummary:
+    provenance = manifest.provenance
+    return ShiftSummary(
+        key=manifest.key,
+        model=provenance["model"],
+        image=provenance["image"],
+        method=provenance["method"],
+        anchors=provenance["count"],
+    )
+
+
+write_report = make_stage(StageName.REPORT, _report, place="processor")

@@ -1,0 +1,124 @@
+"""Build prompts from stored samples: open their images, and quarantine samples that have no valid prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmrm.prompts.conditions import Condition, Prompt, show
+from cmrm.prompts.images import MeaninglessImage, open_image
+from tasks.shards.samples import StoredSample
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature
+
+    from cmrm.prefix.renderer import Renderer
+
+
+CONTROL_TOKEN = "the text holds {token}, which this model reads as a control token; remove it from the data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBuilder:
+    """Builds the prompts of samples from the folder of their images, the meaningless images and a system line."""
+
+    images: Path | None
+    meaningless: Mapping[Condition, MeaninglessImage] = field(hash=False)
+    system: str | None
+
+    def show(self, stored: StoredSample, condition: Condition) -> Prompt:
+        """Build the prompt of a sample under a condition."""
+        return show(
+            stored.sample,
+            condition,
+            open_image=partial(open_image, self.images or Path()),
+            meaningless=self.meaningless,
+            system=self.system,
+        )
+
+    def content(self, condition: Condition) -> dict[str, Any] | None:
+        """The key content that determines the prompt under a condition, besides the sample itself."""
+        image = self.meaningless.get(condition)
+        return None if image is None else dict(image.as_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A batch ready for the model, and its samples without a valid prompt as rows of `quarantine`.
+
+    `rendered` is the model's input for the prompts, None where they share a prefix whose prefill runs once.
+    """
+
+    samples: Sequence[StoredSample]
+    prompts: Sequence[Prompt]
+    quarantined: Sequence[dict[str, Any]]
+    rendered: BatchFeature | None = None
+
+
+def prepare_batch(
+    renderer: Renderer,
+    showing: PromptBuilder,
+    batch: Sequence[StoredSample],
+    condition: Condition,
+    *,
+    stage: str,
+) -> Shown:
+    """Build a batch's prompts, and quarantine each sample without a valid prompt, with the reason.
+
+    Invalid are a text with one of the model's special tokens, an image that the processor rejects, and a prompt longer
+    than the model's context. Raises `UserError` for an image that ingest read and that is missing now: the disk is at
+    fault and not the row, so nothing is committed and the same command resumes once the image is back.
+    """
+    from cmrm.models.vlm import find_special_token
+
+    asked, prompts, reasons = [], [], dict[str, str]()
+    for stored in batch:
+        prompt = showing.show(stored, condition)
+        if token := find_special_token(renderer.vlm, prompt):
+            reasons[stored.sample.id] = CONTROL_TOKEN.format(token=repr(token))
+            continue
+        asked.append(stored)
+        prompts.append(prompt)
+    rendered = renderer.render(prompts) if prompts else None
+    if rendered is not None:
+        reasons |= {asked[row].sample.id: reason for row, reason in rendered.refused.items()}
+    kept = [] if rendered is None else rendered.kept
+    return Shown(
+        samples=[asked[row] for row in kept],
+        prompts=[prompts[row] for row in kept],
+        quarantined=[
+            quarantine_row(stored, stage=stage, reason=reasons[stored.sample.id])
+            for stored in batch
+            if stored.sample.id in reasons
+        ],
+        rendered=None if rendered is None else rendered.inputs,
+    )
+
+
+def find_refused(renderer: Renderer, prompts: Sequence[Prompt]) -> dict[int, str]:
+    """Find the prompts that the model cannot be given, with the reason, as `prepare_batch` does; by row."""
+    from cmrm.models.vlm import find_special_token
+
+    found = [find_special_token(renderer.vlm, prompt) for prompt in prompts]
+    reasons = {row: CONTROL_TOKEN.format(token=repr(token)) for row, token in enumerate(found) if token}
+    asked = [row for row in range(len(prompts)) if row not in reasons]
+    if asked:
+        refused = renderer.render([prompts[row] for row in asked]).refused
+        reasons |= {asked[row]: reason for row, reason in refused.items()}
+    return reasons
+
+
+def quarantine_row(stored: StoredSample, *, stage: str, reason: str) -> dict[str, Any]:
+    """Make the row of `quarantine` for a sample that a stage rejected."""
+    sample = stored.sample
+    return {
+        "stage": stage,
+        "dataset": sample.dataset,
+        "sample_id": sample.id,
+        "line": None,
+        "reason": reason,
+        "raw": sample.question[:500],
+    }

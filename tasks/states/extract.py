@@ -1,0 +1,219 @@
+"""Extract hidden states of a shard's samples under one condition, at every block, into Parquet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storage.records.manifest import Manifest
+from storage.shards.hidden_states import hidden_states_table
+from storage.store import Store
+from tasks.core.models import ModelUse, load_model_once
+from tasks.core.stage import Job, make_stage
+from tasks.core.stage_name import StageName
+from tasks.shards.batch_size import choose_batch_size
+from tasks.shards.precision import DTYPE, describe_batches, describe_dtype
+from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
+from tasks.shards.run_shard import Finished, measure_beside, work_through
+from tasks.shards.samples import Slice, StoredSample
+from tasks.states.intervene import intervene
+from tasks.states.steering import SingleUse, describe_model
+
+if TYPE_CHECKING:
+    from cmrm.decoding.scheduler import Arriving
+    from cmrm.models.vlm import VisionLanguageModel
+    from cmrm.prefix.planner import Prefixes
+    from cmrm.prefix.renderer import Renderer
+
+POSITION = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedJob(Job):
+    """Hidden states of one shard under one condition, from one model, plain or steered."""
+
+    slice: Slice
+    model: ModelUse
+    showing: PromptBuilder
+    steering: SingleUse | None = None
+    # None chooses it automatically.
+    batch_size: int | None
+    # Size of fixed batches, with the same samples each time; None where batches follow free memory.
+    fixed_batch: int | None = None
+
+    @property
+    def stage(self) -> StageName:
+        return StageName.EXTRACT_STATES
+
+    def content(self) -> dict[str, Any]:
+        return {
+            **describe_model(self.model, self.slice.condition, self.steering),
+            "condition": self.slice.condition,
+            "image": self.showing.content(self.slice.condition),
+            "samples": self.slice.digest,
+            "blocks": "all",
+            "position": POSITION,
+            # What the model computed, without loss: components beyond float16's 65,504 are common in Gemma 3.
+            "states": "float32",
+            "intervention": None if self.steering is None else self.steering.content(self.showing),
+            "intervention_name": "" if self.steering is None else self.steering.name,
+            **describe_batches(self.fixed_batch),
+        }
+
+
+def _extract(job: EmbedJob, store: Store) -> Manifest:
+    from cmrm.prefix.planner import Prefixes
+    from cmrm.prefix.renderer import Renderer
+
+    samples = job.slice.shard.read(store, job.slice.condition)
+    vlm = load_model_once(job.model)
+    prefixes, renderer = Prefixes(vlm), Renderer(vlm)
+    return work_through(
+        job,
+        store,
+        kind="hidden_states",
+        samples=samples,
+        asked=(stored.sample.id for stored in samples),
+        length=measure_beside(samples, job.slice.condition),
+        batch_size=job.fixed_batch
+        or job.batch_size
+        or choose_batch_size(renderer, job.showing, job.slice.condition, samples, prefixes),
+        fixed_batch=job.fixed_batch,
+        prepare=partial(_prepare, job, renderer),
+        finish=lambda batches: _extract_batches(job, vlm, prefixes, batches),
+        probe=partial(_extract_alone, job, vlm),
+        partitions={"model": job.model.name, "condition": job.slice.condition},
+        rows_each=len(vlm.blocks),
+        provenance={
+            "device": str(vlm.device),
+            DTYPE: describe_dtype(vlm.model.dtype),
+            "dataset": job.slice.shard.dataset,
+            "split": job.slice.shard.split,
+        },
+    )
+
+
+def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -> Shown:
+    return prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A batch whose states, [samples, blocks, hidden] in the model's dtype, are being copied from the device."""
+
+    shown: Shown
+    states: Arriving | None
+
+    @property
+    def is_there(self) -> bool:
+        return self.states is None or self.states.is_there
+
+
+def _extract_batches(
+    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
+) -> Iterator[Finished]:
+    """Run batch after batch; the states of one are copied to the host while the device runs the next."""
+    in_flight: deque[_Read] = deque()
+    while True:
+        try:
+            shown = next(batches, None)
+            if shown is None:
+                break
+            if job.fixed_batch is not None:
+                # A prefix cached by another batch, which a resumed run lacks, must not change this one.
+                prefixes.forget()
+            in_flight.append(_read_states(job, vlm, prefixes, shown))
+        except BaseException:
+            # Batches finished before an error are kept.
+            for read in in_flight:
+                yield _conclude(job, vlm, read)
+            raise
+        while len(in_flight) > 1 or (in_flight and in_flight[0].is_there):
+            yield _conclude(job, vlm, in_flight.popleft())
+    for read in in_flight:
+        yield _conclude(job, vlm, read)
+
+
+def _extract_alone(job: EmbedJob, vlm: VisionLanguageModel, stored: StoredSample) -> None:
+    """Extract one sample's states, without a cached prefix, to see whether the model fails on it."""
+    from cmrm.prefix.planner import Prefixes
+    from cmrm.prefix.renderer import Renderer
+
+    shown = _prepare(job, Renderer(vlm), [stored])
+    _conclude(job, vlm, _read_states(job, vlm, Prefixes(vlm), shown))
+
+
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
+    from cmrm.decoding.scheduler import send_to_host
+    from cmrm.steering.capture import embed
+    from cmrm.steering.hooks import embed_steered
+
+    blocks = range(len(vlm.blocks))
+    if not shown.samples:
+        return _Read(shown=shown, states=None)
+    if job.steering is None:
+        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes, rendered=shown.rendered)
+    else:
+        shown, acting = intervene(
+            job.steering,
+            store=job.store,
+            vlm=vlm,
+            showing=job.showing,
+            shown=shown,
+            stage=job.stage,
+            prefixes=prefixes,
+        )
+        if not shown.samples:
+            return _Read(shown=shown, states=None)
+        states = (
+            embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
+            if acting is None
+            else embed_steered(vlm, shown.prompts, blocks=blocks, intervention=acting)
+        )
+    # The rendered prompts were used; kept with the states, they would occupy device memory for another batch.
+    return _Read(shown=replace(shown, rendered=None), states=send_to_host(states))
+
+
+def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
+    """The rows of a batch, and the quarantined ones."""
+    blocks = range(len(vlm.blocks))
+    vectors: np.ndarray = (
+        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float32)
+        if read.states is None
+        else read.states.wait().float().numpy()
+    )
+    samples = read.shown.samples
+    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
+    kept: np.ndarray = np.asarray(finite.all(axis=1))
+    quarantined = [
+        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
+        for row, stored in enumerate(samples)
+        if not kept[row]
+    ]
+    table = hidden_states_table(
+        model=job.model.name,
+        dataset=job.slice.shard.dataset,
+        sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
+        condition=job.slice.condition,
+        blocks=blocks,
+        vectors=vectors[kept],
+        position=POSITION,
+        intervention="" if job.steering is None else job.steering.name,
+        alpha=None if job.steering is None else job.steering.alpha,
+    )
+    return table, [*read.shown.quarantined, *quarantined]
+
+
+def _explain(finite: np.ndarray) -> str:
+    return (
+        f"the state at block {int(np.argmin(finite))} under this condition is not finite; with dtype float16, use "
+        "bfloat16 or float32"
+    )
+
+
+extract_states = make_stage(StageName.EXTRACT_STATES, _extract, place="devices")

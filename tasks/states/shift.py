@@ -1,0 +1,130 @@
+"""Measure the shift Δ per block from the anchors' hidden states, streamed from Parquet, into safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cmrm.errors import UserError
+from storage.records.manifest import Manifest
+from storage.shards.hidden_states import HiddenStates, list_blocks, read_block
+from storage.shards.rows import find_files, need_manifest
+from storage.store import Store
+from tasks.core.commit import NO_ROWS, commit_files
+from tasks.core.models import ModelUse
+from tasks.core.quarantine import explain_quarantine
+from tasks.core.stage import Job, make_stage
+from tasks.core.stage_name import StageName
+
+if TYPE_CHECKING:
+    from cmrm.steering.shift import Shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftJob(Job):
+    """Δ for one meaningless image: pairs of keys of hidden states, of the image prompts and of the text prompts."""
+
+    model: ModelUse
+    image: str
+    method: str
+    pairs: tuple[tuple[str, str], ...]
+
+    @property
+    def stage(self) -> StageName:
+        return StageName.SHIFT
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "pairs": [list(pair) for pair in self.pairs],
+            "direction": "image_minus_text",
+            "method": self.method,
+        }
+
+
+def _measure(job: ShiftJob, store: Store) -> Manifest:
+    from cmrm.steering.shift import join_blocks, serialize_shift
+
+    # One block at a time: the principal direction needs a matrix as wide as the model for each block.
+    shifts = [_measure_block(job, pairs) for pairs in _read_blocks(job, store)]
+    if not shifts:
+        extracted = [
+            need_manifest(store, StageName.EXTRACT_STATES, key) for key in dict.fromkeys(chain(*job.pairs))
+        ]
+        reason = explain_quarantine(store, extracted) or "no anchor was given"
+        raise UserError(
+            f"anchors: no anchor has hidden states both with {job.image} and without, so there is no Δ. "
+            f'{reason.rstrip(".")}. All reasons: cmrm sql --store {store.url} "FROM quarantine"'
+        )
+    shift = join_blocks(shifts)
+    return commit_files(
+        job,
+        store,
+        {f"shifts/{job.key}.safetensors": serialize_shift(shift)},
+        rows=NO_ROWS,
+        counts={f"shifts/{job.key}.safetensors": len(shift.blocks)},
+        provenance={
+            "count": shift.count,
+            "model": job.model.name,
+            "image": job.image,
+            "method": job.method,
+        },
+    )
+
+
+def _measure_block(job: ShiftJob, pairs: Sequence[Pair]) -> Shift:
+    import torch
+
+    from cmrm.steering.shift import make_estimator
+
+    first = pairs[0].with_image
+    estimator = make_estimator(
+        job.method,  # type: ignore[arg-type] # the spec has checked the word
+        blocks=first.blocks,
+        hidden_size=first.vectors.shape[2],
+    )
+    for pair in pairs:
+        estimator.add(*(torch.from_numpy(one) for one in pair.match()))
+    return estimator.finish(
+        model=job.model.name,
+        fingerprint=job.model.identity.fingerprint,
+        image=job.image,
+        method=job.method,
+        anchors=job.key,
+    )
+
+
+class Pair(NamedTuple):
+    """One shard's states at one block, of the image prompt and of the text prompt."""
+
+    with_image: HiddenStates
+    text_only: HiddenStates
+
+    def match(self) -> tuple[np.ndarray, np.ndarray]:
+        """The states of the samples that both prompts have, in one order: two arrays [n, 1, hidden]."""
+        # A sample that is quarantined under one prompt has no pair.
+        common = sorted(set(self.with_image.sample_ids) & set(self.text_only.sample_ids))
+        return self.with_image.choose(common), self.text_only.choose(common)
+
+
+def _read_blocks(job: ShiftJob, store: Store) -> Iterator[list[Pair]]:
+    """The pairs of all shards that have any, block by block; the same shards at each."""
+    files = [tuple(_find_states(store, key) for key in keys) for keys in job.pairs]
+    # A shard whose every row was quarantined has no block at all.
+    blocks = {pair: set.intersection(*(set(list_blocks(paths)) for paths in pair)) for pair in files}
+    for block in sorted(set().union(*blocks.values())):
+        complete = [pair for pair in files if block in blocks[pair]]
+        pairs = [Pair(*(read_block(paths, block) for paths in pair)) for pair in complete]
+        if matched := [pair for pair in pairs if set(pair[0].sample_ids) & set(pair[1].sample_ids)]:
+            yield matched
+
+
+def _find_states(store: Store, key: str) -> tuple[Path, ...]:
+    return tuple(find_files(store, need_manifest(store, StageName.EXTRACT_STATES, key), "hidden_states"))
+
+
+measure_shift = make_stage(StageName.SHIFT, _measure, place="processor")

@@ -1,0 +1,270 @@
+"""Interventions in a job: what each is made of, and its key content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cmrm.defences import DEFENCES, Defence, OwnShiftDefence, SteppedDefence
+from cmrm.prompts.conditions import TEXT_ONLY, Condition, Prompt
+from storage.shards.rows import need_manifest, read_rows
+from storage.store import Store
+from tasks.core.models import ModelUse
+from tasks.core.options import build_plugin
+from tasks.core.stage_name import StageName
+
+if TYPE_CHECKING:
+    from tasks.shards.prompts import PromptBuilder
+
+
+# The last step of a defence with several generations, and the step that is the baseline's answer.
+ANSWER, PLAIN = "answer", "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """CMRM as part of a job: `shift` is the key of a dataset-level Δ, or None at sample level."""
+
+    # No logits are mixed.
+    contrast: ClassVar[None] = None
+
+    name: str
+    level: str
+    image: Condition
+    method: str
+    alpha: float
+    blocks: str | tuple[int, ...]
+    scope: str
+    composition: str
+    shift: str | None
+
+    def content(self, showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines states and answers: its Δ, not its name."""
+        return {
+            "level": self.level,
+            "shift": self.shift or showing.content(self.image),
+            "alpha": self.alpha,
+            "blocks": self.blocks,
+            "scope": self.scope,
+            "composition": self.composition,
+            # Rounded to the model's dtype once; earlier releases rounded αΔ too, which changed it in half precision.
+            "subtracted_in": "float32",
+        }
+
+    def ask(self, prompt: Prompt, _sample: str, _store: str) -> Prompt:
+        """The prompt that is asked: the plain one."""
+        return prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceUse:
+    """Another defence as part of a job: its kind, its options as JSON types, and what was measured for it.
+
+    `direction` and `shift` are keys of a labelled direction and of a dataset-level Δ, each None if it needs none.
+    """
+
+    # Levels are those of CMRM.
+    level: ClassVar[None] = None
+
+    name: str
+    kind: str
+    alpha: float | None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    direction: str | None = None
+    shift: str | None = None
+
+    @property
+    def defence(self) -> Defence:
+        """The defence itself."""
+        return _keep(self)
+
+    @property
+    def contrast(self) -> float | None:
+        """The strength by which logits of two prompts are mixed; None for no mixing."""
+        return self.defence.contrast(self.alpha)
+
+    def ask(self, prompt: Prompt, _sample: str, _store: str) -> Prompt:
+        """The prompt that is asked in place of the plain one."""
+        return self.defence.change_prompt(prompt)
+
+    def content(self, _showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines states and answers: all but its name."""
+        return {
+            "kind": self.kind,
+            "alpha": self.alpha,
+            "options": dict(self.defence.spec()),
+            "direction": self.direction,
+            "shift": self.shift,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackUse:
+    """Several defences at once, in one arm: prompts change one after the other, and all of them steer."""
+
+    # Each part has a strength of its own.
+    alpha: ClassVar[None] = None
+    # Levels are those of the parts.
+    level: ClassVar[None] = None
+    # No logits are mixed: a spec refuses it in a stack.
+    contrast: ClassVar[None] = None
+
+    name: str
+    parts: tuple[Steering | DefenceUse, ...]
+
+    def ask(self, prompt: Prompt, sample: str, store: str) -> Prompt:
+        """The prompt that is asked in place of the plain one."""
+        for part in self.parts:
+            prompt = part.ask(prompt, sample, store)
+        return prompt
+
+    def content(self, showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines states and answers: that of all parts, in their order."""
+        return {"kind": "stack", "alpha": None, "parts": [part.content(showing) for part in self.parts]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepUse:
+    """One generation of a defence that needs several: a step before the answer, or the answer (`step` is `answer`).
+
+    `earlier` holds the keys of the responses of the steps before, by step, on the same shard.
+    """
+
+    # Levels are those of CMRM.
+    level: ClassVar[None] = None
+    # No logits are mixed.
+    contrast: ClassVar[None] = None
+
+    name: str
+    of: DefenceUse
+    step: str
+    earlier: tuple[tuple[str, str], ...]
+
+    @property
+    def alpha(self) -> float | None:
+        """The defence's strength, at the step that it acts on."""
+        return self.of.alpha if self.is_last else None
+
+    @property
+    def stepped(self) -> SteppedDefence:
+        """The defence itself."""
+        found = self.of.defence
+        assert isinstance(found, SteppedDefence)  # the plan makes steps of no other
+        return found
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it gives the answer."""
+        return self.step == ANSWER
+
+    def ask(self, prompt: Prompt, sample: str, store: str) -> Prompt:
+        """The prompt of the step."""
+        return self.stepped.ask(self.step, prompt, self.read_earlier(sample, store))
+
+    def is_needed(self, sample: str, store: str) -> bool:
+        """Whether a sample with all earlier answers needs the step."""
+        return self.stepped.is_needed(self.step, self.read_earlier(sample, store))
+
+    def pair(self, prompt: Prompt, sample: str, store: str) -> tuple[Prompt, Prompt]:
+        """The two prompts between which a sample's own Δ is measured, from its plain prompt."""
+        found = self.of.defence
+        assert isinstance(found, OwnShiftDefence)  # asked for leaves with a Δ of their own alone
+        return found.pair(prompt, self.read_earlier(sample, store))
+
+    def find_gap(self, sample: str, store: str) -> str | None:
+        """The step before whose answer the sample lacks; None if it has all."""
+        return next((step for step, key in self.earlier if sample not in read_answers(store, key)), None)
+
+    def read_earlier(self, sample: str, store: str) -> dict[str, str]:
+        """The earlier answers to a sample, by step."""
+        return {step: read_answers(store, key)[sample].text for step, key in self.earlier}
+
+    def find_plain(self, sample: str, store: str) -> StoredAnswer:
+        """The answer that stands where the last step is not needed; an empty one where a step before is not."""
+        keys = dict(self.earlier)
+        if self.is_last and PLAIN in keys:
+            return read_answers(store, keys[PLAIN])[sample]
+        return StoredAnswer(text="", tokens=0, finish_reason="stop")
+
+    def content(self, _showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines states and answers: all but its name."""
+        return {
+            "kind": self.of.kind,
+            "step": self.step,
+            "alpha": self.alpha,
+            "options": dict(self.stepped.step_spec(self.step)),
+            "direction": self.of.direction if self.is_last else None,
+            "earlier": dict(self.earlier),
+        }
+
+
+# One intervention of an arm: with one generation, or any.
+SingleUse = Steering | DefenceUse | StackUse
+Use = SingleUse | StepUse
+
+
+def list_steps(use: DefenceUse) -> tuple[str, ...]:
+    """List the generations of a defence with several, in order, without the baseline's."""
+    found = use.defence
+    steps = found.steps if isinstance(found, SteppedDefence) else ()
+    return (*(step for step in steps if step != PLAIN), ANSWER)
+
+
+def needs_plain(use: DefenceUse) -> bool:
+    """Whether the steps of a defence need the baseline's answers."""
+    return isinstance(use.defence, SteppedDefence) and PLAIN in use.defence.steps
+
+
+def list_leaves(use: Use) -> tuple[Steering | DefenceUse, ...]:
+    """List what an intervention changes states by: the parts of a stack, else itself; nothing in a step before."""
+    if isinstance(use, StackUse):
+        return use.parts
+    if isinstance(use, StepUse):
+        return (use.of,) if use.is_last else ()
+    return (use,)
+
+
+def needs_own_shift(leaf: Steering | DefenceUse) -> bool:
+    """Whether it subtracts a Δ of each sample's own, measured while the batch is answered."""
+    return leaf.shift is None if isinstance(leaf, Steering) else isinstance(leaf.defence, OwnShiftDefence)
+
+
+def describe_model(model: ModelUse, condition: Condition, steering: Use | None) -> dict[str, Any]:
+    """The key content of a model that determines states and answers: its image backend only where an image is shown.
+
+    A Δ is measured from images, so an intervention counts as one.
+    """
+    if condition in TEXT_ONLY and steering is None:
+        return model.content()
+    return model.content_with_images()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredAnswer:
+    """An answer as its row of `responses` has it."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+# A shard's answers take a few hundred kilobytes, and each batch of a step needs them.
+@lru_cache(maxsize=16)
+def read_answers(url: str, key: str) -> Mapping[str, StoredAnswer]:
+    """Read the answers of a committed generate job, by sample."""
+    store = Store.open(url)
+    columns = ("sample_id", "answer", "tokens", "finish_reason")
+    rows = read_rows(store, need_manifest(store, StageName.GENERATE, key), "responses", columns)
+    return {
+        row["sample_id"]: StoredAnswer(
+            text=row["answer"], tokens=row["tokens"], finish_reason=row["finish_reason"]
+        )
+        for row in rows.to_pylist()
+    }
+
+
+@lru_cache(maxsize=256)
+def _keep(use: DefenceUse) -> Defence:
+    return build_plugin(DEFENCES, use.kind, use.options)

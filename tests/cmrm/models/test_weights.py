@@ -1,0 +1,77 @@
+"""Every model is loaded by the same rules, judges and CLIP too: no weight is made up, and no pickled one is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from cmrm.datasets.clip import load_clip, resolve_clip
+from cmrm.errors import UserError
+from cmrm.judges.checkpoint import load_checkpoint
+from cmrm.models.model_classes import Classes
+from cmrm.models.pinning import digest_folder
+from cmrm.models.weights import load_config, load_weights
+
+LLAVA = Classes(config=AutoConfig, model=AutoModelForImageTextToText)
+
+
+def load_judge(folder: Path) -> None:
+    load_checkpoint(str(folder), digest_folder(folder), dtype="float32", device="cpu")
+
+
+def load_pairing_model(folder: Path) -> None:
+    load_clip(resolve_clip(str(folder)), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "load", "lost"),
+    [
+        ("llava_folder", load_judge, "layers.2.mlp.down_proj"),
+        ("clip_folder", load_pairing_model, "visual_projection"),
+    ],
+)
+def test_a_judge_and_clip_are_refused_where_a_weight_is_missing(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, load: Callable[[Path], None], lost: str
+) -> None:
+    folder = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if lost not in name}
+    assert len(kept) == len(weights) - 1
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"'{folder}' holds no weights for .*{lost}"):
+        load(folder)
+
+
+def test_pickled_weights_are_not_read_even_where_there_are_no_others(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    config = load_config(folder, LLAVA, attention=None)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_weights(folder, LLAVA, config, dtype="float32", where="m")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_those_of_the_file_in_the_dtype_that_was_asked_for(
+    llava_folder: Path, dtype: str
+) -> None:
+    config = load_config(llava_folder, LLAVA, attention="eager")
+    model = load_weights(llava_folder, LLAVA, config, dtype=dtype, where="m")
+    assert model.config._attn_implementation == "eager"
+    (stored,) = (
+        tensor
+        for name, tensor in load_file(llava_folder / "model.safetensors").items()
+        if "layers.2.mlp.down_proj" in name
+    )
+    (loaded,) = (
+        tensor for name, tensor in model.named_parameters() if "language_model.layers.2.mlp.down_proj" in name
+    )
+    assert torch.equal(loaded, stored.to(getattr(torch, dtype)))

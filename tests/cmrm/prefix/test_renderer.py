@@ -1,0 +1,153 @@
+"""A prompt that the processor or the context length refuses is rejected without the rest of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import BatchFeature
+
+import cmrm.prefix.renderer
+from cmrm.errors import UserError
+from cmrm.models.position_limit import find_position_limit
+from cmrm.models.vlm import VisionLanguageModel, render, render_on_host
+from cmrm.prefix.renderer import Renderer
+from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.images import blank_image, noise_image
+
+STRIP = Image.new("RGB", (640, 2))
+
+
+class Strict:
+    """The model's image processor, which takes no strip."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"__deepcopy__", "_original"}:
+            raise AttributeError(name)
+        return getattr(self._original, name)
+
+    def __call__(self, images: Any, *arguments: Any, **more: Any) -> Any:
+        for image in _flatten(images):
+            if max(image.size) >= 200 * min(image.size):
+                raise ValueError("absolute aspect ratio must be smaller than 200, got 320.0")
+        return self._original(images, *arguments, **more)
+
+
+def _flatten(images: Any) -> list[Image.Image]:
+    return [one for item in images for one in _flatten(item)] if isinstance(images, list) else [images]
+
+
+@pytest.fixture
+def strict(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    monkeypatch.setattr(vlm.processor, "image_processor", Strict(vlm.processor.image_processor))
+    return vlm
+
+
+def ask(*images: Image.Image | None, text: str = "what is it?") -> list[Prompt]:
+    return [Prompt(text=f"{number} {text}", image=image) for number, image in enumerate(images)]
+
+
+def noises(count: int) -> list[Image.Image]:
+    return [noise_image(size=32, seed=seed) for seed in range(count)]
+
+
+def test_a_refused_image_has_the_librarys_reason_and_the_others_are_rendered(
+    strict: VisionLanguageModel,
+) -> None:
+    one, other = noises(2)
+    prompts = ask(one, STRIP, other)
+    rendered = Renderer(strict).render(prompts)
+    assert rendered.kept == [0, 2]
+    assert rendered.refused == {
+        1: "this model's processor refuses it: ValueError: absolute aspect ratio must be smaller than 200, got 320.0"
+    }
+    expected = render(strict, [prompts[0], prompts[2]])
+    assert rendered.inputs is not None
+    for name, value in expected.items():
+        torch.testing.assert_close(rendered.inputs[name], value, rtol=0, atol=0)
+
+
+def test_of_prompts_that_share_images_those_on_a_refused_one_are_refused(strict: VisionLanguageModel) -> None:
+    blank = blank_image(size=32, color=(255, 255, 255))
+    rendered = Renderer(strict).render(ask(blank, STRIP, blank, STRIP, blank))
+    assert rendered.inputs is None
+    assert rendered.kept == [0, 2, 4]
+    assert set(rendered.refused) == {1, 3}
+
+
+def test_an_oom_and_what_no_single_prompt_is_to_blame_for_are_raised(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception, least: int) -> None:
+        def apply(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+            if len(prompts) >= least:
+                raise error
+            return render_on_host(vlm, prompts)
+
+        monkeypatch.setattr(cmrm.prefix.renderer, "render_on_host", apply)
+
+    for error, least in (
+        (MemoryError(), 1),
+        (RuntimeError("only together"), 2),
+        (UserError("the template"), 1),
+    ):
+        fail(error, least)
+        with pytest.raises(type(error)):
+            Renderer(vlm).render(ask(*noises(2)))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_prompt_longer_than_the_positions_is_refused_with_both_numbers(
+    vlm: VisionLanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,  # noqa: FBT001 - of pytest's
+) -> None:
+    images = [blank_image(size=32, color=(0, 0, 0))] * 3 if shared else noises(3)
+    prompts = ask(*images)
+    prompts[1] = Prompt(text="what is it? " * 60, image=images[1])
+    lengths = [int(render(vlm, [prompt])["attention_mask"].sum()) for prompt in prompts]
+    limit = max(lengths[0], lengths[2])
+    assert lengths[1] > limit
+    monkeypatch.setattr(vlm.model.config.get_text_config(), "max_position_embeddings", limit)
+    rendered = Renderer(vlm).render(prompts)
+    assert rendered.kept == [0, 2]
+    assert rendered.refused == {
+        1: f"the prompt takes {lengths[1]} positions and this model has {limit}: "
+        "shorten it or scale its image down"
+    }
+
+
+@pytest.mark.parametrize(
+    ("scaling", "limit"),
+    [
+        (None, 4096),
+        ({"rope_type": "default"}, 4096),
+        ({"rope_type": "linear", "factor": 4.0}, 16384),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        # Llama 3.1 and Phi count the stretched ones.
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 4096),
+        # A kind of block each, as in Gemma 3.
+        (
+            {
+                "full_attention": {"rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {"rope_type": "default"},
+            },
+            32768,
+        ),
+    ],
+)
+def test_the_limit_is_the_models_own_stretched_as_its_config_says(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, scaling: dict[str, Any] | None, limit: int
+) -> None:
+    config = vlm.model.config.get_text_config()
+    monkeypatch.setattr(config, "max_position_embeddings", 4096)
+    monkeypatch.setattr(config, "rope_parameters", scaling)
+    monkeypatch.setattr(config, "sliding_window", 64, raising=False)
+    assert find_position_limit(vlm) == limit

@@ -1,0 +1,202 @@
+"""A defence of several generations: each step asks what the one before answered, is stored, and is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+import torch
+from PIL import Image
+
+from cmrm.defences.ecso import Ecso
+from cmrm.models.loading import load_model
+from cmrm.models.revision import resolve_model
+from cmrm.models.vlm import render
+from cmrm.prompts.conditions import Prompt
+from flows.plan.model import Generated, ModelPlan, Samples
+from flows.plan.plan import make_plan
+from flows.spec.spec import read_spec
+from storage.records.manifest import Manifest
+from storage.shards.rows import read_rows
+from storage.store import Store
+from tasks.core.stage import Job
+from tasks.data.ingest import ingest
+from tasks.generate.job import GenerateJob
+from tasks.generate.stage import generate_answers
+from tests.commits import count_commits
+
+NEW = 6
+TEMPLATES = {
+    "judge": "q {question} a {answer} ?",
+    "caption": "show {question}",
+    "final": "c {caption} q {question}",
+}
+
+
+@pytest.fixture(autouse=True)
+def some_are_harmful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random model says neither yes nor no: a checksum of its judgement does."""
+
+    def is_needed(_self: Ecso, step: str, earlier: dict[str, str]) -> bool:
+        return step == "judgement" or crc32(earlier["judgement"].encode()) % 2 == 0
+
+    monkeypatch.setattr(Ecso, "is_needed", is_needed)
+
+
+@pytest.fixture
+def spec_path(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) -> Path:
+    return write_spec(
+        tmp_path / "data",
+        llava_folder,
+        datasets={"own": {"format": "jsonl", "path": "own.jsonl", "images": "images"}},
+        anchors={"from": {}},
+        conditions=["image"],
+        target_states=[],
+        interventions=[{"name": "ECSO", "kind": "ecso", **TEMPLATES}],
+        generation={"max_new_tokens": NEW},
+        batch_size=4,
+        shard_size=64,
+    )
+
+
+def do(task: Callable[[Any], dict[str, Any]], job: Job) -> list[Manifest]:
+    return [Manifest.from_json(made.encode()) for made in task(job)["manifests"]]
+
+
+def plan_on(spec_path: Path, store: Store) -> tuple[ModelPlan, Samples]:
+    plan = make_plan(read_spec(spec_path), store=store)
+    samples = {job.dataset: do(ingest.do, job)[0] for job in plan.ingest_jobs({})}
+    (model,) = plan.by_model()
+    return model, samples
+
+
+def run_steps(model: ModelPlan, samples: Samples) -> dict[str, Manifest]:
+    """Run the baseline and all steps as the pipeline does: the manifests by step."""
+    done: dict[Generated, str] = {}
+    made: dict[str, Manifest] = {}
+
+    def run(jobs: Sequence[GenerateJob]) -> None:
+        for job in jobs:
+            (manifest,) = do(generate_answers.do, job)
+            done[Generated.of(job)] = manifest.key
+            step = Generated.of(job)
+            made[f"{step.name}/{step.step}"] = manifest
+
+    run(model.generate_jobs(samples, model.steer({}, {})))
+    stepped = model.list_stepped({})
+    for number in range(model.count_steps(stepped)):
+        run(model.step_jobs(number, samples, stepped, done))
+    return made
+
+
+def read_texts(store: Store, manifest: Manifest) -> dict[str, str]:
+    rows = read_rows(store, manifest, "responses").to_pylist()
+    return {row["sample_id"]: row["answer"] for row in rows}
+
+
+def test_ecso_gives_what_its_algorithm_gives_step_by_step(
+    spec_path: Path, tmp_path: Path, llava_folder: Path
+) -> None:
+    store = Store.create(tmp_path / "store")
+    model, samples = plan_on(spec_path, store)
+    made = run_steps(model, samples)
+    assert set(made) == {"/plain", "ECSO/judgement", "ECSO/caption", "ECSO/answer"}
+    found = {step: read_texts(store, manifest) for step, manifest in made.items()}
+
+    vlm = load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu")
+
+    def ask(text: str, image: Image.Image | None) -> str:
+        inputs = render(vlm, [Prompt(text=text, image=image)])
+        with torch.inference_mode():
+            output = vlm.model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        return str(vlm.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
+
+    rows = read_rows(store, samples["own"], "samples").to_pylist()
+    asked = {row["sample_id"]: row for row in rows if row["split"] == "target" and row["image"]}
+    assert set(found["ECSO/answer"]) == set(asked)
+    flagged = 0
+    for sample, row in asked.items():
+        image = Image.open(spec_path.parent / "images" / row["image"]).convert("RGB")
+        plain = ask(row["question"], image)
+        judgement = ask(f"q {row['question']} a {plain[:1927]} ?", image)
+        if crc32(judgement.encode()) % 2 == 0:
+            flagged += 1
+            caption = ask(f"show {row['question']}", image)
+            answer = ask(f"c {caption} q {row['question']}", None)
+        else:
+            caption, answer = "", plain
+        assert [
+            found[step][sample] for step in ("/plain", "ECSO/judgement", "ECSO/caption", "ECSO/answer")
+        ] == [
+            plain,
+            judgement,
+            caption,
+            answer,
+        ]
+    assert 0 < flagged < len(asked), "both ways were taken"
+
+
+def test_a_run_stopped_between_its_steps_does_only_the_rest(
+    spec_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Store.create(tmp_path / "whole")
+    expected = run_steps(*plan_on(spec_path, whole))
+    store = Store.create(tmp_path / "store")
+    model, samples = plan_on(spec_path, store)
+    made = run_steps(model, samples)
+    for step in ("caption", "answer"):
+        (tmp_path / "store" / "manifests" / "generate" / f"{made[f'ECSO/{step}'].key}.json").unlink()
+    commits = count_commits(monkeypatch)
+    again = run_steps(model, samples)
+    assert commits["generate"] == 2
+    assert {step: one.key for step, one in again.items()} == {step: one.key for step, one in expected.items()}
+    assert read_texts(store, again["ECSO/answer"]) == read_texts(whole, expected["ECSO/answer"])
+
+
+def test_where_no_sample_has_an_earlier_answer_all_are_quarantined(
+    spec_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_self: Ecso, _step: str, prompt: Prompt, _earlier: dict[str, str]) -> Prompt:
+        return Prompt(text=f"{prompt.text} </s>", image=prompt.image)
+
+    monkeypatch.setattr(Ecso, "ask", ask)
+    store = Store.create(tmp_path / "store")
+    made = run_steps(*plan_on(spec_path, store))
+    plain = read_texts(store, made["/plain"])
+    for step in ("judgement", "caption", "answer"):
+        rows = read_rows(store, made[f"ECSO/{step}"], "quarantine").to_pylist()
+        assert {row["sample_id"] for row in rows} == set(plain)
+        assert read_texts(store, made[f"ECSO/{step}"]) == {}
+
+
+def test_a_sample_without_an_earlier_answer_is_quarantined_with_the_step_that_it_lacks(
+    spec_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Templates are filled with what the model said, which may be one of its own control tokens.
+    original = Ecso.ask
+
+    def ask(self: Ecso, step: str, prompt: Prompt, earlier: dict[str, str]) -> Prompt:
+        asked = original(self, step, prompt, earlier)
+        if step != "judgement" or crc32(prompt.text.encode()) % 3:
+            return asked
+        return Prompt(text=f"{asked.text} </s>", image=asked.image)
+
+    monkeypatch.setattr(Ecso, "ask", ask)
+    store = Store.create(tmp_path / "store")
+    made = run_steps(*plan_on(spec_path, store))
+    judged, answered = (
+        read_rows(store, made[f"ECSO/{step}"], "quarantine").to_pylist() for step in ("judgement", "answer")
+    )
+    assert judged
+    assert {row["sample_id"] for row in judged} == {row["sample_id"] for row in answered}
+    assert "control token" in judged[0]["reason"]
+    assert (
+        answered[0]["reason"]
+        == "ecso needs its judgement answer, and there is none: see the reason of that step"
+    )
+    plain = read_texts(store, made["/plain"])
+    assert set(read_texts(store, made["ECSO/answer"])) == set(plain) - {row["sample_id"] for row in judged}
