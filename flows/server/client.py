@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from cmrm.errors import UserError
-from flows.server.embedded import EmbeddedServer, answers
+from flows.server.embedded import EmbeddedServer, answers, poll_health
 from flows.server.monitor import (
     ANSWER_SECONDS,
     ServerMonitor,
@@ -151,7 +151,7 @@ def _prefect_home() -> Path:
 def _watch_server(url: str, embedded: EmbeddedServer | None) -> Iterator[None]:
     """Monitor the server's health while the body runs; the stages of a run query the monitor."""
     monitor = ServerMonitor(
-        partial(answers, url, seconds=ANSWER_SECONDS),
+        partial(poll_health, url, seconds=ANSWER_SECONDS),
         where=show_url(url),
         embedded=embedded,
         leave=when_lost.get(),

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from cmrm.errors import UserError
+from flows.server.monitor import Health
 from storage.errors import explained
 
 STARTUP_SECONDS = 120.0
@@ -124,8 +125,13 @@ class EmbeddedServer:
         self._process = None
 
 
-def answers(url: str, *, seconds: float = 10.0) -> bool:
-    """Whether a Prefect API answers /health in time; requests to this machine bypass proxies."""
+def answers(url: str) -> bool:
+    """Whether a Prefect API answers /health in time."""
+    return poll_health(url, seconds=10.0) is Health.ANSWERS
+
+
+def poll_health(url: str, *, seconds: float) -> Health:
+    """Ask a Prefect API for /health; requests to this machine bypass proxies."""
     # Imported late, since a run with everything committed needs no server.
     from http.client import HTTPException
     from urllib.parse import urlsplit
@@ -135,9 +141,13 @@ def answers(url: str, *, seconds: float = 10.0) -> bool:
         local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
         opener = build_opener(ProxyHandler({})) if local else build_opener()
         with opener.open(f"{url.rstrip('/')}/health", timeout=seconds):
-            return True
-    except (OSError, ValueError, HTTPException):
-        return False
+            return Health.ANSWERS
+    except (OSError, ValueError, HTTPException) as error:
+        # urllib wraps a timeout while it connects, and not one while it reads.
+        timed_out = isinstance(error, TimeoutError) or isinstance(
+            getattr(error, "reason", None), TimeoutError
+        )
+        return Health.SILENT if timed_out else Health.REFUSES
 
 
 def _find_free_port() -> int:

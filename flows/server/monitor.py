@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from enum import Enum
 from typing import Protocol, TypeVar
 
 from flows.errors import ServerLostError
 
 # Seconds between two polls of /health, and the timeout of one.
 POLL_SECONDS = 2.0
-ANSWER_SECONDS = 10.0
-# A server that failed its health checks for this long is lost: a restart behind a load balancer takes less.
+ANSWER_SECONDS = 20.0
+# A server that refuses connections for this long is lost: a restart behind a load balancer takes less.
 LOST_SECONDS = 30.0
-# An embedded server that is silent for this long hangs; a busy CPU delays it less.
-HUNG_SECONDS = 60.0
+# A server that takes connections and is silent for this long hangs: one that shares two CPU cores with workers that
+# import torch was seen silent for 30 s.
+HUNG_SECONDS = 120.0
 # Startup time of a restarted server before it counts as silent.
 STARTUP_SECONDS = 60.0
 # Seconds that a run without a job in flight has to end before the process exits.
@@ -32,6 +34,15 @@ STATUS = 2
 
 OneJob = TypeVar("OneJob")
 Leave = Callable[[ServerLostError], None]
+
+
+class Health(Enum):
+    """What one poll of a server found."""
+
+    ANSWERS = "answers"
+    # Nothing listens, or the connection is closed without an answer.
+    REFUSES = "refuses"
+    SILENT = "silent"
 
 
 class Restartable(Protocol):
@@ -91,12 +102,13 @@ class ServerMonitor:
     """Polls a server's health in a background thread."""
 
     def __init__(
-        self, answers: Callable[[], bool], *, where: str, embedded: Restartable | None, leave: Leave
+        self, poll: Callable[[], Health], *, where: str, embedded: Restartable | None, leave: Leave
     ) -> None:
-        self._answers = answers
+        self._poll = poll
         self._where = where
         self._embedded = embedded
         self._leave = leave
+        self._reason = ""
         self._lost = threading.Event()
         self._ended = threading.Event()
         self._in_flight: list[JobsInFlight] = []
@@ -104,7 +116,7 @@ class ServerMonitor:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server has failed its health checks for `LOST_SECONDS`."""
+        """Whether the server has refused for `LOST_SECONDS`, or was silent for `HUNG_SECONDS`."""
         return self._lost.is_set()
 
     @contextmanager
@@ -133,17 +145,25 @@ class ServerMonitor:
 
     def _watch(self) -> None:
         healthy_at = time.monotonic()
+        failed = 0
         embedded = self._embedded
         while not self._ended.wait(POLL_SECONDS):
-            silent = time.monotonic() - healthy_at
-            if self._answers():
+            health = self._poll()
+            if health is Health.ANSWERS:
                 healthy_at = time.monotonic()
-            elif embedded is not None and (embedded.has_ended() or silent > HUNG_SECONDS):
+                failed = 0
+                continue
+            failed += 1
+            patience = LOST_SECONDS if health is Health.REFUSES and embedded is None else HUNG_SECONDS
+            # One failed poll says nothing after a long gap, as on a computer that slept.
+            too_long = failed > 1 and time.monotonic() - healthy_at > patience
+            if embedded is not None and (too_long or embedded.has_ended()):
                 embedded.restart()
                 # Once only: a second restart would not help.
                 embedded = None
                 healthy_at = time.monotonic() + STARTUP_SECONDS
-            elif silent > LOST_SECONDS and embedded is None:
+            elif embedded is None and too_long:
+                self._reason = f"no answer for {patience:g} s"
                 self._lost.set()
                 self._leave_when_idle()
                 return
@@ -159,7 +179,7 @@ class ServerMonitor:
                 return
 
     def _make_error(self) -> ServerLostError:
-        return explain_loss(self._where, f"no answer for {LOST_SECONDS:g} s")
+        return explain_loss(self._where, self._reason)
 
 
 def explain_loss(where: str, reason: str) -> ServerLostError:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.server.monitor import GRACE_SECONDS, LOST_SECONDS, POLL_SECONDS
+from flows.server.monitor import Health, ServerMonitor
 from storage.store import Store
 from tests.forked import Forker
 from tests.made_once import copy_prefect_home
@@ -30,7 +30,7 @@ import storage.store
 folder, *arguments = sys.argv[1:]
 flows.server.client.ANSWER_SECONDS = 1.0
 flows.server.monitor.POLL_SECONDS = 0.2
-flows.server.monitor.LOST_SECONDS = 3.0
+flows.server.monitor.LOST_SECONDS = flows.server.monitor.HUNG_SECONDS = 3.0
 flows.server.monitor.GRACE_SECONDS = 1.0
 
 commit = storage.store.Store.commit
@@ -197,10 +197,41 @@ def test_the_job_in_flight_is_committed_before_a_run_without_its_server_ends_in_
     assert committed(store, "embed") == 1
 
 
-def test_a_lost_server_is_noticed_and_reported_within_a_minute() -> None:
-    answer = 10.0
-    # A poll may begin just before the time is over.
-    assert LOST_SECONDS + POLL_SECONDS + answer + GRACE_SECONDS < 60
+def notice(polls: list[Health], seconds_a_poll: float, monkeypatch: pytest.MonkeyPatch) -> float | None:
+    """Seconds on a made clock until a monitor gives a server up that is polled so; None if it does not."""
+    clock = [0.0]
+    left = iter(polls)
+    monitor = ServerMonitor(lambda: pytest.fail("polled"), where="there", embedded=None, leave=lambda _: None)
+
+    def poll() -> Health:
+        found = next(left, None)
+        if found is None:
+            monitor._ended.set()
+            return Health.ANSWERS
+        clock[0] += seconds_a_poll
+        return found
+
+    monkeypatch.setattr(monitor, "_poll", poll)
+    monkeypatch.setattr(monitor, "_leave_when_idle", lambda: None)
+    monkeypatch.setattr("flows.server.monitor.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("flows.server.monitor.POLL_SECONDS", 0.0)
+    monitor._watch()
+    return clock[0] if monitor.is_lost else None
+
+
+def test_a_server_that_refuses_is_given_up_within_a_minute_and_a_silent_one_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = notice([Health.REFUSES] * 100, 1.0, monkeypatch)
+    silent = notice([Health.SILENT] * 100, 20.0, monkeypatch)
+    assert refused is not None
+    assert 30 < refused < 60
+    assert silent is not None
+    assert 120 < silent < 180
+
+
+def test_one_failed_poll_after_a_long_gap_does_not_give_a_server_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notice([Health.ANSWERS, Health.REFUSES, Health.ANSWERS], 500.0, monkeypatch) is None
 
 
 @pytest.mark.parametrize(("kills", "status"), [(1, 0), (2, 2)])
