@@ -49,7 +49,7 @@ test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
 test-fast: $(VENV)/.dev-stamp ## Set up and run the tests that take no more than a minute together
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
-soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments for ten minutes and compare their tables
+soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments, fifty times, and compare their tables
 	$(OFFLINE) $(BIN)/python -m tests.soak
 
 bench: $(VENV)/.dev-stamp ## Set up; time the method beside its peers and the hardware's limits

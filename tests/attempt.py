@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 CODE = "from flows.cli import main; main()"
 # `start` is all that comes before the pipeline begins.
 STAGES = ("start", "ingest", "embed", "shift", "generate", "judge", "report")
+# Those of a run with labelled directions.
+STAGES_WITH_DIRECTIONS = (*STAGES[:4], "direction", *STAGES[4:])
 GLANCE = 0.02
 PATIENCE = 300.0
 # Direct children of a run that are none of its workers: Prefect's server, and Python's own housekeeper.
@@ -27,22 +29,23 @@ NO_WORKERS = (b"create_app", b"resource_tracker")
 
 @dataclass(kw_only=True)
 class Attempt:
-    """A run that goes on; `began` says when each stage was first seen, in seconds since the start."""
+    """A run that goes on; `began` says when each of its `stages` was first seen, in seconds since the start."""
 
     process: subprocess.Popen[bytes] | Forked
     store: Path
     log: Path
     records: frozenset[str]
     started: float
+    stages: Sequence[str] = STAGES
     began: dict[str, float] = field(default_factory=dict)
 
     def glance(self) -> str:
         """The stage that the run is in, from the lines that it prints as each ends, and its record in the store."""
         said = self.log.read_text(errors="replace")
         # A line may be cut where the kill was.
-        ended = [stage for stage in STAGES[1:] if f"\n{stage}: " in f"\n{said}"]
+        ended = [stage for stage in self.stages[1:] if f"\n{stage}: " in f"\n{said}"]
         if ended:
-            now = STAGES[min(STAGES.index(ended[-1]) + 1, len(STAGES) - 1)]
+            now = self.stages[min(self.stages.index(ended[-1]) + 1, len(self.stages) - 1)]
         else:
             now = "ingest" if list_files(self.store / "runs") - self.records else "start"
         self.began.setdefault(now, time.monotonic() - self.started)
@@ -51,7 +54,7 @@ class Attempt:
     def wait_for(self, stage: str) -> bool:
         """Wait until the run is in the stage, or past it; False if it ended before."""
         while self.process.poll() is None:
-            if STAGES.index(self.glance()) >= STAGES.index(stage):
+            if self.stages.index(self.glance()) >= self.stages.index(stage):
                 return True
             self._rest()
         return False
@@ -92,6 +95,7 @@ def start(
     environment: Mapping[str, str],
     arguments: Sequence[str] = (),
     forker: Forker | None = None,
+    stages: Sequence[str] = STAGES,
 ) -> Attempt:
     """Give the command; in a process that has all imports behind it where there is a `forker`."""
     records = frozenset(list_files(store / "runs"))
@@ -104,7 +108,9 @@ def start(
             )
     else:
         process = forker.start(CODE, words, log=log, environment=environment)
-    return Attempt(process=process, store=store, log=log, records=records, started=time.monotonic())
+    return Attempt(
+        process=process, store=store, log=log, records=records, started=time.monotonic(), stages=stages
+    )
 
 
 def list_files(folder: Path) -> set[str]:

@@ -24,12 +24,14 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from tests.attempt import STAGES, Attempt, list_files, start
+from tests.attempt import STAGES, STAGES_WITH_DIRECTIONS, Attempt, list_files, start
 from tests.forked import Forker
 from tests.same_tables import Difference, compare_stores
 
 # In each round every stage is killed once, and so many more are drawn.
 DRAWN = 5
+# Kinds of defences that need a labelled direction.
+DIRECTED = {"direction", "project", "shiftdc"}
 # The stages that have workers.
 WITH_WORKERS = ("embed", "generate")
 BAD_LINES = (
@@ -56,6 +58,7 @@ class Soak:
     environments: Sequence[Mapping[str, str]]
     arguments: Sequence[str]
     chance: random.Random
+    stages: Sequence[str] = STAGES
     kill_workers: bool = False
     forker: Forker | None = None
     hits: Counter[str] = field(default_factory=Counter)
@@ -135,6 +138,7 @@ class Soak:
             environment=environment,
             arguments=self.arguments,
             forker=self.forker,
+            stages=self.stages,
         )
 
 
@@ -170,9 +174,15 @@ def wipe(home: Path) -> None:
         home.rename(home.with_name(f"{home.name}-{time.monotonic_ns()}"))
 
 
-def draw_targets(chance: random.Random, drawn: int = DRAWN) -> list[str]:
+def draw_targets(chance: random.Random, stages: Sequence[str], drawn: int = DRAWN) -> list[str]:
     """The stages of one round in their order: each but the start once, and some more."""
-    return sorted([*STAGES[1:], *chance.choices(STAGES, k=drawn)], key=STAGES.index)
+    return sorted([*stages[1:], *chance.choices(stages, k=drawn)], key=stages.index)
+
+
+def list_stages(spec: Path) -> Sequence[str]:
+    """The stages that a run of the spec goes through."""
+    entries = yaml.safe_load(spec.read_text()).get("interventions", ())
+    return STAGES_WITH_DIRECTIONS if any(one.get("kind") in DIRECTED for one in entries) else STAGES
 
 
 def write_soak_spec(folder: Path, model: Path, *, samples: int, **changes: Any) -> Path:
@@ -223,14 +233,14 @@ def run_rounds(soak: Soak, *, kills: int, seconds: float) -> Iterator[str]:
     soak.run_calmly()
     yield f"undisturbed: {', '.join(f'{stage} {lasted:.1f} s' for stage, lasted in soak.lasted.items())}"
     number = 0
-    wanted = WITH_WORKERS if soak.kill_workers else STAGES[1:]
+    wanted = WITH_WORKERS if soak.kill_workers else soak.stages[1:]
     while soak.hits.total() < kills or any(not soak.hits[stage] for stage in wanted):
         if time.monotonic() > end:
             raise Failure(f"only {soak.hits.total()} kills in {seconds / 60:.0f} min, of {kills}")
         number += 1
         since = time.monotonic()
-        hits, wiped, difference = soak.run_round(number, draw_targets(soak.chance))
-        where = ", ".join(f"{stage} {hits[stage]}" for stage in STAGES if hits[stage])
+        hits, wiped, difference = soak.run_round(number, draw_targets(soak.chance, soak.stages))
+        where = ", ".join(f"{stage} {hits[stage]}" for stage in soak.stages if hits[stage])
         yield (
             f"round {number}: {hits.total()} kills ({where}), Prefect wiped {wiped} times, "
             f"then finished: {difference}, {time.monotonic() - since:.0f} s"
@@ -243,9 +253,13 @@ def main() -> int:
     """Kill runs until there were enough kills; 0 if every round came to the same as an undisturbed run, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="at least so many")
-    parser.add_argument("--minutes", type=float, default=12.0, help="start no round after so many")
+    # A start takes 8 s on two good cores and three times as long on slow ones.
+    parser.add_argument("--minutes", type=float, default=30.0, help="start no round after so many")
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     parser.add_argument("--samples", type=int, default=32, help="questions in each of the three data sets")
+    parser.add_argument(
+        "--spec", type=Path, help="a spec of your own in place of one with tiny random weights"
+    )
     parser.add_argument(
         "--kill-workers", action="store_true", help="kill worker processes of the run, not the run itself"
     )
@@ -268,12 +282,14 @@ def main() -> int:
         own["PREFECT_HOME"] = str(folder / "own")
         # The runs' own servers cost most of the time, so two rounds of three share one.
         served = {**os.environ, "PREFECT_API_URL": server.url}
+        spec = asked.spec or write_soak_spec(
+            folder / "data",
+            build_llava(folder / "model", image_size=32, patch_size=8),
+            samples=asked.samples,
+        )
         soak = Soak(
-            spec=write_soak_spec(
-                folder / "data",
-                build_llava(folder / "model", image_size=32, patch_size=8),
-                samples=asked.samples,
-            ),
+            spec=spec.resolve(),
+            stages=list_stages(spec),
             folder=folder,
             environments=(own, served, served),
             arguments=asked.arguments,
@@ -289,7 +305,7 @@ def main() -> int:
         except Failure as failure:
             outcome = f"FAILED: {failure}"
     print()
-    for stage in STAGES:
+    for stage in soak.stages:
         print(f"{stage:<9} {soak.hits[stage]:>3} kills")
     minutes = (time.monotonic() - started) / 60
     print(f"{soak.hits.total()} kills over {rounds} rounds in {minutes:.0f} min: {outcome}")
