@@ -90,7 +90,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
 
             # Steered hidden states of the targets, and the overhead of steering, if the spec asks for them.
             states += stages.run(extract_states, model.embed_steered_jobs(samples, steered))
-            timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered))
+            timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered, stepped, done))
             embedded += states
             measured += shifts
             labelled += directions

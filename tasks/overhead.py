@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.datasets.splits import SplitRow, draw
 from storage.records.hashing import digest
@@ -22,18 +22,39 @@ from tasks.core.progress import report_rows
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.shards.isolation import Isolation, run_past_failures
-from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
+from tasks.shards.prompts import PromptBuilder, Shown, find_refused, prepare_batch, quarantine_row
 from tasks.shards.run_shard import cut
 from tasks.shards.samples import Slice, StoredSample
 from tasks.states.intervene import intervene
-from tasks.states.steering import SingleUse
+from tasks.states.steering import SingleUse, StepUse
 
 if TYPE_CHECKING:
     from cmrm.models.vlm import VisionLanguageModel
     from cmrm.prefix.planner import Prefixes
     from cmrm.prefix.renderer import Renderer
 
-Arm = SingleUse | None
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedArm:
+    """A defence with several generations, timed as one: `passes` in their order; None among them is the plain answer.
+
+    A sample takes the passes that it needs by the answers that are stored.
+    """
+
+    # Levels are those of CMRM.
+    level: ClassVar[None] = None
+
+    name: str
+    alpha: float | None
+    passes: tuple[StepUse | None, ...]
+
+    def content(self, showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines what is timed."""
+        return {"passes": [one and one.content(showing) for one in self.passes]}
+
+
+Arm = SingleUse | SteppedArm | None
+Pass = SingleUse | StepUse | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,17 +206,64 @@ def _prepare(
 ) -> Shown:
     """Build a batch's prompts, and quarantine the samples that one of the arms cannot answer."""
     shown = prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
-    for arm in job.arms:
-        if arm is not None and shown.samples:
-            asked, _ = intervene(
-                arm, store=job.store, vlm=vlm, showing=job.showing, shown=shown, stage=job.stage
-            )
-            plain = {
-                stored.sample.id: prompt for stored, prompt in zip(shown.samples, shown.prompts, strict=True)
-            }
-            prompts = [plain[stored.sample.id] for stored in asked.samples]
-            shown = Shown(samples=asked.samples, prompts=prompts, quarantined=asked.quarantined)
+    for one in {one: None for arm in job.arms for one in _list_passes(arm)}:
+        if one is not None and shown.samples:
+            shown = _refuse(job, vlm, renderer, shown, one)
     return shown
+
+
+def _refuse(
+    job: OverheadJob, vlm: VisionLanguageModel, renderer: Renderer, shown: Shown, one: SingleUse | StepUse
+) -> Shown:
+    """Quarantine the samples that one pass cannot answer."""
+    gaps: dict[str, str] = {}
+    if isinstance(one, StepUse):
+        found = {stored.sample.id: one.explain_gap(stored.sample.id, job.store) for stored in shown.samples}
+        gaps = {sample: reason for sample, reason in found.items() if reason is not None}
+    needed = _choose(job, _leave_out(shown, gaps), one)
+    asked, _ = intervene(
+        one,
+        store=job.store,
+        vlm=vlm,
+        showing=job.showing,
+        shown=replace(needed, quarantined=()),
+        stage=job.stage,
+    )
+    refused = find_refused(renderer, asked.prompts)
+    reasons = (
+        gaps
+        | {row["sample_id"]: row["reason"] for row in asked.quarantined}
+        | {asked.samples[row].sample.id: reason for row, reason in refused.items()}
+    )
+    lost = [
+        quarantine_row(stored, stage=job.stage, reason=reasons[stored.sample.id])
+        for stored in shown.samples
+        if stored.sample.id in reasons
+    ]
+    return replace(_leave_out(shown, reasons), quarantined=[*shown.quarantined, *lost])
+
+
+def _list_passes(arm: Arm) -> Sequence[Pass]:
+    return arm.passes if isinstance(arm, SteppedArm) else (arm,)
+
+
+def _choose(job: OverheadJob, shown: Shown, one: Pass) -> Shown:
+    """Choose the samples of a batch that need a pass."""
+    if not isinstance(one, StepUse):
+        return shown
+    needless = {
+        stored.sample.id for stored in shown.samples if not one.is_needed(stored.sample.id, job.store)
+    }
+    return _leave_out(shown, needless)
+
+
+def _leave_out(shown: Shown, samples: Container[str]) -> Shown:
+    kept = [row for row, stored in enumerate(shown.samples) if stored.sample.id not in samples]
+    return Shown(
+        samples=[shown.samples[row] for row in kept],
+        prompts=[shown.prompts[row] for row in kept],
+        quarantined=shown.quarantined,
+    )
 
 
 def _interleave(
@@ -218,16 +286,26 @@ def _interleave(
 def _answer(
     job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, arm: Arm, prefixes: Prefixes
 ) -> tuple[int, float]:
-    """Answer one batch; return the number of generated tokens, and seconds."""
+    """Answer one batch, in one pass or several; return the number of generated tokens, and seconds."""
+    tokens, seconds = zip(
+        *(_answer_once(job, vlm, _choose(job, shown, one), one, prefixes) for one in _list_passes(arm)),
+        strict=True,
+    )
+    return sum(tokens), sum(seconds)
+
+
+def _answer_once(
+    job: OverheadJob, vlm: VisionLanguageModel, shown: Shown, one: Pass, prefixes: Prefixes
+) -> tuple[int, float]:
     from cmrm.decoding.api import answer
     from cmrm.decoding.requests import DecodeRequest
 
     _wait_for_device(vlm)
     started = time.perf_counter()
     acting, plain = None, shown.prompts
-    if arm is not None:
+    if one is not None:
         shown, acting = intervene(
-            arm,
+            one,
             store=job.store,
             vlm=vlm,
             showing=job.showing,
@@ -235,7 +313,7 @@ def _answer(
             stage=job.stage,
             prefixes=prefixes,
         )
-    contrast = None if arm is None else arm.contrast
+    contrast = None if one is None else one.contrast
     request = DecodeRequest(
         prompts=plain if contrast is not None else shown.prompts,
         arms=[acting],
@@ -245,7 +323,7 @@ def _answer(
     rows = max(1, len(shown.prompts))
     answered = list(answer(vlm, [request], max_new_tokens=job.max_new_tokens, rows=rows, prefixes=prefixes))
     _wait_for_device(vlm)
-    return sum(one.answers[0].tokens for one in answered), time.perf_counter() - started
+    return sum(done.answers[0].tokens for done in answered), time.perf_counter() - started
 
 
 def _wait_for_device(vlm: VisionLanguageModel) -> None:

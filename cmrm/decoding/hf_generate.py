@@ -41,7 +41,8 @@ def generate_apart(
             logits_processor=LogitsProcessorList([watch]),
             stopping_criteria=StoppingCriteriaList([_PositionsEnd(inputs["input_ids"].shape[1], limits)]),
         )
-    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :], limits)
+    sizes = inputs["attention_mask"].sum(dim=1).tolist()
+    answers = _read_answers(vlm, sequences[:, inputs["input_ids"].shape[1] :], limits, sizes)
     # A step after the end of a row's answer is padding, and no fault of the answer.
     steps = {
         row: step
@@ -90,7 +91,9 @@ class _PositionsEnd(StoppingCriteria):
         return (input_ids.shape[1] >= self._ends).to(input_ids.device)
 
 
-def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor, limits: Sequence[int]) -> list[Answer]:
+def _read_answers(
+    vlm: VisionLanguageModel, new_tokens: Tensor, limits: Sequence[int], sizes: Sequence[int]
+) -> list[Answer]:
     tokenizer = vlm.processor.tokenizer
     ends = torch.tensor(list_ends(vlm), device=new_tokens.device)
     # What follows an answer's limit is padding, which is the end token of some models.
@@ -103,6 +106,11 @@ def _read_answers(vlm: VisionLanguageModel, new_tokens: Tensor, limits: Sequence
         skip_special_tokens=True,
     )
     return [
-        Answer(text=text.strip(), tokens=length, finish_reason="stop" if stopped else "length")
-        for text, length, stopped in zip(texts, lengths, ended.any(1).tolist(), strict=True)
+        Answer(
+            text=text.strip(),
+            tokens=length,
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=size,
+        )
+        for text, length, stopped, size in zip(texts, lengths, ended.any(1).tolist(), sizes, strict=True)
     ]

@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length"]
 class Answer:
     """One answer: its text without special tokens, the number of generated tokens, and the finish reason.
 
+    `prompt_tokens` counts those of the prompt, image tokens included, and of both prompts where logits are mixed.
     With a `fault` (NaN or inf in the logits) there is no answer, and the text is empty.
 
     >>> import cmrm
@@ -32,6 +33,7 @@ class Answer:
     text: str
     tokens: int
     finish_reason: FinishReason
+    prompt_tokens: int
     fault: Fault | None = None
 
 

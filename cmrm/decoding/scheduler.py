@@ -95,7 +95,8 @@ class Row:
 
     `fed` are the branches of the next pass, in their order, and `projections` those that act on any of them. A row
     whose logits are mixed into those of another row of the same part follows that `leader`: it is fed the leader's
-    tokens, and ends with it.
+    tokens, and ends with it. `sizes` hold the prompt's tokens, and those of the prompt that follows it, each as a
+    place in the sizes of all prompts admitted with it.
     """
 
     group: int
@@ -105,6 +106,12 @@ class Row:
     projections: frozenset[Projection] = frozenset()
     leader: Row | None = None
     contrast: float = 0.0
+    sizes: list[tuple[Arriving, int]] = field(default_factory=list)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt, and of the one that it is mixed with."""
+        return sum(int(sizes.wait()[place]) for sizes, place in self.sizes)
 
     @property
     def ended(self) -> bool:
@@ -290,10 +297,21 @@ class AnswerCollector:
     def _read(self, branch: Branch, request: DecodeRequest, row: Row) -> Answer:
         if branch.fault is not None:
             fault = self._locate(branch, request, row)
-            return Answer(text="", tokens=branch.fault, finish_reason="length", fault=fault)
+            return Answer(
+                text="",
+                tokens=branch.fault,
+                finish_reason="length",
+                prompt_tokens=row.prompt_tokens,
+                fault=fault,
+            )
         text = self._vlm.processor.tokenizer.decode(branch.tokens, skip_special_tokens=True)
         assert branch.reason is not None  # a row is taken when all its branches have ended
-        return Answer(text=text.strip(), tokens=len(branch.tokens), finish_reason=branch.reason)
+        return Answer(
+            text=text.strip(),
+            tokens=len(branch.tokens),
+            finish_reason=branch.reason,
+            prompt_tokens=row.prompt_tokens,
+        )
 
     def _locate(self, branch: Branch, request: DecodeRequest, row: Row) -> Fault:
         """Find the block where NaN or inf began, by decoding the prompt once more, alone and traced.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmrm.decoding.branch_state import BranchState
 from cmrm.decoding.requests import Arm
-from cmrm.decoding.scheduler import Report, Row
+from cmrm.decoding.scheduler import Report, Row, send_to_host
 from cmrm.decoding.stop_tokens import DecodingRules
 from cmrm.models.position_limit import find_position_limit
 from cmrm.models.vlm import VisionLanguageModel
@@ -56,6 +56,10 @@ class TreeDecoder:
         `arms` are the interventions by number; an intervention's Δ has one row a prompt, or is for all.
         """
         self._limit_tokens(prefilled, rows)
+        # The last token is not prefilled.
+        sizes = send_to_host(prefilled.visible.sum(dim=1) + 1)
+        for place, row in enumerate(rows):
+            (row.leader or row).sizes.append((sizes, place))
         width = max(len(row.branches) for row in rows)
         part = self._state.admit(prefilled, width=width)
         numbers = list(arms)

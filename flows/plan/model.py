@@ -16,7 +16,7 @@ from storage.store import Store
 from tasks.core.models import ModelUse
 from tasks.data.sources import find_image_folder
 from tasks.generate.job import GenerateJob
-from tasks.overhead import OverheadJob, choose_timed
+from tasks.overhead import OverheadJob, SteppedArm, choose_timed
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Slice, Split, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
@@ -182,26 +182,13 @@ class ModelPlan:
         of all steps before, and of the baselines.
         """
         conditions = {one.name: one.conditions for one in self.spec.all_interventions()}
-        jobs = []
-        for use in stepped:
-            steps = list_steps(use)
-            if number >= len(steps):
-                continue
-            for condition in conditions[use.name]:
-                for shard_view in self._targets(samples, condition):
-                    plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
-                    earlier = plain | {
-                        step: done[Generated(use.name, use.alpha, step, shard_view)]
-                        for step in steps[:number]
-                    }
-                    step = StepUse(
-                        name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
-                        of=use,
-                        step=steps[number],
-                        earlier=tuple(earlier.items()),
-                    )
-                    jobs.append(self._generate(shard_view, step))
-        return jobs
+        return [
+            self._generate(shard_view, _make_step(use, number, shard_view, done))
+            for use in stepped
+            if number < len(list_steps(use))
+            for condition in conditions[use.name]
+            for shard_view in self._targets(samples, condition)
+        ]
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
         """Extract steered states of the targets with their own image, under the chosen interventions."""
@@ -231,21 +218,33 @@ class ModelPlan:
             for shard_view in shards[condition]
         ]
 
-    def overhead_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[OverheadJob]:
-        """Time the overhead per data set, baseline and each intervention, if the spec asks for it."""
+    def overhead_jobs(
+        self,
+        samples: Samples,
+        steered: Sequence[SingleUse],
+        stepped: Sequence[DefenceUse],
+        done: Mapping[Generated, str],
+    ) -> list[OverheadJob]:
+        """Time the overhead per data set, baseline and each intervention, if the spec asks for it.
+
+        `done` is as for `step_jobs`: which steps a sample needs is known from its answers.
+        """
         overhead = self.spec.overhead
         if overhead is None:
             return []
-        arms = (None, *steered)
+        conditions = {one.name: one.conditions for one in self.spec.all_interventions()}
+        timed = [use for use in stepped if "image" in conditions[use.name]]
         return [
             OverheadJob(
                 store=self.store.url,
                 label=shard_view.shard.dataset,
-                rows=min(overhead.samples, shard_view.rows) * overhead.repeats * len(arms),
+                rows=min(overhead.samples, shard_view.rows)
+                * overhead.repeats
+                * (1 + len(steered) + len(timed)),
                 slice=shard_view,
                 model=self.model,
                 showing=self._make_builder(shard_view),
-                arms=arms,
+                arms=(None, *steered, *(self._time_steps(use, shard_view, done) for use in timed)),
                 samples=overhead.samples,
                 repeats=overhead.repeats,
                 batch_size=overhead.batch_size,
@@ -253,6 +252,11 @@ class ModelPlan:
             )
             for shard_view in choose_timed(list(self._targets(samples, "image")))
         ]
+
+    def _time_steps(self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str]) -> SteppedArm:
+        steps = (_make_step(use, number, shard_view, done) for number in range(len(list_steps(use))))
+        plain = (None,) if needs_plain(use) else ()
+        return SteppedArm(name=use.name, alpha=use.alpha, passes=(*plain, *steps))
 
     def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
         return GenerateJob(
@@ -339,6 +343,21 @@ def _use(
         scope=intervention.scope,
         composition=intervention.composition,
         shift=shifts[intervention.image, intervention.method] if intervention.level == "dataset" else None,
+    )
+
+
+def _make_step(use: DefenceUse, number: int, shard_view: Slice, done: Mapping[Generated, str]) -> StepUse:
+    """Make one step of a defence on a shard, from the keys of what the steps before have answered."""
+    steps = list_steps(use)
+    plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
+    earlier = plain | {
+        step: done[Generated(use.name, use.alpha, step, shard_view)] for step in steps[:number]
+    }
+    return StepUse(
+        name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
+        of=use,
+        step=steps[number],
+        earlier=tuple(earlier.items()),
     )
 
 

@@ -134,6 +134,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "responses": Kind(
             comment="one row per answer: sample, condition, intervention and strength",
+            late=("prompt_tokens",),
             schema=pa.schema(
                 [
                     _MODEL,
@@ -148,6 +149,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     _maybe("tokens", pa.int32(), "number of generated tokens"),
                     _maybe("finish_reason", pa.string(), "why the answer ended: stop or length"),
                     _maybe("prompt_digest", pa.string(), "sha256 of the rendered prompt"),
+                    _maybe(
+                        "prompt_tokens",
+                        pa.int32(),
+                        "tokens of the prompt, image tokens included; 0 where an earlier answer stands",
+                    ),
                 ]
             ),
         ),

@@ -133,6 +133,7 @@ def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[st
         "answer_digest": digest(answer.text),
         "tokens": answer.tokens,
         "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
     }
 
 

@@ -22,8 +22,7 @@ def settle_steps(arm: AnswerWriter, samples: Sequence[StoredSample]) -> None:
         sample = stored.sample.id
         if sample in arm.done:
             continue
-        if (gap := use.find_gap(sample, store)) is not None:
-            reason = f"{use.of.kind} needs its {gap} answer, and there is none: see the reason of that step"
+        if (reason := use.explain_gap(sample, store)) is not None:
             arm.quarantine(quarantine_row(stored, stage=arm.job.stage, reason=reason))
         elif not use.is_needed(sample, store):
             stands = use.find_plain(sample, store)
@@ -31,5 +30,7 @@ def settle_steps(arm: AnswerWriter, samples: Sequence[StoredSample]) -> None:
                 text=stands.text,
                 tokens=stands.tokens,
                 finish_reason=cast("FinishReason", stands.finish_reason),
+                # Nothing is read for it: reports count its tokens where they were generated.
+                prompt_tokens=0,
             )
             arm.take(stored, answer, proof=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,11 +12,11 @@ from cmrm.statistics.rates import Mean, Rate
 from cmrm.statistics.ratios import Cost
 from tasks.report.outcomes import Arm, Column, Outcomes, find_leading, keep_measured
 from tasks.report.table import Cell, Row, Table, compare_arms
+from tasks.report.tokens import TokenCount
 
 # The kind of an intervention whose settings name none.
 CMRM = "cmrm"
-# The columns of `responses` that `measure_tokens` reads.
-COUNTED = ("model", "condition", "intervention", "alpha", "tokens")
+UNKNOWN = TokenCount(prompt=None, generated=None)
 # Overhead is timed on the samples' own images.
 TIMED = "image"
 
@@ -56,8 +55,9 @@ class DefenceRow:
 
     `kind` is '' for plain answers. `plain` and `cmrm` name the rows that its changes are from, '' for none. `unsafe`
     and `over_refusal` are over all data sets, by the first judge; `on_front` says that no arm of the same model is as
-    good in both and better in one, among those shown the samples' own images. `tokens` is the mean of an answer.
-    `cost` is in seconds over plain; `passes` counts the sequences that are decoded for one answer. None is unknown.
+    good in both and better in one, among those shown the samples' own images. `tokens` and `prompt_tokens` are the mean
+    of those generated and of those read for an answer, over all its generations. `cost` is in seconds over plain;
+    `passes` counts the sequences that are decoded for one answer. None is unknown.
     """
 
     arm: Arm
@@ -70,6 +70,7 @@ class DefenceRow:
     over_refusal: Rate
     on_front: bool
     tokens: float | None
+    prompt_tokens: float | None
     cost: Cost | None
     passes: int | None
 
@@ -99,7 +100,7 @@ class DefenceRow:
 
 
 # The fields of a row that are JSON types.
-PLAIN_FIELDS = ("name", "kind", "plain", "cmrm", "tokens", "passes")
+PLAIN_FIELDS = ("name", "kind", "plain", "cmrm", "tokens", "prompt_tokens", "passes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def make_defence_table(
     *,
     settings: Mapping[str, Mapping[str, str]],
     passes: Mapping[str, int],
-    tokens: Mapping[Arm, float],
+    tokens: Mapping[Arm, TokenCount],
     costs: Iterable[Mapping[str, Any]],
 ) -> DefenceTable | None:
     """Make the table of a run with defences of other kinds than CMRM, by the first judge of each kind; else None.
@@ -164,6 +165,7 @@ def make_defence_table(
     for row in shown:
         arm = row.arm
         cmrm = _find_cmrm(arm, shown, kinds)
+        spent = tokens.get(arm, UNKNOWN)
         rows.append(
             DefenceRow(
                 arm=arm,
@@ -177,7 +179,8 @@ def make_defence_table(
                 unsafe=_count(outcomes.pool(arm, "unsafe")),
                 over_refusal=_count(outcomes.pool(arm, "over_refusal")),
                 on_front=False,
-                tokens=tokens.get(arm),
+                tokens=spent.generated,
+                prompt_tokens=spent.prompt,
                 cost=seconds.get((arm.model, arm.intervention, arm.alpha))
                 if arm.condition == TIMED
                 else None,
@@ -187,17 +190,6 @@ def make_defence_table(
     return DefenceTable(
         columns=tuple(table.columns[place] for place in columns), rows=tuple(_mark_front(_correct(rows)))
     )
-
-
-def measure_tokens(responses: Iterable[Mapping[str, Any]]) -> dict[Arm, float]:
-    """Average the tokens of an answer by arm, from rows of `responses`; those without a count are passed over."""
-    counts: dict[Arm, list[int]] = defaultdict(lambda: [0, 0])
-    for row in responses:
-        if row["tokens"] is not None:
-            count = counts[Arm(row["model"], row["condition"], row["intervention"], row["alpha"])]
-            count[0] += row["tokens"]
-            count[1] += 1
-    return {arm: total / answers for arm, (total, answers) in counts.items()}
 
 
 def _find_cmrm(arm: Arm, rows: Sequence[Row], kinds: Mapping[str, str]) -> Row | None:

@@ -21,7 +21,7 @@ from tasks.report.agreement import describe_agreement
 from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
 from tasks.report.defence_figure import draw_defences
-from tasks.report.defences import COUNTED, has_defences, make_defence_table, measure_tokens
+from tasks.report.defences import has_defences, make_defence_table
 from tasks.report.figure import Figure
 from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound, make_headline
@@ -37,12 +37,13 @@ from tasks.report.summary import (
     write_summary,
 )
 from tasks.report.table import make_table
+from tasks.report.tokens import TokenCount, count_tokens
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
 VERSION = 10
 # As above, for the table and figure of defences, which other reports lack.
-DEFENCES_VERSION = 1
+DEFENCES_VERSION = 2
 # The stages whose results depend on the software that a model runs in.
 MADE_BY_MODELS = (StageName.EXTRACT_STATES, StageName.SHIFT, StageName.GENERATE, StageName.OVERHEAD)
 
@@ -112,7 +113,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         table,
         settings=job.settings,
         passes=job.passes,
-        tokens=_measure_tokens(job, store, made[StageName.GENERATE]),
+        tokens=_count_tokens(job, store, made[StageName.GENERATE]),
         costs=costs,
     )
     figures = [
@@ -173,11 +174,9 @@ def _read_outcomes(store: Store, made: Made) -> Outcomes:
     return outcomes
 
 
-def _measure_tokens(job: ReportJob, store: Store, answered: Sequence[Manifest]) -> dict[Arm, float]:
+def _count_tokens(job: ReportJob, store: Store, answered: Sequence[Manifest]) -> dict[Arm, TokenCount]:
     """Average the tokens of an answer by arm; other reports than those of defences show none."""
-    if not has_defences(job.settings):
-        return {}
-    return measure_tokens(iterate_all(store, answered, "responses", COUNTED))
+    return count_tokens(store, answered) if has_defences(job.settings) else {}
 
 
 def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Arm, int]:

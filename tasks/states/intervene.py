@@ -12,7 +12,7 @@ from storage.shards.rows import need_manifest
 from storage.store import Store
 from tasks.core.stage_name import StageName
 from tasks.shards.prompts import PromptBuilder, Shown, quarantine_row
-from tasks.states.steering import DefenceUse, SingleUse, Steering, Use, list_leaves, needs_own_shift
+from tasks.states.steering import DefenceUse, Steering, StepUse, Use, list_leaves, needs_own_shift
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ Blocks = tuple[int, ...]
 
 
 def intervene(
-    use: SingleUse,
+    use: Use,
     *,
     store: str,
     vlm: VisionLanguageModel,
@@ -48,8 +48,11 @@ def intervene(
     """
     own: dict[int, Tensor] = {}
     for number, leaf in enumerate(list_leaves(use)):
-        if isinstance(leaf, Steering) and needs_own_shift(leaf) and shown.samples:
-            delta = _measure(leaf, vlm=vlm, showing=showing, shown=shown, prefixes=prefixes)
+        if needs_own_shift(leaf) and shown.samples:
+            if isinstance(leaf, Steering):
+                delta = _measure(leaf, vlm=vlm, showing=showing, shown=shown, prefixes=prefixes)
+            else:
+                delta = _measure_pairs(use, leaf, store=store, vlm=vlm, shown=shown, prefixes=prefixes)
             shown, kept, delta = _quarantine_not_finite(shown, delta, stage)
             own = {**{known: one[kept] for known, one in own.items()}, number: delta}
     asked = [
@@ -138,6 +141,30 @@ def _measure(
         blocks=choose_blocks(vlm, steering.blocks),
         prefixes=prefixes,
     )
+
+
+def _measure_pairs(
+    use: Use,
+    leaf: DefenceUse,
+    *,
+    store: str,
+    vlm: VisionLanguageModel,
+    shown: Shown,
+    prefixes: Prefixes | None,
+) -> Tensor:
+    """Measure what a step subtracts from each sample of a batch, between two prompts: [rows, blocks, hidden]."""
+    from cmrm.steering.capture import embed
+
+    assert isinstance(use, StepUse)  # no other defence measures between prompts of its own
+    pairs = [
+        use.pair(prompt, stored.sample.id, store)
+        for stored, prompt in zip(shown.samples, shown.prompts, strict=True)
+    ]
+    before, after = (
+        embed(vlm, prompts, blocks=find_own_blocks(vlm, leaf), prefixes=prefixes)
+        for prompts in zip(*pairs, strict=True)
+    )
+    return before - after
 
 
 def _quarantine_not_finite(shown: Shown, delta: Tensor, stage: str) -> tuple[Shown, list[int], Tensor]:

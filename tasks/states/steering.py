@@ -173,9 +173,12 @@ class StepUse:
         assert isinstance(found, OwnShiftDefence)  # asked for leaves with a Δ of their own alone
         return found.pair(prompt, self.read_earlier(sample, store))
 
-    def find_gap(self, sample: str, store: str) -> str | None:
-        """The step before whose answer the sample lacks; None if it has all."""
-        return next((step for step, key in self.earlier if sample not in read_answers(store, key)), None)
+    def explain_gap(self, sample: str, store: str) -> str | None:
+        """Say which answer of a step before the sample lacks; None if it has all."""
+        gap = next((step for step, key in self.earlier if sample not in read_answers(store, key)), None)
+        if gap is None:
+            return None
+        return f"{self.of.kind} needs its {gap} answer, and there is none: see the reason of that step"
 
     def read_earlier(self, sample: str, store: str) -> dict[str, str]:
         """The earlier answers to a sample, by step."""

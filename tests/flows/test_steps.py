@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from tasks.core.stage import Job
 from tasks.data.ingest import ingest
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
+from tasks.job_codec import pack_jobs, unpack_jobs
+from tasks.overhead import measure_overhead
+from tasks.report.outcomes import Arm
+from tasks.report.tokens import count_tokens
 from tests.commits import count_commits
 
 NEW = 6
@@ -59,6 +64,7 @@ def spec_path(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path
         generation={"max_new_tokens": NEW},
         batch_size=4,
         shard_size=64,
+        overhead={"samples": 64, "repeats": 2, "batch_size": 4},
     )
 
 
@@ -73,9 +79,11 @@ def plan_on(spec_path: Path, store: Store) -> tuple[ModelPlan, Samples]:
     return model, samples
 
 
-def run_steps(model: ModelPlan, samples: Samples) -> dict[str, Manifest]:
-    """Run the baseline and all steps as the pipeline does: the manifests by step."""
-    done: dict[Generated, str] = {}
+def run_steps(
+    model: ModelPlan, samples: Samples, done: dict[Generated, str] | None = None
+) -> dict[str, Manifest]:
+    """Run the baseline and all steps as the pipeline does: the manifests by step, and their keys into `done`."""
+    done = {} if done is None else done
     made: dict[str, Manifest] = {}
 
     def run(jobs: Sequence[GenerateJob]) -> None:
@@ -200,3 +208,47 @@ def test_a_sample_without_an_earlier_answer_is_quarantined_with_the_step_that_it
     )
     plain = read_texts(store, made["/plain"])
     assert set(read_texts(store, made["ECSO/answer"])) == set(plain) - {row["sample_id"] for row in judged}
+
+
+def test_each_answer_reads_and_generates_what_its_steps_do(
+    spec_path: Path, tmp_path: Path, llava_folder: Path
+) -> None:
+    store = Store.create(tmp_path / "store")
+    model, samples = plan_on(spec_path, store)
+    done: dict[Generated, str] = {}
+    made = run_steps(model, samples, done)
+    rows = {step: read_rows(store, one, "responses").to_pylist() for step, one in made.items()}
+    flagged = {row["sample_id"] for row in rows["ECSO/judgement"] if crc32(row["answer"].encode()) % 2 == 0}
+    # Everybody is asked and judged; those that are flagged are captioned and asked again.
+    spent = [
+        (row["prompt_tokens"], row["tokens"])
+        for step, some in rows.items()
+        for row in some
+        if step in {"/plain", "ECSO/judgement"} or row["sample_id"] in flagged
+    ]
+
+    tokenizer = load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu").processor.tokenizer
+    judged = next(row for row in rows["ECSO/judgement"])
+    plain = next(row for row in rows["/plain"] if row["sample_id"] == judged["sample_id"])
+    questions = read_rows(store, samples["own"], "samples").to_pylist()
+    question = next(row["question"] for row in questions if row["sample_id"] == judged["sample_id"])
+    wrapped = f"q {question} a {plain['answer'][:1927]} ?"
+    # One template around both, so what they differ by is what is written in it.
+    longer, shorter = (len(tokenizer(text).input_ids) for text in (wrapped, question))
+    assert judged["prompt_tokens"] - plain["prompt_tokens"] == longer - shorter
+
+    count = count_tokens(store, [made["/plain"], made["ECSO/answer"]])[Arm(plain["model"], "image", "ECSO")]
+    assert count.prompt == pytest.approx(sum(prompt for prompt, _ in spent) / len(rows["/plain"]))
+    assert count.generated == pytest.approx(sum(tokens for _, tokens in spent) / len(rows["/plain"]))
+
+    (job,) = model.overhead_jobs(samples, [], model.list_stepped({}), done)
+    _, (arrived,) = unpack_jobs("overhead", json.loads(json.dumps(pack_jobs([job]))))
+    assert arrived == job
+    assert arrived.key == job.key
+    timed = read_rows(store, do(measure_overhead.do, job)[0], "timings").to_pylist()
+    assert {row["intervention"] for row in timed} == {"", "ECSO"}
+    for repeat in (0, 1):
+        mine = [row for row in timed if (row["intervention"], row["repeat"]) == ("ECSO", repeat)]
+        assert sum(row["samples"] for row in mine) == len(rows["/plain"])
+        assert sum(row["tokens"] for row in mine) == sum(tokens for _, tokens in spent)
+        assert all(row["seconds"] > 0 for row in mine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cmrm.statistics.paired_tests import Comparison
 from flows.report.document import (
@@ -23,7 +23,8 @@ from tasks.report.outcomes import NO_SCORE, Column
 LEVEL = 0.05
 DEFENCES_NOTE = (
     "By the first judge of each kind; rates in % with 95 % Wilson intervals and the number of judged answers. Tokens: "
-    "the mean of an answer. Passes: sequences that are decoded for one answer. On the front: with their images, no "
+    "the mean of an answer over all its generations, and how many times that of plain answers; those of a prompt count "
+    "its image. Passes: sequences that are decoded for one answer. On the front: with their images, no "
     "other has as few unsafe answers and as few harmless questions refused, and fewer of one."
 )
 SECONDS_NOTE = "Seconds over plain, on the same batches, with 95 % bootstrap intervals."
@@ -39,6 +40,7 @@ def make_defences_table(table: DefenceTable | None) -> ReportTable | None:
     if table is None:
         return None
     timed = any(row.cost for row in table.rows)
+    plain_rows = {(row.arm.model, row.name): row for row in table.rows if not row.kind}
     rows = [
         (
             row.arm.model,
@@ -47,7 +49,10 @@ def make_defences_table(table: DefenceTable | None) -> ReportTable | None:
                 ReportCell(text=row.kind or "plain"),
                 *(_write_cell(cell) for cell in row.cells),
                 ReportCell(text="yes" if row.on_front else ""),
-                NONE if row.tokens is None else ReportCell(text=f"{row.tokens:.1f}"),
+                *(
+                    _write_tokens(row, plain_rows.get((row.arm.model, row.plain)), field)
+                    for field in ("prompt_tokens", "tokens")
+                ),
                 *((_write_seconds(row),) if timed else ()),
                 NONE if row.passes is None else ReportCell(text=str(row.passes)),
             ),
@@ -60,7 +65,9 @@ def make_defences_table(table: DefenceTable | None) -> ReportTable | None:
         headings=(
             *(Heading(title=title, numeric=False) for title in ("", "Kind")),
             *(Heading(title=title_defence_column(column)) for column in table.columns),
-            *head_numbers("On the front", "Tokens", *(("Times plain",) if timed else ()), "Passes"),
+            *head_numbers(
+                "On the front", "Prompt tokens", "Tokens", *(("Times plain",) if timed else ()), "Passes"
+            ),
         ),
         row_groups=make_row_groups(rows, shorten_models(table.models())),
         records=tuple(
@@ -130,6 +137,16 @@ def _write_cell(cell: DefenceCell) -> ReportCell:
     return ReportCell(text=NO_SCORE) if cell.unmeasured else write_value(cell.value)
 
 
+def _write_tokens(
+    row: DefenceRow, plain_row: DefenceRow | None, field: Literal["prompt_tokens", "tokens"]
+) -> ReportCell:
+    """Write a count of tokens, and its ratio to that of plain answers under the same condition."""
+    count, usual = getattr(row, field), None if plain_row is None else getattr(plain_row, field)
+    if count is None:
+        return NONE
+    return ReportCell(text=f"{count:.1f}" + (f" ({count / usual:.2f} ×)" if usual else ""))
+
+
 def _write_seconds(row: DefenceRow) -> ReportCell:
     if row.cost is None or row.cost.ratio is None:
         return NONE
@@ -147,6 +164,7 @@ def _record(row: DefenceRow, column: Column, cell: DefenceCell) -> Mapping[str, 
         "unmeasured": cell.unmeasured or None,
         "on_front": row.on_front,
         "tokens": row.tokens,
+        "prompt_tokens": row.prompt_tokens,
         **{f"seconds_{name}": row.cost and getattr(row.cost, name) for name in ("ratio", "low", "high")},
         "passes": row.passes,
     }

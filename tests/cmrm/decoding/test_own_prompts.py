@@ -58,18 +58,31 @@ def mix_naively(
         for one, other in zip(own, plain, strict=True)
     ]
     tokenizer = vlm.processor.tokenizer
+    sizes = [
+        sum(naive.ask(prompt.text, prompt.image)["input_ids"].shape[1] for prompt in pair)
+        for pair in zip(own, plain, strict=True)
+    ]
     return [
         Answer(
             text=tokenizer.decode(tokens, skip_special_tokens=True).strip(),
             tokens=len(tokens),
             finish_reason="stop" if tokens[-1] in ends else "length",
+            prompt_tokens=size,
         )
-        for tokens in found
+        for tokens, size in zip(found, sizes, strict=True)
     ]
 
 
 def answer_alone(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> list[Answer]:
     return list(generate_apart(vlm, prompts, max_new_tokens=LONGEST).answers)
+
+
+def count_both(answers: Sequence[Answer], plain: Sequence[Answer]) -> list[Answer]:
+    """The answers as mixed ones have them, which read both prompts."""
+    return [
+        replace(one, prompt_tokens=one.prompt_tokens + other.prompt_tokens)
+        for one, other in zip(answers, plain, strict=True)
+    ]
 
 
 def ask(vlm: VisionLanguageModel, *requests: DecodeRequest, rows: int) -> list[Answered]:
@@ -132,14 +145,17 @@ def test_strength_zero_gives_the_answers_of_the_prompt_with_the_principle(
     talker: VisionLanguageModel,
 ) -> None:
     done = ask(talker, mix(slice(None), strength=0.0), rows=5)
-    assert [one.answers[2] for one in done] == [one.answers[1] for one in done] == answer_alone(talker, OWN)
+    alone, plain = answer_alone(talker, OWN), answer_alone(talker, PLAIN)
+    assert [one.answers[1] for one in done] == alone
+    assert [one.answers[2] for one in done] == count_both(alone, plain)
 
 
 def test_a_principle_that_changes_nothing_gives_the_plain_answers_at_any_strength(
     talker: VisionLanguageModel,
 ) -> None:
     request = DecodeRequest(prompts=PLAIN, arms=[None], own_prompts={0: PLAIN}, contrasts={0: 3.0})
-    assert [one.answers[0] for one in ask(talker, request, rows=5)] == answer_alone(talker, PLAIN)
+    alone = answer_alone(talker, PLAIN)
+    assert [one.answers[0] for one in ask(talker, request, rows=5)] == count_both(alone, alone)
 
 
 def test_only_the_prompts_that_want_a_mixed_answer_get_one(talker: VisionLanguageModel) -> None:
@@ -181,7 +197,7 @@ def test_numbers_that_break_in_one_of_the_two_prompts_are_a_fault_of_that_questi
     changed[1] = replace(changed[1], text="~")
     request = DecodeRequest(prompts=plain, arms=[None], own_prompts={0: own}, contrasts={0: STRENGTH})
     answers = [one.answers[0] for one in ask(talker, request, rows=5)]
-    assert answers[1] == Answer(text="", tokens=0, finish_reason="length", fault=Fault(step=0, block=0))
+    assert (answers[1].text, answers[1].tokens, answers[1].fault) == ("", 0, Fault(step=0, block=0))
     others = [0, 2, 3, 4]
     expected = mix_naively(talker, [OWN[row] for row in others], [PLAIN[row] for row in others], STRENGTH)
     assert [answers[row] for row in others] == expected

@@ -67,8 +67,8 @@ def test_the_manifest_records_requested_and_actual_distances(tmp_path: Path) -> 
         )
         for number in range(4)
     ]
-    fine = Answer(text="so", tokens=2, finish_reason="stop")
-    broken = Answer(text="", tokens=0, finish_reason="length", fault=Fault(step=0, block=1))
+    fine = Answer(text="so", tokens=2, finish_reason="stop", prompt_tokens=5)
+    broken = Answer(text="", tokens=0, finish_reason="length", prompt_tokens=5, fault=Fault(step=0, block=1))
     with AnswerWriter(make_job(store, len(samples)), store) as arm:
         arm.take(samples[0], fine, proof=SteeringProof(acted={1: 2}, asked={1: 0.5}, distance={1: 0.25}))
         arm.take(samples[1], fine, proof=SteeringProof(acted={1: 2}, asked={1: 0.25}, distance={1: 0.0}))

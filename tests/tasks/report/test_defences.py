@@ -16,10 +16,11 @@ from statsmodels.stats.multitest import multipletests
 
 from storage.store import Store
 from tasks.report.defence_figure import draw_defences, spread
-from tasks.report.defences import DefenceRow, DefenceTable, make_defence_table, measure_tokens
+from tasks.report.defences import DefenceRow, DefenceTable, make_defence_table
 from tasks.report.outcomes import Arm, Outcomes
 from tasks.report.stage import ReportJob
 from tasks.report.table import make_table
+from tasks.report.tokens import TokenCount
 from tests.made_up_run import make_up
 
 SETTINGS = {
@@ -147,13 +148,13 @@ def test_seconds_and_tokens_stand_where_they_were_measured(outcomes: Outcomes) -
         }
         for name, ratio in (("", 1.5), ("vlsafe", 9.0))
     ]
-    answers = [{**Arm("moon@1", "query", "guard")._asdict(), "tokens": tokens} for tokens in (4, None, 9, 8)]
-    made = make(outcomes, costs=costs, tokens=measure_tokens(answers))
+    counts = {Arm("moon@1", "query", "guard"): TokenCount(prompt=40.5, generated=7.0)}
+    made = make(outcomes, costs=costs, tokens=counts)
     assert made is not None
-    found = {row.name: (row.cost and row.cost.ratio, row.tokens) for row in made.rows}
-    assert {name: one for name, one in found.items() if one != (None, None)} == {
-        "guard": (1.5, None),
-        "guard, query": (None, 7.0),
+    found = {row.name: (row.cost and row.cost.ratio, row.tokens, row.prompt_tokens) for row in made.rows}
+    assert {name: one for name, one in found.items() if any(one)} == {
+        "guard": (1.5, None, None),
+        "guard, query": (None, 7.0, 40.5),
     }
     assert DefenceTable.from_json(json.loads(json.dumps(made.to_json()))) == made
 
@@ -189,5 +190,5 @@ def test_reports_without_other_defences_keep_their_keys(tmp_path: Any) -> None:
         store="s", label="", rows=1, models=(), judges=(), title=None, used={}, settings=settings,
         utility_loss=0.0, over_refusal=None, passes={"a": 2},
     )  # fmt: skip
-    assert job.content()["defences"] == {"version": 1, "passes": {"a": 2}}
+    assert job.content()["defences"] == {"version": 2, "passes": {"a": 2}}
     assert job.key != replace(job, passes={"a": 1}).key
