@@ -24,6 +24,7 @@ from tests.conformance.naive_defences import (
     add,
     pull_back,
     push,
+    push_on,
     remove_subspace,
     steer_by_cosine,
 )
@@ -153,6 +154,12 @@ def list_cases(naive: Naive, harmful: Tensor, harmless: Tensor, delta: Tensor) -
             ProjectOut(gate="relu", center="harmless", scope="every_step"),
             4.0,
             {block: pull_back(bad[block], good[block], 4.0) for block in every},
+        ),
+        steered(
+            "relu towards harmful",
+            ProjectOut(gate="relu", center="harmless", towards="harmful", blocks=[ONE], scope="prefill"),
+            6.0,
+            {ONE: push_on(bad[ONE], good[ONE], 6.0)},
         ),
         steered(
             "random", RandomShift(blocks=TWO, seed=5), 0.8, dict(zip(TWO, push(turned, 0.8), strict=True))

@@ -158,6 +158,21 @@ def pull_back(harmful: Tensor, harmless: Tensor, strength: float) -> Edit:
     return edit
 
 
+def push_on(harmful: Tensor, harmless: Tensor, strength: float) -> Edit:
+    """The form of MARS as its authors use it: what looks harmful moves on along r, at the prompt's last token alone."""
+    distance = (harmful - harmless).norm()
+    unit = (harmful - harmless) / distance
+
+    def edit(hidden: Tensor, length: int) -> Tensor:
+        hidden = hidden.clone()
+        beyond = ((hidden[length - 1] - harmless) * unit).sum()
+        if beyond > 0:
+            hidden[length - 1] += strength * min(float(beyond), float(distance)) * unit
+        return hidden
+
+    return edit
+
+
 def push(vectors: Sequence[Tensor], strength: float) -> list[Edit]:
     """Subtract a vector at each of several blocks; what earlier blocks subtracted is carried on by the residuals."""
     before = [torch.zeros_like(vectors[0]), *vectors[:-1]]

@@ -13,7 +13,10 @@ from tests.conformance.defences import QUESTIONS, compare_family
 from tests.conformance.examining import examine_elsewhere
 
 FAMILIES = ("llava", "gemma3", "qwen2_5_vl")
-KINDS = ("addition", "ablation", "subspace", "cosine", "relu", "random", "prompt", "coca", "coca, stronger")
+KINDS = (
+    *("addition", "ablation", "subspace", "cosine", "relu", "relu towards harmful"),
+    *("random", "prompt", "coca", "coca, stronger"),
+)
 
 
 @cache

@@ -227,7 +227,9 @@ def test_each_answer_reads_and_generates_what_its_steps_do(
         if step in {"/plain", "ECSO/judgement"} or row["sample_id"] in flagged
     ]
 
-    tokenizer = load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu").processor.tokenizer
+    tokenizer = load_model(
+        resolve_model(str(llava_folder)), dtype="float32", device="cpu"
+    ).processor.tokenizer
     judged = next(row for row in rows["ECSO/judgement"])
     plain = next(row for row in rows["/plain"] if row["sample_id"] == judged["sample_id"])
     questions = read_rows(store, samples["own"], "samples").to_pylist()
