@@ -1,4 +1,4 @@
-"""The pipeline of a run: ingest, extract hidden states, measure Δ, generate, judge, report (`DESIGN.md` §4)."""
+"""The pipeline of a run: ingest, caption, extract states, measure Δ, generate, judge, report (`DESIGN.md` §4)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tasks.core.stage_name import StageName
 from tasks.data.embed_images import extract_image_vectors
 from tasks.data.ingest import ingest
 from tasks.data.pair import pair_images
+from tasks.generate.captions import caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
 from tasks.judge.stage import judge_answers, judge_on_devices
@@ -55,6 +56,8 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
         samples = {job.dataset: manifest for job, manifest in ingested}
         plan.refuse_nothing_to_do(samples)
 
+        # Captions by one model for several are the same jobs.
+        captioned: dict[str, Manifest] = {}
         embedded: list[tuple[EmbedJob, Manifest]] = []
         measured: list[tuple[ShiftJob, Manifest]] = []
         labelled: list[tuple[DirectionJob, Manifest]] = []
@@ -62,7 +65,11 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
         timed: list[tuple[OverheadJob, Manifest]] = []
         # Keys of what defences generate before their answers.
         between: list[str] = []
-        for model in plan.by_model():
+        for plain in plan.by_model():
+            # Captions of images that have none, by this model or by another, if the spec asks for them.
+            captions = stages.run(caption_images, plain.caption_jobs(samples))
+            model = plain.with_captions(captions)
+
             # Hidden states of the anchors, as text and with each image.
             states = stages.run(extract_states, model.embed_jobs(samples))
 
@@ -91,6 +98,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             # Steered hidden states of the targets, and the overhead of steering, if the spec asks for them.
             states += stages.run(extract_states, model.embed_steered_jobs(samples, steered))
             timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered, stepped, done))
+            captioned |= {made.key: made for _, made in captions}
             embedded += states
             measured += shifts
             labelled += directions
@@ -103,6 +111,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             StageName.EXTRACT_STATES: [made for _, made in embedded],
             StageName.SHIFT: [made for _, made in measured],
             StageName.DIRECTION: [made for _, made in labelled],
+            StageName.CAPTION: [*captioned.values()],
             StageName.GENERATE: [one.responses for one in answered],
             StageName.OVERHEAD: [made for _, made in timed],
         }

@@ -86,7 +86,7 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     has_report = server is None and opened.manifest_files(StageName.REPORT)
     ready = None if has_report else reach_server(server)
     plan = make_plan(place_organism(spec), store=opened)
-    devices = name_devices((model.wanted_device for model in spec.all_models()), spec.judges)
+    devices = name_devices((model.wanted_device for model in spec.list_loaded()), spec.judges)
     _check_judges(plan)
     choose = partial(choose_workers, workers, devices=devices, server=server)
     return do_recorded(_describe(plan), choose, store=opened, server=server, ready=ready)
@@ -193,10 +193,11 @@ def _describe(plan: Plan) -> Work:
         return run_pipeline(plan, stages)
 
     models = [model.describe() for model in plan.models]
+    captioner = {} if plan.captioner is None else {"captioner": plan.captioner.describe()}
     return Work(
         store=plan.store.url,
         title=title_run(plan.spec, models),
-        record=describe_run(plan.spec, models, plan.judges),
+        record={**describe_run(plan.spec, models, plan.judges), **captioner},
         do=do,
     )
 

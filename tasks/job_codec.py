@@ -13,6 +13,7 @@ from cmrm.errors import UserError
 from tasks.core.stage import Job, Stage
 from tasks.core.stage_name import StageName
 from tasks.data.embed_images import EmbedImagesJob, extract_image_vectors
+from tasks.generate.captions import CaptionJob, caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.job_group import JobGroup
 from tasks.generate.stage import generate_answers
@@ -25,6 +26,7 @@ TRAVELLING: Mapping[StageName, tuple[Stage[Any], Any]] = MappingProxyType(
     {
         StageName.EMBED_IMAGES: (extract_image_vectors, EmbedImagesJob),
         StageName.EXTRACT_STATES: (extract_states, EmbedJob),
+        StageName.CAPTION: (caption_images, CaptionJob),
         StageName.GENERATE: (generate_answers, GenerateJob | JobGroup),
         StageName.OVERHEAD: (measure_overhead, OverheadJob),
         StageName.JUDGE: (judge_on_devices, JudgeJob),

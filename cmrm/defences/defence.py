@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.errors import UserError
+from cmrm.prompts.captions import CaptionPrompt
 from cmrm.prompts.conditions import Condition, Prompt
 from cmrm.steering.settings import Method
 
@@ -114,6 +115,10 @@ class SteppedDefence(Defence):
     def step_spec(self, step: str) -> Mapping[str, Any]:  # noqa: ARG002 - for kinds whose steps depend on less
         """Return what determines a step's answers besides the earlier ones, as JSON types: part of the cache key."""
         return self.spec()
+
+    def caption_prompt(self, step: str) -> CaptionPrompt | None:  # noqa: ARG002 - for kinds that ask for captions
+        """Return what a step asks, if it asks for a caption of the image and nothing else, so that it can be shared."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

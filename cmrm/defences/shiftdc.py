@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cmrm.defences.defence import Materials, OwnShiftDefence, SteppedDefence
+from cmrm.prompts.captions import CAPTION_PROMPTS, CaptionPrompt
 from cmrm.prompts.conditions import Condition, Prompt
 from cmrm.steering.blocks import BlockWord, check_blocks, choose_blocks
 from cmrm.steering.settings import Scope
@@ -32,7 +33,7 @@ class ShiftDC(SteppedDefence, OwnShiftDefence):
     states: Literal["query", "caption", "image"] = "query"
     blocks: BlockWord | Sequence[int] = "upper_half"
     scope: Scope = "prefill"
-    caption: str = "Describe the image in one or two sentences."
+    caption: str = CAPTION_PROMPTS["plain"]
 
     def check(self) -> None:
         check_blocks(self.blocks)
@@ -46,10 +47,14 @@ class ShiftDC(SteppedDefence, OwnShiftDefence):
         return ("caption",)
 
     def ask(self, step: str, prompt: Prompt, earlier: Mapping[str, str]) -> Prompt:  # noqa: ARG002 - none is needed
-        return replace(prompt, text=self.caption) if step == "caption" else prompt
+        captioning = self.caption_prompt(step)
+        return prompt if captioning is None else captioning.ask(prompt)
 
     def step_spec(self, step: str) -> Mapping[str, str]:
         return {"caption": self.caption} if step == "caption" else self.spec()
+
+    def caption_prompt(self, step: str) -> CaptionPrompt | None:
+        return CaptionPrompt(style="plain", text=self.caption) if step == "caption" else None
 
     def pair(self, prompt: Prompt, earlier: Mapping[str, str]) -> tuple[Prompt, Prompt]:
         return prompt, replace(prompt, text=f"{earlier['caption']}\n{prompt.text}", image=None)

@@ -49,7 +49,7 @@ def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], in
     """
     spec = read_spec(Path(given)) if Path(given).suffix in SPEC_ENDINGS else _make_spec(given, options)
     placed = place_organism(spec)
-    return [resolve_use(model) for model in placed.all_models()], spec.images.size
+    return [resolve_use(model) for model in placed.list_loaded()], spec.images.size
 
 
 def examine_models(models: Iterable[ModelUse], *, image_size: int, console: Console) -> Iterator[Examined]:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from cmrm.errors import UserError
+from cmrm.prompts.conditions import Condition
 from flows.pipeline import Outcome, run_judging
 from flows.plan.judge import JudgePlan, check_judges, resolve_judges
-from flows.plan.model import make_prompt_builder
+from flows.plan.prompts import make_prompt_builder
 from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
 from flows.server.client import find_server, quiet_prefect, reach_server
 from flows.spec.spec import check_spec
@@ -25,7 +26,14 @@ from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse
 from tasks.judge.stage import plan_judging
 from tasks.shards.answers import AnswerShard
-from tasks.shards.samples import slice_samples
+from tasks.shards.samples import (
+    Captioned,
+    Captions,
+    Slice,
+    slice_captioned,
+    slice_samples,
+    slice_to_caption,
+)
 
 # Stages whose manifests a report uses besides verdicts, in order.
 STAGES = (
@@ -35,6 +43,7 @@ STAGES = (
     StageName.EXTRACT_STATES,
     StageName.SHIFT,
     StageName.DIRECTION,
+    StageName.CAPTION,
     StageName.GENERATE,
     StageName.OVERHEAD,
 )
@@ -130,9 +139,7 @@ def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) 
         shards = (
             one
             for ingested in used[StageName.INGEST]
-            for one in slice_samples(
-                plan.store.url, ingested.key, "target", content["condition"], plan.spec.shard_size
-            )
+            for one in _slice_targets(plan, ingested.key, content["condition"], used)
             if one.digest == content["samples"]
         )
         found = next(shards, None)
@@ -147,3 +154,21 @@ def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) 
             responses=responses,
             label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
         )
+
+
+def _slice_targets(
+    plan: JudgePlan, ingest: str, condition: Condition, used: Mapping[StageName, Sequence[Manifest]]
+) -> Iterator[Slice]:
+    """Cut targets into shards under a condition; under `caption` with the captions of each of the run's models."""
+    url, size, asked = plan.store.url, plan.spec.shard_size, plan.spec.captions
+    yield from slice_samples(url, ingest, "target", condition, size)
+    if condition != "caption" or asked is None:
+        return
+    choices: tuple[Captioned, ...] = ("uncaptioned", "all")
+    images = {
+        one.digest: one.shard for of in choices for one in slice_to_caption(url, ingest, "target", of, size)
+    }
+    for made in used[StageName.CAPTION]:
+        if (shard := images.get(made.content["samples"])) is not None:
+            captions = Captions(key=made.key, given_to=asked.samples)
+            yield from slice_captioned(url, ingest, "target", size, {shard: captions})

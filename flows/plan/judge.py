@@ -15,6 +15,9 @@ from tasks.judge.stage import JudgeJob, plan_judging
 from tasks.report.stage import ReportJob
 from tasks.shards.answers import AnswerShard
 
+# Stages that few runs have, and that reports of the others do not name.
+LATER_STAGES = frozenset((StageName.DIRECTION, StageName.CAPTION))
+
 Judged = Sequence[tuple[JudgeJob, Manifest]]
 
 
@@ -66,8 +69,8 @@ class JudgePlan:
                 used={
                     stage: tuple(made.key for made in manifests)
                     for stage, manifests in used.items()
-                    # Reports without such a defence keep the keys that they had before there was this stage.
-                    if manifests or stage != StageName.DIRECTION
+                    # Reports without such a defence or captions keep the keys that they had before these stages.
+                    if manifests or stage not in LATER_STAGES
                 },
                 settings={one.name: one.describe() for one in self.spec.all_interventions()},
                 utility_loss=self.spec.choice.utility_loss,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from cmrm.prompts.conditions import MEANINGLESS, Condition, make_meaningless
+from cmrm.prompts.conditions import MEANINGLESS, Condition
 from flows.plan.blocks import refuse_missing_blocks
+from flows.plan.captions import CaptionPlan
+from flows.plan.prompts import make_prompt_builder
 from flows.spec.interventions import DefenceSpec, InterventionSpec, StackSpec, is_stepped
 from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.models import ModelUse
-from tasks.data.sources import find_image_folder
+from tasks.generate.captions import CaptionJob
 from tasks.generate.job import GenerateJob
 from tasks.overhead import OverheadJob, SteppedArm, choose_timed
 from tasks.shards.prompts import PromptBuilder
-from tasks.shards.samples import Slice, Split, slice_samples
+from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
 from tasks.states.extract import EmbedJob
 from tasks.states.shift import ShiftJob
@@ -61,17 +62,37 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """The jobs of one model."""
+    """The jobs of one model.
+
+    `captioner` is the model that captions images for it, if the spec asks for captions; `captions` are those, by shard,
+    once they are there.
+    """
 
     spec: Spec
     model: ModelUse
     store: Store
+    captioner: ModelUse | None = None
+    captions: Mapping[Shard, Captions] = field(default_factory=dict)
+
+    def caption_jobs(self, samples: Samples) -> list[CaptionJob]:
+        """Caption the images whose captions are shown to this model, if the spec asks for it."""
+        return [] if self._captioning is None else self._captioning.jobs(samples)
+
+    def with_captions(self, captioned: Iterable[tuple[CaptionJob, Manifest]]) -> ModelPlan:
+        """The plan of the jobs that follow, which show these captions."""
+        if self.spec.captions is None:
+            return self
+        given_to = self.spec.captions.samples
+        made = {job.slice.shard: Captions(key=made.key, given_to=given_to) for job, made in captioned}
+        return replace(self, captions=made)
 
     def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
         """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
         shifts = (image for image, _ in self.spec.shifts())
         wanted = {"query", *shifts, *self.spec.directions(), *self.spec.conditions}
         conditions: list[Condition] = [one for one in ("query", "image", *MEANINGLESS) if one in wanted]
+        if "caption" in self.spec.directions():
+            conditions.append("caption")
         sources = [name for name, share in self.spec.anchors.from_.items() if share > 0]
         anchors = self._shards(samples, sources, split="anchor", conditions=conditions)
         # Steered states are compared with those of the same samples as text and with their image.
@@ -183,11 +204,12 @@ class ModelPlan:
         """
         conditions = {one.name: one.conditions for one in self.spec.all_interventions()}
         return [
-            self._generate(shard_view, _make_step(use, number, shard_view, done))
+            self._generate(shard_view, step)
             for use in stepped
             if number < len(list_steps(use))
             for condition in conditions[use.name]
             for shard_view in self._targets(samples, condition)
+            for step in self._make_steps(use, shard_view, done, [number])
         ]
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
@@ -254,9 +276,31 @@ class ModelPlan:
         ]
 
     def _time_steps(self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str]) -> SteppedArm:
-        steps = (_make_step(use, number, shard_view, done) for number in range(len(list_steps(use))))
         plain = (None,) if needs_plain(use) else ()
+        steps = self._make_steps(use, shard_view, done, range(len(list_steps(use))))
         return SteppedArm(name=use.name, alpha=use.alpha, passes=(*plain, *steps))
+
+    def _make_steps(
+        self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str], numbers: Iterable[int]
+    ) -> Iterator[StepUse]:
+        """Make steps of a defence on a shard, from the keys of the answers before; the run's captions are none."""
+        steps = list_steps(use)
+        captioned = {step: key for step in steps if (key := self._find_captions(use, step, shard_view))}
+        plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
+        for number in numbers:
+            if steps[number] in captioned:
+                continue
+            earlier = plain | {
+                step: captioned.get(step) or done[Generated(use.name, use.alpha, step, shard_view)]
+                for step in steps[:number]
+            }
+            yield StepUse(
+                name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
+                of=use,
+                step=steps[number],
+                earlier=tuple(earlier.items()),
+                captioned=tuple(step for step in captioned if step in earlier),
+            )
 
     def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
         return GenerateJob(
@@ -296,23 +340,36 @@ class ModelPlan:
     def _shards(
         self, samples: Samples, datasets: Iterable[str], *, split: Split, conditions: Sequence[Condition]
     ) -> Iterator[Slice]:
-        names = list(datasets)
+        names, url, size = list(datasets), self.store.url, self.spec.shard_size
         for condition in conditions:
             for name in names:
-                yield from slice_samples(
-                    self.store.url, samples[name].key, split, condition, self.spec.shard_size
-                )
+                if condition == "caption" and self.captions:
+                    yield from slice_captioned(url, samples[name].key, split, size, self.captions)
+                else:
+                    yield from slice_samples(url, samples[name].key, split, condition, size)
 
+    @property
+    def _captioning(self) -> CaptionPlan | None:
+        if self.spec.captions is None or self.captioner is None:
+            return None
+        return CaptionPlan(
+            spec=self.spec,
+            captions=self.spec.captions,
+            judged=self.model,
+            captioner=self.captioner,
+            store=self.store,
+        )
 
-def make_prompt_builder(spec: Spec, dataset: str, *, store: str, system: str | None = None) -> PromptBuilder:
-    """Make the prompt builder of a data set."""
-    images, folder = spec.images, spec.datasets[dataset].images
-    red, green, blue = images.color
-    return PromptBuilder(
-        images=find_image_folder(folder if isinstance(folder, Path) else None, store=store, dataset=dataset),
-        meaningless=make_meaningless(size=images.size, color=(red, green, blue), seed=images.seed),
-        system=system,
-    )
+    def _find_captions(self, use: DefenceUse, step: str, shard_view: Slice) -> str | None:
+        """The key of the captions that a step of a defence would repeat; None if it has to be run."""
+        captioning = self._captioning
+        if (
+            captioning is None
+            or shard_view.condition != "image"
+            or not captioning.replaces(use.defence, step)
+        ):
+            return None
+        return self.captions[shard_view.shard].key
 
 
 def _use(
@@ -343,21 +400,6 @@ def _use(
         scope=intervention.scope,
         composition=intervention.composition,
         shift=shifts[intervention.image, intervention.method] if intervention.level == "dataset" else None,
-    )
-
-
-def _make_step(use: DefenceUse, number: int, shard_view: Slice, done: Mapping[Generated, str]) -> StepUse:
-    """Make one step of a defence on a shard, from the keys of what the steps before have answered."""
-    steps = list_steps(use)
-    plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
-    earlier = plain | {
-        step: done[Generated(use.name, use.alpha, step, shard_view)] for step in steps[:number]
-    }
-    return StepUse(
-        name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
-        of=use,
-        step=steps[number],
-        earlier=tuple(earlier.items()),
     )
 
 

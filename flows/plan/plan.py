@@ -14,6 +14,7 @@ from cmrm.models.families import FAMILIES, Family, get_family
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.revision import resolve_model
 from cmrm.models.system_prompts import read_system_line
+from flows.plan.captions import refuse_no_images
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan, Samples
 from flows.spec.model_sections import ModelSpec
@@ -38,7 +39,7 @@ class Plan:
     """Plan of a run: `spec` on the resolved models, judged by the resolved judges, stored in `store`.
 
     `files` maps the URLs of remote files in the spec to local copies; `fetched` identifies this plan in downloads of
-    images.
+    images. `captioner` is the model that captions images for all, None where each judged model does.
     """
 
     spec: Spec
@@ -47,6 +48,7 @@ class Plan:
     store: Store
     files: Mapping[str, Path] = field(default_factory=dict)
     fetched: str = ""
+    captioner: ModelUse | None = None
 
     def sources(self) -> list[Source]:
         """List the sources of the data sets."""
@@ -88,7 +90,10 @@ class Plan:
         return plan_ingest(self.sources(), store=self.store, seed=self.spec.anchors.seed, pairs=pairs)
 
     def refuse_nothing_to_do(self, samples: Samples) -> None:
-        """Raise `UserError` if no row is usable, no anchor was drawn for a dataset-level Δ, or no target is left."""
+        """Raise `UserError` if no row is usable, no anchor was drawn for a dataset-level Δ, or no target is left.
+
+        So it is if captions are asked for and there is no image.
+        """
         counts: Counter[str] = Counter()
         for name, manifest in samples.items():
             splits = count_samples(self.store, manifest)
@@ -104,10 +109,14 @@ class Plan:
             raise UserError("anchors.from: no anchor was drawn, so there is no Δ; give larger shares.")
         if not counts["target"]:
             raise UserError("anchors.from: every sample is an anchor, and none is left; give smaller shares.")
+        refuse_no_images(self.spec, samples, self.store)
 
     def by_model(self) -> list[ModelPlan]:
         """Split the plan by model, in the order of the spec."""
-        return [ModelPlan(spec=self.spec, model=model, store=self.store) for model in self.models]
+        return [
+            ModelPlan(spec=self.spec, model=model, store=self.store, captioner=self.captioner or model)
+            for model in self.models
+        ]
 
     def _find_file(self, path: Path | str) -> Path:
         return path if isinstance(path, Path) else self.files[path]
@@ -132,9 +141,11 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         raise UserError(
             f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`."
         )
+    captioner = None if spec.captions is None else spec.captions.by
     return Plan(
         spec=spec,
         models=models,
+        captioner=None if captioner is None else resolve_use(captioner),
         judges=resolve_judges(spec.judges),
         store=store,
         files=fetch_files(spec),

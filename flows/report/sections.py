@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.report.document import Block, Command, Document, Picture, Section, Sentence, shorten_models
 from flows.report.loaded_models import describe_model, warn_of_code
+from flows.report.tables.captions import make_captions_table
 from flows.report.tables.curves import describe_choices, make_choice_table, make_curve_tables
 from flows.report.tables.defences import make_compared_table, make_defences_table
 from flows.report.tables.findings import (
@@ -75,6 +76,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
         ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_tables(curves)]),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),
+        ("captions", "Captions", [make_captions_table(summary.captions)]),
         ("judges", "Judges", [make_judges_table(summary.judges)]),
         ("agreement", "Agreement between judges", [make_agreement_table(summary.agreement)]),
         ("figures", "Further figures", rest),

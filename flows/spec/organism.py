@@ -7,6 +7,7 @@ from typing import Any
 
 from cmrm.organism.places import resolve_organism_model, resolve_organism_path
 from cmrm.untrusted.regular_file import is_folder
+from flows.spec.captions import CaptionsSpec
 from flows.spec.model_sections import ModelSpec
 from flows.spec.paths import PATH_FIELDS
 from flows.spec.sections import DatasetSpec
@@ -29,6 +30,7 @@ def place_organism(spec: Spec) -> Spec:
             "datasets": datasets,
             "model": spec.model and _place_model(spec.model),
             "models": [_place_model(model) for model in spec.models],
+            "captions": spec.captions and _place_captioner(spec.captions),
         }
     )
 
@@ -38,6 +40,10 @@ def _place_model(model: ModelSpec) -> ModelSpec:
     if folder is None:
         return model
     return model.model_copy(update={"id": str(folder), "name": model.name or model.id})
+
+
+def _place_captioner(captions: CaptionsSpec) -> CaptionsSpec:
+    return captions.model_copy(update={"by": captions.by and _place_model(captions.by)})
 
 
 def _place_dataset(dataset: DatasetSpec, folder: Path) -> DatasetSpec:

@@ -45,6 +45,7 @@ def start_paths_at(folder: Path, spec: Spec, *, where: str) -> Spec:
             "datasets": {name: _start_dataset(folder, name, one) for name, one in spec.datasets.items()},
             "model": spec.model and spec.model.start_paths(folder),
             "models": [model.start_paths(folder) for model in spec.models],
+            **_start_captioner(folder, spec),
             "interventions": [
                 _read_template(folder, one, where=where) if isinstance(one, DefenceSpec) else one
                 for one in spec.interventions
@@ -75,6 +76,7 @@ def _list_paths(spec: Spec) -> list[tuple[str, str | Path]]:
         found += [(f"datasets.{name}.{field}", getattr(dataset, field)) for field in PATH_FIELDS]
         found += [(f"datasets.{name}.clip.id", None if dataset.clip is None else dataset.clip.id)]
     models = [("model", spec.model)] + [(f"models.{index}", one) for index, one in enumerate(spec.models)]
+    models += [("captions.by", None if spec.captions is None else spec.captions.by)]
     for field, model in models:
         if model is not None:
             found += [(f"{field}.id", model.id)]
@@ -100,6 +102,13 @@ def _read_template(folder: Path, defence: DefenceSpec, *, where: str) -> Defence
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{field}: {show(path)}: {reason}") from None
+
+
+def _start_captioner(folder: Path, spec: Spec) -> dict[str, Any]:
+    if spec.captions is None or spec.captions.by is None:
+        return {}
+    by = spec.captions.by.start_paths(folder)
+    return {"captions": spec.captions.model_copy(update={"by": by})}
 
 
 def _start_dataset(folder: Path, name: str, dataset: DatasetSpec) -> DatasetSpec:

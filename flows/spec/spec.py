@@ -6,12 +6,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from cmrm.defences import SteppedDefence
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import PAPER_CONDITIONS, Condition
 from cmrm.untrusted.printable import show, show_names, show_value
 from cmrm.untrusted.regular_file import MissingFileError
+from flows.spec.captions import CaptionsSpec
 from flows.spec.errors import explain_mistakes
 from flows.spec.interventions import (
     MOST_ARMS,
@@ -71,6 +80,7 @@ class Spec(Section):
         )
     )
     generation: GenerationSpec = GenerationSpec()
+    captions: CaptionsSpec | None = None
     judges: list[JudgeField] = Field(
         default_factory=lambda: [read_judge_field(kind) for kind in ("refusal", "match")], min_length=1
     )
@@ -187,6 +197,24 @@ class Spec(Section):
             raise ValueError("anchors.from: a dataset-level intervention needs anchors; give a share above 0")
         return self
 
+    @model_validator(mode="after")
+    def _show_the_captions(self) -> Self:
+        if self.captions is not None and not (
+            self.shows_captions() or "caption" in self.directions() or self._asks_for_captions()
+        ):
+            raise ValueError(
+                "captions: nothing in this spec shows a caption; name caption in conditions, or leave captions out"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_captions(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records of specs without captions stay those of releases that knew none: the same run is found again.
+        content: dict[str, Any] = write(self)
+        if content.get("captions", 0) is None:
+            del content["captions"]
+        return content
+
     @property
     def fixed_batch(self) -> int | None:
         """The fixed batch size of a reproducible run."""
@@ -195,6 +223,11 @@ class Spec(Section):
     def all_models(self) -> list[ModelSpec]:
         """List the models, one or several."""
         return [self.model] if self.model is not None else self.models
+
+    def list_loaded(self) -> list[ModelSpec]:
+        """List the models that a run loads besides those of judges: the judged ones, and one that captions."""
+        captioner = None if self.captions is None else self.captions.by
+        return [*self.all_models(), *([] if captioner is None else [captioner])]
 
     def all_interventions(self) -> list[InterventionSpec | DefenceSpec | StackSpec]:
         """List the interventions, with grids expanded."""
@@ -215,6 +248,20 @@ class Spec(Section):
             one.defence.direction_from for one in self.all_interventions() if isinstance(one, DefenceSpec)
         ]
         return list(dict.fromkeys(one for one in needed if one is not None))
+
+    def shows_captions(self) -> bool:
+        """Whether a target is shown with its caption."""
+        shown = [self.conditions, self.target_states, *(one.conditions for one in self.interventions)]
+        return any("caption" in conditions for conditions in shown)
+
+    def _asks_for_captions(self) -> bool:
+        """Whether a defence asks for captions as `captions` does."""
+        return self.captions is not None and any(
+            one.defence.caption_prompt(step) == self.captions.asked
+            for one in self.all_interventions()
+            if isinstance(one, DefenceSpec) and isinstance(one.defence, SteppedDefence)
+            for step in one.defence.steps
+        )
 
     def needs_anchors(self) -> bool:
         """Whether anything is measured on anchors."""

@@ -68,6 +68,9 @@ def find_predecessor(runs: Sequence[PastRun]) -> PastRun | None:
 def _essence(spec: Spec) -> dict[str, Any]:
     content = spec.model_dump(mode="json", by_alias=True, exclude=OF_NO_EFFECT)
     models = [model.model_dump(exclude={"device", "device_map"}) for model in spec.all_models()]
+    if (captioner := (content.get("captions") or {}).get("by")) is not None:
+        for placement in ("device", "device_map"):
+            del captioner[placement]
     for dataset in content["datasets"].values():
         if dataset["clip"] is not None:
             del dataset["clip"]["device"]

@@ -111,6 +111,26 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ]
             ),
         ),
+        "captions": Kind(
+            comment="one row per caption that a run generated: of a sample's image, by a model",
+            schema=pa.schema(
+                [
+                    _column("model", pa.string(), "model and revision that wrote the caption"),
+                    _DATASET,
+                    _SAMPLE,
+                    _column("style", pa.string(), "plain, or query: with the question in mind"),
+                    _column(
+                        "prompt",
+                        pa.string(),
+                        "what the model was asked; in style query, {question} stands for the question",
+                    ),
+                    _column("caption", pa.string(), "what the model wrote"),
+                    _column("tokens", pa.int32(), "number of generated tokens"),
+                    _column("finish_reason", pa.string(), "why the caption ended: stop or length"),
+                    _column("prompt_tokens", pa.int32(), "tokens of the prompt, image tokens included"),
+                ]
+            ),
+        ),
         "hidden_states": Kind(
             comment="one row per sample, condition and block: the residual stream after that block, at one position",
             partitions=("model", "condition"),

@@ -16,6 +16,7 @@ class StageName(StrEnum):
     EXTRACT_STATES = "embed"
     SHIFT = "shift"
     DIRECTION = "direction"
+    CAPTION = "caption"
     GENERATE = "generate"
     OVERHEAD = "overhead"
     JUDGE = "judge"

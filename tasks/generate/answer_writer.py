@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from storage.errors import StoreError
-from storage.records.hashing import digest
 from storage.records.manifest import Manifest
 from storage.shards.writer import ShardWriter
 from storage.store import Store
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from cmrm.decoding.requests import Answer
     from cmrm.steering.proof import SteeringProof
 
-KIND = "responses"
-
 
 class AnswerWriter:
     """Collects the answers of one job and commits them under its key; `done` are the ids already answered.
@@ -40,7 +37,7 @@ class AnswerWriter:
         self.job = job
         self.done: set[str] = set()
         self._store = store
-        self._writer = ShardWriter(store, job.stage, job.key, KIND, thread=thread)
+        self._writer = ShardWriter(store, job.stage, job.key, job.kind, thread=thread)
         self._ready: list[dict[str, Any]] = []
         self._quarantined: list[dict[str, Any]] = []
         self._acted: Counter[str] = Counter()
@@ -71,10 +68,13 @@ class AnswerWriter:
         if answer.fault is not None:
             self.quarantine(quarantine_row(stored, stage=self.job.stage, reason=_explain(answer.fault)))
             return
+        if (lack := self.job.find_lack(answer)) is not None:
+            self.quarantine(quarantine_row(stored, stage=self.job.stage, reason=lack))
+            return
         if proof is not None:
             for block, length in proof.asked.items():
                 self._distances[str(block)].append((length, proof.distance[block]))
-        self._ready.append(_describe(self.job, stored, answer))
+        self._ready.append(self.job.to_row(stored, answer))
         self.done.add(stored.sample.id)
 
     def quarantine(self, row: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class AnswerWriter:
     def flush(self) -> None:
         """Pass the collected answers to the shard writer."""
         if self._ready:
-            table = from_rows(self._ready, KIND)
+            table = from_rows(self._ready, self.job.kind)
             # Cleared between the two calls that may fail: an OOM before it loses no row, one after it duplicates none.
             self._ready = []
             self._writer.append(table)
@@ -98,7 +98,7 @@ class AnswerWriter:
             self._store,
             self._writer,
             asked=(stored.sample.id for stored in asked),
-            kind=KIND,
+            kind=self.job.kind,
             quarantined=self._quarantined,
             provenance={
                 **provenance,
@@ -117,23 +117,6 @@ def _summarize(distances: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "moved": fmean(moved for _, moved in distances),
         "prompts": len(distances),
         "without_effect": sum(moved == 0.0 < asked for asked, moved in distances),
-    }
-
-
-def _describe(job: GenerateJob, stored: StoredSample, answer: Answer) -> dict[str, Any]:
-    return {
-        "model": job.model.name,
-        "dataset": stored.sample.dataset,
-        "sample_id": stored.sample.id,
-        "condition": job.slice.condition,
-        "intervention": "" if job.steering is None else job.steering.name,
-        "alpha": None if job.steering is None else job.steering.alpha,
-        "level": None if job.steering is None else job.steering.level,
-        "answer": answer.text,
-        "answer_digest": digest(answer.text),
-        "tokens": answer.tokens,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": answer.prompt_tokens,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,8 @@ class RequestBuilder:
         shown = prepare_batch(self.renderer, showing, samples, job.slice.condition, stage=job.stage)
         asked = [PendingSample(stored=one, arms=arms[one.sample.id]) for one in shown.samples]
         own_prompts = self._change_prompts(asked, shown.prompts)
-        asked, refused = self._refuse(asked, own_prompts)
+        pairs = self._make_pairs(asked, shown.prompts)
+        asked, refused = self._refuse(asked, [*own_prompts.items(), *_list_changed(pairs, shown.prompts)])
         images = self._measured_images(asked)
         return Prepared(
             asked=asked,
@@ -215,12 +216,12 @@ class RequestBuilder:
         return pairs
 
     def _refuse(
-        self, asked: Sequence[PendingSample], own_prompts: Mapping[int, Sequence[Prompt]]
+        self, asked: Sequence[PendingSample], changed: Iterable[tuple[int, Sequence[Prompt]]]
     ) -> tuple[list[PendingSample], list[QuarantinedSample]]:
-        """Take an arm from the samples whose changed prompt the model cannot be given, and quarantine them for it."""
+        """Take an arm from the samples with a changed prompt that the model cannot be given; quarantine them for it."""
         left = [set(one.arms) for one in asked]
         quarantined = []
-        for arm, prompts in own_prompts.items():
+        for arm, prompts in changed:
             for row, reason in find_refused(self.renderer, prompts).items():
                 if arm in left[row]:
                     left[row].remove(arm)
@@ -288,3 +289,13 @@ class RequestBuilder:
             if owner == arm
         }
         return build_acting(use, deltas, store=self._first.store, vlm=self._vlm)
+
+
+def _list_changed(
+    pairs: Mapping[Leaf, tuple[Sequence[Prompt], Sequence[Prompt]]], plain: Sequence[Prompt]
+) -> Iterator[tuple[int, Sequence[Prompt]]]:
+    """List by arm the prompts of pairs that are not the plain ones: a generated caption in them may be anything."""
+    for (arm, _), both in pairs.items():
+        for prompts in both:
+            if any(one is not other for one, other in zip(prompts, plain, strict=True)):
+                yield arm, prompts

@@ -46,12 +46,12 @@ PIECE_SECONDS = 1.0
 Given = tuple[Sequence[StoredSample], Sequence[int]]
 
 
-def _generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
+def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     """Answer one shard under the arms of all jobs, and commit each."""
     from cmrm.prefix.planner import Prefixes
 
     job = jobs[0]
-    samples = job.slice.shard.read(store, job.slice.condition)
+    samples = job.read(store)
     vlm = load_model_once(job.model)
     with make_thread() as thread, ExitStack() as stack:
         # One thread for all arms, of which there may be dozens; closed after their writers.
@@ -269,4 +269,4 @@ class _ShardDecoder:
             arm.flush()
 
 
-generate_answers = make_joining_stage(StageName.GENERATE, _generate, join=group_jobs, place="devices")
+generate_answers = make_joining_stage(StageName.GENERATE, generate, join=group_jobs, place="devices")

@@ -18,6 +18,7 @@ from tasks.core.software import gather_software
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.report.agreement import describe_agreement
+from tasks.report.captions import summarize_captions
 from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
 from tasks.report.defence_figure import draw_defences
@@ -45,8 +46,21 @@ VERSION = 10
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
 # The stages whose results depend on the software that a model runs in.
-MADE_BY_MODELS = (StageName.EXTRACT_STATES, StageName.SHIFT, StageName.GENERATE, StageName.OVERHEAD)
-
+MADE_BY_MODELS = (
+    StageName.CAPTION,
+    StageName.EXTRACT_STATES,
+    StageName.SHIFT,
+    StageName.GENERATE,
+    StageName.OVERHEAD,
+)
+# The stages that quarantine samples, after ingest.
+ASKED_OF_MODELS = (
+    StageName.CAPTION,
+    StageName.EXTRACT_STATES,
+    StageName.GENERATE,
+    StageName.OVERHEAD,
+    StageName.JUDGE,
+)
 
 Made = Mapping[StageName, Sequence[Manifest]]
 
@@ -136,10 +150,11 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         quarantined=tuple(_count_quarantined(store, made)),
         without_effect=tuple(_find_without_effect(made[StageName.GENERATE])),
         precision=tuple(gather_precision(made[StageName.GENERATE])),
-        software=gather_software(one for stage in MADE_BY_MODELS for one in made[stage]),
+        software=gather_software(one for stage in MADE_BY_MODELS for one in made.get(stage, ())),
         shifts=tuple(_describe_shift(one) for one in made[StageName.SHIFT]),
         figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
         defences=defences,
+        captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )
     manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
     report_rows(1)
@@ -202,8 +217,8 @@ def _count_quarantined(store: Store, made: Made) -> list[QuarantineCount]:
         for row in read_quarantine(store, made[StageName.INGEST])
     )
     reasons: dict[tuple[str, str], tuple[str, str]] = {}
-    for stage in (StageName.EXTRACT_STATES, StageName.GENERATE, StageName.OVERHEAD, StageName.JUDGE):
-        for row in read_quarantine(store, made[stage]):
+    for stage in ASKED_OF_MODELS:
+        for row in read_quarantine(store, made.get(stage, ())):
             reasons.setdefault((row["dataset"], row["sample_id"]), (stage, row["reason"]))
     counts.update((stage, dataset, reason) for (dataset, _), (stage, reason) in reasons.items())
     return [

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from cmrm.errors import UserError
 from storage.records.manifest import Manifest
 from storage.store import Store
+from tasks.report.captions import CaptionSummary
 from tasks.report.defences import DefenceTable
 from tasks.report.judge_costs import JudgeTotals
 from tasks.report.table import Table
@@ -72,9 +73,12 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "without_effect": WithoutEffect,
         "precision": Precision,
         "shifts": ShiftSummary,
+        "captions": CaptionSummary,
         "figures": FigureCaption,
     }
 )
+# The keys that only some runs have.
+OPTIONAL = frozenset(("defences", "captions"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +109,21 @@ class Summary:
     figures: tuple[FigureCaption, ...]
     # Only of a run with defences of other kinds than CMRM; the JSON of others lacks the key.
     defences: DefenceTable | None = None
+    # Only of a run that generated captions; the JSON of others lacks the key.
+    captions: tuple[CaptionSummary, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "defences"}
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
-            **own,
+            **{name: value for name, value in own.items() if name not in OPTIONAL},
             **({} if self.defences is None else {"defences": self.defences.to_json()}),
             **{name: [dict(one) for one in own[name]] for name in MAPPINGS},
-            **{name: [asdict(one) for one in own[name]] for name in RECORDS},
+            **{
+                name: [asdict(one) for one in own[name]]
+                for name in RECORDS
+                if own[name] or name not in OPTIONAL
+            },
             "table": self.table.to_json(),
             "software": {name: list(versions) for name, versions in self.software.items()},
         }

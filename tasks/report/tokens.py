@@ -14,6 +14,7 @@ from tasks.core.stage_name import StageName
 from tasks.report.outcomes import Arm
 
 COLUMNS = ("model", "condition", "intervention", "alpha", "sample_id", "tokens", "prompt_tokens")
+CAPTIONED = ("sample_id", "tokens", "prompt_tokens")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -26,10 +27,12 @@ class TokenCount:
 
 
 def count_tokens(store: Store, answered: Iterable[Manifest]) -> dict[Arm, TokenCount]:
-    """Average the tokens of an answer by arm, with those of the steps before it, from manifests of `generate`."""
+    """Average the tokens of an answer by arm, with those of the steps before it, from manifests of `generate`.
+
+    A caption of the run counts for each answer that is made from it.
+    """
     return average_tokens(
-        (_read(store, made), [row for key in _list_earlier(made) for row in _read_step(store, key)])
-        for made in answered
+        (rows, _read_earlier(store, made, rows)) for made in answered for rows in [_read(store, made)]
     )
 
 
@@ -75,12 +78,17 @@ def _average(counts: Iterable[int | None], answers: int) -> float | None:
     return total / answers
 
 
-def _list_earlier(made: Manifest) -> Iterable[str]:
-    return ((made.content["intervention"] or {}).get("earlier") or {}).values()
-
-
-def _read_step(store: Store, key: str) -> Rows:
-    return _read(store, need_manifest(store, StageName.GENERATE, key))
+def _read_earlier(store: Store, made: Manifest, rows: Rows) -> Rows:
+    """Read what was generated before the answers of a manifest."""
+    stands = {row["sample_id"] for row in rows if row["prompt_tokens"] == 0}
+    earlier: list[Mapping[str, Any]] = []
+    for key in ((made.content["intervention"] or {}).get("earlier") or {}).values():
+        if store.look_up(StageName.GENERATE, key) is not None:
+            earlier += _read(store, need_manifest(store, StageName.GENERATE, key))
+        else:
+            captions = read_rows(store, need_manifest(store, StageName.CAPTION, key), "captions", CAPTIONED)
+            earlier += [row for row in captions.to_pylist() if row["sample_id"] not in stands]
+    return earlier
 
 
 def _read(store: Store, made: Manifest) -> Rows:

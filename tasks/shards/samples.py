@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
@@ -12,14 +12,18 @@ from cmrm.prompts.conditions import Condition, missing
 from cmrm.prompts.sample import Sample
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
-from storage.shards.rows import count_values, iterate_rows_where, need_manifest
+from storage.shards.rows import count_values, iterate_rows_where, need_manifest, read_rows
 from storage.store import Store
 from tasks.core.stage_name import StageName
 
 Split = Literal["anchor", "target"]
+# Whose images are captioned: those of samples without a caption of their own, or of all.
+Captioned = Literal["uncaptioned", "all"]
 # All conditions show a sample's question; these two add its caption or its image.
 TEXT: Condition = "query"
 WITH_MORE: tuple[Condition, ...] = ("caption", "image")
+# The samples whose image has no caption, as a job that captions them sees them.
+UNCAPTIONED = "uncaptioned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,44 @@ class StoredSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captions:
+    """Generated captions of a shard: the key of their job, and the samples that they are given to."""
+
+    key: str
+    given_to: Captioned
+
+    def give(self, samples: Sequence[StoredSample], store: Store) -> Iterator[StoredSample]:
+        """Give samples with an image their generated captions; `all` takes away those of their own."""
+        found = read_captions(store, self.key)
+        for stored in samples:
+            own = stored.sample.caption
+            if stored.sample.image is None or (own and self.given_to == "uncaptioned"):
+                yield stored
+            else:
+                caption = found.get(stored.sample.id)
+                yield replace(stored, sample=replace(stored.sample, caption=caption))
+
+
+def read_captions(store: Store, key: str) -> Mapping[str, str]:
+    """Read the captions of a committed caption job, by sample."""
+    manifest = need_manifest(store, StageName.CAPTION, key)
+    rows = read_rows(store, manifest, "captions", ("sample_id", "caption")).to_pylist()
+    return {row["sample_id"]: row["caption"] for row in rows}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A range of one split of an ingested data set: samples `start` to `stop` of the manifest `ingest`."""
+    """A range of one split of an ingested data set: samples `start` to `stop` of the manifest `ingest`.
+
+    `captions` are those that a run generated for it, if it did and they are to be shown.
+    """
 
     dataset: str
     ingest: str
     split: Split
     start: int
     stop: int
+    captions: Captions | None = None
 
     def read(self, store: Store, condition: Condition) -> list[StoredSample]:
         """Read the shard's samples that the condition can show, in order."""
@@ -101,6 +135,36 @@ def slice_samples(
     )
 
 
+def slice_to_caption(
+    store: str, ingest: str, split: Split, captioned: Captioned, shard_size: int
+) -> tuple[Slice, ...]:
+    """Cut one split into shards as `slice_samples` does, under `image`, of the samples that are to be captioned."""
+    return tuple(
+        Slice(shard=shard, condition="image", rows=view.rows, digest=view.digest)
+        for shard, views in _cut(store, ingest, split, shard_size)
+        if (view := views.get("image" if captioned == "all" else UNCAPTIONED)) is not None
+    )
+
+
+def slice_captioned(
+    store: str, ingest: str, split: Split, shard_size: int, captions: Mapping[Shard, Captions]
+) -> tuple[Slice, ...]:
+    """Cut one split into shards as `slice_samples` does, under `caption`, with generated captions by shard."""
+    slices = []
+    for shard, views in _cut(store, ingest, split, shard_size):
+        given = replace(shard, captions=captions.get(shard))
+        view = views.get("caption") if given.captions is None else _view_captioned(given, store)
+        if view is not None:
+            slices.append(Slice(shard=given, condition="caption", rows=view.rows, digest=view.digest))
+    return tuple(slices)
+
+
+def needs_caption(stored: StoredSample, captioned: Captioned) -> bool:
+    """Whether a sample's image is among those that are captioned."""
+    has_image = missing(stored.sample, "image") is None
+    return has_image and (captioned == "all" or missing(stored.sample, "caption") is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _View:
     """A shard as conditions that show the same fields of a sample see it."""
@@ -113,7 +177,7 @@ class _View:
 @lru_cache(maxsize=64)
 def _cut(
     store: str, ingest: str, split: Split, shard_size: int
-) -> tuple[tuple[Shard, Mapping[Condition, _View]], ...]:
+) -> tuple[tuple[Shard, Mapping[str, _View]], ...]:
     opened = Store.open(store)
     side = iterate_samples(opened, need_manifest(opened, StageName.INGEST, ingest), split)
     shards = []
@@ -123,10 +187,21 @@ def _cut(
         shard = Shard(dataset=members[0].sample.dataset, ingest=ingest, split=split, start=start, stop=stop)
         # Sorted, so that the order of a data file changes no digest.
         members.sort(key=lambda stored: stored.sample.id)
-        views = {condition: _view(members, condition) for condition in (TEXT, *WITH_MORE)}
+        views: dict[str, _View | None] = {
+            condition: _view(members, condition) for condition in (TEXT, *WITH_MORE)
+        }
+        views[UNCAPTIONED] = _view_uncaptioned(members, views["image"])
         shards.append((shard, {condition: view for condition, view in views.items() if view is not None}))
         start = stop
     return tuple(shards)
+
+
+def _view_uncaptioned(members: Sequence[StoredSample], images: _View | None) -> _View | None:
+    """View the samples whose image has no caption; mostly all or none of those with an image, and then for nothing."""
+    uncaptioned = [stored for stored in members if needs_caption(stored, "uncaptioned")]
+    if images is not None and len(uncaptioned) == images.rows:
+        return images
+    return _view(uncaptioned, "image")
 
 
 def _view(members: Sequence[StoredSample], condition: Condition) -> _View | None:
@@ -137,10 +212,18 @@ def _view(members: Sequence[StoredSample], condition: Condition) -> _View | None
     return _View(rows=len(shown), digest=digest(named))
 
 
+# Every arm asks for it again, and it takes a few hundred bytes.
+@lru_cache(maxsize=4096)
+def _view_captioned(shard: Shard, store: str) -> _View | None:
+    return _view(sorted(shard.read_all(Store.open(store)), key=lambda stored: stored.sample.id), "caption")
+
+
 # Many arms and judges read the same shard in turn; a sample takes about a kilobyte.
 @lru_cache(maxsize=8)
 def _read_shard(shard: Shard, store: str) -> Sequence[StoredSample]:
     opened = Store.open(store)
+    if shard.captions is not None:
+        return tuple(shard.captions.give(replace(shard, captions=None).read_all(opened), opened))
     manifest = need_manifest(opened, StageName.INGEST, shard.ingest)
     side = iterate_samples(opened, manifest, shard.split, start=shard.start)
     return tuple(islice(side, shard.stop - shard.start))

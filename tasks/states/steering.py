@@ -8,12 +8,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.defences import DEFENCES, Defence, OwnShiftDefence, SteppedDefence
+from cmrm.prompts.captions import CaptionPrompt
 from cmrm.prompts.conditions import TEXT_ONLY, Condition, Prompt
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.core.models import ModelUse
 from tasks.core.options import build_plugin
 from tasks.core.stage_name import StageName
+from tasks.shards.samples import read_captions
 
 if TYPE_CHECKING:
     from tasks.shards.prompts import PromptBuilder
@@ -129,7 +131,8 @@ class StackUse:
 class StepUse:
     """One generation of a defence that needs several: a step before the answer, or the answer (`step` is `answer`).
 
-    `earlier` holds the keys of the responses of the steps before, by step, on the same shard.
+    `earlier` holds the keys of the responses of the steps before, by step, on the same shard. Those of the steps that
+    `captioned` names are keys of the run's captions, which the step would have repeated.
     """
 
     # Levels are those of CMRM.
@@ -141,6 +144,7 @@ class StepUse:
     of: DefenceUse
     step: str
     earlier: tuple[tuple[str, str], ...]
+    captioned: tuple[str, ...] = ()
 
     @property
     def alpha(self) -> float | None:
@@ -174,15 +178,21 @@ class StepUse:
         return found.pair(prompt, self.read_earlier(sample, store))
 
     def explain_gap(self, sample: str, store: str) -> str | None:
-        """Say which answer of a step before the sample lacks; None if it has all."""
-        gap = next((step for step, key in self.earlier if sample not in read_answers(store, key)), None)
-        if gap is None:
-            return None
-        return f"{self.of.kind} needs its {gap} answer, and there is none: see the reason of that step"
+        """Say which answer of a step before the sample lacks and needs; None if it has all."""
+        found: dict[str, str] = {}
+        for step, key in self.earlier:
+            text = self._read(step, key, sample, store)
+            if text is not None:
+                found[step] = text
+            elif step not in self.captioned or self.stepped.is_needed(step, found):
+                return (
+                    f"{self.of.kind} needs its {step} answer, and there is none: see the reason of that step"
+                )
+        return None
 
     def read_earlier(self, sample: str, store: str) -> dict[str, str]:
-        """The earlier answers to a sample, by step."""
-        return {step: read_answers(store, key)[sample].text for step, key in self.earlier}
+        """The earlier answers to a sample, by step; '' for a caption that it does not need."""
+        return {step: self._read(step, key, sample, store) or "" for step, key in self.earlier}
 
     def find_plain(self, sample: str, store: str) -> StoredAnswer:
         """The answer that stands where the last step is not needed; an empty one where a step before is not."""
@@ -202,10 +212,37 @@ class StepUse:
             "earlier": dict(self.earlier),
         }
 
+    def _read(self, step: str, key: str, sample: str, store: str) -> str | None:
+        if step in self.captioned:
+            return keep_captions(store, key).get(sample)
+        answer = read_answers(store, key).get(sample)
+        return None if answer is None else answer.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionUse:
+    """A caption of the image in place of an answer, as part of a job: what the model is asked for it."""
+
+    # It is no defence, so it has neither a name nor a strength, and mixes no logits.
+    name: ClassVar[str] = ""
+    alpha: ClassVar[None] = None
+    level: ClassVar[None] = None
+    contrast: ClassVar[None] = None
+
+    prompt: CaptionPrompt
+
+    def ask(self, prompt: Prompt, _sample: str, _store: str) -> Prompt:
+        """The prompt that is asked in place of the plain one."""
+        return self.prompt.ask(prompt)
+
+    def content(self, _showing: PromptBuilder) -> dict[str, Any]:
+        """The key content that determines the caption."""
+        return {"style": self.prompt.style, "prompt": self.prompt.text}
+
 
 # One intervention of an arm: with one generation, or any.
 SingleUse = Steering | DefenceUse | StackUse
-Use = SingleUse | StepUse
+Use = SingleUse | StepUse | CaptionUse
 
 
 def list_steps(use: DefenceUse) -> tuple[str, ...]:
@@ -222,6 +259,8 @@ def needs_plain(use: DefenceUse) -> bool:
 
 def list_leaves(use: Use) -> tuple[Steering | DefenceUse, ...]:
     """List what an intervention changes states by: the parts of a stack, else itself; nothing in a step before."""
+    if isinstance(use, CaptionUse):
+        return ()
     if isinstance(use, StackUse):
         return use.parts
     if isinstance(use, StepUse):
@@ -266,6 +305,13 @@ def read_answers(url: str, key: str) -> Mapping[str, StoredAnswer]:
         )
         for row in rows.to_pylist()
     }
+
+
+# As above.
+@lru_cache(maxsize=16)
+def keep_captions(url: str, key: str) -> Mapping[str, str]:
+    """Read the captions of a committed caption job, by sample, once."""
+    return read_captions(Store.open(url), key)
 
 
 @lru_cache(maxsize=256)
