@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from cmrm.prompts.captions import CAPTION_PROMPTS, QUESTION_MARK, CaptionPrompt, CaptionStyle
+from cmrm.untrusted.printable import is_blank
 from flows.spec.model_sections import ModelSpec
-from flows.spec.section import Section, refuse_blank
+from flows.spec.section import Section
 from tasks.shards.samples import Captioned
 
 
@@ -28,12 +30,18 @@ class CaptionsSpec(Section):
     @field_validator("by", mode="before")
     @classmethod
     def _take_an_id(cls, given: Any) -> Any:
+        if not isinstance(given, str | Mapping | ModelSpec | None):
+            raise ValueError(  # noqa: TRY004 - pydantic turns it into a validation error
+                "write the id of a model, or a mapping as in model; without it each judged model captions"
+            )
         return {"id": given} if isinstance(given, str) else given
 
     @field_validator("prompt")
     @classmethod
     def _ask_something(cls, prompt: str | None) -> str | None:
-        return None if prompt is None else refuse_blank(prompt)
+        if prompt is not None and is_blank(prompt):
+            raise ValueError("write what the model is asked, or leave it out")
+        return prompt
 
     @model_validator(mode="after")
     def _ask_in_the_style(self) -> Self:

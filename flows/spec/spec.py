@@ -203,7 +203,8 @@ class Spec(Section):
             self.shows_captions() or "caption" in self.directions() or self._asks_for_captions()
         ):
             raise ValueError(
-                "captions: nothing in this spec shows a caption; name caption in conditions, or leave captions out"
+                "captions: nothing in this spec shows a caption, and no defence asks for the same; name caption in "
+                "conditions, or leave captions out"
             )
         return self
 
@@ -255,9 +256,16 @@ class Spec(Section):
         return any("caption" in conditions for conditions in shown)
 
     def _asks_for_captions(self) -> bool:
-        """Whether a defence asks for captions as `captions` does."""
-        return self.captions is not None and any(
-            one.defence.caption_prompt(step) == self.captions.asked
+        """Whether a defence asks its own model for captions as `captions` does."""
+        captions = self.captions
+        if (
+            captions is None
+            or captions.max_new_tokens not in (None, self.generation.max_new_tokens)
+            or (captions.by is not None and captions.by.id not in {one.id for one in self.all_models()})
+        ):
+            return False
+        return any(
+            one.defence.caption_prompt(step) == captions.asked
             for one in self.all_interventions()
             if isinstance(one, DefenceSpec) and isinstance(one.defence, SteppedDefence)
             for step in one.defence.steps
