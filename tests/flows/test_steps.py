@@ -10,6 +10,7 @@ from zlib import crc32
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from cmrm.defences.ecso import Ecso
@@ -25,6 +26,7 @@ from storage.shards.rows import read_rows
 from storage.store import Store
 from tasks.core.stage import Job
 from tasks.data.ingest import ingest
+from tasks.generate.captions import CaptionJob, caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
 from tasks.job_codec import pack_jobs, unpack_jobs
@@ -254,3 +256,41 @@ def test_each_answer_reads_and_generates_what_its_steps_do(
         assert sum(row["samples"] for row in mine) == len(rows["/plain"])
         assert sum(row["tokens"] for row in mine) == sum(tokens for _, tokens in spent)
         assert all(row["seconds"] > 0 for row in mine)
+
+
+def test_ecso_takes_the_runs_captions_where_they_ask_the_same_and_lacks_only_those_it_needs(
+    spec_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Store.create(tmp_path / "alone")
+    expected = run_steps(*plan_on(spec_path, alone))
+    spec = yaml.safe_load(spec_path.read_text())
+    asked = {"style": "query", "prompt": TEMPLATES["caption"]}
+    with_captions = spec_path.with_name("captions.yaml")
+    with_captions.write_text(yaml.safe_dump({**spec, "captions": asked}))
+
+    def run(folder: str) -> tuple[Store, dict[str, Manifest], list[Manifest]]:
+        store = Store.create(tmp_path / folder)
+        model, samples = plan_on(with_captions, store)
+        captioned = [(job, do(caption_images.do, job)[0]) for job in model.caption_jobs(samples)]
+        made = run_steps(model.with_captions(captioned), samples)
+        return store, made, [manifest for _, manifest in captioned]
+
+    store, made, _ = run("store")
+    assert set(made) == {"/plain", "ECSO/judgement", "ECSO/answer"}
+    answers = read_texts(alone, expected["ECSO/answer"])
+    assert read_texts(store, made["ECSO/answer"]) == answers
+    # A caption counts where an answer is made from it, and so both cost the same.
+    costs = [
+        count_tokens(where, [some["ECSO/answer"]]) for where, some in ((alone, expected), (store, made))
+    ]
+    assert costs[0] == costs[1]
+
+    monkeypatch.setattr(CaptionJob, "find_lack", lambda _self, _answer: "unusable")
+    store, made, (captions,) = run("lacking")
+    assert len(read_rows(store, captions, "quarantine")) == len(answers)
+    judged = read_texts(store, made["ECSO/judgement"])
+    stand = {sample for sample, judgement in judged.items() if crc32(judgement.encode()) % 2}
+    assert read_texts(store, made["ECSO/answer"]) == {sample: answers[sample] for sample in stand}
+    lacking = read_rows(store, made["ECSO/answer"], "quarantine").to_pylist()
+    assert {row["sample_id"] for row in lacking} == set(answers) - stand != set()
+    assert lacking[0]["reason"].startswith("ecso needs its caption answer, and there is none")
