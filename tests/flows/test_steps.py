@@ -280,9 +280,7 @@ def test_ecso_takes_the_runs_captions_where_they_ask_the_same_and_lacks_only_tho
     answers = read_texts(alone, expected["ECSO/answer"])
     assert read_texts(store, made["ECSO/answer"]) == answers
     # A caption counts where an answer is made from it, and so both cost the same.
-    costs = [
-        count_tokens(where, [some["ECSO/answer"]]) for where, some in ((alone, expected), (store, made))
-    ]
+    costs = [count_tokens(where, [some["ECSO/answer"]]) for where, some in ((alone, expected), (store, made))]
     assert costs[0] == costs[1]
 
     monkeypatch.setattr(CaptionJob, "find_lack", lambda _self, _answer: "unusable")
