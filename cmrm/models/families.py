@@ -17,6 +17,9 @@ ENTRY_POINTS = "cmrm.families"
 EXAMPLE_ROW = "{blocks: layers, image_token: image_token_id}"
 PAGE = "docs/models.md under “A type that is not in the table”"
 
+# LLaVA-1.5's own size, at which all types but LLaVA-NeXT pad nothing.
+IMAGE_SIZE = 336
+
 Positions = Literal["counted", "multimodal"]
 Shares = Literal["all", "text", "nothing"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -40,6 +43,8 @@ class Family:
     `template`: a chat template for processors that are published without one; a processor's own takes precedence.
     `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts are tokenized directly.
+    `image_size`: the side of meaningless images, in pixels, where a spec names none: one at which the processor pads
+    nothing, so that a blank is one colour where the vision tower sees it (the doctor checks it).
     """
 
     model_type: str
@@ -54,6 +59,7 @@ class Family:
     system: str | None = None
     template: str | None = None
     text_only_form: str | None = None
+    image_size: int = IMAGE_SIZE
 
 
 # The documented prompt format of PaliGemma: image tokens, then the text; its processor adds <bos> and a newline.
@@ -76,7 +82,14 @@ _ROWS = (
     Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="llama4", blocks="model.layers", image_token="image_token_id", shares="all"),
     Family(model_type="llava", blocks="layers", image_token="image_token_id", shares="all"),
-    Family(model_type="llava_next", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="llava_next",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        # At 336 pixels its grid is 336 × 672, and both tiles are half black padding.
+        image_size=672,
+    ),
     Family(model_type="llava_onevision", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="mistral3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(

@@ -89,6 +89,12 @@ def list_image_backends(folder: Path) -> tuple[Backend, ...]:
     return tuple(backend for backend in BACKENDS if _THEIRS[backend] in found)
 
 
+def read_image_settings(folder: Path) -> Mapping[str, Any]:
+    """Read a folder's image processor settings as transformers does: processor_config.json first."""
+    own = _read(folder / "processor_config.json").get("image_processor")
+    return own if isinstance(own, dict) else _read(folder / "preprocessor_config.json")
+
+
 def use_image_backend(
     processor: Any,
     folder: Path,
@@ -154,9 +160,8 @@ def _read_tables() -> _Tables:
 
 
 def _find_class_name(folder: Path) -> str | None:
-    """Find the image processor class of a folder as transformers does: processor_config.json first."""
-    own = _read(folder / "processor_config.json").get("image_processor")
-    config = own if isinstance(own, dict) else _read(folder / "preprocessor_config.json")
+    """Find the image processor class of a folder."""
+    config = read_image_settings(folder)
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
     return None if name is None else str(name)
 

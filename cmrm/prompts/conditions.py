@@ -39,15 +39,26 @@ class Prompt:
 
 
 def make_meaningless(
-    *, size: int, color: tuple[int, int, int], seed: int
+    *,
+    size: int,
+    color: tuple[int, int, int],
+    seed: int,
+    mean: tuple[int, int, int] | None = CLIP_MEAN,
+    contrast: float | None = None,
 ) -> Mapping[Condition, MeaninglessImage]:
-    """Make the recipe of every meaningless image: `size` pixels square, `color` of `blank`, `seed` of noise."""
+    """Make the recipe of every meaningless image: `size` pixels square, `color` of `blank`, `seed` of noise.
+
+    `mean` is the colour of `blank-mean`, None if the model's is not known; `contrast` is that of noise behind the
+    model's processor, in grey levels, None for noise as it is drawn.
+    """
     return {
         "blank": MeaninglessImage(kind="blank", size=size, color=color),
         "blank-black": MeaninglessImage(kind="blank", size=size, color=BLACK),
-        "blank-mean": MeaninglessImage(kind="blank", size=size, color=CLIP_MEAN),
-        "noise": MeaninglessImage(kind="noise", size=size, seed=seed),
-        "noise-gaussian": MeaninglessImage(kind="noise", size=size, seed=seed, distribution="gaussian"),
+        "blank-mean": MeaninglessImage(kind="blank", size=size, color=mean),
+        "noise": MeaninglessImage(kind="noise", size=size, seed=seed, contrast=contrast),
+        "noise-gaussian": MeaninglessImage(
+            kind="noise", size=size, seed=seed, distribution="gaussian", contrast=contrast
+        ),
     }
 
 

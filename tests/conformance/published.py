@@ -1,0 +1,111 @@
+"""Image processors as the families' models are published with them, in place of the tiny ones.
+
+`python -m tests.conformance.published FAMILY…` prints a line of JSON a family: what `examine_published` returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+HALF = [0.5, 0.5, 0.5]
+CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+WIDE = [[384 * height, 384 * width] for height in range(1, 7) for width in range(1, 7)]
+NEXT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def _square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+def _settings(mean: list[float], deviation: list[float], **more: Any) -> dict[str, Any]:
+    return {"image_mean": mean, "image_std": deviation, **more}
+
+
+_CLIP_336 = _settings(*CLIP, size={"shortest_edge": 336}, crop_size=_square(336))
+_QWEN2 = _settings(
+    *CLIP, size={"shortest_edge": 3136, "longest_edge": 12_845_056}, patch_size=14, merge_size=2
+)
+# The settings of the image processor, as in the preprocessor_config.json of a model that is named beside it.
+IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # CohereLabs/aya-vision-8b
+        "aya_vision": _settings(HALF, HALF, size=_square(364), crop_to_patches=True, max_patches=12),
+        # google/gemma-3-4b-it
+        "gemma3": _settings(HALF, HALF, size=_square(896)),
+        # zai-org/GLM-4.1V-9B-Thinking
+        "glm4v": _settings(
+            *CLIP, size={"shortest_edge": 12_544, "longest_edge": 9_633_792}, patch_size=14, merge_size=2
+        ),
+        # HuggingFaceM4/Idefics3-8B-Llama3
+        "idefics3": _settings(HALF, HALF, size={"longest_edge": 1456}, max_image_size={"longest_edge": 364}),
+        # OpenGVLab/InternVL3-1B-hf
+        "internvl": _settings(*IMAGENET, size=_square(448), crop_to_patches=True, max_patches=12),
+        # meta-llama/Llama-4-Scout-17B-16E-Instruct
+        "llama4": _settings(HALF, HALF, size=_square(336), max_patches=16),
+        # llava-hf/llava-1.5-7b-hf
+        "llava": _CLIP_336,
+        # llava-hf/llava-v1.6-mistral-7b-hf
+        "llava_next": {**_CLIP_336, "image_grid_pinpoints": NEXT},
+        # llava-hf/llava-onevision-qwen2-7b-ov-hf
+        "llava_onevision": _settings(HALF, HALF, size=_square(384), image_grid_pinpoints=WIDE),
+        # mistralai/Mistral-Small-3.1-24B-Instruct-2503
+        "mistral3": _settings(*CLIP, size={"longest_edge": 1540}, patch_size=_square(14)),
+        # meta-llama/Llama-3.2-11B-Vision-Instruct
+        "mllama": _settings(*CLIP, size=_square(560), max_image_tiles=4),
+        # google/paligemma2-3b-pt-224
+        "paligemma": _settings(HALF, HALF, size=_square(224)),
+        # Qwen/Qwen2.5-VL-7B-Instruct
+        "qwen2_5_vl": _QWEN2,
+        # Qwen/Qwen2-VL-7B-Instruct
+        "qwen2_vl": _QWEN2,
+        # Qwen/Qwen3-VL-8B-Instruct
+        "qwen3_vl": _settings(
+            HALF,
+            HALF,
+            size={"shortest_edge": 65_536, "longest_edge": 16_777_216},
+            patch_size=16,
+            merge_size=2,
+        ),
+        # HuggingFaceTB/SmolVLM-500M-Instruct
+        "smolvlm": _settings(HALF, HALF, size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}),
+        # llava-hf/vip-llava-7b-hf
+        "vipllava": _CLIP_336,
+    }
+)
+# What the whole processor counts image tokens by.
+COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "aya_vision": {"patch_size": 28, "img_size": 364},
+        "gemma3": {
+            "image_seq_length": 256,
+            "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 256}<end_of_image>\n\n",
+        },
+        "idefics3": {"image_seq_len": 169},
+        "internvl": {"image_seq_length": 256},
+        "llama4": {"patch_size": 14, "downsample_ratio": 4},
+        "llava": {"patch_size": 14},
+        "llava_next": {"patch_size": 14},
+        "llava_onevision": {"num_image_tokens": 729, "vision_aspect_ratio": "anyres_max_9"},
+        "mistral3": {"patch_size": 14},
+        "paligemma": {"image_seq_length": 256},
+        "smolvlm": {"image_seq_len": 64},
+        "vipllava": {"patch_size": 14},
+    }
+)
+
+
+def publish(vlm: Any, name: str) -> Any:
+    """Give a family's tiny model the image processor that its models are published with; its weights do not fit it."""
+    processor = vlm.processor
+    processor.image_processor = type(processor.image_processor)(**IMAGES[name])
+    for field, value in COUNTS.get(name, {}).items():
+        assert hasattr(processor, field), f"{type(processor).__name__} has no {field}"
+        setattr(processor, field, value)
+    return vlm
