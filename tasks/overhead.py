@@ -25,8 +25,9 @@ from tasks.shards.isolation import Isolation, run_past_failures
 from tasks.shards.prompts import PromptBuilder, Shown, find_refused, prepare_batch, quarantine_row
 from tasks.shards.run_shard import cut
 from tasks.shards.samples import Slice, StoredSample
+from tasks.shards.stimuli import fit_images
 from tasks.states.intervene import intervene
-from tasks.states.steering import SingleUse, StepUse
+from tasks.states.steering import SingleUse, StepUse, list_meaningless
 
 if TYPE_CHECKING:
     from cmrm.models.vlm import VisionLanguageModel
@@ -96,6 +97,9 @@ def _measure(job: OverheadJob, store: Store) -> Manifest:
     from cmrm.prefix.planner import Prefixes
 
     vlm = load_model_once(job.model)
+    passes = [one for arm in job.arms for one in (arm.passes if isinstance(arm, SteppedArm) else (arm,))]
+    shown = list_meaningless(job.slice.condition, *passes)
+    job = replace(job, showing=fit_images(job.showing, vlm, shown))
     members = job.slice.shard.read(store, job.slice.condition)
     # Drawn by text, since files are often sorted by category.
     chosen = sorted(members, key=lambda stored: draw(SplitRow.of(stored.sample).text, seed=0))[: job.samples]

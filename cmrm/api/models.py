@@ -49,11 +49,12 @@ def load_model(
 
 
 def check(
-    vlm: VisionLanguageModel, *, names: Sequence[str] | None = None, image_size: int = 224
+    vlm: VisionLanguageModel, *, names: Sequence[str] | None = None, image_size: int | None = None
 ) -> list[Finding]:
     """Check on a loaded model that reading and steering do what they say, as `cmrm doctor` does.
 
-    `names` are the checks to run, all 21 by default; `image_size` is the side of the images to try it with, in pixels.
+    `names` are the checks to run, all 24 by default; `image_size` is the side of the images to try it with, in pixels,
+    by default that of the model's family.
     A check that fails, or raises, is a finding with `passed` false and the reason in `detail`.
     Raises `UserError` for an unknown name.
 

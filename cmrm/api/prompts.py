@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from cmrm.errors import UserError
+from cmrm.models.families import IMAGE_SIZE
+from cmrm.models.mean_color import find_mean_color
 from cmrm.models.vlm import VisionLanguageModel, find_special_token
 from cmrm.prompts.conditions import (
     CONDITIONS,
@@ -19,11 +21,10 @@ from cmrm.prompts.conditions import (
     make_meaningless,
     show,
 )
-from cmrm.prompts.images import WHITE, open_image
+from cmrm.prompts.images import CLIP_MEAN, WHITE, MeaninglessImage, open_image
 from cmrm.prompts.sample import Sample
 
-# Side of a meaningless image in pixels, and the seed of noise: what a spec's `images` are where it says nothing.
-IMAGE_SIZE = 336
+# The seed of noise: what a spec's `images` are where it says nothing.
 NOISE_SEED = 0
 
 
@@ -32,14 +33,16 @@ def make_prompt(
     condition: Condition = "image",
     *,
     images: Path | None = None,
-    image_size: int = IMAGE_SIZE,
+    image_size: int | None = None,
     system: str | None = None,
+    vlm: VisionLanguageModel | None = None,
 ) -> Prompt:
     """Make the prompt that shows a sample under a condition.
 
     `images` is the folder of the sample's own image, which `image` needs; `image_size` is the side of a meaningless
     image in pixels; `system` is a system line. The prompts of one sample differ by the image alone, and under `caption`
-    by the caption above the question.
+    by the caption above the question. Meaningless images depend on the model `vlm` that is to see them: its family
+    chooses the size and its processor the colour of `blank-mean`. Without a model they are 336 pixels and CLIP's mean.
     Raises `UserError` for an unknown condition or an image that cannot be read; `ValueError` where the sample lacks
     what the condition needs.
 
@@ -55,18 +58,18 @@ def make_prompt(
         raise UserError(f"condition {condition!r} is unknown; use one of {', '.join(CONDITIONS)}.")
     if condition == "image" and images is None and sample.image:
         raise UserError(f"sample {sample.id!r} has the image {sample.image!r}; name its folder by `images`.")
-    meaningless = make_meaningless(size=image_size, color=WHITE, seed=NOISE_SEED)
+    meaningless = _make_recipes(vlm, image_size)
     opener = partial(open_image, Path() if images is None else images)
     return show(sample, condition, open_image=opener, meaningless=meaningless, system=system)
 
 
-def render_meaningless(image: Meaningless | Image.Image) -> tuple[str, Image.Image]:
-    """The name and the pixels of a meaningless image, given by its word or as an image of one's own."""
+def render_meaningless(vlm: VisionLanguageModel, image: Meaningless | Image.Image) -> tuple[str, Image.Image]:
+    """The name and the pixels of a meaningless image for a model, given by its word or as an image of one's own."""
     if isinstance(image, Image.Image):
         return "own", image
     if image not in MEANINGLESS:
         raise UserError(f"image {image!r} is unknown; use one of {', '.join(MEANINGLESS)}, or a PIL image.")
-    return image, make_meaningless(size=IMAGE_SIZE, color=WHITE, seed=NOISE_SEED)[image].render()
+    return image, _make_recipes(vlm, None)[image].render()
 
 
 def read_prompts(vlm: VisionLanguageModel, prompts: Sequence[Prompt | str]) -> list[Prompt]:
@@ -96,3 +99,14 @@ def split_batches(vlm: VisionLanguageModel, prompts: Sequence[Prompt], size: int
             for text_only in (True, False)
         ]
     return [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
+
+
+def _make_recipes(vlm: VisionLanguageModel | None, size: int | None) -> Mapping[Condition, MeaninglessImage]:
+    """The recipes of meaningless images as a spec that says nothing of them has them for this model."""
+    usual = IMAGE_SIZE if vlm is None else vlm.family.image_size
+    return make_meaningless(
+        size=usual if size is None else size,
+        color=WHITE,
+        seed=NOISE_SEED,
+        mean=CLIP_MEAN if vlm is None else find_mean_color(vlm.processor),
+    )

@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cmrm.api.prompts import read_prompts, render_meaningless, split_batches
+from cmrm.errors import UserError
+from cmrm.models.pixel_values import UnreadablePixelsError
+from cmrm.models.stimulus import examine_stimulus
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Meaningless, Prompt
 from cmrm.steering.blocks import BlockWord, choose_blocks
 from cmrm.steering.capture import embed
 from cmrm.steering.settings import Method
-from cmrm.steering.shift import Shift, make_estimator, serialize_shift
+from cmrm.steering.shift import Shift, make_estimator, serialize_shift, write_stimulus
 
 BATCH_SIZE = 16
+# The images of one colour.
+BLANKS = ("blank", "blank-black", "blank-mean")
 
 
 def hidden_states(
@@ -67,9 +73,10 @@ def measure_shift(
 
     `delta` of what is returned is float32 [blocks, hidden], the mean over the prompts (`method` `pca`: their principal
     direction, as long as the mean along it). A prompt's own image is left out. `made_from` is kept in the shift and in
-    its file, such as `model="llava-1.5-7b"`. Δ points from text to image and is subtracted.
-    Raises `UserError` for an unknown image, blocks that the model does not have, and texts that hold special tokens;
-    `ValueError` where a state is not finite.
+    its file, such as `model="llava-1.5-7b"`; `stimulus` there is JSON on what the vision tower saw. Δ points
+    from text to image and is subtracted.
+    Raises `UserError` for an unknown image, a blank that the processor pads, blocks that the model does not have, and
+    texts that hold special tokens; `ValueError` where a state is not finite.
 
     Source: Δ_dataset of the paper (section 3), with the sign that `docs/decisions.md` settles.
 
@@ -80,7 +87,8 @@ def measure_shift(
     ((4, 5, 6, 7), (4, 128), 2)
     """
     chosen = choose_blocks(vlm, blocks)
-    name, picture = render_meaningless(image)
+    name, picture = render_meaningless(vlm, image)
+    shown = _find_stimulus(vlm, name, picture)
     text_only = [replace(prompt, image=None) for prompt in read_prompts(vlm, prompts)]
     with_image = [replace(prompt, image=picture) for prompt in text_only]
     estimator = make_estimator(method, blocks=chosen, hidden_size=vlm.hidden_size)
@@ -88,7 +96,21 @@ def measure_shift(
     for batch in split_batches(vlm, text_only, batch_size):
         arms = ([arm[place] for place in batch] for arm in (with_image, text_only))
         estimator.add(*(embed(vlm, arm, blocks=chosen) for arm in arms))
-    return estimator.finish(**{"image": name, "method": method, **made_from})
+    return estimator.finish(**{"image": name, "method": method, **write_stimulus(shown), **made_from})
+
+
+def _find_stimulus(vlm: VisionLanguageModel, name: str, picture: Image.Image) -> dict[str, Any]:
+    """What the vision tower sees of the picture; empty if that cannot be read. `UserError` for a padded blank."""
+    try:
+        found = examine_stimulus(vlm, picture)
+    except UnreadablePixelsError:
+        return {}
+    if name in BLANKS and not found.uniform:
+        raise UserError(
+            f"image: the {name} image of {picture.width} pixels is not one colour where the vision tower of "
+            f"{vlm.family.model_type} sees it, since the processor pads it; give an image of your own, of another size."
+        )
+    return found.as_dict()
 
 
 def save_shift(shift: Shift, path: str | PathLike[str]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cmrm.doctor import branching, mixing, prompts, reading, sharing, side_effects, steering
+from cmrm.doctor import branching, mixing, prompts, reading, sharing, side_effects, steering, stimulus
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel
 
@@ -40,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="decoder blocks", run=reading.check_blocks),
     Check(name="image tokens", run=prompts.check_image_tokens),
     Check(name="same template", run=prompts.check_same_template),
+    Check(name="stimulus", run=stimulus.check_stimulus),
     Check(name="states", run=reading.check_states),
     Check(name="answering", run=reading.check_answering),
     Check(name="batch, left padding", run=reading.check_left_padding),
@@ -64,13 +65,18 @@ CHECKS: tuple[Check, ...] = (
 
 
 def examine(
-    vlm: VisionLanguageModel, *, seed: int = 0, image_size: int = 224, checks: Sequence[Check] | None = None
+    vlm: VisionLanguageModel,
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    checks: Sequence[Check] | None = None,
 ) -> Iterator[Finding]:
-    """Run all checks, or the given ones, on a loaded model, with noise images `image_size` pixels square.
+    """Run all checks, or the given ones, on a loaded model, with images `image_size` pixels square.
 
-    A check that raises has failed; the others still run.
+    The model's family chooses a size of None. A check that raises has failed; the others still run.
     """
-    fixture = ModelFixture(vlm=vlm, seed=seed, image_size=image_size)
+    size = vlm.family.image_size if image_size is None else image_size
+    fixture = ModelFixture(vlm=vlm, seed=seed, image_size=size)
     for check in CHECKS if checks is None else checks:
         started = time.monotonic()
         try:
@@ -83,6 +89,6 @@ def examine(
         yield Finding(name=check.name, passed=passed, detail=detail, seconds=seconds)
 
 
-def run_checks(vlm: VisionLanguageModel, *, seed: int = 0, image_size: int = 224) -> list[Finding]:
+def run_checks(vlm: VisionLanguageModel, *, seed: int = 0, image_size: int | None = None) -> list[Finding]:
     """Run all checks and return their findings as a list."""
     return list(examine(vlm, seed=seed, image_size=image_size))

@@ -25,6 +25,10 @@ MASKS = ("pixel_attention_mask", "pixel_mask", "aspect_ratio_mask")
 PRIMARIES = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
+class UnreadablePixelsError(UserError):
+    """A processor returns no pixel values, or none whose colour channels can be told apart."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PixelValues:
     """The pixel values of one image: `values` is float32 [channels, values], without those that the tower masks out.
@@ -57,7 +61,8 @@ class PixelValues:
 def read_pixel_values(vlm: VisionLanguageModel, image: Image.Image) -> PixelValues:
     """Read the pixel values of an image behind the family's processor.
 
-    Raises `UserError` for a processor that returns no `pixel_values`, or none whose colour channels can be told apart.
+    Raises `UnreadablePixelsError` for a processor that returns no `pixel_values`, or none whose colour channels can be
+    told apart.
     """
     inputs = _render(vlm, image)
     pixels = inputs["pixel_values"].float()
@@ -72,7 +77,7 @@ def read_pixel_values(vlm: VisionLanguageModel, image: Image.Image) -> PixelValu
 def _render(vlm: VisionLanguageModel, image: Image.Image) -> Mapping[str, Tensor]:
     inputs = render_on_host(vlm, [Prompt(text=QUESTION, image=image)])
     if "pixel_values" not in inputs:
-        raise UserError(
+        raise UnreadablePixelsError(
             f"model.id: the processor of {vlm.family.model_type} returns no pixel_values but {', '.join(inputs)}, so "
             "nobody can tell what its vision tower sees of a meaningless image."
         )
@@ -92,7 +97,7 @@ def _split_channels(vlm: VisionLanguageModel, pixels: Tensor, *, size: tuple[int
     ]
     channel = torch.stack(means).argmax(dim=0)
     if channel.bincount(minlength=CHANNELS).tolist() != [pixels.shape[-1] // CHANNELS] * CHANNELS:
-        raise UserError(
+        raise UnreadablePixelsError(
             f"model.id: the pixel_values of {vlm.family.model_type}, {list(pixels.shape)}, cannot be told apart by "
             "colour channel, so nobody can tell what its vision tower sees of a meaningless image."
         )

@@ -55,7 +55,7 @@ class Stimulus:
 def examine_stimulus(vlm: VisionLanguageModel, image: Image.Image) -> Stimulus:
     """Measure what the tower sees of an image, by one call of the processor and one pass of tower and projector.
 
-    Raises `UserError` as `read_pixel_values` does.
+    Raises `UnreadablePixelsError` as `read_pixel_values` does.
     """
     pixels = read_pixel_values(vlm, image)
     return Stimulus(
@@ -77,6 +77,13 @@ def find_uniform_size(vlm: VisionLanguageModel, draw: Callable[[int], Image.Imag
     """
     sizes = dict.fromkeys(_list_sizes(vlm))
     return next((size for size in sizes if read_pixel_values(vlm, draw(size)).uniform), None)
+
+
+def explain_padding(vlm: VisionLanguageModel, draw: Callable[[int], Image.Image]) -> str:
+    """Say why a blank image is not one colour, and what to do; `draw` makes it at a side, in pixels."""
+    found = find_uniform_size(vlm, draw)
+    remedy = "at no size tried is it one" if found is None else f"set images.size: {found}"
+    return f"is not one colour where the vision tower sees it, since the processor pads it; {remedy}"
 
 
 @torch.inference_mode()

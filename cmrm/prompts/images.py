@@ -204,7 +204,9 @@ class MeaninglessImage:
             known = ", ".join(get_args(Distribution))
             raise UserError(f"image distribution {self.distribution!r} is unknown; use one of {known}.")
         if self.contrast is not None and not 0 < self.contrast <= MOST_CONTRAST:
-            raise UserError(f"image contrast is {self.contrast}; give more than 0 and at most {MOST_CONTRAST}.")
+            raise UserError(
+                f"image contrast is {self.contrast}; give more than 0 and at most {MOST_CONTRAST}."
+            )
 
     def render(self) -> Image.Image:
         """Generate the image; equal recipes share one cached object, so it must not be modified.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,8 @@ DIRECTION = "image_minus_text"
 CONVENTION = (
     "delta = state(x, meaningless image) - state(x); ideal = state - alpha * delta; output of a decoder block"
 )
+# The entry of `made_from` that says what the vision tower saw of the image: a JSON object.
+STIMULUS = "stimulus"
 # Raised when a file's tensors or metadata change their meaning.
 FILE_VERSION = "1"
 
@@ -147,6 +150,11 @@ def measure_sample_shift(
     return embed(vlm, with_image, blocks=blocks, prefixes=prefixes) - embed(
         vlm, text_only, blocks=blocks, prefixes=prefixes
     )
+
+
+def write_stimulus(shown: Mapping[str, Any]) -> dict[str, str]:
+    """Write what the vision tower saw of the meaningless image as an entry of `made_from`; none if it is not known."""
+    return {STIMULUS: json.dumps(dict(shown), sort_keys=True)} if shown else {}
 
 
 def serialize_shift(shift: Shift) -> bytes:

@@ -42,8 +42,10 @@ class Examined:
         return [one.name for one in self.findings if not one.passed]
 
 
-def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], int]:
+def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], int | None]:
     """Resolve `given`, a spec file or one model, to its models and the side of the test images in pixels.
+
+    The side is None where each model's family chooses it.
 
     `options` are fields of a spec's `model:`, for a model given by itself. Raises `UserError` for anything else.
     """
@@ -52,7 +54,9 @@ def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], in
     return [resolve_use(model) for model in placed.list_loaded()], spec.images.size
 
 
-def examine_models(models: Iterable[ModelUse], *, image_size: int, console: Console) -> Iterator[Examined]:
+def examine_models(
+    models: Iterable[ModelUse], *, image_size: int | None, console: Console
+) -> Iterator[Examined]:
     """Load each model in turn and check it, printing each finding as soon as it is available."""
     from cmrm.doctor import examine
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import Condition
+from cmrm.prompts.images import MeaninglessImage
 from flows.pipeline import Outcome, run_judging
 from flows.plan.judge import JudgePlan, check_judges, resolve_judges
-from flows.plan.prompts import make_prompt_builder
+from flows.plan.prompts import find_own_images
 from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
 from flows.server.client import find_server, quiet_prefect, reach_server
 from flows.spec.spec import check_spec
@@ -26,6 +27,7 @@ from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse
 from tasks.judge.stage import plan_judging
 from tasks.shards.answers import AnswerShard
+from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import (
     Captioned,
     Captions,
@@ -34,6 +36,7 @@ from tasks.shards.samples import (
     slice_samples,
     slice_to_caption,
 )
+from tasks.shards.stimuli import restore_gains
 
 # Stages whose manifests a report uses besides verdicts, in order.
 STAGES = (
@@ -150,7 +153,7 @@ def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) 
             )
         yield AnswerShard(
             slice=found,
-            showing=make_prompt_builder(plan.spec, found.shard.dataset, store=plan.store.url),
+            showing=_find_images(plan, found, responses),
             responses=responses,
             label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
         )
@@ -172,3 +175,14 @@ def _slice_targets(
         if (shard := images.get(made.content["samples"])) is not None:
             captions = Captions(key=made.key, given_to=asked.samples)
             yield from slice_captioned(url, ingest, "target", size, {shard: captions})
+
+
+def _find_images(plan: JudgePlan, found: Slice, responses: Manifest) -> PromptBuilder:
+    """Find the images behind answers for judges that look at them: the meaningless one is the recipe that was shown."""
+    recipe = responses.content["image"]
+    showing = PromptBuilder(
+        images=find_own_images(plan.spec, found.shard.dataset, store=plan.store.url),
+        meaningless={} if recipe is None else {found.condition: MeaninglessImage.from_dict(recipe)},
+        system=None,
+    )
+    return restore_gains(showing, responses.provenance)

@@ -76,7 +76,7 @@ class CaptionPlan:
             slice=shard_view,
             model=self.captioner,
             showing=make_prompt_builder(
-                self.spec, shard.dataset, store=self.store.url, system=self.captioner.system
+                self.spec, shard.dataset, store=self.store.url, model=self.captioner
             ),
             steering=CaptionUse(prompt=asked),
             captioned=captioned,

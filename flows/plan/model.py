@@ -331,7 +331,7 @@ class ModelPlan:
 
     def _make_builder(self, shard_view: Slice) -> PromptBuilder:
         return make_prompt_builder(
-            self.spec, shard_view.shard.dataset, store=self.store.url, system=self.model.system
+            self.spec, shard_view.shard.dataset, store=self.store.url, model=self.model
         )
 
     def _targets(self, samples: Samples, condition: Condition) -> Iterator[Slice]:

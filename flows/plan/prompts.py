@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmrm.models.families import get_family
+from cmrm.models.mean_color import read_mean_color
 from cmrm.prompts.conditions import make_meaningless
 from flows.spec.spec import Spec
+from tasks.core.models import ModelUse
 from tasks.data.sources import find_image_folder
 from tasks.shards.prompts import PromptBuilder
 
 
-def make_prompt_builder(spec: Spec, dataset: str, *, store: str, system: str | None = None) -> PromptBuilder:
-    """Make the prompt builder of a data set."""
-    images, folder = spec.images, spec.datasets[dataset].images
+def make_prompt_builder(spec: Spec, dataset: str, *, store: str, model: ModelUse) -> PromptBuilder:
+    """Make the prompt builder of a data set for a model, whose family chooses the images' size if the spec does not."""
+    images = spec.images
     red, green, blue = images.color
     return PromptBuilder(
-        images=find_image_folder(folder if isinstance(folder, Path) else None, store=store, dataset=dataset),
-        meaningless=make_meaningless(size=images.size, color=(red, green, blue), seed=images.seed),
-        system=system,
+        images=find_own_images(spec, dataset, store=store),
+        meaningless=make_meaningless(
+            size=choose_image_size(spec, model),
+            color=(red, green, blue),
+            seed=images.seed,
+            mean=read_mean_color(model.identity.folder),
+            contrast=images.noise_contrast,
+        ),
+        system=model.system,
+        size_from="family" if images.size is None else "spec",
     )
+
+
+def choose_image_size(spec: Spec, model: ModelUse) -> int:
+    """Choose the side of a model's meaningless images, in pixels: the spec's, else that of the model's family."""
+    if spec.images.size is not None:
+        return spec.images.size
+    identity = model.identity
+    return (model.family or get_family(identity.model_type, where=identity.id)).image_size
+
+
+def find_own_images(spec: Spec, dataset: str, *, store: str) -> Path | None:
+    """Find the local folder of a data set's own images."""
+    folder = spec.datasets[dataset].images
+    return find_image_folder(folder if isinstance(folder, Path) else None, store=store, dataset=dataset)

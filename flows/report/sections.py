@@ -25,6 +25,7 @@ from flows.report.tables.main import (
     make_changes_table,
     make_main_table,
 )
+from flows.report.tables.stimuli import make_stimulus_table, warn_of_padding
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
 from tasks.core.software import describe_software
 from tasks.report.judge_costs import JudgeTotals
@@ -56,6 +57,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
                 make_main_table(table) if table.rows else None,
                 *_count_errors(table, summary.judges),
                 *_make_sentences(warn_of_code(summary.models)),
+                *_make_sentences(warn_of_padding(summary.stimuli)),
             ],
         ),
         ("changes", "Changes", [make_changes_table(table)]),
@@ -89,6 +91,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             ],
         ),
         ("shifts", "Shifts", [make_shift_table(summary.shifts)]),
+        ("stimuli", "Meaningless images", [make_stimulus_table(summary.stimuli)]),
         ("provenance", "Provenance", _trace(summary, run_id=run_id, store_name=store_name, keys=keys)),
     ]
     sections = [

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
 from cmrm.datasets import Match, find_format
+from cmrm.models.image_backend import AUTO
+from cmrm.prompts.images import MOST_CONTRAST
 from cmrm.untrusted.printable import show_value
 from flows.spec.section import ModelId, Number, Section, Whole, refuse_no_path
 from storage.backends.remote_files import check_url, is_remote
@@ -165,13 +167,23 @@ class AnchorsSpec(Section):
 
 
 class ImagesSpec(Section):
-    """The meaningless images: side in pixels, the blank one's colour, the noise's seed."""
+    """The meaningless images: side in pixels, the blank one's colour, the noise's seed and its contrast.
 
-    size: int = Field(default=336, ge=1, le=4096)
+    `size` None (`auto` in a spec) leaves the side to the model's family. `noise_contrast` is the noise's standard
+    deviation behind the model's processor, in grey levels; None shows noise as it is drawn.
+    """
+
+    size: int | None = Field(default=None, ge=1, le=4096)
     color: tuple[Annotated[Whole, Field(ge=0, le=255)], ...] = Field(
         default=(255, 255, 255), min_length=3, max_length=3
     )
     seed: int = Field(default=0, ge=0)
+    noise_contrast: Annotated[Number, Field(gt=0, le=MOST_CONTRAST)] | None = None
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _leave_to_the_family(cls, size: Any) -> Any:
+        return None if size == AUTO else size
 
 
 def refuse_repeats(values: list[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from tasks.shards.answers import AnswerShard
 from tasks.shards.precision import describe_batches
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Slice, StoredSample
+from tasks.shards.stimuli import restore_gains
 from tasks.states.steering import StepUse, Use, describe_model
 
 if TYPE_CHECKING:
@@ -90,4 +91,5 @@ class GenerateJob(Job):
 
     def as_answered(self, responses: Manifest) -> AnswerShard:
         """Make the judges' input from the job's responses."""
-        return AnswerShard(slice=self.slice, showing=self.showing, responses=responses, label=self.label)
+        showing = restore_gains(self.showing, responses.provenance)
+        return AnswerShard(slice=self.slice, showing=showing, responses=responses, label=self.label)

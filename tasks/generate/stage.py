@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ from tasks.shards.prefetch import make_thread, prefetch
 from tasks.shards.prompts import quarantine_row
 from tasks.shards.run_shard import measure_beside
 from tasks.shards.samples import StoredSample
+from tasks.shards.stimuli import STIMULI, check_stimuli, fit_images
+from tasks.states.steering import list_meaningless
 
 if TYPE_CHECKING:
     from cmrm.decoding.api import Answered, DecodeRequest
@@ -50,9 +53,13 @@ def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
     """Answer one shard under the arms of all jobs, and commit each."""
     from cmrm.prefix.planner import Prefixes
 
+    samples = jobs[0].read(store)
+    vlm = load_model_once(jobs[0].model)
+    shown = list_meaningless(jobs[0].slice.condition, *(one.steering for one in jobs))
+    showing = fit_images(jobs[0].showing, vlm, shown)
+    jobs = [replace(one, showing=showing) for one in jobs]
     job = jobs[0]
-    samples = job.read(store)
-    vlm = load_model_once(job.model)
+    stimuli = check_stimuli(showing, vlm, shown, model=job.model.name)
     with make_thread() as thread, ExitStack() as stack:
         # One thread for all arms, of which there may be dozens; closed after their writers.
         writing = stack.enter_context(make_writer_thread())
@@ -96,6 +103,7 @@ def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
             "ways_at_once": len(arms),
             "batch_size": asked,
             "smallest_batch_size": size,
+            **({STIMULI: stimuli} if stimuli else {}),
         }
         return [arm.commit(samples, provenance) for arm in arms]
 

@@ -29,6 +29,7 @@ from tasks.report.headline import Bound, make_headline
 from tasks.report.judge_costs import describe_judges
 from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
 from tasks.report.states import describe_panel, make_panels
+from tasks.report.stimuli import gather_stimuli
 from tasks.report.summary import (
     FigureCaption,
     QuarantineCount,
@@ -153,6 +154,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         software=gather_software(one for stage in MADE_BY_MODELS for one in made.get(stage, ())),
         shifts=tuple(_describe_shift(one) for one in made[StageName.SHIFT]),
         figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
+        stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )

@@ -57,6 +57,27 @@ class ShiftSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StimulusSummary:
+    """What a model's vision tower saw of a meaningless image, as `cmrm.models.stimulus.Stimulus` says it.
+
+    `size_from` is `family` or `spec`. `stated_contrast` is what the spec asks of noise, None for noise as it is drawn.
+    """
+
+    model: str
+    image: str
+    width: int
+    height: int
+    size_from: str
+    low: Sequence[float]
+    high: Sequence[float]
+    contrast: Sequence[float] | None
+    uniform: bool
+    tokens: int
+    distinct: int | None
+    stated_contrast: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FigureCaption:
     """One figure of the report: the name of its files, and its caption."""
 
@@ -74,11 +95,12 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "precision": Precision,
         "shifts": ShiftSummary,
         "captions": CaptionSummary,
+        "stimuli": StimulusSummary,
         "figures": FigureCaption,
     }
 )
 # The keys that only some runs have.
-OPTIONAL = frozenset(("defences", "captions"))
+OPTIONAL = frozenset(("defences", "captions", "stimuli"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +133,8 @@ class Summary:
     defences: DefenceTable | None = None
     # Only of a run that generated captions; the JSON of others lacks the key.
     captions: tuple[CaptionSummary, ...] = ()
+    # Only of a run that showed a meaningless image; earlier releases did not measure them.
+    stimuli: tuple[StimulusSummary, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cmrm.prompts.conditions import Condition, Prompt, show
 from cmrm.prompts.images import MeaninglessImage, open_image
@@ -23,11 +23,15 @@ CONTROL_TOKEN = "the text holds {token}, which this model reads as a control tok
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBuilder:
-    """Builds the prompts of samples from the folder of their images, the meaningless images and a system line."""
+    """Builds the prompts of samples from the folder of their images, the meaningless images and a system line.
+
+    `size_from` says who chose the size of the meaningless images: the model's family, or the spec.
+    """
 
     images: Path | None
     meaningless: Mapping[Condition, MeaninglessImage] = field(hash=False)
     system: str | None
+    size_from: Literal["family", "spec"] = "spec"
 
     def show(self, stored: StoredSample, condition: Condition) -> Prompt:
         """Build the prompt of a sample under a condition."""

@@ -21,8 +21,9 @@ from tasks.shards.precision import DTYPE, describe_batches, describe_dtype
 from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
 from tasks.shards.run_shard import Finished, measure_beside, work_through
 from tasks.shards.samples import Slice, StoredSample
+from tasks.shards.stimuli import STIMULI, check_stimuli, fit_images
 from tasks.states.intervene import intervene
-from tasks.states.steering import SingleUse, describe_model
+from tasks.states.steering import SingleUse, describe_model, list_meaningless
 
 if TYPE_CHECKING:
     from cmrm.decoding.scheduler import Arriving
@@ -72,6 +73,9 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
 
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
+    shown = list_meaningless(job.slice.condition, job.steering)
+    job = replace(job, showing=fit_images(job.showing, vlm, shown))
+    stimuli = check_stimuli(job.showing, vlm, shown, model=job.model.name)
     prefixes, renderer = Prefixes(vlm), Renderer(vlm)
     return work_through(
         job,
@@ -94,6 +98,7 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
             DTYPE: describe_dtype(vlm.model.dtype),
             "dataset": job.slice.shard.dataset,
             "split": job.slice.shard.split,
+            **({STIMULI: stimuli} if stimuli else {}),
         },
     )
 

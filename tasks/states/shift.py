@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from tasks.core.models import ModelUse
 from tasks.core.quarantine import explain_quarantine
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
+from tasks.shards.stimuli import STIMULI
 
 if TYPE_CHECKING:
     from cmrm.steering.shift import Shift
@@ -49,8 +50,9 @@ class ShiftJob(Job):
 def _measure(job: ShiftJob, store: Store) -> Manifest:
     from cmrm.steering.shift import join_blocks, serialize_shift
 
+    shown = _find_stimulus(job, store)
     # One block at a time: the principal direction needs a matrix as wide as the model for each block.
-    shifts = [_measure_block(job, pairs) for pairs in _read_blocks(job, store)]
+    shifts = [_measure_block(job, pairs, shown) for pairs in _read_blocks(job, store)]
     if not shifts:
         extracted = [
             need_manifest(store, StageName.EXTRACT_STATES, key) for key in dict.fromkeys(chain(*job.pairs))
@@ -72,14 +74,22 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
             "model": job.model.name,
             "image": job.image,
             "method": job.method,
+            **({STIMULI: {job.image: shown}} if shown else {}),
         },
     )
 
 
-def _measure_block(job: ShiftJob, pairs: Sequence[Pair]) -> Shift:
+def _find_stimulus(job: ShiftJob, store: Store) -> Mapping[str, Any]:
+    """Find what the vision tower saw of the image; empty if an earlier release extracted the states."""
+    manifests = (need_manifest(store, StageName.EXTRACT_STATES, with_image) for with_image, _ in job.pairs)
+    found = (one.provenance.get(STIMULI, {}).get(job.image) for one in manifests)
+    return next((one for one in found if one), {})
+
+
+def _measure_block(job: ShiftJob, pairs: Sequence[Pair], shown: Mapping[str, Any]) -> Shift:
     import torch
 
-    from cmrm.steering.shift import make_estimator
+    from cmrm.steering.shift import make_estimator, write_stimulus
 
     first = pairs[0].with_image
     estimator = make_estimator(
@@ -95,6 +105,7 @@ def _measure_block(job: ShiftJob, pairs: Sequence[Pair]) -> Shift:
         image=job.image,
         method=job.method,
         anchors=job.key,
+        **write_stimulus(shown),
     )
 
 

@@ -273,6 +273,18 @@ def needs_own_shift(leaf: Steering | DefenceUse) -> bool:
     return leaf.shift is None if isinstance(leaf, Steering) else isinstance(leaf.defence, OwnShiftDefence)
 
 
+def list_meaningless(condition: Condition, *uses: Use | None) -> list[Condition]:
+    """List the conditions whose images a job shows: its own, and those that a sample-level Δ is measured with."""
+    measured = [
+        leaf.image
+        for use in uses
+        if use is not None
+        for leaf in list_leaves(use)
+        if isinstance(leaf, Steering) and needs_own_shift(leaf)
+    ]
+    return [condition, *measured]
+
+
 def describe_model(model: ModelUse, condition: Condition, steering: Use | None) -> dict[str, Any]:
     """The key content of a model that determines states and answers: its image backend only where an image is shown.
 

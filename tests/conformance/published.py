@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 

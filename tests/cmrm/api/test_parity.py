@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -88,7 +89,12 @@ def test_the_shift_is_the_mean_of_image_minus_text(organism, questions):
     plain = [read_plainly(organism, one, WHITE) - read_plainly(organism, one, None) for one in questions]
     torch.testing.assert_close(shift.delta, torch.stack(plain).mean(0)[4:7], rtol=1e-4, atol=1e-4)
     assert (shift.blocks, shift.count) == ((4, 5, 6), 3)
-    assert shift.made_from == {"image": "blank", "method": "mean", "model": "mine"}
+    made_from = dict(shift.made_from)
+    shown = json.loads(made_from.pop("stimulus"))
+    assert made_from == {"image": "blank", "method": "mean", "model": "mine"}
+    pixels = ask_plainly(organism, "?", WHITE)["pixel_values"]
+    assert shown["low"] == shown["high"] == pixels.amax(dim=(0, 2, 3)).tolist()
+    assert (shown["width"], shown["height"], shown["tokens"]) == (336, 336, 16)
 
 
 def test_an_own_image_measures_as_its_word_does_and_prompts_images_are_left_out(organism, questions, shift):
@@ -167,5 +173,6 @@ def test_defaults_are_those_of_a_spec():
     sample = cmrm.Sample(id="1", dataset="any", question="?", harmful=True)
     for condition in ("blank", "noise"):
         images = ImagesSpec()
-        recipe = make_meaningless(size=images.size, color=images.color, seed=images.seed)
+        # The size that every family but LLaVA-NeXT's has.
+        recipe = make_meaningless(size=336, color=images.color, seed=images.seed)
         assert cmrm.make_prompt(sample, condition).image is recipe[condition].render()
