@@ -14,14 +14,11 @@ from cmrm.prompts.images import BLACK, WHITE, blank_image, noise_image
 def check_stimulus(fixture: ModelFixture) -> str:
     """Behind the processor, a blank image (white, black, the processor's mean) has one value in each colour channel."""
     vlm, size = fixture.vlm, fixture.image_size
-    white = examine_stimulus(vlm, blank_image(size=size, color=WHITE))
-    others = {"black": BLACK, "mean": find_mean_color(vlm.processor)}
-    drawn = {name: blank_image(size=size, color=color) for name, color in others.items() if color is not None}
-    uniform = {"white": white.uniform} | {
-        name: read_pixel_values(vlm, image).uniform for name, image in drawn.items()
-    }
-    if padded := [name for name, one in uniform.items() if not one]:
-        raise CheckFailedError(f"a {padded[0]} image of {size} pixels {explain_padding(vlm, _draw_white)}")
+    colors = {"white": WHITE, "black": BLACK, "mean-coloured": find_mean_color(vlm.processor)}
+    for name, color in colors.items():
+        if color is not None and not read_pixel_values(vlm, blank_image(size=size, color=color)).uniform:
+            raise CheckFailedError(f"a {name} image of {size} pixels {explain_padding(vlm, _draw_white)}")
+    white = examine_stimulus(vlm, _draw_white(size))
     noise = read_pixel_values(vlm, noise_image(size=size, seed=fixture.seed)).contrast
     measured = "unknown" if noise is None else f"{sum(noise) / len(noise):.0f} grey levels"
     vectors = "" if white.distinct is None else f", {white.distinct} of them distinct"

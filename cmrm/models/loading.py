@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,11 @@ from cmrm.models.oom import is_out_of_memory
 from cmrm.models.quantization import Quantization, compute_in_own_dtype, make_config
 from cmrm.models.remote_code import describe_trust
 from cmrm.models.revision import ModelIdentity
+from cmrm.models.tokenizer_check import find_tokenizer_faults
 from cmrm.models.vlm import VisionLanguageModel, prepare_model
 from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
+
+log = logging.getLogger("cmrm.models")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -106,6 +110,8 @@ def load_model(
     own_weights(model)
     vlm = prepare_model(model.eval(), processor, where=identity.id, family=family)
     check_folder(vlm, where=identity.id)
+    for fault in find_tokenizer_faults(vlm, identity.folder):
+        log.warning("model.id: %r: %s", identity.id, fault)
     return vlm
 
 

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -105,3 +109,51 @@ def publish(vlm: Any, name: str) -> Any:
         assert hasattr(processor, field), f"{type(processor).__name__} has no {field}"
         setattr(processor, field, value)
     return vlm
+
+
+def examine_published(name: str) -> dict[str, Any]:
+    """What the tower sees of a blank and of noise at the size of the family, and how many vectors a blank is.
+
+    The vectors are those of the tiny model with its own processor; all else is behind the published one. `contrast` is
+    the noise's standard deviation in grey levels, `uniform` and `low` are those of the blank.
+    """
+    from cmrm.models.pixel_values import read_pixel_values
+    from cmrm.models.stimulus import count_distinct
+    from cmrm.prompts.images import WHITE, blank_image, noise_image
+    from tests.conformance.loading import load_tiny
+
+    with tempfile.TemporaryDirectory() as folder:
+        vlm = load_tiny(name, Path(folder))
+    own = blank_image(size=32, color=WHITE)
+    tokens = read_pixel_values(vlm, own).tokens
+    distinct = count_distinct(vlm, own)
+    size = publish(vlm, name).family.image_size
+    blank = read_pixel_values(vlm, blank_image(size=size, color=WHITE))
+    noise = read_pixel_values(vlm, noise_image(size=size, seed=0))
+    assert noise.contrast is not None
+    return {
+        "family": name,
+        "size": size,
+        "uniform": blank.uniform,
+        "low": blank.values.amin(dim=1).tolist(),
+        "tokens": blank.tokens,
+        "contrast": sum(noise.contrast) / 3,
+        "distinct": [distinct, tokens],
+    }
+
+
+def main() -> None:
+    """Examine the families that are named."""
+    import torch
+
+    from tests.conformance.program import admit_torchvision
+
+    torch.set_num_threads(1)
+    # Transformers is imported later, when torchvision can be.
+    _operators = admit_torchvision()
+    for name in sys.argv[1:]:
+        sys.stdout.write(f"{json.dumps(examine_published(name))}\n")
+
+
+if __name__ == "__main__":
+    main()
