@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from safetensors import safe_open
 
 from cmrm.errors import UserError
 from flows.cli import main
@@ -142,6 +144,21 @@ def test_a_run_leaves_states_shift_answers_verdicts_and_a_report(whole: Whole) -
     assert rows(store, "SELECT DISTINCT direction, count FROM shifts") == [("image_minus_text", anchors)]
     assert rows(store, "SELECT status FROM runs") == [("finished",)]
     assert set(whole.commits) == {"ingest", "embed", "shift", "generate", "judge", "report"}
+
+
+def test_the_shift_and_the_report_say_what_the_vision_tower_saw(whole: Whole) -> None:
+    (path,) = (whole.store / "shifts").rglob("*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        shown = json.loads(file.metadata()["stimulus"])
+    # White behind CLIP's normalisation, and a tower of 16 patches.
+    white = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
+    assert shown["low"] == shown["high"] == pytest.approx(white, abs=1e-4)
+    assert (shown["width"], shown["height"], shown["tokens"], shown["contrast"]) == (32, 32, 16, [0.0] * 3)
+    assert (shown["uniform"], shown["size_from"]) == (True, "spec")
+    report = Path(whole.result.report).read_text()
+    section = report[report.index("## Meaningless images") :]
+    assert "| blank | 32 × 32 | 1.93, 2.07, 2.15 | 0.0 | 16 |" in section
+    assert re.search(r"\| noise \| 32 × 32 \| .* \| 7\d\.\d \| 16 \| 16 \|", section)
 
 
 def test_anchors_are_never_answered(whole: Whole) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -352,3 +354,27 @@ def test_what_else_a_file_says_of_itself_is_not_handed_on(tmp_path):
         warnings.simplefilter("error")
         assert digest_pixels(opened) == digest_pixels(opened.copy())
         assert not opened.getexif()
+
+
+def test_a_gain_scales_noise_about_its_middle_and_cuts_it_off_at_both_ends():
+    plain = np.asarray(noise_image(size=16, seed=5)).astype(float)
+    for gain in (0.0, 0.5, 3.0):
+        scaled = np.asarray(noise_image(size=16, seed=5, gain=gain))
+        assert np.array_equal(scaled, np.clip(np.rint(127.5 + gain * (plain - 127.5)), 0, 255))
+    assert noise_image(size=16, seed=5, gain=1.0).tobytes() == noise_image(size=16, seed=5).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["blank", "noise"])
+def test_a_recipe_is_restored_from_what_a_key_holds(kind):
+    recipe = MeaninglessImage(kind=kind, size=7, contrast=40.0 if kind == "noise" else None)
+    fitted = replace(recipe, gain=0.5 if kind == "noise" else None)
+    assert fitted.as_dict() == recipe.as_dict()
+    stored = json.loads(json.dumps(recipe.as_dict()))
+    assert MeaninglessImage.from_dict(stored, gain=fitted.gain) == fitted
+    assert ("contrast" in stored) == (kind == "noise")
+
+
+@pytest.mark.parametrize("contrast", [0.0, -1.0, 128.0])
+def test_a_contrast_that_no_image_has_is_refused(contrast):
+    with pytest.raises(UserError, match="image contrast"):
+        MeaninglessImage(kind="noise", size=7, contrast=contrast)
