@@ -11,7 +11,7 @@ from tasks.shards.stimuli import STIMULI
 
 
 def gather_stimuli(made: Iterable[Manifest]) -> list[StimulusSummary]:
-    """List what each model saw of each meaningless image, each once, in the order of models and images.
+    """List what each model saw of each meaningless image, each once, in the order of the results.
 
     Results of an earlier release say nothing of it.
     """
@@ -22,4 +22,4 @@ def gather_stimuli(made: Iterable[Manifest]) -> list[StimulusSummary]:
         for image, record in manifest.provenance.get(STIMULI, {}).items():
             own = {name: value for name, value in record.items() if name in known}
             found.setdefault((model, image), StimulusSummary(model=model, image=image, **own))
-    return [found[pair] for pair in sorted(found)]
+    return list(found.values())

@@ -237,6 +237,13 @@ def another_template_with_images(vlm: VisionLanguageModel, _patch: pytest.Monkey
     return replace(vlm, template=both)
 
 
+def a_processor_that_pads(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
+    images = vlm.processor.image_processor
+    # Images are made smaller than the crop, which is filled up with black.
+    patch.setattr(images, "size", type(images)(size={"shortest_edge": 16}).size)
+    return vlm
+
+
 def projecting_the_wrong_way(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
     original = Projection.compute_change
     patch.setattr(Projection, "compute_change", lambda *arguments: -original(*arguments))
@@ -302,6 +309,7 @@ BROKEN = [
     (asking_the_plain_question, "own prompts and mixed logits"),
     (another_image_token, "image tokens"),
     (another_template_with_images, "same template"),
+    (a_processor_that_pads, "stimulus"),
 ]
 
 
