@@ -75,9 +75,7 @@ class CaptionPlan:
             rows=shard_view.rows,
             slice=shard_view,
             model=self.captioner,
-            showing=make_prompt_builder(
-                self.spec, shard.dataset, store=self.store.url, model=self.captioner
-            ),
+            showing=make_prompt_builder(self.spec, shard.dataset, store=self.store.url, model=self.captioner),
             steering=CaptionUse(prompt=asked),
             captioned=captioned,
             max_new_tokens=self.max_new_tokens,

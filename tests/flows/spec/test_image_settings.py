@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cmrm.errors import UserError
-from flows.plan.model import make_prompt_builder
 from flows.plan.plan import resolve_use
+from flows.plan.prompts import make_prompt_builder
 from flows.spec.spec import Spec, check_spec
 from tasks.shards.prompts import PromptBuilder
 from tests.conformance.builders import BUILDERS
