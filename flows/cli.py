@@ -47,6 +47,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.judge:judges",
             "List the kinds of judges and their options.",
         ),
+        "calibrate": (
+            "flows.commands.calibrate:calibrate",
+            "Hold the judges of a finished run against people's labels.",
+        ),
         "doctor": (
             "flows.commands.doctor:doctor",
             "Check that a model's states are read and steered correctly.",

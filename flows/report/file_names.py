@@ -11,11 +11,13 @@ MARKDOWN = "report.md"
 PAGE = "report.html"
 FIGURES = "figures"
 TABLES = "tables"
+# What labels say of the run's judges, written beside the report on request; no run's record names them.
+CALIBRATION = ("calibration.json", "calibration.md", "labelled.csv")
 
 # Every file that a report consists of, by its path in the store, and the id of its run.
 REPORT_FILE = re.compile(
     r"reports/(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{6})/"
-    rf"(?:{re.escape(MARKDOWN)}|{re.escape(PAGE)}"
+    rf"(?:{re.escape(MARKDOWN)}|{re.escape(PAGE)}|{'|'.join(map(re.escape, CALIBRATION))}"
     rf"|{FIGURES}/[^/]+\.(?:svg|png|csv)|{TABLES}/[^/]+\.(?:csv|tex))"
 )
 

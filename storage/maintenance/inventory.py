@@ -102,8 +102,11 @@ def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) 
     leases = {path for path in left if _LEASE.fullmatch(path)}
     heartbeats = {path for path in left if _HEARTBEAT.fullmatch(path)}
     images = {path for path in left if _IMAGE.fullmatch(path)}
-    forgotten = set() if report_file is None else _find_forgotten(left, report_file, known)
+    reports = {} if report_file is None else _find_reports(left, report_file)
+    forgotten = {path for path, run in reports.items() if run not in known}
     loose = ({path for path in left if _DATA.fullmatch(path)} | forgotten) - parts
+    # What was written beside a run's report later is in no record.
+    own = parts | leases | heartbeats | images | loose | reports.keys()
     return Inventory(
         manifests=tuple(manifests),
         runs=tuple(runs),
@@ -113,7 +116,7 @@ def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) 
         heartbeats=tuple(sorted(heartbeats)),
         images=tuple(sorted(images)),
         loose=tuple(sorted(loose)),
-        foreign=tuple(path for path in left if path not in parts | leases | heartbeats | images | loose),
+        foreign=tuple(path for path in left if path not in own),
         unfinished=tuple(store.files.unfinished()),
         others=tuple(others),
         damaged=damaged,
@@ -143,10 +146,10 @@ def _is_record(path: str) -> bool:
     return path.startswith(("manifests/", "runs/")) and path.endswith(".json")
 
 
-def _find_forgotten(paths: Sequence[str], report_file: re.Pattern[str], known: set[str]) -> set[str]:
-    """Find the files of reports whose run has no record."""
+def _find_reports(paths: Sequence[str], report_file: re.Pattern[str]) -> dict[str, str]:
+    """Find the files of reports, with the id of the run of each."""
     reports = filter(None, map(report_file.fullmatch, paths))
-    return {found.string for found in reports if found["run"] not in known}
+    return {found.string: found["run"] for found in reports}
 
 
 def _read_run(path: str, data: bytes) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def write_csv(table: ReportTable) -> bytes:
     """Write raw numbers, one record per line: fractions, counts and p values in full precision."""
     return to_csv(
         [
-            {name: _disarm(value) if isinstance(value, str) else value for name, value in record.items()}
+            {name: disarm(value) if isinstance(value, str) else value for name, value in record.items()}
             for record in table.records
         ]
     )
@@ -69,6 +69,11 @@ def write_latex(table: ReportTable) -> bytes:
     return "\n".join(lines).encode("utf-8", "replace")
 
 
+def disarm(text: str) -> str:
+    """Write text for a cell of CSV so that no spreadsheet evaluates it: an apostrophe before what begins a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def escape(text: str) -> str:
     """Escape text for LaTeX on one line; unprintable characters are dropped."""
     shown = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
@@ -93,7 +98,3 @@ def _write_cell(cell: ReportCell) -> str:
 
 def _join(cells: list[str]) -> str:
     return rf"{' & '.join(cells)} \\"
-
-
-def _disarm(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text

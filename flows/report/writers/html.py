@@ -34,33 +34,50 @@ def write_html(
     `figures` are SVG by name; `answers` is `Answers.to_json` of `total` samples; `command` queries all of them.
     Everything but the templates is escaped, and the Content-Security-Policy admits no other style or script.
     """
-    style, script = (_read(name) for name in ("report.css", "report.js"))
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
+        style=_read("report.css"),
+        script=_read("report.js"),
+        folder=TEMPLATES,
+        data=answers,
         document=document,
         sections=[one for one in document.sections if one.name != "provenance"],
         provenance=[one for one in document.sections if one.name == "provenance"],
         figures={
             name: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for name, svg in figures.items()
         },
-        policy=policy,
-        style=Markup(style),  # noqa: S704 # our own files, here and in the next line
-        script=Markup(script),  # noqa: S704
-        data=Markup(embed_json(answers)),  # noqa: S704 # escaped by embed_json
         shown=len(answers["samples"]),
         total=total,
         command=command,
         long_table=LONG_TABLE,
+    )
+
+
+def render_page(
+    template: str, *, style: str, script: str, folder: Path, data: Mapping[str, Any], **values: Any
+) -> str:
+    """Render a template of a folder as a page of its own, with a style, a script, and data for the script as JSON.
+
+    Values are escaped; style and script are ours. The Content-Security-Policy admits no other style or script, no
+    request, and images from data URIs alone.
+    """
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        policy=policy,
+        style=Markup(style),  # noqa: S704 # our own files, here and in the next line
+        script=Markup(script),  # noqa: S704
+        data=Markup(embed_json(data)),  # noqa: S704 # escaped by embed_json
+        **values,
     )
 
 

@@ -1,0 +1,101 @@
+"""`sheet.csv` and `sheet.html`: a sheet's answers to label in a spreadsheet, or by keyboard in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmrm.errors import UserError
+from flows.calibrate.thumbnails import Thumbnails, make_thumbnails
+from flows.report.writers.exports import disarm
+from flows.report.writers.html import render_page
+from flows.sql.export import open_output
+from tasks.calibrate.sheet import Sheet
+from tasks.calibrate.texts import SheetText
+from tasks.report.figure import to_csv
+
+CSV, PAGE = "sheet.csv", "sheet.html"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that files go to; raises `UserError` if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {folder}: cannot be made ({error.strerror or error}); name a folder"
+        ) from None
+
+
+def write_sheet(
+    sheet: Sheet, texts: Mapping[str, SheetText], folders: Mapping[str, Path | None], *, out: Path
+) -> Thumbnails:
+    """Write a sheet's files to a folder, replacing earlier ones; `folders` are those of the data sets' images.
+
+    Raises `UserError` if they cannot be written.
+    """
+    make_folder(out)
+    # In the order of the sheet: that of the run's files would follow the arms.
+    shown = [texts[row.id] for row in sheet.rows]
+    named = [(text.dataset, text.image) for text in shown if text.image is not None]
+    thumbnails = make_thumbnails(named, folders)
+    with open_output(out / CSV) as stream:
+        stream.write(_write_csv(sheet, texts))
+    with open_output(out / PAGE) as stream:
+        stream.write(_write_page(sheet, texts, thumbnails).encode("utf-8", "replace"))
+    return thumbnails
+
+
+def _write_csv(sheet: Sheet, texts: Mapping[str, SheetText]) -> bytes:
+    # Half a surrogate pair, which JSON may hold, has no bytes in UTF-8.
+    return to_csv(
+        [
+            {
+                "sheet": sheet.name,
+                "id": row.id,
+                "question": _clean(texts[row.id].question),
+                "answer": _clean(texts[row.id].answer),
+                "label": "",
+                "labeller": "",
+            }
+            for row in sheet.rows
+        ]
+    )
+
+
+def _clean(text: str) -> str:
+    return disarm(text.encode("utf-8", "replace").decode())
+
+
+def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbnails) -> str:
+    return render_page(
+        "sheet.html.jinja",
+        style=_read("sheet.css"),
+        script=_read("sheet.js"),
+        folder=TEMPLATES,
+        data={
+            "sheet": sheet.name,
+            "images": thumbnails.uris,
+            "rows": [_describe(row.id, texts[row.id], thumbnails) for row in sheet.rows],
+        },
+        sheet=sheet.name,
+        count=len(sheet.rows),
+    )
+
+
+def _describe(name: str, text: SheetText, thumbnails: Thumbnails) -> dict[str, Any]:
+    place = None if text.image is None else thumbnails.places[text.dataset, text.image]
+    return {
+        "id": name,
+        "question": text.question,
+        "answer": text.answer,
+        "letters": text.letters,
+        "image": place,
+        "lost": text.image is not None and place is None,
+    }
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

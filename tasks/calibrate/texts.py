@@ -1,0 +1,64 @@
+"""What stands on a sheet beside an answer's id: question, answer and the sample's own image. Nothing tells the arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from storage.shards.rows import iterate_all, need_manifest
+from storage.store import Store
+from tasks.calibrate.frame import Frame
+from tasks.calibrate.sheet import Sheet
+from tasks.core.stage_name import StageName
+from tasks.report.outcomes import Arm
+
+# Longer texts are cut: a spreadsheet's cell holds 32,767 characters, and nobody reads as much to the end.
+MOST_LETTERS = 8_000
+_ARM = ("model", "condition", "intervention", "alpha")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetText:
+    """Question and answer, each cut to 8,000 characters, how long the answer is, and the image's name, if any.
+
+    The image is shown whether or not the model was: that, too, would tell the arm.
+    """
+
+    dataset: str
+    question: str
+    answer: str
+    letters: int
+    image: str | None
+
+
+def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]:
+    """Read the texts of a sheet's answers by their ids; raises `StoreError` if a file is missing."""
+    used: Mapping[str, list[str]] = frame.report.content["used"]
+    made = {
+        stage: [need_manifest(store, stage, key) for key in used.get(stage, ())]
+        for stage in (StageName.INGEST, StageName.GENERATE)
+    }
+    ids = {(row.answer.arm, *row.answer.question): row.id for row in sheet.rows}
+    questions = {row.answer.question for row in sheet.rows}
+    samples = {
+        (row["dataset"], row["sample_id"]): row
+        for row in iterate_all(
+            store, made[StageName.INGEST], "samples", ["dataset", "sample_id", "question", "image"]
+        )
+        if (row["dataset"], row["sample_id"]) in questions
+    }
+    texts = {}
+    columns = (*_ARM, "dataset", "sample_id", "answer")
+    for row in iterate_all(store, made[StageName.GENERATE], "responses", columns):
+        question = row["dataset"], row["sample_id"]
+        if (name := ids.get((Arm(*(row[part] for part in _ARM)), *question))) is None:
+            continue
+        sample = samples[question]
+        texts[name] = SheetText(
+            dataset=row["dataset"],
+            question=sample["question"][:MOST_LETTERS],
+            answer=row["answer"][:MOST_LETTERS],
+            letters=len(row["answer"]),
+            image=sample["image"],
+        )
+    return texts
