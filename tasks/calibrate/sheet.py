@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cmrm.errors import UserError
@@ -74,7 +74,7 @@ def draw_sheet(frame: Frame, *, size: int, seed: int) -> Sheet:
         for answer in _draw(answers, frame.salt, seed)[:count]
     ]
     # Neither the id nor the place may follow the order of the draw, which begins each stratum anew.
-    rows.sort(key=lambda row: _hash("order", row.id))
+    rows.sort(key=lambda row: _hash("order", row.answer, frame.salt, seed))
     summary = digest([[row.id for row in rows], judge])[:SHEET_DIGITS]
     return Sheet(
         name=f"{frame.run_id}.n{size}.s{seed}.{summary}",
@@ -109,7 +109,7 @@ def count_strata(frame: Frame) -> int:
 
 def name_answer(answer: JudgedAnswer, salt: str, seed: int) -> str:
     """Name an answer by a hash that only who has the store can undo."""
-    return f"a{_hash('id', salt, *_describe(answer, seed))[:ID_DIGITS]}"
+    return f"a{_hash('id', answer, salt, seed)[:ID_DIGITS]}"
 
 
 def _stratify(frame: Frame) -> dict[Stratum, list[JudgedAnswer]]:
@@ -122,15 +122,10 @@ def _stratify(frame: Frame) -> dict[Stratum, list[JudgedAnswer]]:
 
 
 def _draw(answers: Sequence[JudgedAnswer], salt: str, seed: int) -> list[JudgedAnswer]:
-    return sorted(answers, key=lambda answer: _hash("draw", salt, *_describe(answer, seed)))
+    return sorted(answers, key=lambda answer: _hash("draw", answer, salt, seed))
 
 
-def _describe(answer: JudgedAnswer, seed: int) -> Iterator[str]:
-    yield from map(repr, answer.arm)
-    yield from (answer.dataset, answer.sample_id, answer.digest, str(seed))
-
-
-def _hash(*parts: str) -> str:
-    # The lengths keep apart what names with any separator in them would join.
-    text = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _hash(use: str, answer: JudgedAnswer, salt: str, seed: int) -> str:
+    # Escaped, so that no name runs into the next, and half a surrogate pair can be encoded.
+    parts = ascii((use, salt, seed, *answer.arm, *answer.question, answer.digest))
+    return hashlib.sha256(parts.encode()).hexdigest()
