@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from storage.store import Store
+from tasks.report import stage as report
 from tests.made_up_run import make_up
 
 RUN = "20260101-000000-abcdef"
 
 
 def record_run(store: Store, run_id: str, *, samples: int, judges: tuple[str, ...]) -> None:
-    """Commit a made-up run of two models and record it as finished."""
-    made = make_up(store, samples=samples, strengths=(1.0,), judges=judges)
+    """Commit a made-up run without figures and record it as finished."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        made = make_up(store, samples=samples, strengths=(1.0,), judges=judges)
     models = [{"name": name, "label": name} for name in ("llava-tiny",)]
     spec = {
         "model": {"id": "nowhere"},
