@@ -287,7 +287,13 @@ def test_end_to_end_on_a_real_run(
         )
         for condition, intervention, *_ in counted
     }
-    # The labels as a table for SQL, as docs/calibrate.md reads them.
+    # The labels as a table for SQL, as the page reads them.
+    page = (Path(__file__).parents[3] / "docs" / "calibrate.md").read_text(encoding="utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", page, flags=re.DOTALL)
+    by_arm = duckdb.sql(query.replace("'labelled.csv'", f"'{tmp_path}/out/labelled.csv'")).fetchall()
+    assert sum(labels for *_, labels, _, _ in by_arm) == answers
+    refused = sum(count for *_, verdict, count in counted if verdict == "safe")
+    assert sum(missed for *_, missed, _ in by_arm) <= refused
     table = duckdb.sql(
         f"SELECT sum(weight), count(*) FILTER (label = 'unsafe') FROM read_csv('{tmp_path}/out/labelled.csv')"
     ).fetchall()
