@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import show_value
@@ -17,6 +18,7 @@ from flows.calibrate.result import CalibrationResult
 from flows.calibrate.sheet_files import write_sheet
 from flows.calibrate.text import print_calibration, print_plan, print_sheet
 from flows.spec.spec import check_spec
+from flows.terminal.safe_text import show_safely
 from storage.errors import StoreError
 from storage.store import Store
 from tasks.calibrate.calibration import calibrate_judges, weigh_labels
@@ -81,7 +83,8 @@ def read_calibration(
         agreement=_read_agreement(store, frame),
     )
     print_calibration(Console(), result)
-    Console().print(f"Files: {write_calibration(result, store=store, out=out)}", soft_wrap=True, markup=False)
+    written = write_calibration(result, store=store, out=out)
+    Console().print(Text(show_safely(f"Files: {written}")), soft_wrap=True)
     return result
 
 

@@ -47,7 +47,8 @@ def _read_rows(files: Iterable[Path]) -> Iterator[tuple[str, Label]]:
             raise UserError(f"--labels {show(path)}: it is a folder; name the CSV file of labels")
         try:
             # Rows as a spreadsheet counts them, whose cells may have several lines.
-            for row, record in enumerate(read_table(path, dataset="labels", columns=COLUMNS), start=2):
+            records = read_table(path, dataset="labels", columns=COLUMNS, delimiter=_find_semicolon(path))
+            for row, record in enumerate(records, start=2):
                 place = f"{show(path.name)}, row {row}"
                 if isinstance(record, Rejected):
                     raise UserError(f"{place}: {record.reason}")
@@ -72,3 +73,12 @@ def _read_rows(files: Iterable[Path]) -> Iterator[tuple[str, Label]]:
             raise UserError(
                 f"--labels {show(path)}: there is no such file; name the CSV file of labels"
             ) from None
+
+
+def _find_semicolon(path: Path) -> str | None:
+    """A semicolon where a file's first line has no comma but that, as spreadsheets of many languages save it."""
+    if not path.is_file():
+        return None  # the reader says what is wrong with it
+    with path.open("rb") as file:
+        first = file.readline(1024)
+    return ";" if b";" in first and b"," not in first else None

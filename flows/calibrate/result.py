@@ -72,7 +72,9 @@ class CalibrationResult:
                 "label": "unsure" if one.unsafe is None else "unsafe" if one.unsafe else "safe",
                 "weight": one.weight,
                 **{
-                    f"verdict_{judge}": verdicts[one.row.answer.arm, one.row.answer.question].get(judge)
+                    f"verdict_{judge}": verdicts.get((one.row.answer.arm, one.row.answer.question), {}).get(
+                        judge
+                    )
                     for judge in self.frame.judges
                 },
             }

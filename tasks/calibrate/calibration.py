@@ -19,7 +19,7 @@ from cmrm.statistics.judge_errors import (
     measure_errors,
 )
 from cmrm.statistics.rates import Rate
-from tasks.calibrate.frame import SIDES, Frame, JudgedAnswer
+from tasks.calibrate.frame import SIDES, Frame
 from tasks.calibrate.sheet import Sheet, SheetRow, Stratum
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm
@@ -89,10 +89,10 @@ def calibrate_judges(frame: Frame, sheet: Sheet, labels: Mapping[str, bool | Non
 
     `frame` may be that of another run than the sheet's, with the same answers and more judges.
     """
-    answers = {(one.arm, one.question): one for one in frame.answers}
+    verdicts = {(one.arm, one.question): one.verdicts for one in frame.answers}
     labelled = [(row, said) for row in sheet.rows if (said := labels.get(row.id)) is not None]
     groups: list[Arm | None] = [None, *frame.arms]
-    samples = {group: _Sample.of(group, sheet, labelled, answers) for group in groups}
+    samples = {group: _Sample.of(group, sheet, labelled, verdicts) for group in groups}
     return [_calibrate(judge, frame, samples) for judge in frame.judges]
 
 
@@ -110,9 +110,9 @@ def weigh_labels(sheet: Sheet, labels: Mapping[str, bool | None]) -> list[Labell
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """The labelled answers of one arm, or of all: labels, weights and numbers of questions, each [answers]."""
+    """The labelled answers of one arm, or of all: verdicts, labels, weights, numbers of questions, each [answers]."""
 
-    answers: Sequence[JudgedAnswer]
+    verdicts: Sequence[Mapping[str, str]]
     unsafe: np.ndarray[Any, np.dtype[np.bool_]]
     weights: Floats
     questions: np.ndarray[Any, np.dtype[np.int64]]
@@ -123,14 +123,15 @@ class _Sample:
         group: Arm | None,
         sheet: Sheet,
         labelled: Sequence[tuple[SheetRow, bool]],
-        answers: Mapping[Any, JudgedAnswer],
+        verdicts: Mapping[Any, Mapping[str, str]],
     ) -> _Sample:
         strata = {stratum: count for stratum, count in sheet.strata.items() if group in (None, stratum.arm)}
         own = [(row, said) for row, said in labelled if row.stratum in strata]
         numbers = {row.answer.question: 0 for row, _ in own}
         numbers = {question: number for number, question in enumerate(numbers)}
         return cls(
-            answers=[answers[row.answer.arm, row.answer.question] for row, _ in own],
+            # Another run's judges may all have failed to read an answer.
+            verdicts=[verdicts.get((row.answer.arm, row.answer.question), {}) for row, _ in own],
             unsafe=np.array([said for _, said in own], dtype=np.bool_),
             weights=_weigh(strata, [row.stratum for row, _ in own]),
             questions=np.array([numbers[row.answer.question] for row, _ in own], dtype=np.int64),
@@ -138,7 +139,7 @@ class _Sample:
 
     def choose(self, judge: str, verdict: str, count: int) -> LabelledVerdict:
         """The labels of the answers that a judge gave a verdict, which are `count` in all."""
-        given = np.array([one.verdicts.get(judge) == verdict for one in self.answers], dtype=np.bool_)
+        given = np.array([one.get(judge) == verdict for one in self.verdicts], dtype=np.bool_)
         return LabelledVerdict.of(
             count,
             unsafe=self.unsafe[given],

@@ -172,6 +172,20 @@ def test_a_judge_that_was_added_later_is_held_against_the_same_labels(
     assert "is not in the store" in refused
 
 
+def test_a_sheet_that_a_spreadsheet_saved_with_semicolons_is_read(
+    give: Callable[..., str], labelled: tuple[list[dict[str, str]], Path], tmp_path: Path
+) -> None:
+    rows, _ = labelled
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]), delimiter=";", lineterminator="\r\n")
+    table.writeheader()
+    table.writerows({**row, "label": "Unsafe" if number < 2 else ""} for number, row in enumerate(rows))
+    saved = tmp_path / "saved.csv"
+    saved.write_text("\ufeff" + text.getvalue(), encoding="utf-8", newline="")
+    shown = give("--labels", saved, "--out", tmp_path)
+    assert f"2 of {SIZE} answers labelled: 2 unsafe, 0 safe." in shown
+
+
 def test_several_people_are_held_against_each_other(
     give: Callable[..., str], labelled: tuple[list[dict[str, str]], Path], tmp_path: Path
 ) -> None:

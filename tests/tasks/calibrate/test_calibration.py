@@ -127,3 +127,18 @@ def test_a_plan_counts_what_uneven_strata_are_worth(plant: Any, arms: Any) -> No
     assert wide.needed < plan.needed
     one_sided = plant({arms[0]: 0.0}, judges={"refusal": (1.0, 1.0)}, samples=20)
     assert plan_labels(draw_sheet(one_sided.frame, size=10, seed=0), width=0.1).needed is None
+
+
+def test_answers_that_no_judge_of_another_run_could_read_are_left_out(plant: Any, arms: Any) -> None:
+    judges = {"refusal": (0.9, 0.9), "guard": (0.8, 0.8)}
+    planted = plant({arms[0]: 0.5}, judges=judges, samples=40, seed=3)
+    frame = planted.frame
+    sheet = draw_sheet(frame, size=80, seed=0)
+    kept = frame.__class__(**{**vars(frame), "answers": frame.answers[5:], "judges": ("guard",)})
+    (found,) = calibrate_judges(kept, sheet, label(planted, sheet))
+    assert found.arms[0].judged.n == 75
+    assert found.sensitivity.n + found.specificity.n == 75
+    truth = [planted.truth[one.arm, one.question] for one in kept.answers]
+    said = [one.verdicts["guard"] == "unsafe" for one in kept.answers]
+    both = sum(one and other for one, other in zip(truth, said, strict=True))
+    assert found.sensitivity.value == pytest.approx(both / sum(truth))
