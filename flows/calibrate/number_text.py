@@ -15,7 +15,7 @@ CLIPPED_MARK = "†"
 NOT_CORRECTED = "not correctable"
 NOTES = {
     FEW_MARK: f"{FEW_MARK} fewer than {FEW} labels of such answers: too few to quote",
-    CLIPPED_MARK: f"{CLIPPED_MARK} outside 0 to 100 % before it was clipped: errors over all arms do not fit here",
+    CLIPPED_MARK: f"{CLIPPED_MARK} outside 0–100 % before clipping: errors over all arms may not fit here",
     NOT_CORRECTED: f"{NOT_CORRECTED}: sensitivity + specificity ≤ 100 %, so the verdicts say nothing",
     NONE: f"{NONE} no labels to tell from",
 }
