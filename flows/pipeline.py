@@ -1,4 +1,4 @@
-"""The pipeline of a run: ingest, caption, extract states, measure Δ, generate, judge, report (`DESIGN.md` §4)."""
+"""The pipeline of a run: ingest, extract hidden states, measure Δ, generate, judge, report (`DESIGN.md` §4)."""
 
 from __future__ import annotations
 
