@@ -25,6 +25,7 @@ from tasks.shards.answers import AnswerShard
 from tasks.states.direction import DirectionJob, measure_direction
 from tasks.states.extract import EmbedJob, extract_states
 from tasks.states.shift import ShiftJob, measure_shift
+from tasks.states.shift_parts import PartsJob, take_apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
         captioned: dict[str, Manifest] = {}
         embedded: list[tuple[EmbedJob, Manifest]] = []
         measured: list[tuple[ShiftJob, Manifest]] = []
+        apart: list[tuple[PartsJob, Manifest]] = []
         labelled: list[tuple[DirectionJob, Manifest]] = []
         answered: list[AnswerShard] = []
         timed: list[tuple[OverheadJob, Manifest]] = []
@@ -76,12 +78,14 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             # Δ = state with a meaningless image − state without, averaged over the anchors.
             keys = {job.slice: made.key for job, made in states}
             shifts = stages.run(measure_shift, model.shift_jobs(keys))
+            # The parts of Δ, if the spec asks for them.
+            apart += stages.run(take_apart, model.parts_jobs(keys))
             # For other defences: state of harmful anchors − state of harmless ones.
             directions = stages.run(measure_direction, model.direction_jobs(keys))
             directed = {job.condition: made.key for job, made in directions}
 
             # Answers to the targets under each condition, and with αΔ subtracted under each intervention.
-            steered = model.steer({(job.image, job.method): made.key for job, made in shifts}, directed)
+            steered = model.steer({job.name: made.key for job, made in shifts}, directed)
             # Each shard's answers are judged in the background while the next shard is generated.
             answers = stages.run(generate_answers, model.generate_jobs(samples, steered), each=judge)
             # Defences of several generations, step by step: each asks what the steps before have answered.
@@ -110,6 +114,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             StageName.INGEST: [made for _, made in ingested],
             StageName.EXTRACT_STATES: [made for _, made in embedded],
             StageName.SHIFT: [made for _, made in measured],
+            StageName.SHIFT_PARTS: [made for _, made in apart],
             StageName.DIRECTION: [made for _, made in labelled],
             StageName.CAPTION: [*captioned.values()],
             StageName.GENERATE: [one.responses for one in answered],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from cmrm.models.mean_color import find_mean_color
 from cmrm.models.vlm import VisionLanguageModel, find_special_token
 from cmrm.prompts.conditions import (
     CONDITIONS,
+    CONTROLS,
     MEANINGLESS,
     Condition,
+    Control,
     Meaningless,
     Prompt,
     make_meaningless,
@@ -63,13 +66,20 @@ def make_prompt(
     return show(sample, condition, open_image=opener, meaningless=meaningless, system=system)
 
 
-def render_meaningless(vlm: VisionLanguageModel, image: Meaningless | Image.Image) -> tuple[str, Image.Image]:
-    """The name and the pixels of a meaningless image for a model, given by its word or as an image of one's own."""
+def show_meaningless(
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt], image: Meaningless | Image.Image
+) -> tuple[str, Image.Image, list[Prompt]]:
+    """The name and the pixels of a meaningless image, given by its word or as one's own, and prompts with it.
+
+    Under a control the prompts keep the place of that image alone.
+    """
     if isinstance(image, Image.Image):
-        return "own", image
+        return "own", image, [replace(prompt, image=image) for prompt in prompts]
     if image not in MEANINGLESS:
         raise UserError(f"image {image!r} is unknown; use one of {', '.join(MEANINGLESS)}, or a PIL image.")
-    return image, _make_recipes(vlm, None)[image].render()
+    control = next((one for one in CONTROLS if one == image), None)
+    picture = _make_recipes(vlm, None)["blank" if control else image].render()
+    return image, picture, [replace(prompt, image=picture, control=control) for prompt in prompts]
 
 
 def read_prompts(vlm: VisionLanguageModel, prompts: Sequence[Prompt | str]) -> list[Prompt]:
@@ -88,17 +98,16 @@ def read_prompts(vlm: VisionLanguageModel, prompts: Sequence[Prompt | str]) -> l
 
 
 def split_batches(vlm: VisionLanguageModel, prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """The places of prompts in batches of at most `size`; with and without image apart where the model needs it."""
+    """The places of prompts in batches of at most `size`; controls apart, and with and without image where needed."""
     if size < 1:
         raise UserError(f"batch_size is {size}; give 1 or more.")
-    places = range(len(prompts))
-    kinds = [[*places]]
-    if not vlm.family.mixed_batches:
-        kinds = [
-            [place for place in places if (prompts[place].image is None) == text_only]
-            for text_only in (True, False)
-        ]
-    return [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
+    kinds: dict[tuple[bool, Control | None], list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        text_only = prompt.image is None and not vlm.family.mixed_batches
+        kinds.setdefault((not text_only, prompt.control), []).append(place)
+    # Prompts without an image first.
+    ordered = [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind[0])]
+    return [kind[start : start + size] for kind in ordered for start in range(0, len(kind), size)]
 
 
 def _make_recipes(vlm: VisionLanguageModel | None, size: int | None) -> Mapping[Condition, MeaninglessImage]:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmrm.api.prompts import read_prompts, render_meaningless, split_batches
+from cmrm.api.prompts import read_prompts, show_meaningless, split_batches
 from cmrm.errors import UserError
 from cmrm.models.pixel_values import UnreadablePixelsError
 from cmrm.models.stimulus import examine_stimulus
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prompts.conditions import Meaningless, Prompt
+from cmrm.prompts.conditions import CONTROLS, Meaningless, Prompt
 from cmrm.steering.blocks import BlockWord, choose_blocks
 from cmrm.steering.capture import embed
 from cmrm.steering.settings import Method
@@ -87,10 +87,9 @@ def measure_shift(
     ((4, 5, 6, 7), (4, 128), 2)
     """
     chosen = choose_blocks(vlm, blocks)
-    name, picture = render_meaningless(vlm, image)
-    shown = _find_stimulus(vlm, name, picture)
-    text_only = [replace(prompt, image=None) for prompt in read_prompts(vlm, prompts)]
-    with_image = [replace(prompt, image=picture) for prompt in text_only]
+    text_only = [replace(prompt, image=None, control=None) for prompt in read_prompts(vlm, prompts)]
+    name, picture, with_image = show_meaningless(vlm, text_only, image)
+    shown = {} if name in CONTROLS else _find_stimulus(vlm, name, picture)
     estimator = make_estimator(method, blocks=chosen, hidden_size=vlm.hidden_size)
     # Without an image, all prompts may share a batch whatever the family, and so they may with one.
     for batch in split_batches(vlm, text_only, batch_size):

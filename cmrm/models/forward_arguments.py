@@ -11,7 +11,12 @@ from cmrm.models.vlm import VisionLanguageModel, position_ids
 
 
 def count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str, Tensor]:
-    """Make `position_ids` as in generation; empty for M-RoPE, where the model computes them from the image's grid."""
+    """Make `position_ids` as in generation; empty where `inputs` hold them.
+
+    Empty for M-RoPE as well, where the model computes them from the image's grid.
+    """
+    if "position_ids" in inputs:
+        return {}
     if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
         return {}
     return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}

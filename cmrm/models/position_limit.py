@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import BatchFeature
 
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, count_spans
 
 # Rotary scalings that stretch the positions that `max_position_embeddings` counts; others count the stretched ones.
 STRETCHING = frozenset({"linear", "dynamic", "yarn"})
@@ -26,16 +26,20 @@ def find_position_limit(vlm: VisionLanguageModel) -> int | None:
 
 
 def count_positions_of(vlm: VisionLanguageModel, inputs: BatchFeature) -> list[int]:
-    """Count the positions that each rendered prompt takes: its tokens, or fewer for an image under M-RoPE."""
+    """Count the positions that each rendered prompt: its tokens; fewer for an image under M-RoPE, more for a gap."""
+    if "position_ids" in inputs:
+        last = inputs["position_ids"].amax(dim=1) - vlm.family.first_position + 1
+        reached: list[int] = last.tolist()
+        return reached
     tokens: list[int] = inputs["attention_mask"].sum(dim=1).tolist()
     grids = inputs.get("image_grid_thw")
     if vlm.family.positions != "multimodal" or grids is None or len(grids) != len(tokens):
         return tokens
-    # M-RoPE: an image moves the text behind it by its longer side in merged patches, whatever its area.
-    merge = getattr(vlm.model.config.vision_config, "spatial_merge_size", 1)
     images = (inputs["input_ids"] == vlm.image_token_id).sum(dim=1).tolist()
-    sides = [max(grid[1:]) // merge for grid in grids.tolist()]
-    return [count - own + side for count, own, side in zip(tokens, images, sides, strict=True)]
+    return [
+        count - own + (own if side is None else side)
+        for count, own, side in zip(tokens, images, count_spans(vlm, inputs), strict=True)
+    ]
 
 
 def _list_scalings(config: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from cmrm.models.chat_template import (
     choose_template,
     make_turns,
 )
+from cmrm.models.control_prompts import FILLER, TokenRow, explain_no_controls, make_row
 from cmrm.models.families import Family, get_family
 from cmrm.models.modules import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
 from cmrm.prompts.conditions import Prompt
@@ -132,6 +133,15 @@ def send(vlm: VisionLanguageModel, inputs: BatchFeature) -> BatchFeature:
 
 def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     """Render as `render` does, on the host, so that token ids can be read without a device synchronization."""
+    controls = {prompt.control for prompt in prompts}
+    if len(controls) > 1:
+        raise ValueError("prompts under different controls take no common batch; give one batch for each")
+    if controls and None not in controls:
+        return _render_controls(vlm, prompts)
+    return _render_shown(vlm, prompts)
+
+
+def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     with_image = {prompt.image is not None for prompt in prompts}
     if len(with_image) > 1 and not vlm.family.mixed_batches:
         raise ValueError(
@@ -155,6 +165,70 @@ def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> Batch
     # Some processors also make training labels.
     inputs.pop("labels", None)
     return inputs
+
+
+def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    """Render prompts under one control: tokens of text, at positions of their own, `position_ids` [rows, tokens]."""
+    if reason := explain_no_controls(vlm.family, vlm.model.config.get_text_config()):
+        raise UserError(f"condition {prompts[0].control}: {reason}.")
+    shown = _render_shown(vlm, [replace(prompt, control=None) for prompt in prompts])
+    alone = _render_shown(vlm, [replace(prompt, control=None, image=None) for prompt in prompts])
+    spans = count_spans(vlm, shown)
+    filler = vlm.processor.tokenizer(FILLER, add_special_tokens=False)["input_ids"]
+    rows = [
+        make_row(
+            prompt.control or "gap",
+            with_image=with_image,
+            without=without,
+            image_token=vlm.image_token_id,
+            span=span,
+            filler=filler,
+        )
+        for prompt, with_image, without, span in zip(
+            prompts, _list_tokens(shown), _list_tokens(alone), spans, strict=True
+        )
+    ]
+    return _pad_rows(vlm, rows, alone)
+
+
+def count_spans(vlm: VisionLanguageModel, inputs: BatchFeature) -> list[int | None]:
+    """Count the positions by which each prompt's image moves the text behind it; None for one a token.
+
+    Under M-RoPE, that is its longer side in merged patches, whatever its area.
+    """
+    if vlm.family.positions != "multimodal" or "image_grid_thw" not in inputs:
+        return [None] * len(inputs["input_ids"])
+    merge = getattr(vlm.model.config.vision_config, "spatial_merge_size", 1)
+    return [max(grid[1:]) // merge for grid in inputs["image_grid_thw"].tolist()]
+
+
+def _list_tokens(inputs: BatchFeature) -> list[list[int]]:
+    mask = inputs["attention_mask"].bool()
+    return [row[real].tolist() for row, real in zip(inputs["input_ids"], mask, strict=True)]
+
+
+def _pad_rows(vlm: VisionLanguageModel, rows: Sequence[TokenRow], alone: BatchFeature) -> BatchFeature:
+    """Make a left-padded batch of text; other tensors of tokens that a text prompt has, such as its types, are 0."""
+    longest = max(len(row.ids) for row in rows)
+
+    def pad(values: Sequence[Sequence[int]], empty: int) -> Tensor:
+        return torch.tensor([[*[empty] * (longest - len(one)), *one] for one in values])
+
+    mask = pad([[1] * len(row.ids) for row in rows], 0)
+    kinds = {
+        name: torch.zeros_like(mask, dtype=value.dtype)
+        for name, value in alone.items()
+        if isinstance(value, Tensor) and value.shape == alone["attention_mask"].shape
+    }
+    first = vlm.family.first_position
+    return BatchFeature(
+        {
+            **kinds,
+            "input_ids": pad([row.ids for row in rows], vlm.processor.tokenizer.pad_token_id),
+            "attention_mask": mask,
+            "position_ids": pad([[first + one for one in row.positions] for row in rows], first),
+        }
+    )
 
 
 def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:

@@ -236,6 +236,9 @@ def prefill(vlm: VisionLanguageModel, batch: PromptBatch) -> PrefilledBatch:
     layers, visible, positions = (
         _prefill_whole(vlm, rest) if batch.prefix is None else _continue_prefix(vlm, rest, batch.prefix)
     )
+    if "position_ids" in batch.inputs:
+        # A gap may lie right before the last token.
+        positions = batch.inputs["position_ids"][rows, last]
     return PrefilledBatch(layers=layers, visible=visible, tokens=ids[rows, last], positions=positions)
 
 

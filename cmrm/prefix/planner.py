@@ -131,8 +131,8 @@ class Prefixes:
     """Finds shared prefixes, and caches those of batches whose prompts all have one image, or none (LRU).
 
     The cache is valid for the model's present weights: make another one when they change. Prompts that cannot share a
-    prefix, or share too little, are prefilled whole; `unshared` says why this model cannot share prefixes, of all
-    prompts or of those with an image.
+    prefix, that share too little, or that have a control are prefilled whole; `unshared` says why this model cannot
+    share prefixes, of all prompts or of those with an image.
     """
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
@@ -167,7 +167,9 @@ class Prefixes:
 
     def _can_share(self, prompts: Sequence[Prompt]) -> bool:
         images = sum(prompt.image is not None for prompt in prompts)
-        if explain_unshared(self._vlm, images=images) is not None:
+        if explain_unshared(self._vlm, images=images) is not None or any(
+            prompt.control for prompt in prompts
+        ):
             return False
         if not self._vlm.family.mixed_batches and 0 < images < len(prompts):
             return False

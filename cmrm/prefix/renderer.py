@@ -48,7 +48,10 @@ class Renderer:
         `cmrm.models.vlm.render` does.
         """
         images = sum(prompt.image is not None for prompt in prompts)
-        if explain_unshared(self.vlm, images=images) is None and may_pay(groups := group_rows(prompts)):
+        may_share = explain_unshared(self.vlm, images=images) is None and not any(
+            one.control for one in prompts
+        )
+        if may_share and may_pay(groups := group_rows(prompts)):
             refused = self._find_refused(prompts, groups)
             return Rendered(inputs=None, kept=_list_others(prompts, refused), refused=refused)
         refused = {}

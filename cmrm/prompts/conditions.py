@@ -1,4 +1,4 @@
-"""Conditions (query, caption, image, blank, noise) and the prompt of a sample under each."""
+"""Conditions (query, caption, image, blank, noise, and the controls) and the prompt of a sample under each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,27 @@ from PIL import Image
 from cmrm.prompts.images import BLACK, CLIP_MEAN, MeaninglessImage
 from cmrm.prompts.sample import Sample
 
-# Images without content. The paper has `blank` and `noise` and defines neither; the others are for comparison.
-Meaningless = Literal["blank", "blank-black", "blank-mean", "noise", "noise-gaussian"]
-Condition = Literal[
-    "query", "caption", "image", "blank", "blank-black", "blank-mean", "noise", "noise-gaussian"
+# Text in place of a meaningless image: its positions alone, its marks too, or as many tokens of plain text.
+Control = Literal["gap", "marks", "filler"]
+# Images without content, and controls. The paper has `blank` and `noise` and defines neither; the others are for
+# comparison.
+Meaningless = Literal[
+    "blank", "blank-black", "blank-mean", "noise", "noise-gaussian", "gap", "marks", "filler"
 ]
+Condition = Literal[
+    "query",
+    "caption",
+    "image",
+    "blank",
+    "blank-black",
+    "blank-mean",
+    "noise",
+    "noise-gaussian",
+    "gap",
+    "marks",
+    "filler",
+]
+CONTROLS: tuple[Control, ...] = get_args(Control)
 MEANINGLESS: tuple[Meaningless, ...] = get_args(Meaningless)
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 TEXT_ONLY: frozenset[Condition] = frozenset(("query", "caption"))
@@ -27,6 +43,9 @@ PAPER_CONDITIONS: tuple[Condition, ...] = ("query", "caption", "image", "blank",
 class Prompt:
     """One user turn before the chat template: a text, an optional image, an optional system line.
 
+    Under a `control` the model is not shown the image: `gap` leaves its positions empty, `marks` also keeps what the
+    template puts around it, and `filler` puts plain text in the place of its tokens.
+
     >>> import cmrm
     >>> prompt = cmrm.Prompt(text="what is a wug?", system="be brief.")
     >>> prompt.text, prompt.image
@@ -36,6 +55,11 @@ class Prompt:
     text: str
     image: Image.Image | None = None
     system: str | None = None
+    control: Control | None = None
+
+    def __post_init__(self) -> None:
+        if self.control is not None and self.image is None:
+            raise ValueError(f"a prompt under {self.control!r} needs the image whose place it takes")
 
 
 def make_meaningless(
@@ -95,5 +119,9 @@ def show(
         case "image":
             assert sample.image is not None  # checked by `missing`
             return Prompt(text=sample.question, image=open_image(sample.image), system=system)
+        case "gap" | "marks" | "filler":
+            # Any image of that size has the same place in the prompt.
+            image = meaningless["blank"].render()
+            return Prompt(text=sample.question, image=image, system=system, control=condition)
         case _:
             return Prompt(text=sample.question, image=meaningless[condition].render(), system=system)

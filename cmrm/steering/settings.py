@@ -6,6 +6,8 @@ from typing import Literal
 
 Level = Literal["dataset", "sample"]
 Method = Literal["mean", "pca"]
+# What of a dataset-level Δ is measured: all of it, or one of its parts (`cmrm.steering.parts`).
+Part = Literal["all", "positions", "marks", "image"]
 # Which tokens: the last of the prompt; that and every generated one; every text token; image tokens too.
 Scope = Literal["prefill", "every_step", "all", "every_position"]
 Composition = Literal["direct", "incremental"]

@@ -45,6 +45,7 @@ STAGES = (
     StageName.INGEST,
     StageName.EXTRACT_STATES,
     StageName.SHIFT,
+    StageName.SHIFT_PARTS,
     StageName.DIRECTION,
     StageName.CAPTION,
     StageName.GENERATE,

@@ -16,7 +16,7 @@ from tasks.report.stage import ReportJob
 from tasks.shards.answers import AnswerShard
 
 # Stages that few runs have, and that reports of the others do not name.
-LATER_STAGES = frozenset((StageName.DIRECTION, StageName.CAPTION))
+LATER_STAGES = frozenset((StageName.DIRECTION, StageName.CAPTION, StageName.SHIFT_PARTS))
 
 Judged = Sequence[tuple[JudgeJob, Manifest]]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cmrm.prompts.conditions import MEANINGLESS, Condition
+from cmrm.steering.parts import list_chain, pair_conditions
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
 from flows.plan.prompts import make_prompt_builder
 from flows.spec.interventions import DefenceSpec, InterventionSpec, StackSpec, is_stepped
-from flows.spec.spec import Spec
+from flows.spec.spec import Spec, name_shift
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.models import ModelUse
@@ -22,7 +23,8 @@ from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
 from tasks.states.extract import EmbedJob
-from tasks.states.shift import ShiftJob
+from tasks.states.shift import ShiftJob, ShiftName
+from tasks.states.shift_parts import PartsJob, list_conditions
 from tasks.states.steering import (
     ANSWER,
     PLAIN,
@@ -37,8 +39,8 @@ from tasks.states.steering import (
 )
 
 Samples = Mapping[str, Manifest]
-# Keys of dataset-level shifts by meaningless image and method.
-Shifts = Mapping[tuple[str, str], str]
+# Keys of dataset-level shifts by meaningless image, method and part.
+Shifts = Mapping[ShiftName, str]
 # Keys of labelled directions by condition.
 Directions = Mapping[str, str]
 
@@ -88,8 +90,9 @@ class ModelPlan:
 
     def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
         """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
-        shifts = (image for image, _ in self.spec.shifts())
-        wanted = {"query", *shifts, *self.spec.directions(), *self.spec.conditions}
+        shifts = (one.image for one in self.spec.shifts())
+        steps = (name for image in self.spec.taken_apart() for name in list_conditions(image))
+        wanted = {"query", *shifts, *steps, *self.spec.directions(), *self.spec.conditions}
         conditions: list[Condition] = [one for one in ("query", "image", *MEANINGLESS) if one in wanted]
         if "caption" in self.spec.directions():
             conditions.append("caption")
@@ -102,34 +105,48 @@ class ModelPlan:
         return [self._embed(shard_view) for shard_view in (*anchors, *targets)]
 
     def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
-        """Measure one Δ for each image and method of the dataset-level interventions; `states` are manifest keys."""
-        anchors = {
-            shard_view: key for shard_view, key in states.items() if shard_view.shard.split == "anchor"
-        }
-        text = {
-            shard_view.shard: key for shard_view, key in anchors.items() if shard_view.condition == "query"
-        }
+        """Measure one Δ for each image, method and part of the interventions; `states` are manifest keys."""
+        anchors = _group_anchors(states)
+        jobs = []
+        for one in self.spec.shifts():
+            pair = pair_conditions(one.part, one.image)
+            # A part is measured on the anchors that have the states of all parts.
+            others = [] if one.part == "all" else [name for name in list_chain(one.image) if name not in pair]
+            jobs.append(
+                ShiftJob(
+                    store=self.store.url,
+                    label=f"Δ from {one.image} images, {one.method}"
+                    + ("" if one.part == "all" else f", its part of {one.part}"),
+                    rows=len(anchors),
+                    model=self.model,
+                    image=one.image,
+                    method=one.method,
+                    part=one.part,
+                    # Sorted, so that the order of the data sets in the spec does not change the key of Δ.
+                    pairs=tuple(sorted(tuple(shard[name] for name in (*pair, *others)) for shard in anchors)),
+                )
+            )
+        return jobs
+
+    def parts_jobs(self, states: Mapping[Slice, str]) -> list[PartsJob]:
+        """Take the Δ of each image apart that the spec asks for; `states` are manifest keys."""
+        anchors = _group_anchors(states)
         return [
-            ShiftJob(
+            PartsJob(
                 store=self.store.url,
-                label=f"Δ from {image} images, {method}",
-                rows=len(pairs),
+                label=f"Δ from {image} images",
+                rows=len(anchors),
                 model=self.model,
                 image=image,
-                method=method,
-                pairs=pairs,
-            )
-            for image, method in self.spec.shifts()
-            for pairs in [
-                # Sorted, so that the order of the data sets in the spec does not change the key of Δ.
-                tuple(
+                # Sorted, so that the order of the data sets in the spec does not change the key.
+                shards=tuple(
                     sorted(
-                        (key, text[shard_view.shard])
-                        for shard_view, key in anchors.items()
-                        if shard_view.condition == image
+                        ({name: shard[name] for name in list_conditions(image)} for shard in anchors),
+                        key=lambda shard: shard["query"],
                     )
-                )
-            ]
+                ),
+            )
+            for image in self.spec.taken_apart()
         ]
 
     def direction_jobs(self, states: Mapping[Slice, str]) -> list[DirectionJob]:
@@ -372,12 +389,22 @@ class ModelPlan:
         return self.captions[shard_view.shard].key
 
 
+def _group_anchors(states: Mapping[Slice, str]) -> list[dict[str, str]]:
+    """Group the keys of anchors' states by shard: by condition in each."""
+    found: dict[Shard, dict[str, str]] = {}
+    for shard_view, key in states.items():
+        if shard_view.shard.split == "anchor":
+            found.setdefault(shard_view.shard, {})[shard_view.condition] = key
+    return list(found.values())
+
+
 def _use(
     intervention: InterventionSpec | DefenceSpec,
     alpha: float | None,
     shifts: Shifts,
     directions: Directions,
 ) -> Steering | DefenceUse:
+    name = name_shift(intervention)
     if isinstance(intervention, DefenceSpec):
         defence = intervention.defence
         return DefenceUse(
@@ -386,7 +413,7 @@ def _use(
             alpha=alpha,
             options=intervention.options,
             direction=None if defence.direction_from is None else directions[defence.direction_from],
-            shift=None if defence.shift_from is None else shifts[defence.shift_from],
+            shift=None if name is None else shifts[name],
         )
     assert alpha is not None  # CMRM always has a strength
     blocks = intervention.blocks
@@ -399,7 +426,7 @@ def _use(
         blocks=tuple(blocks) if isinstance(blocks, list) else blocks,
         scope=intervention.scope,
         composition=intervention.composition,
-        shift=shifts[intervention.image, intervention.method] if intervention.level == "dataset" else None,
+        shift=None if name is None else shifts[name],
     )
 
 

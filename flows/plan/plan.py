@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 from cmrm.errors import UserError
 from cmrm.models.adapters import resolve_adapter
+from cmrm.models.control_prompts import explain_no_controls
 from cmrm.models.families import FAMILIES, Family, get_family
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.revision import resolve_model
@@ -135,6 +136,7 @@ class Plan:
 def make_plan(spec: Spec, *, store: Store) -> Plan:
     """Resolve the spec's models and judges to immutable revisions; raises `UserError` before any work if one fails."""
     models = tuple(resolve_use(model) for model in spec.all_models())
+    refuse_controls(spec, models)
     names = [model.name for model in models]
     if repeated := [name for name in names if names.count(name) > 1]:
         # Their rows could not be told apart in tables.
@@ -151,6 +153,16 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         files=fetch_files(spec),
         fetched=uuid4().hex,
     )
+
+
+def refuse_controls(spec: Spec, models: Sequence[ModelUse]) -> None:
+    """Raise `UserError` naming the field that asks for a control of a model whose image has no place in the prompt."""
+    for field_name, control in spec.controls().items():
+        for model in models:
+            family = model.family or get_family(model.identity.model_type, where=model.name)
+            if reason := explain_no_controls(family):
+                what = "Δ cannot be taken apart" if field_name == "parts" else f"there is no {control}"
+                raise UserError(f"{field_name}: {what} in {model.name}: {reason}.")
 
 
 def fetch_files(spec: Spec) -> dict[str, Path]:

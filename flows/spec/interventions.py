@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, mod
 
 from cmrm.defences import DEFENCES, Defence, SteppedDefence
 from cmrm.errors import UserError
-from cmrm.prompts.conditions import Condition, Meaningless
-from cmrm.steering.settings import DEFAULT_COMPOSITION, DEFAULT_SCOPE, Composition, Level, Method, Scope
+from cmrm.prompts.conditions import CONTROLS, Condition, Meaningless
+from cmrm.steering.settings import DEFAULT_COMPOSITION, DEFAULT_SCOPE, Composition, Level, Method, Part, Scope
 from cmrm.untrusted.printable import show_names, show_value
 from flows.spec.section import Name, Number, Section, Whole
 from flows.spec.sections import refuse_repeats
@@ -42,6 +42,7 @@ class GridSpec(Section):
     composition: list[Composition] | None = Field(default=None, min_length=1)
     image: list[Meaningless] | None = Field(default=None, min_length=1)
     method: list[Method] | None = Field(default=None, min_length=1)
+    part: list[Part] | None = Field(default=None, min_length=1)
 
     @field_validator("*")
     @classmethod
@@ -67,6 +68,7 @@ class InterventionSpec(Section):
     level: Level = "dataset"
     image: Meaningless = "blank"
     method: Method = "mean"
+    part: Part = "all"
     alpha: Strength | Strengths = 1.0
     blocks: Blocks = "upper_half"
     scope: Scope = DEFAULT_SCOPE
@@ -102,6 +104,24 @@ class InterventionSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _have_parts_that_add_up(self) -> Self:
+        grid = self.grid or GridSpec()
+        if {self.part, *(grid.part or ())} == {"all"}:
+            return self
+        if self.level == "sample":
+            raise ValueError("part: parts of Δ are means over anchors; use level: dataset, or part: all")
+        if "pca" in (self.method, *(grid.method or ())):
+            raise ValueError(
+                "part: principal directions of the parts do not add up to that of Δ; use method: mean"
+            )
+        if controls := [one for one in (self.image, *(grid.image or ())) if one in CONTROLS]:
+            raise ValueError(
+                f"part: {controls[0]} shows no image, so its Δ has no part of one; use a meaningless image such as "
+                "blank"
+            )
+        return self
+
     def describe(self) -> dict[str, str]:
         """Its settings for a table, which tell interventions of a grid apart."""
         blocks = self.blocks if isinstance(self.blocks, str) else ", ".join(map(str, self.blocks))
@@ -109,6 +129,8 @@ class InterventionSpec(Section):
             "level": self.level,
             "image": self.image,
             "method": self.method,
+            # Reports without parts keep the keys that they had before there were any.
+            **({} if self.part == "all" else {"part": self.part}),
             "blocks": blocks,
             "scope": self.scope,
             "composition": self.composition,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +18,14 @@ from pydantic import (
 
 from cmrm.defences import SteppedDefence
 from cmrm.errors import UserError
-from cmrm.prompts.conditions import PAPER_CONDITIONS, Condition
+from cmrm.prompts.conditions import CONTROLS, PAPER_CONDITIONS, Condition, Control, Meaningless
 from cmrm.untrusted.printable import show, show_names, show_value
 from cmrm.untrusted.regular_file import MissingFileError
 from flows.spec.captions import CaptionsSpec
 from flows.spec.errors import explain_mistakes
 from flows.spec.interventions import (
     MOST_ARMS,
+    AnyIntervention,
     DefenceSpec,
     InterventionField,
     InterventionSpec,
@@ -49,6 +51,7 @@ from flows.spec.sections import (
 )
 from flows.spec.text_files import is_standard_input, read_text
 from tasks.judge.loaded import JudgeUse
+from tasks.states.shift import ShiftName
 
 # Default batch size of reproducible runs.
 FIXED_BATCH = 8
@@ -69,6 +72,8 @@ class Spec(Section):
     targets: list[str] = Field(default_factory=list)
     conditions: list[Condition] = Field(default_factory=lambda: list(PAPER_CONDITIONS))
     images: ImagesSpec = ImagesSpec()
+    # Meaningless images whose Δ is taken apart into positions, marks and image.
+    parts: list[Meaningless] = Field(default_factory=list)
     target_states: list[Condition] = Field(default_factory=lambda: list[Condition](["query", "image"]))
     steered_states: list[str] = Field(default_factory=list)
     interventions: list[InterventionField] = Field(
@@ -130,10 +135,17 @@ class Spec(Section):
                 )
         return datasets
 
-    @field_validator("targets", "conditions", "target_states", "steered_states")
+    @field_validator("targets", "conditions", "parts", "target_states", "steered_states")
     @classmethod
     def _name_each_once(cls, names: list[str]) -> list[str]:
         return refuse_repeats(names)
+
+    @field_validator("parts")
+    @classmethod
+    def _have_an_image(cls, images: list[Meaningless]) -> list[Meaningless]:
+        if controls := [one for one in images if one in CONTROLS]:
+            raise ValueError(f"{controls[0]} shows no image; name a meaningless image, such as blank")
+        return images
 
     @field_validator("judges")
     @classmethod
@@ -178,13 +190,13 @@ class Spec(Section):
             raise ValueError(
                 f"steered_states: no intervention {show_value(unknown[0])}; there are {show_names(counts) or 'none'}"
             )
-        # States and timings need no answers, but a spec must ask for at least one of them.
-        if not (self.conditions or self.steered_states or self.overhead) and (
+        # States, parts and timings need no answers, but a spec must ask for at least one of them.
+        if not (self.conditions or self.steered_states or self.overhead or self.parts) and (
             "target_states" not in self.model_fields_set or not self.target_states
         ):
             raise ValueError(
-                "conditions: nothing is to be answered, and no target_states, steered_states or overhead asks for "
-                "anything else; name at least one, such as image"
+                "conditions: nothing is to be answered, and no parts, target_states, steered_states or overhead ask "
+                "for anything else; name at least one, such as image"
             )
         check_stacks(spread)
         check_steps(spread, conditions=self.conditions)
@@ -194,7 +206,7 @@ class Spec(Section):
                 "leave it out"
             )
         if not any(self.anchors.from_.values()) and self.needs_anchors():
-            raise ValueError("anchors.from: a dataset-level intervention needs anchors; give a share above 0")
+            raise ValueError("anchors.from: Δ and its parts are measured on anchors; give a share above 0")
         return self
 
     @model_validator(mode="after")
@@ -234,14 +246,44 @@ class Spec(Section):
         """List the interventions, with grids expanded."""
         return [one for intervention in self.interventions for one in intervention.spread()]
 
-    def shifts(self) -> list[tuple[Condition, str]]:
-        """List the dataset-level shifts that the interventions need, by image and method, each once."""
-        needed = [
-            (one.image, one.method) if isinstance(one, InterventionSpec) else one.defence.shift_from
-            for one in self.all_interventions()
-            if (isinstance(one, InterventionSpec) and one.level == "dataset") or isinstance(one, DefenceSpec)
-        ]
+    def shifts(self) -> list[ShiftName]:
+        """List the dataset-level shifts that the interventions need, by image, method and part, each once."""
+        needed = [name_shift(one) for one in self.all_interventions()]
         return list(dict.fromkeys(one for one in needed if one is not None))
+
+    def taken_apart(self) -> list[Meaningless]:
+        """List the meaningless images whose Δ is taken apart: those asked for, and those of which a part is used."""
+        used = [
+            one.image
+            for one in self.all_interventions()
+            if isinstance(one, InterventionSpec) and one.part != "all"
+        ]
+        return list(dict.fromkeys([*self.parts, *used]))
+
+    def controls(self) -> dict[str, Control]:
+        """The fields that ask for a control, or for parts of Δ, which need it."""
+        found: dict[str, Control] = {}
+        fields: list[tuple[str, Iterable[str]]] = [
+            ("conditions", self.conditions),
+            ("target_states", self.target_states),
+            (
+                "interventions.conditions",
+                (name for one in self.all_interventions() for name in one.conditions),
+            ),
+            (
+                "interventions.image",
+                (
+                    *(one.image for one in self.all_interventions() if isinstance(one, InterventionSpec)),
+                    # Of other defences, those that subtract a Δ.
+                    *(name.image for name in self.shifts()),
+                ),
+            ),
+        ]
+        for field_name, names in fields:
+            named = set(names)
+            if asked := [one for one in CONTROLS if one in named]:
+                found[field_name] = asked[0]
+        return found | ({"parts": "gap"} if self.taken_apart() else {})
 
     def directions(self) -> list[Condition]:
         """List the conditions under which labelled directions are needed, each once."""
@@ -273,7 +315,7 @@ class Spec(Section):
 
     def needs_anchors(self) -> bool:
         """Whether anything is measured on anchors."""
-        return bool(self.shifts() or self.directions())
+        return bool(self.shifts() or self.directions() or self.parts)
 
     def steered_names(self) -> set[str]:
         """Name the interventions whose steered states are stored, with grids expanded."""
@@ -296,6 +338,15 @@ class Spec(Section):
     def judged(self) -> list[str]:
         """List the data sets whose targets are answered and judged: `targets`, or all."""
         return self.targets or list(self.datasets)
+
+
+def name_shift(one: AnyIntervention) -> ShiftName | None:
+    """Name the dataset-level Δ that an intervention needs; None if it needs none."""
+    if isinstance(one, InterventionSpec):
+        return ShiftName(one.image, one.method, one.part) if one.level == "dataset" else None
+    if isinstance(one, StackSpec) or one.defence.shift_from is None:
+        return None
+    return ShiftName(*one.defence.shift_from)
 
 
 def read_spec(path: Path) -> Spec:

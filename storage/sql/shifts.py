@@ -51,6 +51,7 @@ def _read_rows(key: str, path: Path) -> list[dict[str, Any]]:
             "level": words.get("level", "dataset"),
             "direction": words.get("direction"),
             "image": words.get("image"),
+            "part": words.get("part", "all"),
             "convention": words.get("convention"),
             "count": int(count) if count.isdigit() else None,
             "vector": vector,

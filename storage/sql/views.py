@@ -23,6 +23,11 @@ SHIFTS = pa.schema(
             "direction", pa.string(), metadata={"comment": "which way the shift points, as its file says"}
         ),
         pa.field("image", pa.string(), metadata={"comment": "the meaningless image it was measured with"}),
+        pa.field(
+            "part",
+            pa.string(),
+            metadata={"comment": "all of the shift, or its part: positions, marks, image"},
+        ),
         pa.field("convention", pa.string(), metadata={"comment": "which state was read, as its file says"}),
         pa.field("count", pa.int64(), metadata={"comment": "number of anchors"}),
         pa.field("vector", SINGLE_VECTOR, metadata={"comment": "the shift, as long as the model is wide"}),

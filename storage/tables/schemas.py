@@ -27,8 +27,8 @@ class Kind:
 
     @property
     def by_block(self) -> bool:
-        """Whether its rows are sorted by block, each block in row groups of its own."""
-        return "block" in self.schema.names
+        """Whether its rows are vectors sorted by block, each block in row groups of its own."""
+        return "block" in self.schema.names and "vector" in self.schema.names
 
 
 def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
@@ -37,6 +37,14 @@ def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
 
 def _maybe(name: str, kind: pa.DataType, comment: str) -> pa.Field:
     return pa.field(name, kind, nullable=True, metadata={"comment": comment})
+
+
+def _estimate(name: str, comment: str) -> tuple[pa.Field, ...]:
+    return (
+        _maybe(name, pa.float64(), comment),
+        _maybe(f"{name}_low", pa.float64(), f"lower end of the 95 % bootstrap interval of {name}"),
+        _maybe(f"{name}_high", pa.float64(), f"upper end of the 95 % bootstrap interval of {name}"),
+    )
 
 
 _DATASET = _column("dataset", pa.string(), "name of the data set in the run's spec")
@@ -149,6 +157,26 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     _INTERVENTION,
                     _ALPHA,
                     _column("vector", HALF_VECTOR, "the state, as long as the model is wide"),
+                ]
+            ),
+        ),
+        "shift_parts": Kind(
+            comment="one row per Δ, block and part: positions, marks and image, which add up to all; filler to compare",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _column("image", pa.string(), "the meaningless image that Δ was measured with"),
+                    _column("block", pa.int32(), "decoder block, from 0"),
+                    _column(
+                        "part",
+                        pa.string(),
+                        "positions, marks or image; all for Δ; filler for as many tokens of plain text, less text",
+                    ),
+                    _column("anchors", pa.int64(), "anchors with states under all of these conditions"),
+                    _column("state", pa.float64(), "mean length of the anchors' states as text"),
+                    *_estimate("norm", "length of the part, a mean over anchors"),
+                    *_estimate("share", "inner product with Δ / squared length of Δ: parts add up to 1"),
+                    *_estimate("cosine", "cosine of the angle to Δ"),
                 ]
             ),
         ),

@@ -66,7 +66,11 @@ def compare_shifts(
 def _name(manifest: Manifest, labels: Mapping[str, str]) -> Name | None:
     made = manifest.provenance
     label = labels.get(str(made.get("model")))
-    return None if label is None else (label, str(made.get("image")), str(made.get("method")))
+    if label is None:
+        return None
+    part = made.get("part")
+    image = str(made.get("image")) if part is None else f"{made.get('image')}, its part of {part}"
+    return label, image, str(made.get("method"))
 
 
 def _compare(store: Store, name: Name, before: Manifest, after: Manifest) -> ShiftChange:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmrm.prompts.conditions import Condition, Prompt, show
+from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show
 from cmrm.prompts.images import MeaninglessImage, open_image
 from tasks.shards.samples import StoredSample
 
@@ -45,6 +45,8 @@ class PromptBuilder:
 
     def content(self, condition: Condition) -> dict[str, Any] | None:
         """The key content that determines the prompt under a condition, besides the sample itself."""
+        if condition in CONTROLS:
+            return {"kind": condition, "size": self.meaningless["blank"].size}
         image = self.meaningless.get(condition)
         return None if image is None else dict(image.as_dict())
 

@@ -1,4 +1,4 @@
-"""Measure the shift Δ per block from the anchors' hidden states, streamed from Parquet, into safetensors."""
+"""Measure Δ, or a part of it, per block from the anchors' hidden states, streamed from Parquet, into safetensors."""
 
 from __future__ import annotations
 
@@ -26,14 +26,32 @@ if TYPE_CHECKING:
     from cmrm.steering.shift import Shift
 
 
+class ShiftName(NamedTuple):
+    """Which Δ of a model: its meaningless image, its method, and whether all of it or a part."""
+
+    image: str
+    method: str
+    part: str = "all"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShiftJob(Job):
-    """Δ for one meaningless image: pairs of keys of hidden states, of the image prompts and of the text prompts."""
+    """Δ for one meaningless image: pairs of keys of hidden states, of the image prompts and of the text prompts.
+
+    For a `part` of Δ they are those of its two conditions, and two more follow: an anchor counts if it has the states
+    of all four, so that the parts add up.
+    """
 
     model: ModelUse
     image: str
     method: str
-    pairs: tuple[tuple[str, str], ...]
+    part: str = "all"
+    pairs: tuple[tuple[str, ...], ...]
+
+    @property
+    def name(self) -> ShiftName:
+        """Which Δ it is."""
+        return ShiftName(self.image, self.method, self.part)
 
     @property
     def stage(self) -> StageName:
@@ -44,6 +62,8 @@ class ShiftJob(Job):
             "pairs": [list(pair) for pair in self.pairs],
             "direction": "image_minus_text",
             "method": self.method,
+            # Those of all of Δ keep the keys that they had before there were parts.
+            **({} if self.part == "all" else {"part": self.part}),
         }
 
 
@@ -75,6 +95,7 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
             "image": job.image,
             "method": job.method,
             **({STIMULI: {job.image: shown}} if shown else {}),
+            **_describe_part(job),
         },
     )
 
@@ -84,6 +105,10 @@ def _find_stimulus(job: ShiftJob, store: Store) -> Mapping[str, Any]:
     manifests = (need_manifest(store, StageName.EXTRACT_STATES, with_image) for with_image, _ in job.pairs)
     found = (one.provenance.get(STIMULI, {}).get(job.image) for one in manifests)
     return next((one for one in found if one), {})
+
+
+def _describe_part(job: ShiftJob) -> dict[str, str]:
+    return {} if job.part == "all" else {"part": job.part}
 
 
 def _measure_block(job: ShiftJob, pairs: Sequence[Pair], shown: Mapping[str, Any]) -> Shift:
@@ -106,35 +131,47 @@ def _measure_block(job: ShiftJob, pairs: Sequence[Pair], shown: Mapping[str, Any
         method=job.method,
         anchors=job.key,
         **write_stimulus(shown),
+        **_describe_part(job),
     )
 
 
 class Pair(NamedTuple):
-    """One shard's states at one block, of the image prompt and of the text prompt."""
+    """One shard's states at one block, of the image prompt and of the text prompt, and those that others need."""
 
     with_image: HiddenStates
     text_only: HiddenStates
+    others: tuple[HiddenStates, ...] = ()
+
+    @property
+    def common(self) -> list[str]:
+        """The samples that all prompts have; one that is quarantined under any has no pair."""
+        ids = (set(one.sample_ids) for one in (self.with_image, self.text_only, *self.others))
+        return sorted(set.intersection(*ids))
 
     def match(self) -> tuple[np.ndarray, np.ndarray]:
-        """The states of the samples that both prompts have, in one order: two arrays [n, 1, hidden]."""
-        # A sample that is quarantined under one prompt has no pair.
-        common = sorted(set(self.with_image.sample_ids) & set(self.text_only.sample_ids))
-        return self.with_image.choose(common), self.text_only.choose(common)
+        """The states of the samples that all prompts have, in one order: two arrays [n, 1, hidden]."""
+        return self.with_image.choose(self.common), self.text_only.choose(self.common)
 
 
 def _read_blocks(job: ShiftJob, store: Store) -> Iterator[list[Pair]]:
     """The pairs of all shards that have any, block by block; the same shards at each."""
-    files = [tuple(_find_states(store, key) for key in keys) for keys in job.pairs]
+    files = [tuple(find_states(store, key) for key in keys) for keys in job.pairs]
     # A shard whose every row was quarantined has no block at all.
     blocks = {pair: set.intersection(*(set(list_blocks(paths)) for paths in pair)) for pair in files}
     for block in sorted(set().union(*blocks.values())):
         complete = [pair for pair in files if block in blocks[pair]]
-        pairs = [Pair(*(read_block(paths, block) for paths in pair)) for pair in complete]
-        if matched := [pair for pair in pairs if set(pair[0].sample_ids) & set(pair[1].sample_ids)]:
+        pairs = [_pair([read_block(paths, block) for paths in pair]) for pair in complete]
+        if matched := [pair for pair in pairs if pair.common]:
             yield matched
 
 
-def _find_states(store: Store, key: str) -> tuple[Path, ...]:
+def _pair(states: Sequence[HiddenStates]) -> Pair:
+    with_image, text_only, *others = states
+    return Pair(with_image, text_only, tuple(others))
+
+
+def find_states(store: Store, key: str) -> tuple[Path, ...]:
+    """Find the files of hidden states that an extract job has committed."""
     return tuple(find_files(store, need_manifest(store, StageName.EXTRACT_STATES, key), "hidden_states"))
 
 
