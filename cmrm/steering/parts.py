@@ -11,10 +11,8 @@ The parts are called positions, marks and image. They add up by construction, wh
 
 from __future__ import annotations
 
-from cmrm.steering.settings import Part
-
 # In the order in which they are added to a text prompt.
-PARTS: tuple[Part, ...] = ("positions", "marks", "image")
+PARTS: tuple[str, ...] = ("positions", "marks", "image")
 # As many tokens as the image has: no part of Δ, but what it is compared with.
 COMPARED = "filler"
 
@@ -29,5 +27,5 @@ def pair_conditions(part: str, image: str) -> tuple[str, str]:
     chain = list_chain(image)
     if part == "all":
         return chain[-1], chain[0]
-    place = [*PARTS].index(part)
+    place = PARTS.index(part)
     return chain[place + 1], chain[place]

@@ -10,6 +10,7 @@ from rich.text import Text
 from flows.report.tables.judges import describe_agreement, describe_spend
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine, render_grid
 from flows.report.writers.terminal_defences import render_defences
+from flows.report.writers.terminal_parts import render_parts
 from flows.terminal.safe_text import show_safely
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def print_result(console: Console, result: Result) -> None:
             console.print()
             console.print(render_defences(summary.defences))
         console.print(Text(show_safely(describe_parse_errors(summary.judges))))
+    for grid in render_parts(summary.parts):
+        console.print()
+        console.print(grid)
     lines = (
         describe_quarantine(summary.quarantined),
         describe_agreement(summary.agreement),

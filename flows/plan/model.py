@@ -93,7 +93,8 @@ class ModelPlan:
         shifts = (one.image for one in self.spec.shifts())
         steps = (name for image in self.spec.taken_apart() for name in list_conditions(image))
         wanted = {"query", *shifts, *steps, *self.spec.directions(), *self.spec.conditions}
-        conditions: list[Condition] = [one for one in ("query", "image", *MEANINGLESS) if one in wanted]
+        known: tuple[Condition, ...] = ("query", "image", *MEANINGLESS)
+        conditions = [one for one in known if one in wanted]
         if "caption" in self.spec.directions():
             conditions.append("caption")
         sources = [name for name, share in self.spec.anchors.from_.items() if share > 0]

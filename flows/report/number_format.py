@@ -58,7 +58,7 @@ def write_p(p: float | None) -> ReportCell:
 
 def percent(value: float | None) -> str:
     """A fraction in per cent without the sign, '' for none."""
-    return "" if value is None else f"{100 * value:.1f}"
+    return "" if value is None else _minus(f"{100 * value:.1f}")
 
 
 def plain(value: float | None) -> str:

@@ -25,6 +25,7 @@ from flows.report.tables.main import (
     make_changes_table,
     make_main_table,
 )
+from flows.report.tables.parts import make_parts_tables
 from flows.report.tables.stimuli import make_stimulus_table, warn_of_padding
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
 from tasks.core.software import describe_software
@@ -45,7 +46,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
     # Figure names are a section's name, with a number if there are several.
     shown = {
         name: [one for one in pictures if one.name.partition("-")[0] == name]
-        for name in ("defences", "strength", "states", "overhead")
+        for name in ("defences", "strength", "parts", "states", "overhead")
     }
     rest = [one for one in pictures if not any(one in known for known in shown.values())]
     settings = describe_settings(table)
@@ -76,6 +77,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             ],
         ),
         ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_tables(curves)]),
+        ("parts", "Parts of Δ", [*shown["parts"], *make_parts_tables(summary.parts)]),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),
         ("captions", "Captions", [make_captions_table(summary.captions)]),

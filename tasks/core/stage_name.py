@@ -15,7 +15,7 @@ class StageName(StrEnum):
     INGEST = "ingest"
     EXTRACT_STATES = "embed"
     SHIFT = "shift"
-    SHIFT_PARTS = "shift_parts"
+    SHIFT_PARTS = "apart"
     DIRECTION = "direction"
     CAPTION = "caption"
     GENERATE = "generate"

@@ -31,6 +31,9 @@ STATE_NAMES = {
         )
     },
     "noise-gaussian": "with Gaussian noise",
+    "gap": "with a gap alone",
+    "marks": "with a gap and marks",
+    "filler": "with filler text",
 }
 Curve = Mapping[str, Any]
 

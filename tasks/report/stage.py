@@ -28,6 +28,8 @@ from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound, make_headline
 from tasks.report.judge_costs import describe_judges
 from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
+from tasks.report.parts import VERSION as PARTS_VERSION
+from tasks.report.parts import draw_parts, read_parts
 from tasks.report.states import describe_panel, make_panels
 from tasks.report.stimuli import gather_stimuli
 from tasks.report.summary import (
@@ -102,6 +104,7 @@ class ReportJob(Job):
                 if has_defences(self.settings)
                 else {}
             ),
+            **({"parts": PARTS_VERSION} if self.used.get(StageName.SHIFT_PARTS) else {}),
         }
 
 
@@ -131,8 +134,10 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         tokens=_count_tokens(job, store, made[StageName.GENERATE]),
         costs=costs,
     )
+    parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
     figures = [
         *draw_curves(curves),
+        *draw_parts(parts),
         *draw_defences(defences),
         *draw_states(panels),
         *draw_overhead(costs),
@@ -155,6 +160,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         shifts=tuple(_describe_shift(one) for one in made[StageName.SHIFT]),
         figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
         stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
+        parts=tuple(parts),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )
@@ -257,6 +263,7 @@ def _describe_shift(manifest: Manifest) -> ShiftSummary:
         image=provenance["image"],
         method=provenance["method"],
         anchors=provenance["count"],
+        part=provenance.get("part", "all"),
     )
 
 

@@ -47,13 +47,15 @@ class WithoutEffect:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftSummary:
-    """One dataset-level Δ: its key, the meaningless image, the method, and the number of anchors."""
+    """One dataset-level Δ or a part of it: its key, the meaningless image, the method, and the number of anchors."""
 
     key: str
     model: str
     image: str
     method: str
     anchors: int
+    # Earlier releases had no parts of Δ.
+    part: str = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class FigureCaption:
 
 
 # The keys that hold a list of JSON objects, and those whose objects have a type.
-MAPPINGS = ("models", "curves", "states", "overhead", "agreement")
+MAPPINGS = ("models", "curves", "states", "overhead", "agreement", "parts")
 RECORDS: Mapping[str, type[Any]] = MappingProxyType(
     {
         "judges": JudgeTotals,
@@ -129,7 +131,9 @@ class Summary:
     software: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shifts: tuple[ShiftSummary, ...]
     figures: tuple[FigureCaption, ...]
-    # Only of a run with defences of other kinds than CMRM; the JSON of others lacks the key.
+    # Only of a run that takes Δ apart: the rows of `shift_parts`, as `read_parts` returns them.
+    parts: tuple[Record, ...] = ()
+    # Only of a run with defences of other kinds than CMRM.
     defences: DefenceTable | None = None
     # Only of a run that generated captions; the JSON of others lacks the key.
     captions: tuple[CaptionSummary, ...] = ()
@@ -142,7 +146,11 @@ class Summary:
         return {
             **{name: value for name, value in own.items() if name not in OPTIONAL},
             **({} if self.defences is None else {"defences": self.defences.to_json()}),
-            **{name: [dict(one) for one in own[name]] for name in MAPPINGS},
+            **{
+                name: [dict(one) for one in own[name]]
+                for name in MAPPINGS
+                if own[name] or name not in OPTIONAL
+            },
             **{
                 name: [asdict(one) for one in own[name]]
                 for name in RECORDS
@@ -167,7 +175,7 @@ class Summary:
             return cls(
                 **{
                     **known,
-                    **{name: tuple(known[name]) for name in MAPPINGS},
+                    **{name: tuple(known[name]) for name in MAPPINGS if name in known},
                     **{
                         name: tuple(_restore(kind, one) for one in known[name])
                         for name, kind in RECORDS.items()

@@ -20,6 +20,9 @@ CONDITION_NAMES = {
     "blank-mean": "Mean-colour image",
     "noise": "Noise image",
     "noise-gaussian": "Gaussian noise",
+    "gap": "Gap alone",
+    "marks": "Gap with marks",
+    "filler": "Filler text",
 }
 
 

@@ -101,17 +101,19 @@ def make_shift_table(shifts: Sequence[ShiftSummary]) -> ReportTable | None:
     """Make the table of the run's dataset-level shifts."""
     if not shifts:
         return None
+    parts = any(one.part != "all" for one in shifts)
     return ReportTable(
         name="shifts",
         title="Shifts",
         headings=(
             Heading(title="Meaningless image", numeric=False),
             Heading(title="Method", numeric=False),
+            *([Heading(title="Part", numeric=False)] if parts else []),
             *head_numbers("Anchors"),
             Heading(title="Key", numeric=False),
         ),
         row_groups=make_row_groups(
-            [(one.model, _write_shift(one)) for one in shifts],
+            [(one.model, _write_shift(one, parts=parts)) for one in shifts],
             shorten_models(list(dict.fromkeys(one.model for one in shifts))),
         ),
         records=tuple(map(asdict, shifts)),
@@ -187,10 +189,11 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:#.3g}".removesuffix(".")
 
 
-def _write_shift(one: ShiftSummary) -> tuple[ReportCell, ...]:
+def _write_shift(one: ShiftSummary, *, parts: bool) -> tuple[ReportCell, ...]:
     return (
         ReportCell(text=one.image),
         ReportCell(text=one.method),
+        *([ReportCell(text=one.part)] if parts else []),
         _count(one.anchors),
         ReportCell(text=one.key[:12]),
     )

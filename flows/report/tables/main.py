@@ -20,7 +20,9 @@ from tasks.report.outcomes import NO_SCORE, Column
 from tasks.report.table import Cell, Row, Table
 
 TITLES = {"unsafe": "Unsafe", "utility": "Utility", "score": "Score", "over_refusal": "Over-refusal"}
-SETTINGS = ("level", "image", "method", "blocks", "scope", "composition")
+SETTINGS = ("level", "image", "method", "part", "blocks", "scope", "composition")
+# What an intervention has that does not say it.
+UNSAID = {"part": "all"}
 MAIN_NOTE = (
     "Rates in % and scores in their own unit, each with a 95 % interval (Wilson; bootstrap for scores) and the number "
     "of judged answers. Unsafe: harmful questions answered, low is good. Utility: harmless questions answered as their "
@@ -128,14 +130,14 @@ def make_ablation_table(table: Table) -> ReportTable | None:
     """Make the ablation table by the settings that differ; None if only the strength differs."""
     # Only CMRM has all of these settings; the other defences are told apart by their names.
     steered = [row for row in table.rows if row.arm.intervention and "kind" not in row.settings]
-    axes = [name for name in SETTINGS if len({row.settings.get(name) for row in steered}) > 1]
+    axes = [name for name in SETTINGS if len({_read_setting(row, name) for row in steered}) > 1]
     if not axes:
         return None
     rows = [
         (
             row.arm.model,
             (
-                *(ReportCell(text=row.settings.get(name, "–")) for name in axes),
+                *(ReportCell(text=_read_setting(row, name) or "–") for name in axes),
                 ReportCell(text="–" if row.arm.alpha is None else f"{row.arm.alpha:g}"),
                 *(write_cell(cell) for cell in row.cells),
             ),
@@ -165,7 +167,7 @@ def describe_settings(table: Table) -> str:
     common = {
         name: value
         for name in SETTINGS
-        if len({row.settings.get(name) for row in steered}) == 1
+        if len({_read_setting(row, name) for row in steered}) == 1
         and (value := steered[0].settings.get(name)) is not None
     }
     if not common:
@@ -174,6 +176,10 @@ def describe_settings(table: Table) -> str:
     if len(steered) < len([row for row in table.rows if row.arm.intervention]):
         return f"CMRM has {said}."
     return f"{'All interventions have' if len(steered) > 1 else 'The intervention has'} {said}."
+
+
+def _read_setting(row: Row, name: str) -> str | None:
+    return row.settings.get(name, UNSAID.get(name))
 
 
 def _write_comparison(change: Comparison) -> Sequence[ReportCell]:
