@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 ROOT = Path(__file__).parents[3]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-NAMES = ("main", "transfer", "alpha", "ablation", "pca", "overhead", "own-data", "defences")
+NAMES = ("main", "transfer", "alpha", "ablation", "pca", "overhead", "own-data", "defences", "parts")
 # Enough to show what each shows; the pages' commands are run on as many, so that they reuse it.
 LIMITS = {
     "main": 12,
@@ -34,7 +34,8 @@ LIMITS = {
     "own-data": 12,
 }
 # Pages to look things up in; the judges' need models or keys that no test has, and nothing is timed in tests. Python of
-# `python` and `extend` is run by `tests/flows/test_python_pages.py`, the spec of `defences` by its `test_defences.py`.
+# `python` and `extend` is run by `tests/flows/test_python_pages.py`, the spec of `defences` by its `test_defences.py`; that of `parts`
+# is a small one in `test_parts.py`.
 WITHOUT_COMMANDS = {
     "api",
     "architecture",
@@ -43,6 +44,7 @@ WITHOUT_COMMANDS = {
     "extend",
     "judges",
     "judges-endpoints",
+    "parts",
     "python",
     "speed",
 }

@@ -68,6 +68,7 @@ def write_spec(folder: Path, model: str, **changes: Any) -> Path:
         "interventions": [
             {"name": "CMRM dataset", "level": "dataset", "alpha": [0.5, 1.0], "blocks": [5, 6, 7]}
         ],
+        "parts": ["blank"],
         "judges": ["refusal", "match", "overlap"],
         "generation": {"max_new_tokens": 24},
         "batch_size": 192,
@@ -85,6 +86,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "conditions": ["query", "image"],
         "target_states": ["image"],
         "steered_states": [],
+        "parts": [],
         "judges": ["refusal"],
         "interventions": [{"name": "CMRM dataset", "alpha": 1.0, "blocks": [5, 6, 7]}],
     }
@@ -196,6 +198,12 @@ def test_the_length_of_a_shift_is_its_norm(cook, sql):
     frame = of(cook("At which blocks"))
     (row,) = frame[frame.block == 7].itertuples()
     assert row.shift == pytest.approx(np.linalg.norm(read_shift(sql)), rel=1e-5)
+    assert len(frame) == 8
+
+
+def test_the_shares_of_the_parts_add_up(cook):
+    frame = cook("Which part of Δ")
+    assert (frame["positions"] + frame["marks"] + frame["image_tokens"]).to_numpy() == pytest.approx(1.0)
     assert len(frame) == 8
 
 
