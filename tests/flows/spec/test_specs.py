@@ -34,8 +34,8 @@ LIMITS = {
     "own-data": 12,
 }
 # Pages to look things up in; the judges' need models or keys that no test has, and nothing is timed in tests. Python of
-# `python` and `extend` is run by `tests/flows/test_python_pages.py`, the spec of `defences` by its `test_defences.py`; that of `parts`
-# is a small one in `test_parts.py`.
+# `python` and `extend` is run by `tests/flows/test_python_pages.py`, the specs of `defences` and `parts` by tests of
+# their own.
 WITHOUT_COMMANDS = {
     "api",
     "architecture",
