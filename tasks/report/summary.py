@@ -54,8 +54,11 @@ class ShiftSummary:
     image: str
     method: str
     anchors: int
-    # Earlier releases had no parts of Δ.
     part: str = "all"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, without a part where it is all of Δ, as in earlier releases."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("part", "all")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
     }
 )
 # The keys that only some runs have.
-OPTIONAL = frozenset(("defences", "captions", "stimuli"))
+OPTIONAL = frozenset(("parts", "defences", "captions", "stimuli"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,7 @@ class Summary:
                 for name in RECORDS
                 if own[name] or name not in OPTIONAL
             },
+            "shifts": [one.to_json() for one in self.shifts],
             "table": self.table.to_json(),
             "software": {name: list(versions) for name, versions in self.software.items()},
         }
