@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cmrm.errors import UserError
 from flows.plan.plan import make_plan
+from flows.report.writers.terminal_parts import render_parts
 from flows.spec.spec import check_spec, read_spec
 from storage.records.layout import report_folder
 from storage.sql.database import connect
 from storage.store import Store
+from tasks.report.parts import choose_blocks
 from tests.conformance.builders import BUILDERS
 from tests.flows.shared_runs import run_plainly
 
@@ -111,6 +115,22 @@ def test_the_report_has_the_tables_a_figure_and_the_setting_that_tells_the_arms_
     assert {row["part"] for row in result.summary.parts} == {*PARTS, "all", "filler"}
     header = next(line for line in text.split("## Interventions")[1].splitlines() if line.startswith("|"))
     assert "Part" in header
+
+
+def test_the_terminal_shows_shares_that_add_up_within_eighty_columns(runs: Any) -> None:
+    _, _, result = runs
+    console = Console(width=80, file=io.StringIO(), record=True)
+    for grid in render_parts(result.summary.parts):
+        console.print(grid)
+    lines = console.export_text().splitlines()
+    assert sum(line.rstrip().endswith(" 100.0") for line in lines) == 2 * 4
+    assert max(map(len, lines)) <= 80
+
+
+def test_of_many_blocks_the_first_the_last_and_some_between_are_shown() -> None:
+    assert choose_blocks(range(8), 16) == list(range(8))
+    chosen = choose_blocks(range(80), 16)
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 79, 16)
 
 
 WRONG = [
