@@ -9,19 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from cmrm.decoding.hf_generate import generate_apart
+from cmrm.decoding.request_prefill import RequestPrefill
 from cmrm.decoding.requests import Answered, Answers, DecodeRequest
 from cmrm.decoding.scheduler import AnswerCollector, RequestPart, Row, split_request
 from cmrm.decoding.stop_tokens import DecodingRules, has_long_words, make_rules
 from cmrm.decoding.tree_decoder import TreeDecoder
 from cmrm.errors import UserError
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prefix.cache import prefill
-from cmrm.prefix.planner import Prefixes, explain_unshared, lay_out
+from cmrm.prefix.planner import Prefixes, explain_unshared
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.hooks import steer
-from cmrm.steering.intervention import Steering, list_parts
+from cmrm.steering.intervention import Steering
 from cmrm.steering.proof import combine_proofs, share_proof
-from cmrm.steering.settings import WHOLE_PROMPT
 
 __all__ = ["Answered", "DecodeRequest", "answer", "why_apart"]
 
@@ -39,7 +37,8 @@ def answer(
     """Decode requests greedily as they arrive, and yield each prompt when all its arms have ended.
 
     All arms of a prompt are branches of one cache slot and share its prefill; only arms that change states before the
-    last prompt token, and arms with prompts of their own, are prefilled by themselves. At most `rows` prompts
+    last prompt token, and arms with prompts of their own, have slots of their own, and share a part of the prefill
+    (`RequestPrefill`). At most `rows` prompts
     are decoded at once, and as many again in arms of their own (a request of more prompts raises `ValueError`); the
     next request is taken as soon as slots are free. Answers do not depend on how prompts are split into requests. A
     model that cannot do this (`why_apart`) decodes its arms one after the other, and raises `UserError` for arms that
@@ -86,10 +85,11 @@ def _answer_together(
                     f"a decode request of {count} prompts needs {count} slots, and there are {rows}"
                 )
             yield from collector.expect(number, request)
-            decoders.take(split_request(request, number, most=decoders.most))
+            decoders.take(split_request(request, number, most=decoders.most), request)
         for row in decoders.step():
             again, answered = collector.take(row)
-            decoders.take(again)
+            for part, asked in again:
+                decoders.take([part], asked)
             if answered is not None:
                 yield answered
 
@@ -111,7 +111,7 @@ class _Decoders:
         self._single = TreeDecoder(vlm, rows=self.most, rules=rules)
         # Slots of the second tree that are for prompts that mix their logits alone.
         self._spare = self.most - max(rows, 1)
-        self._waiting: deque[RequestPart] = deque()
+        self._waiting: deque[tuple[RequestPart, RequestPrefill]] = deque()
 
     @property
     def busy(self) -> bool:
@@ -123,46 +123,32 @@ class _Decoders:
         """Whether another request can be taken: none waits, and slots are free in both trees."""
         return not self._waiting and self._several.free_slots > 0 and self._single.free_slots > self._spare
 
-    def take(self, parts: Sequence[RequestPart]) -> None:
-        """Take parts, and admit those for which there are slots."""
-        self._waiting.extend(parts)
-        for part in list(self._waiting):
+    def take(self, parts: Sequence[RequestPart], request: DecodeRequest) -> None:
+        """Take parts of a request, and admit those for which there are slots."""
+        shared = RequestPrefill(self._vlm, self._prefixes, request=request, parts=parts)
+        self._waiting.extend((part, shared) for part in parts)
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        while waiting:
+            # Taken out first: what parts share is freed with the last of them.
+            part, shared = waiting.popleft()
             tree, free = self._several, self._several.free_slots
             if len(part.arms) == 1:
                 tree, free = self._single, self._single.free_slots - (0 if part.mixes else self._spare)
             if len(part.rows) <= free:
-                self._waiting.remove(part)
-                _admit(self._vlm, tree, part, self._prefixes)
+                tree.admit(shared.prefill(part), part.rows, part.arms)
+            else:
+                self._waiting.append((part, shared))
 
     def step(self) -> Iterator[Row]:
         """Decode one more token of everything; the rows that have ended."""
-        self.take(())
+        self._admit_waiting()
         for tree in (self._several, self._single):
             if tree.busy:
                 tree.step()
             yield from tree.collect()
-
-
-def _admit(vlm: VisionLanguageModel, tree: TreeDecoder, part: RequestPart, prefixes: Prefixes | None) -> None:
-    if part.throughout is not None:
-        # The full prompt: a prompt that is steered at every position shares no prefix with one that is not.
-        batch = lay_out(vlm, part.prompts, None, rendered=part.rendered)
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        with steer(vlm, part.throughout, input_ids=ids, attention_mask=mask):
-            prefilled = prefill(vlm, batch)
-        for scope in WHOLE_PROMPT:
-            inside = mask.bool() if scope == "every_position" else mask.bool() & (ids != vlm.image_token_id)
-            blocks = {
-                block for one in list_parts(part.throughout) if one.scope == scope for block in one.blocks
-            }
-            # All tokens of the prompt but the last, which the first pass of the branches steers.
-            for row, steered in zip(part.rows, (inside.sum(dim=1) - 1).tolist(), strict=True):
-                for branch in row.branches:
-                    for block in blocks.intersection(branch.blocks):
-                        branch.proof.acted[block] = max(steered, branch.proof.acted.get(block, 0))
-    else:
-        prefilled = prefill(vlm, lay_out(vlm, part.prompts, prefixes, rendered=part.rendered))
-    tree.admit(prefilled, part.rows, part.arms)
 
 
 def answer_apart(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions
 from cmrm.steering.capture import block_output
 
@@ -88,12 +89,8 @@ def trace_blocks(vlm: VisionLanguageModel, attention_mask: Tensor) -> Iterator[T
     """
     trace = Trace()
     positions = last_prompt_positions(attention_mask)
-    handles = [
+    with hooked(
         block.register_forward_hook(_TraceHook(number, positions, trace))
         for number, block in enumerate(vlm.blocks)
-    ]
-    try:
+    ):
         yield trace
-    finally:
-        for handle in handles:
-            handle.remove()

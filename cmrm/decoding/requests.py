@@ -9,8 +9,9 @@ from typing import Literal
 from transformers import BatchFeature
 
 from cmrm.decoding.nonfinite import Fault
+from cmrm.prefix.image_prompts import ImageRendering
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.intervention import Steering
+from cmrm.steering.intervention import Steering, needs_own_prefill
 from cmrm.steering.proof import SteeringProof
 
 FinishReason = Literal["stop", "length"]
@@ -56,16 +57,26 @@ class Answers:
 Arm = Steering | None
 
 
+def shares_prefill(arm: Arm, *, asks_otherwise: bool) -> bool:
+    """Whether an arm shares the prefill and the cache slot of the plain prompts: what it changes comes after both.
+
+    `asks_otherwise` says that it has prompts of its own.
+    """
+    return not asks_otherwise and not needs_own_prefill(arm)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest:
     """Prompts and the arms to decode for each; None among `arms` is the baseline.
 
     An intervention's `delta` is [blocks, hidden], or [prompts, blocks, hidden] with one Δ a prompt. `wanted` holds for
     each prompt the numbers of the arms to decode; None for all arms of all prompts. `rendered` are the prompts as
-    `cmrm.prefix.renderer` rendered them in the background, if it did.
+    `cmrm.prefix.renderer` rendered them in the background, if it did, and `renderings` say how, one a prompt.
     `own_prompts` holds by arm, one a row, what that arm is asked in place of `prompts`. An arm in `contrasts` mixes at
     each token the logits of its own prompt with those of the plain one, by its strength s:
-    own + s · (own − plain). Raises `ValueError` for such an arm without own prompts, or with steering.
+    own + s · (own − plain). `own_ids` are the token ids of an arm's own prompts where they follow from `renderings`,
+    and `own_rendered` its prompts as they were rendered otherwise.
+    Raises `ValueError` for an arm that mixes logits without own prompts, or with steering.
     """
 
     prompts: Sequence[Prompt]
@@ -74,6 +85,9 @@ class DecodeRequest:
     rendered: BatchFeature | None = None
     own_prompts: Mapping[int, Sequence[Prompt]] = field(default_factory=dict)
     contrasts: Mapping[int, float] = field(default_factory=dict)
+    renderings: Sequence[ImageRendering | None] = ()
+    own_ids: Mapping[int, Sequence[list[int]]] = field(default_factory=dict)
+    own_rendered: Mapping[int, BatchFeature] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for arm in self.contrasts:

@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.nonfinite import Fault
-from cmrm.decoding.requests import Answer, Answered, Arm, DecodeRequest, FinishReason
+from cmrm.decoding.requests import Answer, Answered, Arm, DecodeRequest, FinishReason, shares_prefill
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.intervention import list_parts, needs_own_prefill
@@ -166,15 +166,18 @@ class Report:
 class RequestPart:
     """Some prompts of a decode request with some of its arms, which share the prefill.
 
-    `throughout` is the only arm of a part if it changes states before the last prompt token. The Δ of an intervention
-    belongs to the part's own prompts; so does `rendered`, if they were rendered before.
+    `throughout` is the only arm of a part if it changes states before the last prompt token; so is an arm that
+    `asks_otherwise`. The Δ of an intervention belongs to the part's own prompts; so do `rendered`, if they were
+    rendered before, and `ids`, if their token ids were derived from the renderings of the plain prompts.
     """
 
     prompts: Sequence[Prompt]
     rows: Sequence[Row]
     arms: Mapping[int, Arm]
     throughout: Arm = None
+    asks_otherwise: bool = False
     rendered: BatchFeature | None = None
+    ids: list[list[int]] | None = None
 
     @property
     def mixes(self) -> bool:
@@ -184,10 +187,12 @@ class RequestPart:
 
 def split_request(request: DecodeRequest, number: int, *, most: int) -> list[RequestPart]:
     """Split a decode request into parts of at most `most` rows, without the prompts that want no arm."""
-    alone = [
-        arm for arm, one in enumerate(request.arms) if arm in request.own_prompts or needs_own_prefill(one)
+    together = [
+        arm
+        for arm, one in enumerate(request.arms)
+        if shares_prefill(one, asks_otherwise=arm in request.own_prompts)
     ]
-    together = [arm for arm in range(len(request.arms)) if arm not in alone]
+    alone = [arm for arm in range(len(request.arms)) if arm not in together]
     count = len(request.prompts)
     parts = [
         take_part(request, number, range(start, min(start + size, count)), arms)
@@ -209,7 +214,7 @@ def take_part(request: DecodeRequest, number: int, rows: Sequence[int], arms: Se
         chosen_arms = {arm: one and one.of_rows(members) for arm, one in chosen_arms.items()}
     # An arm with prompts or a prefill of its own is the only one of its part.
     first = arms[0]
-    has_own_prompts = first in request.own_prompts
+    asks_otherwise = first in request.own_prompts
     throughout = [one for one in chosen_arms.values() if needs_own_prefill(one)]
     prompts = [request.prompt_of(row, first) for row in members]
     started = [
@@ -221,18 +226,25 @@ def take_part(request: DecodeRequest, number: int, rows: Sequence[int], arms: Se
         )
         for row in members
     ]
+    ids = [request.own_ids[first][row] for row in members] if first in request.own_ids else None
     if first in request.contrasts:
         prompts += [request.prompts[row] for row in members]
+        if ids is not None:
+            ids += [one.ids for row in members if (one := request.renderings[row]) is not None]
         started += [
             Row(group=number, number=row.number, branches=[_start(first, None, row.number)], leader=row)
             for row in started
         ]
+    # What was rendered before was rendered for all rows.
+    rendered = request.own_rendered.get(first) if asks_otherwise else request.rendered
     return RequestPart(
         prompts=prompts,
         rows=started,
         arms=chosen_arms,
         throughout=throughout[0] if throughout else None,
-        rendered=request.rendered if not has_own_prompts and len(members) == len(request.prompts) else None,
+        asks_otherwise=asks_otherwise,
+        rendered=rendered if len(prompts) == len(request.prompts) else None,
+        ids=ids,
     )
 
 
@@ -268,8 +280,8 @@ class AnswerCollector:
         complete = [key for key, one in self._pending.items() if key[0] == number and not one.missing]
         return [self._close(key) for key in complete]
 
-    def take(self, row: Row) -> tuple[list[RequestPart], Answered | None]:
-        """Take a row whose branches have ended: the parts to decode again, and the prompt if it is complete.
+    def take(self, row: Row) -> tuple[list[tuple[RequestPart, DecodeRequest]], Answered | None]:
+        """Take a row whose branches have ended: what to decode again, and the prompt if it is complete.
 
         NaN and inf can spread from a branch to the others of its slot, so each branch with a fault is decoded again
         alone.
@@ -279,7 +291,7 @@ class AnswerCollector:
         again = []
         for branch in row.branches:
             if branch.fault is not None and len(row.branches) > 1:
-                again.append(take_part(request, row.group, [row.number], [branch.arm]))
+                again.append((take_part(request, row.group, [row.number], [branch.arm]), request))
                 continue
             one.answers[branch.arm] = self._read(branch, request, row)
             if request.arms[branch.arm] is not None:

@@ -160,6 +160,12 @@ def get_family(model_type: str, *, where: str) -> Family:
     return family
 
 
+def is_of_table(family: Family, model: object) -> bool:
+    """Whether the table describes a model: its row is unchanged, and its class is transformers' own."""
+    own_class = type(model).__module__.partition(".")[0] == "transformers"
+    return own_class and family == FAMILIES.get(family.model_type)
+
+
 def _find_registered(model_type: str) -> Family | None:
     for entry in entry_points(group=ENTRY_POINTS, name=model_type):
         place = f"{entry.value} (entry point {entry.name!r} of group {ENTRY_POINTS!r})"

@@ -222,6 +222,51 @@ class PrefilledBatch:
     tokens: Tensor
     positions: Tensor
 
+    def of_rows(self, rows: Sequence[int]) -> PrefilledBatch:
+        """Choose some prompts; no copy is made if these are all, in their order."""
+        if list(rows) == list(range(len(self.tokens))):
+            return self
+        index = torch.tensor(rows, device=self.tokens.device)
+        layers = [
+            (keys[index.to(keys.device)], values[index.to(values.device)]) for keys, values in self.layers
+        ]
+        return PrefilledBatch(
+            layers=layers,
+            visible=self.visible[index],
+            tokens=self.tokens[index],
+            positions=self.positions[index],
+        )
+
+    def take_prefix(self, rows: Sequence[int], lengths: Sequence[int], *, counts: Sequence[int]) -> Prefix:
+        """Copy the first `lengths[i]` tokens of the i-th chosen row as a prefix; the rest must be text.
+
+        `counts` are the tokens of these rows' prompts, the last included; the rows are left-padded.
+        """
+        longest, columns = max(lengths), self.visible.shape[1]
+        ahead = [longest - length for length in lengths]
+        first = [columns - count + 1 - space for count, space in zip(counts, ahead, strict=True)]
+        device = self.visible.device
+        index, starts, spaces, cut = (
+            torch.tensor(one).to(device, non_blocking=True) for one in (rows, first, ahead, lengths)
+        )
+        steps = torch.arange(longest, device=device)
+        sources = (starts[:, None] + steps).clamp(min=0)
+        given = torch.tensor(counts).to(device, non_blocking=True)
+        return Prefix(
+            layers=tuple(
+                (_choose(keys, index, sources), _choose(values, index, sources))
+                for keys, values in self.layers
+            ),
+            mask=steps >= spaces[:, None],
+            positions=self.positions[index] - (given - 1 - cut),
+        )
+
+
+def _choose(states: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Choose keys or values [rows, heads, columns, head_dim] by row and by column, int64 [chosen, columns]."""
+    rows, columns = rows.to(states.device), columns.to(states.device)
+    return states[rows[:, None], :, columns].transpose(1, 2)
+
 
 def prefill(vlm: VisionLanguageModel, batch: PromptBatch) -> PrefilledBatch:
     """Prefill a batch of prompts up to their last token, without logits. Call it in inference mode."""

@@ -17,13 +17,19 @@ from cmrm.prompts.conditions import Prompt
 class ImageRendering:
     """What the processor made of one prompt with an image.
 
-    `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, and `rest` the
-    text after that, as the tokenizer was given it.
+    `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, `tail` those
+    after it, and `rest` the text of the tail, as the tokenizer was given it.
     """
 
     text: str
     head: list[int]
+    tail: list[int]
     rest: str
+
+    @property
+    def ids(self) -> list[int]:
+        """All token ids of the prompt."""
+        return self.head + self.tail
 
 
 def render_with_tokenizer_spy(
@@ -77,7 +83,7 @@ def _explain(vlm: VisionLanguageModel, shown: str, tokenized: str, ids: list[int
     rest = tokenized.rpartition(_image_mark(vlm))[2]
     if _tokenize_rests(vlm, [rest]) != [ids[length:]]:
         return None
-    return ImageRendering(text=shown, head=ids[:length], rest=rest)
+    return ImageRendering(text=shown, head=ids[:length], tail=ids[length:], rest=rest)
 
 
 def _tokenize_rests(vlm: VisionLanguageModel, rests: Sequence[str]) -> list[list[int]] | None:

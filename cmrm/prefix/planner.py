@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import BatchFeature
 
-from cmrm.models.families import FAMILIES
+from cmrm.models.families import FAMILIES, is_of_table
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render, render_on_host, send
 from cmrm.prefix.cache import Prefix, PromptBatch, crop, read_prefixes
 from cmrm.prefix.image_prompts import (
@@ -60,9 +60,9 @@ def explain_unshared(vlm: VisionLanguageModel, *, images: int) -> str | None:
         )
     if unsupported := set(getattr(vlm.model.config.get_text_config(), "layer_types", None) or ()) - KINDS:
         return f"its backbone has blocks of {', '.join(sorted(unsupported))}, whose cache has no entry for each token"
-    own = type(vlm.model)
-    if family == FAMILIES.get(family.model_type) and own.__module__.partition(".")[0] != "transformers":
-        return f"its class {own.__name__} is not the one of transformers that the row of {family.model_type} describes"
+    if family == FAMILIES.get(family.model_type) and not is_of_table(family, vlm.model):
+        own = type(vlm.model).__name__
+        return f"its class {own} is not the one of transformers that the row of {family.model_type} describes"
     return None
 
 
@@ -201,7 +201,9 @@ class Prefixes:
         images = 0 if kept.rendering is None else len(ids)
         if length == 0 or not is_worthwhile(len(ids) * length, ids, images=images):
             return None
-        return self._lay_out(ids, crop(kept.prefix, length), [0] * len(ids), [length])
+        return lay_out_rests(
+            self._vlm, ids, crop(kept.prefix, length), owners=[0] * len(ids), lengths=[length]
+        )
 
     def _prefill_shared(
         self, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup], whole: BatchFeature | None
@@ -227,7 +229,7 @@ class Prefixes:
         prefix = read_prefixes(self._vlm, inputs, lengths)
         if len(groups) == 1:
             self._keep(groups[0], _Kept(ids=ids[0][: lengths[0]], prefix=prefix, rendering=renderings[0]))
-        return self._lay_out(ids, prefix, owners, lengths)
+        return lay_out_rests(self._vlm, ids, prefix, owners=owners, lengths=lengths)
 
     def _render_firsts(
         self, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup], whole: BatchFeature | None
@@ -257,20 +259,29 @@ class Prefixes:
         while len(self._kept) > MOST_KEPT:
             del self._kept[next(iter(self._kept))]
 
-    def _lay_out(
-        self, ids: Sequence[Sequence[int]], prefix: Prefix, owners: Sequence[int], lengths: Sequence[int]
-    ) -> PromptBatch:
-        """Make the batch of what follows the prefixes, right-padded: padding in between would count as distance."""
-        rests = [row[lengths[owner] :] for row, owner in zip(ids, owners, strict=True)]
-        longest = max(len(rest) for rest in rests)
-        pad = self._vlm.processor.tokenizer.pad_token_id
-        padded = [[*rest, *[pad] * (longest - len(rest))] for rest in rests]
-        mask = [[1] * len(rest) + [0] * (longest - len(rest)) for rest in rests]
-        return PromptBatch(
-            inputs=BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}),
-            prefix=prefix,
-            owners=torch.tensor(owners).to(self._vlm.device, non_blocking=True),
-        )
+
+def lay_out_rests(
+    vlm: VisionLanguageModel,
+    ids: Sequence[Sequence[int]],
+    prefix: Prefix,
+    *,
+    owners: Sequence[int],
+    lengths: Sequence[int],
+) -> PromptBatch:
+    """Make the batch of what follows the prefixes, right-padded: padding in between would count as distance.
+
+    `ids` are the token ids of whole prompts, `owners` their prefixes by number, and `lengths` those of the prefixes.
+    """
+    rests = [row[lengths[owner] :] for row, owner in zip(ids, owners, strict=True)]
+    longest = max(len(rest) for rest in rests)
+    pad = vlm.processor.tokenizer.pad_token_id
+    padded = [[*rest, *[pad] * (longest - len(rest))] for rest in rests]
+    mask = [[1] * len(rest) + [0] * (longest - len(rest)) for rest in rests]
+    return PromptBatch(
+        inputs=BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}),
+        prefix=prefix,
+        owners=torch.tensor(owners).to(vlm.device, non_blocking=True),
+    )
 
 
 def lay_out(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
 from cmrm.prefix.cache import PromptBatch, open_cache, read_rest
 from cmrm.prefix.packing import pack, read_packed
@@ -103,21 +104,18 @@ def capture_states(
     At a block that the model skips without an image, the state is the residual stream that passes it.
     """
     captured = CapturedStates()
-    handles = [
+    reading = (
         vlm.blocks[block].register_forward_hook(_CaptureHook(block, positions, captured)) for block in blocks
-    ]
-    handles += [
+    )
+    passing = (
         vlm.blocks[_next_that_runs(vlm, block)].register_forward_pre_hook(
             _PassingHook(block, positions, captured), with_kwargs=True
         )
         for block in blocks
         if block in vlm.image_only_blocks
-    ]
-    try:
+    )
+    with hooked(reading), hooked(passing):
         yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _next_that_runs(vlm: VisionLanguageModel, block: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import SteeringHook, block_output, read_prompt
@@ -36,14 +37,12 @@ def steer(
         block: _SteerBlock(block, span.follow([part for part in parts if block in part.blocks]))
         for block in steering.blocks
     }
-    handles = [vlm.decoder.register_forward_pre_hook(span, with_kwargs=True)]
-    handles += [vlm.blocks[block].register_forward_hook(hook) for block, hook in hooks.items()]
     proof = SteeringProof()
-    try:
+    with (
+        hooked([vlm.decoder.register_forward_pre_hook(span, with_kwargs=True)]),
+        hooked(vlm.blocks[block].register_forward_hook(hook) for block, hook in hooks.items()),
+    ):
         yield proof
-    finally:
-        for handle in handles:
-            handle.remove()
     for block, hook in hooks.items():
         if hook.passes == 0:
             raise RuntimeError(f"the intervention never acted: block {block} was not run inside `steer`")
@@ -283,12 +282,8 @@ def steer_and_measure(vlm: VisionLanguageModel, steering: BranchSteering) -> Ite
 
 @contextmanager
 def _hook(vlm: VisionLanguageModel, hooks: Mapping[int, _SteerBranches]) -> Iterator[None]:
-    handles = [vlm.blocks[block].register_forward_hook(hook) for block, hook in hooks.items()]
-    try:
+    with hooked(vlm.blocks[block].register_forward_hook(hook) for block, hook in hooks.items()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     for block, hook in hooks.items():
         if hook.passes == 0:
             raise RuntimeError(f"the intervention never acted: block {block} was not run while it was set")

@@ -1,0 +1,69 @@
+"""Blocks that are not run again: their outputs are kept in one pass and given in another on the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from cmrm.models.families import is_of_table
+from cmrm.models.hook_handles import hooked
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.steering.capture import block_output
+
+
+def can_skip_blocks(vlm: VisionLanguageModel) -> bool:
+    """Whether a block's input is all that later blocks need of earlier ones: where the table describes the model.
+
+    A block that was compiled by itself may not be replaced.
+    """
+    compiled = any(getattr(block, "_compiled_call_impl", None) is not None for block in vlm.blocks)
+    return is_of_table(vlm.family, vlm.model) and not compiled
+
+
+@contextmanager
+def keep_outputs(vlm: VisionLanguageModel, blocks: Sequence[int]) -> Iterator[Mapping[int, Tensor]]:
+    """Keep the outputs of blocks in the body's forward pass, by block, [rows, tokens, hidden]."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(block: int) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_block: nn.Module, _args: Any, output: Any) -> None:
+            kept[block] = block_output(output)
+
+        return note
+
+    with hooked(vlm.blocks[block].register_forward_hook(keep(block)) for block in blocks):
+        yield kept
+
+
+@contextmanager
+def skip_blocks(vlm: VisionLanguageModel, outputs: Mapping[int, Tensor | None]) -> Iterator[None]:
+    """Skip blocks while the body runs: each gives the output that is set, or its input where None is.
+
+    Hooks on a skipped block act on what it gives, and what the model adds between blocks (deepstack) is added. A
+    skipped block writes nothing to the KV cache.
+    """
+    with ExitStack() as stack:
+        for block, output in outputs.items():
+            stack.enter_context(_replace(vlm.blocks[block], output))
+        yield
+
+
+@contextmanager
+def _replace(block: nn.Module, output: Tensor | None) -> Iterator[None]:
+    def give(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        # A copy: a model may change what a block returns in place.
+        return hidden_states if output is None else output.clone()
+
+    # Set on the instance; accelerate keeps the forward of an offloaded block there, too.
+    own = vars(block).get("forward")
+    vars(block)["forward"] = give
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(block)["forward"]
+        else:
+            vars(block)["forward"] = own
