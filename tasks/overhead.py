@@ -22,7 +22,7 @@ from tasks.core.progress import report_rows
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.shards.isolation import Isolation, run_past_failures
-from tasks.shards.prompts import PromptBuilder, Shown, find_refused, prepare_batch, quarantine_row
+from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row, render_apart
 from tasks.shards.run_shard import cut
 from tasks.shards.samples import Slice, StoredSample
 from tasks.shards.stimuli import fit_images
@@ -233,7 +233,7 @@ def _refuse(
         shown=replace(needed, quarantined=()),
         stage=job.stage,
     )
-    refused = find_refused(renderer, asked.prompts)
+    refused = render_apart(renderer, asked.prompts).refused
     reasons = (
         gaps
         | {row["sample_id"]: row["reason"] for row in asked.quarantined}

@@ -37,12 +37,17 @@ class Budget:
         """Batch size of a prefill pass over prompts of `tokens` tokens, at least 1."""
         return max(1, self.pass_tokens // max(1, tokens))
 
-    def count_rows(self, tokens: int, *, branches: int, new_tokens: int, alone: int = 0) -> int:
+    def count_rows(
+        self, tokens: int, *, branches: int, new_tokens: int, alone: int = 0, requests: int = 1
+    ) -> int:
         """Number of cache slots for prompts of `tokens` tokens with `branches` of `new_tokens` each, at least 1.
 
-        `alone` more arms have a slot of their own, of which as many are in use as of the others.
+        `alone` more arms have a slot of their own, of which as many are in use as of the others. What they share of a
+        prefill is held until they have all begun, for one of `requests` at a time.
         """
-        columns = (tokens + branches * new_tokens if branches else 0) + (tokens + new_tokens if alone else 0)
+        columns = tokens + branches * new_tokens if branches else 0
+        if alone:
+            columns += tokens + new_tokens + (tokens // requests if alone + branches > 1 else 0)
         return max(1, min(self.cache_tokens // columns, MOST_BRANCHES // (branches + (1 if alone else 0))))
 
     def count_spread(self, tokens: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import BatchFeature
 
+from cmrm.models.position_limit import count_positions_of
 from cmrm.models.vlm import VisionLanguageModel, fill_template, render_on_host
 from cmrm.prompts.conditions import Prompt
 
@@ -18,10 +19,11 @@ class ImageRendering:
     """What the processor made of one prompt with an image.
 
     `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, `tail` those
-    after it, and `rest` the text of the tail, as the tokenizer was given it.
+    after it, and `rest` the text of the tail, as the tokenizer was given it. The prompt takes so many `positions`.
     """
 
     text: str
+    positions: int
     head: list[int]
     tail: list[int]
     rest: str
@@ -46,7 +48,8 @@ def render_with_tokenizer_spy(
         return inputs, [None] * len(prompts)
     shown = fill_template(vlm, prompts, tokenize=False)
     ids = list_ids(inputs)
-    return inputs, [_explain(vlm, *one) for one in zip(shown, tokenized, ids, strict=True)]
+    counts = count_positions_of(vlm, inputs)
+    return inputs, [_explain(vlm, *one) for one in zip(shown, counts, tokenized, ids, strict=True)]
 
 
 def continue_rendering(
@@ -75,7 +78,9 @@ def list_ids(inputs: BatchFeature) -> list[list[int]]:
     ]
 
 
-def _explain(vlm: VisionLanguageModel, shown: str, tokenized: str, ids: list[int]) -> ImageRendering | None:
+def _explain(
+    vlm: VisionLanguageModel, shown: str, positions: int, tokenized: str, ids: list[int]
+) -> ImageRendering | None:
     token = vlm.image_token_id
     if token not in ids:
         return None
@@ -83,7 +88,7 @@ def _explain(vlm: VisionLanguageModel, shown: str, tokenized: str, ids: list[int
     rest = tokenized.rpartition(_image_mark(vlm))[2]
     if _tokenize_rests(vlm, [rest]) != [ids[length:]]:
         return None
-    return ImageRendering(text=shown, head=ids[:length], tail=ids[length:], rest=rest)
+    return ImageRendering(text=shown, positions=positions, head=ids[:length], tail=ids[length:], rest=rest)
 
 
 def _tokenize_rests(vlm: VisionLanguageModel, rests: Sequence[str]) -> list[list[int]] | None:

@@ -11,7 +11,8 @@ from transformers import BatchFeature
 from cmrm.errors import UserError
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.position_limit import count_positions_of, find_position_limit
-from cmrm.models.vlm import VisionLanguageModel, render_on_host, send
+from cmrm.models.vlm import VisionLanguageModel, find_special_token, render_on_host, send
+from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
 from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
 from cmrm.prompts.conditions import Prompt
 
@@ -24,11 +25,20 @@ class Rendered:
     """Rendered prompts: `kept` are the accepted rows, `refused` holds the reason of each rejected one.
 
     `inputs` are the kept rows as `cmrm.models.vlm.render` gives them; None if they may share a prefix, which is
-    prefilled first.
+    prefilled first. `renderings` say how each of them was rendered, where that is known.
     """
 
     inputs: BatchFeature | None
     kept: Sequence[int]
+    refused: Mapping[int, str]
+    renderings: Sequence[ImageRendering | None] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """Prompts with images that were rendered before: their token ids by row, and the reason of each rejected row."""
+
+    ids: Sequence[list[int]]
     refused: Mapping[int, str]
 
 
@@ -55,9 +65,9 @@ class Renderer:
             refused = self._find_refused(prompts, groups)
             return Rendered(inputs=None, kept=_list_others(prompts, refused), refused=refused)
         refused = {}
-        inputs = None
+        inputs, renderings = None, list[ImageRendering | None]()
         try:
-            inputs = render_on_host(self.vlm, prompts)
+            inputs, renderings = self._render(prompts)
         except UserError:
             raise
         except Exception as error:
@@ -68,10 +78,38 @@ class Renderer:
             refused = self._find_too_long(count_positions_of(self.vlm, inputs))
         kept = _list_others(prompts, refused)
         if refused:
-            inputs = render_on_host(self.vlm, [prompts[row] for row in kept]) if kept else None
+            shown = [prompts[row] for row in kept]
+            inputs, renderings = self._render(shown) if kept else (None, [])
         if inputs is not None:
             inputs = send(self.vlm, inputs)
-        return Rendered(inputs=inputs, kept=kept, refused=refused)
+        return Rendered(inputs=inputs, kept=kept, refused=refused, renderings=renderings)
+
+    def continue_all(
+        self, renderings: Sequence[ImageRendering | None], prompts: Sequence[Prompt]
+    ) -> Continued | None:
+        """Derive prompts from renderings with their images, one each; None if that is not possible for all.
+
+        No image is processed again, and the processor took it before: only a prompt's length can be refused.
+        """
+        if len(renderings) != len(prompts):
+            return None
+        ids, counts = [], []
+        for rendering, prompt in zip(renderings, prompts, strict=True):
+            # The processor would read a special token as the placeholder of another image.
+            if rendering is None or prompt.image is None or find_special_token(self.vlm, prompt) is not None:
+                return None
+            own = continue_rendering(self.vlm, rendering, [prompt])
+            if own is None:
+                return None
+            ids += own
+            # Text takes one position a token, whatever the image takes.
+            counts.append(rendering.positions + len(own[0]) - len(rendering.ids))
+        return Continued(ids=ids, refused=self._find_too_long(counts))
+
+    def _render(self, prompts: Sequence[Prompt]) -> tuple[BatchFeature, list[ImageRendering | None]]:
+        if all(prompt.image is None for prompt in prompts):
+            return render_on_host(self.vlm, prompts), []
+        return render_with_tokenizer_spy(self.vlm, prompts)
 
     def _find_refused(self, prompts: Sequence[Prompt], groups: Sequence[PrefixGroup]) -> dict[int, str]:
         """Find the rejected rows of prompts that share images, and so are not all rendered here."""

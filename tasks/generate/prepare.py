@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmrm.prompts.conditions import Condition, Prompt
-from cmrm.steering.settings import WHOLE_PROMPT
 from tasks.generate.job import GenerateJob
-from tasks.shards.prompts import find_refused, prepare_batch, quarantine_row
+from tasks.shards.prompts import OwnPrompts, prepare_batch, prepare_own, quarantine_row, render_apart
 from tasks.shards.samples import StoredSample
 from tasks.states.intervene import NOT_FINITE, build_acting, find_own_blocks
-from tasks.states.steering import DefenceUse, Steering, StepUse, Use, list_leaves, needs_own_shift
+from tasks.states.steering import (
+    DefenceUse,
+    Steering,
+    StepUse,
+    Use,
+    asks_otherwise,
+    list_leaves,
+    needs_own_shift,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
     from cmrm.decoding.api import DecodeRequest
     from cmrm.models.vlm import VisionLanguageModel
+    from cmrm.prefix.image_prompts import ImageRendering
     from cmrm.prefix.planner import Prefixes
     from cmrm.steering.intervention import Steering as Acting
 
@@ -50,17 +58,18 @@ class Prepared:
 
     `pairs` are the prompts between which other defences measure a sample's own Δ, by intervention.
     `own_prompts` holds by arm the prompts of arms that ask otherwise. `rendered` is the model's input for the prompts,
-    None where they share a prefix whose prefill runs once.
+    None where they share a prefix whose prefill runs once; `renderings` say how each was rendered, where that is known.
     """
 
     asked: Sequence[PendingSample]
     prompts: Sequence[Prompt]
-    own_prompts: Mapping[int, Sequence[Prompt]]
+    own_prompts: Mapping[int, OwnPrompts]
     meaningless: Mapping[Condition, Sequence[Prompt]]
     text_only: Sequence[Prompt]
     pairs: Mapping[Leaf, tuple[Sequence[Prompt], Sequence[Prompt]]]
     quarantined: Sequence[QuarantinedSample]
     rendered: BatchFeature | None
+    renderings: Sequence[ImageRendering | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +110,22 @@ class RequestBuilder:
 
     def count_alone(self) -> int:
         """How many arms share their prefill with no other: those that ask otherwise, or change the whole prompt."""
-        from cmrm.steering.intervention import needs_own_prefill
+        from cmrm.decoding.requests import shares_prefill
 
-        probe = Prompt(text="question")
         return sum(
-            use is not None
-            and (
-                isinstance(use, StepUse)
-                or use.ask(probe, "", self._first.store) is not probe
-                or needs_own_prefill(self._fixed.get(arm))
-                or any(isinstance(leaf, Steering) and leaf.scope in WHOLE_PROMPT for leaf in list_leaves(use))
-            )
+            not shares_prefill(self._probe(arm), asks_otherwise=use is not None and asks_otherwise(use))
             for arm, use in enumerate(self._uses)
         )
+
+    def _probe(self, arm: int) -> Acting | None:
+        """What changes the states of an arm; with zeros where each batch measures its Δ."""
+        import torch
+
+        zeros = {
+            leaf: (torch.zeros(1, len(blocks), self._vlm.hidden_size), [True])
+            for leaf, blocks in self._blocks.items()
+        }
+        return self._intervene(arm, zeros, [0])
 
     def prepare(self, batch: Sequence[PendingSample]) -> Prepared:
         """Open images, build prompts and render them; runs in the prefetch thread."""
@@ -122,9 +134,16 @@ class RequestBuilder:
         samples = [one.stored for one in batch]
         shown = prepare_batch(self.renderer, showing, samples, job.slice.condition, stage=job.stage)
         asked = [PendingSample(stored=one, arms=arms[one.sample.id]) for one in shown.samples]
-        own_prompts = self._change_prompts(asked, shown.prompts)
+        own_prompts = {
+            arm: prepare_own(self.renderer, shown, prompts)
+            for arm, prompts in self._change_prompts(asked, shown.prompts).items()
+        }
         pairs = self._make_pairs(asked, shown.prompts)
-        asked, refused = self._refuse(asked, [*own_prompts.items(), *_list_changed(pairs, shown.prompts)])
+        paired = [
+            (arm, render_apart(self.renderer, prompts))
+            for arm, prompts in _list_changed(pairs, shown.prompts)
+        ]
+        asked, refused = self._refuse(asked, [*own_prompts.items(), *paired])
         images = self._measured_images(asked)
         return Prepared(
             asked=asked,
@@ -138,6 +157,7 @@ class RequestBuilder:
                 *refused,
             ],
             rendered=shown.rendered,
+            renderings=shown.renderings,
         )
 
     def steer(self, prepared: Prepared, prefixes: Prefixes) -> Steered:
@@ -151,16 +171,29 @@ class RequestBuilder:
         ]
         kept = [row for row, left in enumerate(arms) if left]
         numbers = sorted(frozenset().union(*arms))
+        own_prompts = {
+            place: prepared.own_prompts[arm]
+            for place, arm in enumerate(numbers)
+            if arm in prepared.own_prompts
+        }
+        complete = len(kept) == len(prepared.asked)
         return Steered(
             request=DecodeRequest(
                 prompts=[prepared.prompts[row] for row in kept],
                 arms=[self._intervene(arm, own, kept) for arm in numbers],
                 wanted=[frozenset(numbers.index(arm) for arm in arms[row]) for row in kept],
-                rendered=prepared.rendered if len(kept) == len(prepared.asked) else None,
-                own_prompts={
-                    place: [prepared.own_prompts[arm][row] for row in kept]
-                    for place, arm in enumerate(numbers)
-                    if arm in prepared.own_prompts
+                rendered=prepared.rendered if complete else None,
+                renderings=[prepared.renderings[row] for row in kept] if prepared.renderings else (),
+                own_prompts={place: [one.prompts[row] for row in kept] for place, one in own_prompts.items()},
+                own_ids={
+                    place: [one.ids[row] for row in kept]
+                    for place, one in own_prompts.items()
+                    if one.ids is not None
+                },
+                own_rendered={
+                    place: one.rendered
+                    for place, one in own_prompts.items()
+                    if complete and one.rendered is not None
                 },
                 contrasts={
                     place: contrast
@@ -216,13 +249,13 @@ class RequestBuilder:
         return pairs
 
     def _refuse(
-        self, asked: Sequence[PendingSample], changed: Iterable[tuple[int, Sequence[Prompt]]]
+        self, asked: Sequence[PendingSample], changed: Iterable[tuple[int, OwnPrompts]]
     ) -> tuple[list[PendingSample], list[QuarantinedSample]]:
         """Take an arm from the samples with a changed prompt that the model cannot be given; quarantine them for it."""
         left = [set(one.arms) for one in asked]
         quarantined = []
-        for arm, prompts in changed:
-            for row, reason in find_refused(self.renderer, prompts).items():
+        for arm, own in changed:
+            for row, reason in own.refused.items():
                 if arm in left[row]:
                     left[row].remove(arm)
                     told = quarantine_row(asked[row].stored, stage=self._first.stage, reason=reason)

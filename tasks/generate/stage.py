@@ -81,6 +81,7 @@ def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
                 Prefixes(vlm),
                 arms=len(arms) - shard.count_alone(),
                 alone=shard.count_alone(),
+                requests=REQUESTS,
                 max_new_tokens=job.max_new_tokens,
             )
         )

@@ -42,17 +42,19 @@ def choose_rows(
     *,
     arms: int,
     alone: int,
+    requests: int,
     max_new_tokens: int,
 ) -> int:
     """Choose how many samples are decoded at once, as many as free memory allows.
 
-    Each is decoded under `arms` arms that share a prefill, and `alone` that have one of their own.
+    Each is decoded under `arms` arms that share a prefill, and `alone` that have one of their own; a full batch has so
+    many decode requests.
     """
     from cmrm.decoding.batch_size import measure_budget
 
     _, columns = _measure(renderer, showing, condition, samples, prefixes)
     return measure_budget(renderer.vlm).count_rows(
-        columns, branches=arms, alone=alone, new_tokens=max_new_tokens
+        columns, branches=arms, alone=alone, requests=requests, new_tokens=max_new_tokens
     )
 
 

@@ -15,6 +15,7 @@ from tasks.shards.samples import StoredSample
 if TYPE_CHECKING:
     from transformers import BatchFeature
 
+    from cmrm.prefix.image_prompts import ImageRendering
     from cmrm.prefix.renderer import Renderer
 
 
@@ -55,12 +56,27 @@ class PromptBuilder:
 class Shown:
     """A batch ready for the model, and its samples without a valid prompt as rows of `quarantine`.
 
-    `rendered` is the model's input for the prompts, None where they share a prefix whose prefill runs once.
+    `rendered` is the model's input for the prompts, None where they share a prefix whose prefill runs once, and
+    `renderings` say how each was rendered, where that is known.
     """
 
     samples: Sequence[StoredSample]
     prompts: Sequence[Prompt]
     quarantined: Sequence[dict[str, Any]]
+    rendered: BatchFeature | None = None
+    renderings: Sequence[ImageRendering | None] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPrompts:
+    """What an arm asks in place of the plain prompts, rendered: token ids, or the model's input where it was made.
+
+    `refused` are the reasons of the prompts that the model cannot be given, by row; the ids hold a place for those too.
+    """
+
+    prompts: Sequence[Prompt]
+    refused: Mapping[int, str]
+    ids: Sequence[list[int]] | None = None
     rendered: BatchFeature | None = None
 
 
@@ -101,20 +117,35 @@ def prepare_batch(
             if stored.sample.id in reasons
         ],
         rendered=None if rendered is None else rendered.inputs,
+        renderings=() if rendered is None else rendered.renderings,
     )
 
 
-def find_refused(renderer: Renderer, prompts: Sequence[Prompt]) -> dict[int, str]:
-    """Find the prompts that the model cannot be given, with the reason, as `prepare_batch` does; by row."""
+def prepare_own(renderer: Renderer, shown: Shown, prompts: Sequence[Prompt]) -> OwnPrompts:
+    """Render what an arm asks in place of a batch's prompts, and find what the model cannot be given.
+
+    Where a prompt shows the image of the plain one, its tokens follow from the plain one's rendering.
+    """
+    same = all(own.image is plain.image for own, plain in zip(prompts, shown.prompts, strict=True))
+    continued = renderer.continue_all(shown.renderings, prompts) if same else None
+    if continued is not None:
+        return OwnPrompts(prompts=prompts, ids=continued.ids, refused=continued.refused)
+    return render_apart(renderer, prompts)
+
+
+def render_apart(renderer: Renderer, prompts: Sequence[Prompt]) -> OwnPrompts:
+    """Render prompts by themselves, and find what the model cannot be given."""
     from cmrm.models.vlm import find_special_token
 
     found = [find_special_token(renderer.vlm, prompt) for prompt in prompts]
     reasons = {row: CONTROL_TOKEN.format(token=repr(token)) for row, token in enumerate(found) if token}
     asked = [row for row in range(len(prompts)) if row not in reasons]
-    if asked:
-        refused = renderer.render([prompts[row] for row in asked]).refused
-        reasons |= {asked[row]: reason for row, reason in refused.items()}
-    return reasons
+    rendered = renderer.render([prompts[row] for row in asked]) if asked else None
+    if rendered is not None:
+        reasons |= {asked[row]: reason for row, reason in rendered.refused.items()}
+    # Of use for all rows alone.
+    inputs = None if rendered is None or reasons else rendered.inputs
+    return OwnPrompts(prompts=prompts, refused=reasons, rendered=inputs)
 
 
 def quarantine_row(stored: StoredSample, *, stage: str, reason: str) -> dict[str, Any]:

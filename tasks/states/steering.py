@@ -268,6 +268,16 @@ def list_leaves(use: Use) -> tuple[Steering | DefenceUse, ...]:
     return (use,)
 
 
+def asks_otherwise(use: Use) -> bool:
+    """Whether an intervention asks anything but the plain prompt."""
+    probe = Prompt(text="question")
+    if isinstance(use, StepUse):
+        # Any earlier answers do: they are filled in, or nothing is.
+        earlier = {step: "answer" for step, _ in use.earlier}
+        return use.stepped.ask(use.step, probe, earlier) is not probe
+    return use.ask(probe, "", "") is not probe
+
+
 def needs_own_shift(leaf: Steering | DefenceUse) -> bool:
     """Whether it subtracts a Δ of each sample's own, measured while the batch is answered."""
     return leaf.shift is None if isinstance(leaf, Steering) else isinstance(leaf.defence, OwnShiftDefence)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
+import cmrm.prefix.image_prompts
 import cmrm.prefix.renderer
 from cmrm.errors import UserError
 from cmrm.models.position_limit import find_position_limit
@@ -90,7 +91,8 @@ def test_an_oom_and_what_no_single_prompt_is_to_blame_for_are_raised(
                 raise error
             return render_on_host(vlm, prompts)
 
-        monkeypatch.setattr(cmrm.prefix.renderer, "render_on_host", apply)
+        for module in (cmrm.prefix.renderer, cmrm.prefix.image_prompts):
+            monkeypatch.setattr(module, "render_on_host", apply)
 
     for error, least in (
         (MemoryError(), 1),

@@ -1,0 +1,33 @@
+"""What arms of one request share of their prefill equals whole passes in every family, and runs the tower once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+
+from cmrm.models.families import FAMILIES
+from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
+from tests.conformance.examining import examine_elsewhere
+from tests.conformance.prefilling import ARMS, compare_family
+
+SHARING = sorted(name for name in BUILDERS if FAMILIES[name].shares == "all")
+
+
+@cache
+def compare_elsewhere() -> Mapping[str, Mapping[str, Any]]:
+    """The families that need torchvision, all in one process."""
+    names = [name for name in SHARING if name in NEED_TORCHVISION]
+    return {one["family"]: one for one in examine_elsewhere(names, program="tests.conformance.prefilling")}
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_a_shared_prefill_equals_whole_passes_and_runs_tower_and_first_block_once(family: str) -> None:
+    found = compare_elsewhere()[family] if family in NEED_TORCHVISION else compare_family(family)
+    assert set(found["apart"]) == set(ARMS)
+    assert max(found["apart"].values()) < 1e-4, found["apart"]
+    assert found["tower"] == 1
+    # Once for the plain prompts, for what follows the image in two arms, and for the arm that shares pixels alone.
+    assert found["block"] == 4
