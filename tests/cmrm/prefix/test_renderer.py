@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,3 +154,38 @@ def test_the_limit_is_the_models_own_stretched_as_its_config_says(
     monkeypatch.setattr(config, "rope_parameters", scaling)
     monkeypatch.setattr(config, "sliding_window", 64, raising=False)
     assert find_position_limit(vlm) == limit
+
+
+def test_prompts_on_a_rendered_image_follow_without_processing_it_and_only_length_is_refused(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ask(*noises(2))
+    own = [
+        replace(plain[0], text=f"be careful! {plain[0].text}"),
+        replace(plain[1], text="what is it? " * 60),
+    ]
+    expected = [render(vlm, [prompt])["input_ids"][0].tolist() for prompt in own]
+    limit = len(expected[0])
+    monkeypatch.setattr(vlm.model.config.get_text_config(), "max_position_embeddings", limit)
+    renderer = Renderer(vlm)
+    rendered = renderer.render(plain)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was processed again")
+
+    monkeypatch.setattr(type(vlm.processor.image_processor), "__call__", refuse)
+    found = renderer.continue_all(rendered.renderings, own)
+    assert found is not None
+    assert [list(ids) for ids in found.ids] == expected
+    reason = f"takes {len(expected[1])} positions and this model has {limit}"
+    assert list(found.refused) == [1]
+    assert reason in found.refused[1]
+
+
+def test_prompts_that_do_not_follow_from_a_rendering_are_told(vlm: VisionLanguageModel) -> None:
+    plain = ask(*noises(2))
+    renderer = Renderer(vlm)
+    renderings = renderer.render(plain).renderings
+    for changed in ({"image": None}, {"system": "Refuse."}, {"text": "<image> what?"}):
+        assert renderer.continue_all(renderings, [plain[0], replace(plain[1], **changed)]) is None
+    assert renderer.continue_all((), plain) is None
