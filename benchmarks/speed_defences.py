@@ -18,7 +18,7 @@ from cmrm.decoding.requests import DecodeRequest
 from cmrm.defences.random_shift import rotate
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.intervention import Intervention, Steering
+from cmrm.steering.intervention import Intervention, Steering, list_parts, needs_own_prefill
 from cmrm.steering.projection import Projection
 
 KEPT = "cmrm answer, defences that keep the prompt, together"
@@ -84,9 +84,25 @@ def measure_defences(bench: Bench) -> Figure:
                 right=is_right(bench, same, ALL),
             ),
         ],
-        notes=["The limit is that of one plain run."],
+        notes=[
+            "The limit is that of one plain run.",
+            f"Defences that keep the prompt need {_count_prefills(bench, kept):.2f} prefills of a plain run at least: one "
+            "that changes the prompt's states from a block on has all blocks after it to run again.",
+        ],
         profiled=partial(run, arms),
     )
+
+
+def _count_prefills(bench: Bench, arms: Sequence[_Arm]) -> float:
+    """The prefills that arms cannot do without, in those of a plain run: all blocks once, and what differs."""
+    count = len(bench.vlm.blocks)
+    firsts = [
+        min(part.blocks)
+        for arm in arms
+        for part in list_parts(arm.steering)
+        if needs_own_prefill(arm.steering)
+    ]
+    return 1 + sum((count - 1 - first) / count for first in firsts)
 
 
 def _make_arms(bench: Bench) -> list[_Arm]:
