@@ -86,8 +86,8 @@ def measure_defences(bench: Bench) -> Figure:
         ],
         notes=[
             "The limit is that of one plain run.",
-            f"Defences that keep the prompt need {_count_prefills(bench, kept):.2f} prefills of a plain run at least: one "
-            "that changes the prompt's states from a block on has all blocks after it to run again.",
+            f"Defences that keep the prompt need at least {_count_prefills(bench, kept):.2f} prefills of a plain run: "
+            "one that changes the prompt's states from a block on has all blocks after it to run again.",
         ],
         profiled=partial(run, arms),
     )

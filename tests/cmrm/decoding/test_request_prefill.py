@@ -126,6 +126,28 @@ def test_arms_that_want_other_rows_and_other_system_lines_are_answered_as_alone(
     assert ask(vlm, request) == answer_alone(vlm, request)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_prompts_that_share_an_image_or_have_none_are_answered_as_alone(
+    vlm: VisionLanguageModel,
+    shown: bool,  # noqa: FBT001 - of pytest's
+) -> None:
+    image = PLAIN[0].image if shown else None
+    request = DecodeRequest(
+        prompts=[replace(prompt, image=image) for prompt in PLAIN],
+        arms=[None, push(vlm, 0), push(vlm, 1), None],
+        own_prompts={3: [replace(prompt, image=image) for prompt in OWN]},
+    )
+    parts = split_request(request, 0, most=2)
+    shared = RequestPrefill(vlm, Prefixes(vlm), request=request, parts=parts)
+    with counted(vlm.blocks[0].self_attn) as first:
+        for part in parts:
+            if part.throughout is not None:
+                shared.prefill(part)
+    # One pass up to the first change, for both.
+    assert first == [2]
+    assert ask(vlm, request) == answer_alone(vlm, request)
+
+
 def test_what_parts_share_is_freed_with_the_last_of_them(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
