@@ -113,14 +113,25 @@ def test_every_comparison_is_mcnemars_on_the_same_questions_corrected_by_holm(
 def test_tokens_are_those_of_the_answers_and_mixed_logits_take_two_passes(
     table: DefenceTable, store: Path
 ) -> None:
-    tokens = duckdb.sql(
-        f"SELECT condition, intervention, avg(tokens) "
-        f"FROM read_parquet('{store}/responses/**/*.parquet', hive_partitioning = false) "
-        # A step before an answer is named after it: "ECSO: caption".
-        "WHERE NOT contains(intervention, ': ') GROUP BY ALL"
+    # A step before an answer is named after it, as "ECSO: caption"; ECSO begins with the plain answer, and an answer
+    # that stands for an earlier one has an empty prompt.
+    counts = duckdb.sql(
+        f"""
+        WITH rows AS (FROM read_parquet('{store}/responses/**/*.parquet', hive_partitioning = false)),
+        spent AS (
+            SELECT condition, split_part(intervention, ': ', 1) AS name, tokens, prompt_tokens, intervention FROM rows
+            UNION ALL SELECT condition, 'ECSO', tokens, prompt_tokens, 'plain' FROM rows
+            WHERE (condition, intervention) = ('image', '')
+        )
+        SELECT condition, name, sum(if(prompt_tokens = 0, 0, tokens)) / count(*) FILTER (intervention = name),
+            sum(prompt_tokens) / count(*) FILTER (intervention = name)
+        FROM spent GROUP BY ALL
+        """
     ).fetchall()
-    assert {(row.arm.condition, row.arm.intervention): row.tokens for row in table.rows} == {
-        (condition, name): pytest.approx(mean) for condition, name, mean in tokens
+    found = {(row.arm.condition, row.arm.intervention): (row.tokens, row.prompt_tokens) for row in table.rows}
+    assert found == {
+        (condition, name): (pytest.approx(tokens), pytest.approx(prompts))
+        for condition, name, tokens, prompts in counts
     }
     passes = {row.arm.intervention: row.passes for row in table.rows if row.passes != 1}
     assert passes == {"CoCA": 2, "ShiftDC": 2, "ECSO": 4}
