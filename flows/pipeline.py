@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from flows.plan.judge import Judged, JudgePlan
-from flows.plan.model import Generated
 from flows.plan.plan import Plan
+from flows.plan.steps import Generated
 from flows.stages import Stages
 from storage.records.manifest import Manifest
 from tasks.core.stage_name import StageName

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from cmrm.prompts.conditions import MEANINGLESS, Condition
 from cmrm.steering.parts import list_chain, pair_conditions
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
 from flows.plan.prompts import make_prompt_builder
-from flows.spec.interventions import DefenceSpec, InterventionSpec, StackSpec, is_stepped
-from flows.spec.spec import Spec, name_shift
+from flows.plan.steps import Generated, make_steps
+from flows.plan.uses import Directions, Shifts, make_use
+from flows.spec.interventions import DefenceSpec, StackSpec, is_stepped
+from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.models import ModelUse
@@ -23,15 +24,12 @@ from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
 from tasks.states.extract import EmbedJob
-from tasks.states.shift import ShiftJob, ShiftName
+from tasks.states.shift import ShiftJob
 from tasks.states.shift_parts import PartsJob, list_conditions
 from tasks.states.steering import (
-    ANSWER,
-    PLAIN,
     DefenceUse,
     SingleUse,
     StackUse,
-    Steering,
     StepUse,
     Use,
     list_steps,
@@ -39,27 +37,6 @@ from tasks.states.steering import (
 )
 
 Samples = Mapping[str, Manifest]
-# Keys of dataset-level shifts by meaningless image, method and part.
-Shifts = Mapping[ShiftName, str]
-# Keys of labelled directions by condition.
-Directions = Mapping[str, str]
-
-
-class Generated(NamedTuple):
-    """Names the responses of one generation: a defence at a strength, its step, and the shard; '' for the baseline."""
-
-    name: str
-    alpha: float | None
-    step: str
-    slice: Slice
-
-    @classmethod
-    def of(cls, job: GenerateJob) -> Generated:
-        """The name of a job's responses."""
-        use = job.steering
-        if isinstance(use, StepUse):
-            return cls(use.of.name, use.of.alpha, use.step, job.slice)
-        return cls("" if use is None else use.name, None if use is None else use.alpha, PLAIN, job.slice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +157,7 @@ class ModelPlan:
         Raises `UserError` for a block that the model lacks.
         """
         single = {
-            one.name: [_use(one, alpha, shifts, directions) for alpha in one.strengths()]
+            one.name: [make_use(one, alpha, shifts, directions) for alpha in one.strengths()]
             for one in self.spec.all_interventions()
             if not isinstance(one, StackSpec) and not is_stepped(one)
         }
@@ -203,7 +180,7 @@ class ModelPlan:
             for one in self.spec.all_interventions()
             if isinstance(one, DefenceSpec) and is_stepped(one)
             for alpha in one.strengths()
-            if isinstance(use := _use(one, alpha, {}, directions), DefenceUse)
+            if isinstance(use := make_use(one, alpha, {}, directions), DefenceUse)
         ]
         refuse_missing_blocks(uses, self.store)
         return uses
@@ -300,25 +277,10 @@ class ModelPlan:
 
     def _make_steps(
         self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str], numbers: Iterable[int]
-    ) -> Iterator[StepUse]:
-        """Make steps of a defence on a shard, from the keys of the answers before; the run's captions are none."""
-        steps = list_steps(use)
-        captioned = {step: key for step in steps if (key := self._find_captions(use, step, shard_view))}
-        plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
-        for number in numbers:
-            if steps[number] in captioned:
-                continue
-            earlier = plain | {
-                step: captioned.get(step) or done[Generated(use.name, use.alpha, step, shard_view)]
-                for step in steps[:number]
-            }
-            yield StepUse(
-                name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
-                of=use,
-                step=steps[number],
-                earlier=tuple(earlier.items()),
-                captioned=tuple(step for step in captioned if step in earlier),
-            )
+    ) -> list[StepUse]:
+        found = {step: self._find_captions(use, step, shard_view) for step in list_steps(use)}
+        captioned = {step: key for step, key in found.items() if key}
+        return [*make_steps(use, shard_view, done, numbers, captioned)]
 
     def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
         return GenerateJob(
@@ -397,38 +359,6 @@ def _group_anchors(states: Mapping[Slice, str]) -> list[dict[str, str]]:
         if shard_view.shard.split == "anchor":
             found.setdefault(shard_view.shard, {})[shard_view.condition] = key
     return list(found.values())
-
-
-def _use(
-    intervention: InterventionSpec | DefenceSpec,
-    alpha: float | None,
-    shifts: Shifts,
-    directions: Directions,
-) -> Steering | DefenceUse:
-    name = name_shift(intervention)
-    if isinstance(intervention, DefenceSpec):
-        defence = intervention.defence
-        return DefenceUse(
-            name=intervention.name,
-            kind=intervention.kind,
-            alpha=alpha,
-            options=intervention.options,
-            direction=None if defence.direction_from is None else directions[defence.direction_from],
-            shift=None if name is None else shifts[name],
-        )
-    assert alpha is not None  # CMRM always has a strength
-    blocks = intervention.blocks
-    return Steering(
-        name=intervention.name,
-        level=intervention.level,
-        image=intervention.image,
-        method=intervention.method,
-        alpha=alpha,
-        blocks=tuple(blocks) if isinstance(blocks, list) else blocks,
-        scope=intervention.scope,
-        composition=intervention.composition,
-        shift=None if name is None else shifts[name],
-    )
 
 
 def _label(shard_view: Slice, steering: Use | None) -> str:

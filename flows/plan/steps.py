@@ -1,0 +1,56 @@
+"""Plan of the steps of a defence with several generations: each asks what those before have answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from tasks.generate.job import GenerateJob
+from tasks.shards.samples import Slice
+from tasks.states.steering import ANSWER, PLAIN, DefenceUse, StepUse, list_steps, needs_plain
+
+
+class Generated(NamedTuple):
+    """Names the responses of one generation: a defence at a strength, its step, and the shard; '' for the baseline."""
+
+    name: str
+    alpha: float | None
+    step: str
+    slice: Slice
+
+    @classmethod
+    def of(cls, job: GenerateJob) -> Generated:
+        """The name of a job's responses."""
+        use = job.steering
+        if isinstance(use, StepUse):
+            return cls(use.of.name, use.of.alpha, use.step, job.slice)
+        return cls("" if use is None else use.name, None if use is None else use.alpha, PLAIN, job.slice)
+
+
+def make_steps(
+    use: DefenceUse,
+    shard_view: Slice,
+    done: Mapping[Generated, str],
+    numbers: Iterable[int],
+    captioned: Mapping[str, str],
+) -> Iterator[StepUse]:
+    """Make the steps of these numbers on a shard, from the keys of the answers before.
+
+    `captioned` holds by step the keys of the run's captions that the step would repeat: it is not made.
+    """
+    steps = list_steps(use)
+    plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
+    for number in numbers:
+        if steps[number] in captioned:
+            continue
+        earlier = plain | {
+            step: captioned.get(step) or done[Generated(use.name, use.alpha, step, shard_view)]
+            for step in steps[:number]
+        }
+        yield StepUse(
+            name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
+            of=use,
+            step=steps[number],
+            earlier=tuple(earlier.items()),
+            captioned=tuple(step for step in captioned if step in earlier),
+        )
