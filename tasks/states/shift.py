@@ -102,7 +102,7 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
 
 def _find_stimulus(job: ShiftJob, store: Store) -> Mapping[str, Any]:
     """Find what the vision tower saw of the image; empty if an earlier release extracted the states."""
-    manifests = (need_manifest(store, StageName.EXTRACT_STATES, with_image) for with_image, _ in job.pairs)
+    manifests = (need_manifest(store, StageName.EXTRACT_STATES, with_image) for with_image, *_ in job.pairs)
     found = (one.provenance.get(STIMULI, {}).get(job.image) for one in manifests)
     return next((one for one in found if one), {})
 
