@@ -10,6 +10,7 @@ from typing import Any
 from flows.report.document import Block, Command, Document, Picture, Section, Sentence, shorten_models
 from flows.report.loaded_models import describe_model, warn_of_code
 from flows.report.tables.captions import make_captions_table
+from flows.report.tables.categories import make_category_tables
 from flows.report.tables.curves import describe_choices, make_choice_table, make_curve_tables
 from flows.report.tables.defences import make_compared_table, make_defences_table
 from flows.report.tables.findings import (
@@ -46,7 +47,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
     # Figure names are a section's name, with a number if there are several.
     shown = {
         name: [one for one in pictures if one.name.partition("-")[0] == name]
-        for name in ("defences", "strength", "parts", "states", "overhead")
+        for name in ("categories", "defences", "strength", "parts", "states", "overhead")
     }
     rest = [one for one in pictures if not any(one in known for known in shown.values())]
     settings = describe_settings(table)
@@ -77,6 +78,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             ],
         ),
         ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_tables(curves)]),
+        ("categories", "By category", [*shown["categories"], *make_category_tables(summary.categories)]),
         ("parts", "Parts of Δ", [*shown["parts"], *make_parts_tables(summary.parts)]),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),

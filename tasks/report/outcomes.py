@@ -60,12 +60,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInfo:
-    """The fields of a sample that decide how its verdicts count; `split_by` is the text that decides its split."""
+    """The fields of a sample that decide how its verdicts count; `split_by` is the text that decides its split.
+
+    `category` is the data set's own, None for none.
+    """
 
     dataset: str
     sample_id: str
     harmful: bool
     split_by: str
+    category: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.report.agreement import describe_agreement
 from tasks.report.captions import summarize_captions
+from tasks.report.categories import draw_categories, rate_categories
 from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
 from tasks.report.defence_figure import draw_defences
@@ -45,7 +46,7 @@ from tasks.report.tokens import TokenCount, count_tokens
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
-VERSION = 10
+VERSION = 11
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
 # The stages whose results depend on the software that a model runs in.
@@ -134,10 +135,12 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         tokens=_count_tokens(job, store, made[StageName.GENERATE]),
         costs=costs,
     )
+    categories = rate_categories(outcomes, table)
     parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
     figures = [
         *draw_curves(curves),
         *draw_parts(parts),
+        *draw_categories(categories),
         *draw_defences(defences),
         *draw_states(panels),
         *draw_overhead(costs),
@@ -161,6 +164,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
         stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
         parts=tuple(parts),
+        categories=tuple(categories),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )
@@ -184,12 +188,13 @@ def _read_outcomes(store: Store, made: Made) -> Outcomes:
             sample_id=row["sample_id"],
             harmful=row["harmful"],
             split_by=row["split_by"] or row["question"],
+            category=row["category"],
         )
         for row in iterate_all(
             store,
             made[StageName.INGEST],
             "samples",
-            ("dataset", "sample_id", "harmful", "question", "split_by"),
+            ("dataset", "sample_id", "harmful", "question", "split_by", "category"),
         )
     ]
     outcomes = Outcomes(samples=samples)

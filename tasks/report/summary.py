@@ -12,6 +12,7 @@ from cmrm.errors import UserError
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.report.captions import CaptionSummary
+from tasks.report.categories import CategoryRate
 from tasks.report.defences import DefenceTable
 from tasks.report.judge_costs import JudgeTotals
 from tasks.report.table import Table
@@ -100,12 +101,13 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "precision": Precision,
         "shifts": ShiftSummary,
         "captions": CaptionSummary,
+        "categories": CategoryRate,
         "stimuli": StimulusSummary,
         "figures": FigureCaption,
     }
 )
 # The keys that only some runs have.
-OPTIONAL = frozenset(("parts", "defences", "captions", "stimuli"))
+OPTIONAL = frozenset(("parts", "categories", "defences", "captions", "stimuli"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,8 @@ class Summary:
     figures: tuple[FigureCaption, ...]
     # Only of a run that takes Δ apart: the rows of `shift_parts`, as `read_parts` returns them.
     parts: tuple[Record, ...] = ()
+    # Only of a run with data sets that have categories; earlier releases did not rate them.
+    categories: tuple[CategoryRate, ...] = ()
     # Only of a run with defences of other kinds than CMRM.
     defences: DefenceTable | None = None
     # Only of a run that generated captions; the JSON of others lacks the key.

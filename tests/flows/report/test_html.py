@@ -94,7 +94,8 @@ def test_it_opens_from_disk_without_a_complaint_and_asks_for_nothing_else(
     page.goto(file.as_uri())
     expect(page.locator("#found")).to_have_text(f"{3 * SAMPLES} of {3 * SAMPLES} samples")
     sizes = page.locator("figure img").evaluate_all("all => all.map(one => one.naturalWidth)")
-    assert len(sizes) == 2
+    # Final states, overhead, and unsafe answers and over-refusal by category.
+    assert len(sizes) == 4
     assert all(size > 100 for size in sizes)
     for link in page.locator("nav a").all():
         assert page.locator(str(link.get_attribute("href"))).count() == 1
@@ -247,6 +248,7 @@ def test_all_files_lie_where_the_report_says(made: MadeUp, file: Path) -> None:
         "Main table",
         "Changes",
         "Interventions",
+        "By category",
         "Final states",
         "Overhead",
         "Judges",
