@@ -206,7 +206,9 @@ class Spec(Section):
                 "leave it out"
             )
         if not any(self.anchors.from_.values()) and self.needs_anchors():
-            raise ValueError("anchors.from: Δ and its parts are measured on anchors; give a share above 0")
+            raise ValueError(
+                "anchors.from: Δ, its parts and labelled directions are measured on anchors; give a share above 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -201,6 +201,9 @@ def test_a_template_file_is_read_and_becomes_the_template(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["project", "direction", "random"])
 def test_a_defence_that_is_measured_needs_a_share_of_anchors(folder: Path, kind: str) -> None:
-    with pytest.raises(UserError, match=r"anchors\.from: .* needs anchors; give a share above 0"):
+    with pytest.raises(
+        UserError,
+        match=r"anchors\.from: Δ, its parts and labelled directions are measured on anchors; give a share",
+    ):
         read(folder, [{"kind": kind}], share=0.0)
     assert not read(folder, [{"kind": "coca"}], share=0.0).needs_anchors()
