@@ -235,15 +235,16 @@ def take_part(request: DecodeRequest, number: int, rows: Sequence[int], arms: Se
             Row(group=number, number=row.number, branches=[_start(first, None, row.number)], leader=row)
             for row in started
         ]
-    # What was rendered before was rendered for all rows.
+    # What was rendered before was rendered for all rows, and without the plain prompts that logits are mixed with.
     rendered = request.own_rendered.get(first) if asks_otherwise else request.rendered
+    whole = len(members) == len(request.prompts) and first not in request.contrasts
     return RequestPart(
         prompts=prompts,
         rows=started,
         arms=chosen_arms,
         throughout=throughout[0] if throughout else None,
         asks_otherwise=asks_otherwise,
-        rendered=rendered if len(prompts) == len(request.prompts) else None,
+        rendered=rendered if whole else None,
         ids=ids,
     )
 

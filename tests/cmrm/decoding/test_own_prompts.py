@@ -17,7 +17,7 @@ from cmrm.decoding.requests import Answer, Answered, DecodeRequest
 from cmrm.errors import UserError
 from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.images import noise_image
 from cmrm.steering.intervention import Intervention, Stack
@@ -165,6 +165,21 @@ def test_only_the_prompts_that_want_a_mixed_answer_get_one(talker: VisionLanguag
     mixed = mix_naively(talker, OWN, PLAIN, STRENGTH)
     assert (done[0].answers[2], done[3].answers[2]) == (mixed[0], mixed[3])
     assert done[4].answers[1] == answer_alone(talker, OWN)[4]
+
+
+def test_a_part_of_a_mixed_arm_is_not_given_prompts_that_were_rendered_for_the_whole(
+    talker: VisionLanguageModel,
+) -> None:
+    # In four slots two questions are answered at a time: with their plain prompts, as many as were rendered.
+    request = DecodeRequest(
+        prompts=PLAIN[:4],
+        arms=[None],
+        own_prompts={0: OWN[:4]},
+        contrasts={0: STRENGTH},
+        own_rendered={0: render(talker, OWN[:4])},
+    )
+    answers = [one.answers[0] for one in ask(talker, request, rows=4)]
+    assert answers == mix_naively(talker, OWN[:4], PLAIN[:4], STRENGTH)
 
 
 @pytest.mark.parametrize("longer", ["own", "plain"])
