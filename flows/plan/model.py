@@ -357,7 +357,9 @@ def _group_anchors(states: Mapping[Slice, str]) -> list[dict[str, str]]:
     found: dict[Shard, dict[str, str]] = {}
     for shard_view, key in states.items():
         if shard_view.shard.split == "anchor":
-            found.setdefault(shard_view.shard, {})[shard_view.condition] = key
+            # The same samples, whether or not captions were generated for them.
+            shard = replace(shard_view.shard, captions=None)
+            found.setdefault(shard, {})[shard_view.condition] = key
     return list(found.values())
 
 

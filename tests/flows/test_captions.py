@@ -19,13 +19,16 @@ from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import render
 from cmrm.prompts.conditions import Prompt
 from flows.commands.judge_again import find_answers, read_finished
+from flows.plan.plan import make_plan
 from flows.spec.judge_fields import read_judge_field
+from flows.spec.spec import read_spec
 from flows.stages import Stages
 from storage.sql.database import connect
 from storage.store import Store
 from tasks.core import models
 from tasks.generate.captions import CaptionJob
 from tasks.report import stage as report
+from tasks.shards.samples import Captions, Shard, Slice
 from tests.flows.shared_runs import run_plainly
 
 NEW = 6
@@ -337,6 +340,19 @@ def test_captions_with_control_tokens_and_empty_ones_quarantine_their_samples(
     assert reasons[spoilt[0], "generate"] == 2
     token = "'</s>', which this model reads as a control token"
     assert all(token in reason for sample, _, reason in quarantined if sample == spoilt[0])
+
+
+def test_a_shift_is_measured_on_anchors_whose_captions_are_shown_to_measure_a_direction(
+    finished: Path, tmp_path: Path
+) -> None:
+    spec = change(finished, "shift", anchors={"from": {"own": 0.4}}, interventions=[{"name": "CMRM"}])
+    (plan,) = make_plan(read_spec(spec), store=Store.create(tmp_path)).by_model()
+    shard = Shard(dataset="own", ingest="0" * 64, split="anchor", start=0, stop=3)
+    captioned = replace(shard, captions=Captions(key="1" * 64, given_to="all"))
+    plain = [Slice(shard=shard, condition=name, rows=3, digest=name) for name in ("query", "blank")]
+    shown = Slice(shard=captioned, condition="caption", rows=3, digest="caption")
+    (job,) = plan.shift_jobs({one: f"states of {one.condition}" for one in (*plain, shown)})
+    assert job.pairs == (("states of blank", "states of query"),)
 
 
 def test_the_report_counts_captions_and_the_run_can_be_judged_again(finished: Path) -> None:
