@@ -199,7 +199,7 @@ def split_request(request: DecodeRequest, number: int, *, most: int) -> list[Req
         for arms in (together, *([arm] for arm in alone))
         if arms
         # A prompt whose logits are mixed takes a second row.
-        for size in [max(1, most // 2) if arms[0] in request.contrasts else count]
+        for size in [max(1, most // 2 if arms[0] in request.contrasts else count)]
         for start in range(0, count, size)
     ]
     return [part for part in parts if part.rows]

@@ -36,7 +36,10 @@ def fit_contrast(vlm: VisionLanguageModel, recipe: MeaninglessImage) -> Meaningl
         found = _measure(vlm, recipe, gain)
         if abs(found - wanted) <= NEAR:
             return replace(recipe, gain=gain)
-        gain = round(min(gain * wanted / found, MOST_GAIN), DIGITS)
+        if found == 0:
+            break  # an image of one pixel is of one colour at any gain
+        # At a lower gain than the least the image would be of one colour, which is no noise.
+        gain = round(min(max(gain * wanted / found, LEAST_GAIN), MOST_GAIN), DIGITS)
     return replace(recipe, gain=_bisect(vlm, recipe, wanted))
 
 

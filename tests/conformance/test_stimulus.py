@@ -172,12 +172,22 @@ def test_noise_has_the_stated_contrast_behind_the_processor(
     assert abs(show_plainly(vlm, plain).std() * IMAGES[name]["image_std"][0] * 255 - contrast) > 1
 
 
-def test_a_contrast_that_cannot_be_had_names_those_that_can(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "contrast", "said"),
+    [
+        (336, 100.0, r"100 grey levels .* 0\.6 to 65\.6; give"),
+        # So near to none that an image of one colour would do.
+        (336, 0.01, r"0\.01 grey levels .* 0\.6 to 65\.6; give"),
+        # One pixel is of one colour.
+        (1, 20.0, r"20 grey levels .* 0\.0 to 0\.0; give"),
+    ],
+)
+def test_a_contrast_that_cannot_be_had_names_those_that_can(
+    tmp_path: Path, size: int, contrast: float, said: str
+) -> None:
     vlm = publish(load_tiny("paligemma", tmp_path), "paligemma")
-    recipe = MeaninglessImage(kind="noise", size=336, contrast=100.0)
-    with pytest.raises(
-        UserError, match=r"images\.noise_contrast: 100 grey levels .* 0\.6 to 65\.6; give"
-    ) as raised:
+    recipe = MeaninglessImage(kind="noise", size=size, contrast=contrast)
+    with pytest.raises(UserError, match=rf"images\.noise_contrast: {said}") as raised:
         fit_contrast(vlm, recipe)
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match="fitted"):

@@ -387,6 +387,15 @@ def test_a_request_of_more_prompts_than_slots_is_refused(
         list(answer(talker, [DecodeRequest(prompts=prompts, arms=[None])], max_new_tokens=4, rows=4))
 
 
+def test_a_request_without_prompts_has_no_answers_and_holds_none_up(
+    talker: VisionLanguageModel, prompts: list[Prompt]
+) -> None:
+    # Such is the last step of a defence that none of a batch needs.
+    requests = [DecodeRequest(prompts=one, arms=[None]) for one in ([], prompts[:1])]
+    done = list(answer(talker, requests, max_new_tokens=2, rows=1, prefixes=Prefixes(talker)))
+    assert [(one.group, one.row) for one in done] == [(1, 0)]
+
+
 def test_a_request_is_taken_only_when_slots_are_free(
     talker: VisionLanguageModel, prompts: list[Prompt]
 ) -> None:
