@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from cmrm.errors import UserError
-from cmrm.prompts.conditions import Condition
+from cmrm.prompts.conditions import CONTROLS, Condition
 from cmrm.prompts.images import MeaninglessImage
 from flows.pipeline import Outcome, run_judging
 from flows.plan.judge import JudgePlan, check_judges, resolve_judges
@@ -180,7 +180,8 @@ def _slice_targets(
 
 def _find_images(plan: JudgePlan, found: Slice, responses: Manifest) -> PromptBuilder:
     """Find the images behind answers for judges that look at them: the meaningless one is the recipe that was shown."""
-    recipe = responses.content["image"]
+    # That of a control says how large the image would be whose place it takes.
+    recipe = None if found.condition in CONTROLS else responses.content["image"]
     showing = PromptBuilder(
         images=find_own_images(plan.spec, found.shard.dataset, store=plan.store.url),
         meaningless={} if recipe is None else {found.condition: MeaninglessImage.from_dict(recipe)},

@@ -244,7 +244,7 @@ def _to_answer(job: JudgeJob, judge: Judge, row: dict[str, Any], stored: StoredS
         harmful=sample.harmful and "harmful" in reads,
         reference=sample.reference if "reference" in reads else None,
         context=sample.context if "context" in reads else None,
-        image=None if job.showing is None else job.showing.show(stored, job.slice.condition).image,
+        image=None if job.showing is None else job.showing.show_image(stored, job.slice.condition),
     )
 
 
@@ -276,7 +276,7 @@ def _describe(
 ) -> list[list[Any]]:
     """What a judge that reads these fields is shown for each answer, with the answer itself as its digest."""
     own = answers.slice.condition == "image"
-    image = None if own else answers.showing.content(answers.slice.condition)
+    image = None if own else answers.showing.describe_image(answers.slice.condition)
     fields = [name for name in ("question", "harmful", "reference", "context") if name in reads]
     shown = []
     for row in rows:

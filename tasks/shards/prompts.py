@@ -13,6 +13,7 @@ from cmrm.prompts.images import MeaninglessImage, open_image
 from tasks.shards.samples import StoredSample
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import BatchFeature
 
     from cmrm.prefix.image_prompts import ImageRendering
@@ -48,8 +49,16 @@ class PromptBuilder:
         """The key content that determines the prompt under a condition, besides the sample itself."""
         if condition in CONTROLS:
             return {"kind": condition, "size": self.meaningless["blank"].size}
+        return self.describe_image(condition)
+
+    def describe_image(self, condition: Condition) -> dict[str, Any] | None:
+        """The recipe of the meaningless image that is shown under a condition; None for none, as under a control."""
         image = self.meaningless.get(condition)
         return None if image is None else dict(image.as_dict())
+
+    def show_image(self, stored: StoredSample, condition: Condition) -> Image | None:
+        """The image that is shown with a sample under a condition; None for none, as under a control."""
+        return None if condition in CONTROLS else self.show(stored, condition).image
 
 
 @dataclass(frozen=True, kw_only=True)

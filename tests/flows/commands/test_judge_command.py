@@ -202,13 +202,17 @@ def test_a_judge_with_a_model_comes_after_the_answers_and_is_loaded_once(
 
 def test_a_judge_that_looks_is_shown_what_the_model_was_shown(folder: Path, finished: Path) -> None:
     content = yaml.safe_load((finished / "data" / "spec.yaml").read_text())
-    content |= {"judges": ["looking"], "conditions": ["query", "image", "blank"], "interventions": []}
+    conditions = ["query", "image", "blank", "gap"]
+    content |= {"judges": ["looking"], "conditions": conditions, "interventions": []}
     spec = finished / "data" / "looking.yaml"
     spec.write_text(yaml.safe_dump(content))
     run_spec(read_spec(spec), store=str(folder / "store"))
-    shown = ask(folder, "SELECT DISTINCT condition, raw FROM judgements ORDER BY ALL")
     own = [("image", f"({40 + number}, 30)") for number in range(4)]
-    assert shown == [("blank", "(32, 32)"), *own, ("query", "None")]
+    shown = [("blank", "(32, 32)"), ("gap", "None"), *own, ("query", "None")]
+    judged = "SELECT DISTINCT condition, raw FROM judgements WHERE judge = '{}' ORDER BY ALL"
+    assert ask(folder, judged.format("looking")) == shown
+    judge(folder, "looking:name=again")
+    assert ask(folder, judged.format("again")) == shown
 
 
 def test_verdicts_that_came_before_a_judges_end_are_not_asked_for_again(
