@@ -102,7 +102,15 @@ class RequestPrefill:
         plain = [part for part in unchanged if not part.asks_otherwise]
         if self._prefixes is None or any(prompt.image is None for prompt in request.prompts):
             return plain, []
-        return plain, [part for part in unchanged if part.asks_otherwise]
+        return plain, [part for part in unchanged if part.asks_otherwise and self._shows_the_same(part)]
+
+    def _shows_the_same(self, part: RequestPart) -> bool:
+        """Whether the prompts of a part show the images of the plain ones: a defence may change them, too."""
+        plain = [self._request.prompts[row.number] for row in part.rows]
+        return all(
+            own.image is one.image and own.control == one.control
+            for own, one in zip(part.prompts, plain, strict=True)
+        )
 
     def _is_whole(self, part: RequestPart) -> bool:
         return [row.number for row in part.rows] == self._rows

@@ -135,7 +135,10 @@ def prepare_own(renderer: Renderer, shown: Shown, prompts: Sequence[Prompt]) -> 
 
     Where a prompt shows the image of the plain one, its tokens follow from the plain one's rendering.
     """
-    same = all(own.image is plain.image for own, plain in zip(prompts, shown.prompts, strict=True))
+    same = all(
+        own.image is plain.image and own.control == plain.control
+        for own, plain in zip(prompts, shown.prompts, strict=True)
+    )
     continued = renderer.continue_all(shown.renderings, prompts) if same else None
     if continued is not None:
         return OwnPrompts(prompts=prompts, ids=continued.ids, refused=continued.refused)

@@ -114,6 +114,14 @@ def test_tower_runs_once_and_each_block_only_where_an_arm_differs(
     assert ask(vlm, request, rows=rows) == expected
 
 
+def test_arms_that_show_other_images_of_that_size_are_answered_as_alone(vlm: VisionLanguageModel) -> None:
+    others = [replace(own, image=noise_image(size=32, seed=7 + row)) for row, own in enumerate(OWN)]
+    request = DecodeRequest(prompts=PLAIN, arms=[None, None, None], own_prompts={1: OWN, 2: others})
+    expected = answer_alone(vlm, request)
+    assert expected[1] != expected[2]
+    assert ask(vlm, request) == expected
+
+
 def test_arms_that_want_other_rows_and_other_system_lines_are_answered_as_alone(
     vlm: VisionLanguageModel,
 ) -> None:
