@@ -23,7 +23,7 @@ from cmrm.prefix.image_prompts import (
 )
 from cmrm.prefix.planner import Prefixes, group_rows, lay_out, lay_out_rests, may_pay
 from cmrm.steering.hooks import steer
-from cmrm.steering.intervention import list_parts
+from cmrm.steering.intervention import Stack, list_parts
 from cmrm.steering.settings import WHOLE_PROMPT
 
 
@@ -210,9 +210,10 @@ class RequestPrefill:
         return self._prefill_steered(part, batch.inputs)
 
     def _prefill_steered(self, part: RequestPart, inputs: BatchFeature) -> PrefilledBatch:
-        assert part.throughout is not None  # called for such parts alone
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        with steer(self._vlm, part.throughout, input_ids=ids, attention_mask=mask):
+        # Of a stack, what acts on the last token alone acts in the first pass of the branches.
+        acting = Stack(parts=tuple(one for one in list_parts(part.throughout) if one.scope in WHOLE_PROMPT))
+        with steer(self._vlm, acting, input_ids=ids, attention_mask=mask):
             prefilled = prefill(self._vlm, PromptBatch(inputs=inputs))
         for scope in WHOLE_PROMPT:
             inside = (

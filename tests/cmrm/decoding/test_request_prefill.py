@@ -24,7 +24,8 @@ from cmrm.prefix.image_features import ImageFeatures
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.images import noise_image
-from cmrm.steering.intervention import Intervention
+from cmrm.steering.intervention import Intervention, Stack
+from cmrm.steering.settings import Scope
 
 PLAIN = [
     Prompt(text=text, image=noise_image(size=32, seed=row))
@@ -112,6 +113,21 @@ def test_tower_runs_once_and_each_block_only_where_an_arm_differs(
     assert first == [2, 2]
     assert final == [2, 2, 2, 2]
     assert ask(vlm, request, rows=rows) == expected
+
+
+@pytest.mark.parametrize("scope", ["prefill", "every_step"])
+def test_a_stack_of_which_a_part_acts_on_the_last_token_alone_is_answered_as_alone(
+    vlm: VisionLanguageModel, scope: Scope
+) -> None:
+    last = len(vlm.blocks) - 1
+    stacks = [
+        Stack(parts=(push(vlm, 1), replace(push(vlm, block, seed=2), alpha=9.0, scope=scope)))
+        for block in (0, 1, last)
+    ]
+    request = DecodeRequest(prompts=PLAIN, arms=[None, *stacks, push(vlm, 1)])
+    expected = answer_alone(vlm, request)
+    assert len({tuple(one) for one in expected}) == len(expected)
+    assert ask(vlm, request) == expected
 
 
 def test_arms_that_show_other_images_of_that_size_are_answered_as_alone(vlm: VisionLanguageModel) -> None:
