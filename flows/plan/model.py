@@ -10,7 +10,7 @@ from cmrm.steering.parts import list_chain, pair_conditions
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
 from flows.plan.prompts import make_prompt_builder
-from flows.plan.steps import Generated, make_steps
+from flows.plan.steps import Generated, make_step
 from flows.plan.uses import Directions, Shifts, make_use
 from flows.spec.interventions import DefenceSpec, StackSpec, is_stepped
 from flows.spec.spec import Spec
@@ -30,7 +30,6 @@ from tasks.states.steering import (
     DefenceUse,
     SingleUse,
     StackUse,
-    StepUse,
     Use,
     list_steps,
     needs_plain,
@@ -204,7 +203,10 @@ class ModelPlan:
             if number < len(list_steps(use))
             for condition in conditions[use.name]
             for shard_view in self._targets(samples, condition)
-            for step in self._make_steps(use, shard_view, done, [number])
+            for captioned in [self._list_captioned(use, shard_view)]
+            # What the run's captions say is not generated again.
+            if list_steps(use)[number] not in captioned
+            for step in [make_step(use, shard_view, done, number, captioned)]
         ]
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
@@ -272,15 +274,17 @@ class ModelPlan:
 
     def _time_steps(self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str]) -> SteppedArm:
         plain = (None,) if needs_plain(use) else ()
-        steps = self._make_steps(use, shard_view, done, range(len(list_steps(use))))
+        captioned = self._list_captioned(use, shard_view)
+        # With the step that a caption of the run stands for: the report counts its tokens, too.
+        steps = (
+            make_step(use, shard_view, done, number, captioned) for number in range(len(list_steps(use)))
+        )
         return SteppedArm(name=use.name, alpha=use.alpha, passes=(*plain, *steps))
 
-    def _make_steps(
-        self, use: DefenceUse, shard_view: Slice, done: Mapping[Generated, str], numbers: Iterable[int]
-    ) -> list[StepUse]:
+    def _list_captioned(self, use: DefenceUse, shard_view: Slice) -> dict[str, str]:
+        """The keys of the run's captions that steps of a defence would repeat, by step."""
         found = {step: self._find_captions(use, step, shard_view) for step in list_steps(use)}
-        captioned = {step: key for step, key in found.items() if key}
-        return [*make_steps(use, shard_view, done, numbers, captioned)]
+        return {step: key for step, key in found.items() if key}
 
     def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
         return GenerateJob(

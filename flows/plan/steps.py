@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tasks.generate.job import GenerateJob
@@ -27,30 +27,27 @@ class Generated(NamedTuple):
         return cls("" if use is None else use.name, None if use is None else use.alpha, PLAIN, job.slice)
 
 
-def make_steps(
+def make_step(
     use: DefenceUse,
     shard_view: Slice,
     done: Mapping[Generated, str],
-    numbers: Iterable[int],
+    number: int,
     captioned: Mapping[str, str],
-) -> Iterator[StepUse]:
-    """Make the steps of these numbers on a shard, from the keys of the answers before.
+) -> StepUse:
+    """Make the step of this number on a shard, from the keys of the answers before.
 
-    `captioned` holds by step the keys of the run's captions that the step would repeat: it is not made.
+    `captioned` holds by step the keys of the run's captions that the step would repeat.
     """
     steps = list_steps(use)
     plain = {PLAIN: done[Generated("", None, PLAIN, shard_view)]} if needs_plain(use) else {}
-    for number in numbers:
-        if steps[number] in captioned:
-            continue
-        earlier = plain | {
-            step: captioned.get(step) or done[Generated(use.name, use.alpha, step, shard_view)]
-            for step in steps[:number]
-        }
-        yield StepUse(
-            name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
-            of=use,
-            step=steps[number],
-            earlier=tuple(earlier.items()),
-            captioned=tuple(step for step in captioned if step in earlier),
-        )
+    earlier = plain | {
+        step: captioned.get(step) or done[Generated(use.name, use.alpha, step, shard_view)]
+        for step in steps[:number]
+    }
+    return StepUse(
+        name=use.name if steps[number] == ANSWER else f"{use.name}: {steps[number]}",
+        of=use,
+        step=steps[number],
+        earlier=tuple(earlier.items()),
+        captioned=tuple(step for step in captioned if step in earlier),
+    )

@@ -31,7 +31,7 @@ from tasks.generate.captions import CaptionJob, caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
 from tasks.job_codec import pack_jobs, unpack_jobs
-from tasks.overhead import measure_overhead
+from tasks.overhead import OverheadJob, measure_overhead
 from tasks.report.outcomes import Arm
 from tasks.report.tokens import count_tokens
 from tests.commits import count_commits
@@ -269,11 +269,15 @@ def test_ecso_takes_the_runs_captions_where_they_ask_the_same_and_lacks_only_tho
     with_captions = spec_path.with_name("captions.yaml")
     with_captions.write_text(yaml.safe_dump({**spec, "captions": asked}))
 
+    timing: list[OverheadJob] = []
+
     def run(folder: str) -> tuple[Store, dict[str, Manifest], list[Manifest]]:
         store = Store.create(tmp_path / folder)
         model, samples = plan_on(with_captions, store)
         captioned = [(job, do(caption_images.do, job)[0]) for job in model.caption_jobs(samples)]
-        made = run_steps(model.with_captions(captioned), samples)
+        model, done = model.with_captions(captioned), dict[Generated, str]()
+        made = run_steps(model, samples, done)
+        timing[:] = model.overhead_jobs(samples, [], model.list_stepped({}), done)
         return store, made, [manifest for _, manifest in captioned]
 
     store, made, _ = run("store")
@@ -283,6 +287,11 @@ def test_ecso_takes_the_runs_captions_where_they_ask_the_same_and_lacks_only_tho
     # A caption counts where an answer is made from it, and so both cost the same.
     costs = [count_tokens(where, [some["ECSO/answer"]]) for where, some in ((alone, expected), (store, made))]
     assert costs[0] == costs[1]
+    # And so it is in the seconds, which are those of all passes.
+    timed = read_rows(store, do(measure_overhead.do, timing[0])[0], "timings").to_pylist()
+    generated = sum(row["tokens"] for row in timed if (row["intervention"], row["repeat"]) == ("ECSO", 0))
+    (cost,) = costs[1].values()
+    assert cost.generated == pytest.approx(generated / len(answers))
 
     monkeypatch.setattr(CaptionJob, "find_lack", lambda _self, _answer: "unusable")
     store, made, (captions,) = run("lacking")
