@@ -16,6 +16,8 @@ from tasks.calibrate.texts import SheetText
 from tasks.report.figure import to_csv
 
 CSV, PAGE = "sheet.csv", "sheet.html"
+# For a line break in a cell; the page has the text as it is.
+LINE_BREAK = " ⏎ "
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -49,7 +51,6 @@ def write_sheet(
 
 
 def _write_csv(sheet: Sheet, texts: Mapping[str, SheetText]) -> bytes:
-    # Half a surrogate pair, which JSON may hold, has no bytes in UTF-8.
     return to_csv(
         [
             {
@@ -66,7 +67,10 @@ def _write_csv(sheet: Sheet, texts: Mapping[str, SheetText]) -> bytes:
 
 
 def _clean(text: str) -> str:
-    return disarm(text.encode("utf-8", "replace").decode())
+    """One line: an answer of a thousand line breaks, or of lines with commas, would read as a table gone wrong."""
+    # Half a surrogate pair, which JSON may hold, has no bytes in UTF-8.
+    encodable = text.encode("utf-8", "replace").decode()
+    return disarm(LINE_BREAK.join(encodable.splitlines()))
 
 
 def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbnails) -> str:
