@@ -214,6 +214,24 @@ def test_nothing_overflows_a_narrow_page(page: Page, unfold: bool) -> None:  # n
 
 
 @needs_browser
+def test_words_keep_apart_from_the_number_before_them(page: Page) -> None:
+    words = page.locator(".number + :is(td, th):not(.number)")
+    # A shift's key stands behind its number of anchors.
+    assert words.count() > 0
+    gaps = words.evaluate_all(
+        """all => all.map(cell => {
+            const [before, own] = [cell.previousElementSibling, cell].map(one => {
+                const range = document.createRange();
+                range.selectNodeContents(one);
+                return range.getBoundingClientRect();
+            });
+            return own.left - before.right;
+        })"""
+    )
+    assert min(gaps) >= 10
+
+
+@needs_browser
 def test_every_control_has_a_label(page: Page) -> None:
     controls = page.locator("input, select")
     assert controls.count() >= 14
