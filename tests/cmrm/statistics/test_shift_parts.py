@@ -40,6 +40,19 @@ def test_intervals_are_the_percentiles_of_resampled_anchors() -> None:
     assert found.norm.low < found.norm.value < found.norm.high
 
 
+def test_lengths_of_short_noisy_parts_lie_in_their_intervals() -> None:
+    # The length of a mean is too long by noise, and that of a resampled mean twice so: here by half of it, and by more.
+    chance = np.random.default_rng(5)
+    part, total = np.eye(64)[0], 10 * np.eye(64)[1]
+    hits = 0
+    for _ in range(100):
+        drawn = part + chance.normal(0, 0.6, size=(20, 64))
+        found = measure_parts(total + drawn, {"part": drawn})["part"].norm
+        hits += found.low <= 1.0 <= found.high
+        assert found.low <= found.value <= found.high
+    assert hits >= 90
+
+
 def test_equal_anchors_have_an_interval_of_one_point_and_a_single_one_has_none() -> None:
     equal = measure_parts(np.tile(WHOLE[:1], (5, 1)), {"first": np.tile(FIRST[:1], (5, 1))})["first"]
     assert equal.norm.low == pytest.approx(equal.norm.value)
