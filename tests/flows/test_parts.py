@@ -127,6 +127,19 @@ def test_the_terminal_shows_shares_that_add_up_within_eighty_columns(runs: Any) 
     assert max(map(len, lines)) <= 80
 
 
+def test_a_long_name_leaves_no_ragged_line_under_the_terminals_table(runs: Any) -> None:
+    _, _, result = runs
+    rows = [{**row, "model": f"{name}@1"} for name in ("a" * 24, "b") for row in result.summary.parts]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    for grid in render_parts(rows):
+        console.print(grid)
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    for first in (number for number, line in enumerate(lines) if line.startswith("Δ of")):
+        caption = lines[first : first + 2]
+        assert " ".join(caption).endswith("add up to Δ.")
+        assert len(caption[0]) > 50
+
+
 def test_of_many_blocks_the_first_the_last_and_some_between_are_shown() -> None:
     assert choose_blocks(range(8), 16) == list(range(8))
     chosen = choose_blocks(range(80), 16)

@@ -28,12 +28,13 @@ def render_parts(rows: Sequence[Record]) -> Iterator[Grid]:
         blocks = list(list_blocks(own))
         shown = choose_blocks(blocks, MOST_BLOCKS)
         of = f" of {names[model]}" if len(names) > 1 else ""
-        lines = [
-            f"Δ of {image}{of}, {own[0]['anchors']} anchors: share of each part in % [95 % bootstrap",
-            "interval]; positions, marks and image add up to Δ",
-        ]
+        # One paragraph, which wraps where the table ends: names are of any length.
+        caption = (
+            f"Δ of {image}{of}, {own[0]['anchors']} anchors: share of each part in % [95 % bootstrap interval]; "
+            "positions, marks and image add up to Δ."
+        )
         if len(shown) < len(blocks):
-            lines.append(f"{len(shown)} of {len(blocks)} blocks; report.md has all.")
+            caption += f" {len(shown)} of {len(blocks)} blocks; report.md has all."
         grid = make_table(
             [
                 TableColumn(title="Block", justify="right"),
@@ -41,7 +42,7 @@ def render_parts(rows: Sequence[Record]) -> Iterator[Grid]:
                 *(TableColumn(title=part.capitalize(), justify="right", no_wrap=True) for part in PARTS),
                 TableColumn(title="Sum", justify="right", no_wrap=True),
             ],
-            caption=Text(show_safely("\n".join(lines))),
+            caption=Text(show_safely(caption)),
         )
         for block in shown:
             found = index_block(own, block)
