@@ -259,7 +259,8 @@ def test_hooks_are_gone_after_an_error_inside(vlm: VisionLanguageModel, text_pro
     assert not vlm.decoder._forward_pre_hooks
 
 
-@pytest.mark.parametrize("condition", [*MEANINGLESS, "image"])
+# Under `marks` and `filler` the prompt holds other text on purpose (`tests/conformance/test_control_places.py`).
+@pytest.mark.parametrize("condition", [*sorted({*MEANINGLESS} - {"marks", "filler"}), "image"])
 def test_same_template_image_and_text_prompt_differ_by_the_image_tokens_alone(
     vlm: VisionLanguageModel, condition: str
 ) -> None:
