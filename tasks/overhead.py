@@ -233,7 +233,12 @@ def _refuse(
         shown=replace(needed, quarantined=()),
         stage=job.stage,
     )
-    refused = render_apart(renderer, asked.prompts).refused
+    # The plain prompts were rendered when the batch was prepared.
+    plain = {stored.sample.id: prompt for stored, prompt in zip(needed.samples, needed.prompts, strict=True)}
+    changed = any(
+        own is not plain[stored.sample.id] for stored, own in zip(asked.samples, asked.prompts, strict=True)
+    )
+    refused = render_apart(renderer, asked.prompts).refused if changed else {}
     reasons = (
         gaps
         | {row["sample_id"]: row["reason"] for row in asked.quarantined}
