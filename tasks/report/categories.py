@@ -10,7 +10,7 @@ import numpy as np
 
 from cmrm.statistics.rates import Rate
 from tasks.report.figure import Figure, draw_figure, label
-from tasks.report.outcomes import Arm, Column, Outcomes, find_leading, keep_measured
+from tasks.report.outcomes import Outcomes, find_leading, rate_measured
 from tasks.report.table import Table
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def rate_categories(outcomes: Outcomes, table: Table) -> list[CategoryRate]:
             for dataset, category, places in groups:
                 if column.kind == "score" or column.dataset not in ("", dataset):
                     continue
-                rates = [_count(outcomes, row.arm, column, places) for row in rows]
+                rates = [rate_measured(outcomes.get(row.arm, column)[places]) for row in rows]
                 if any(rate.n for rate in rates):
                     found += [
                         CategoryRate(
@@ -132,10 +132,6 @@ def _cut(text: str) -> str:
     """Cut a label so that the cells keep their room; names are whatever a file holds."""
     flat = " ".join(text.split())
     return label(flat if len(flat) <= WIDEST_LABEL else f"{flat[: WIDEST_LABEL - 1]}…")
-
-
-def _count(outcomes: Outcomes, arm: Arm, column: Column, places: np.ndarray) -> Rate:
-    return Rate.of(one > 0 for one in keep_measured(outcomes.get(arm, column)[places]))
 
 
 def _draw(number: int, model: str, measure: str, rates: Sequence[CategoryRate]) -> Figure:

@@ -13,7 +13,7 @@ from cmrm.datasets.splits import draw
 from cmrm.statistics.paired_tests import compare_verdicts
 from cmrm.statistics.pareto import CurvePoint, choose_strength, find_front
 from cmrm.statistics.rates import Mean, Rate
-from tasks.report.outcomes import Arm, Kind, Outcomes, Values, keep_measured, keep_pairs
+from tasks.report.outcomes import Arm, Kind, Outcomes, Values, keep_measured, keep_pairs, rate_measured
 from tasks.report.table import find_baseline
 
 # The fewest strengths of a curve.
@@ -106,7 +106,7 @@ def _choose(
 
 def _measure(outcomes: Outcomes, arm: Arm, alpha: float, mask: Mask) -> CurvePoint:
     def rate(kind: Kind) -> float | None:
-        return Rate.of(one > 0 for one in keep_measured(outcomes.pool(arm, kind)[mask])).value
+        return rate_measured(outcomes.pool(arm, kind)[mask]).value
 
     return CurvePoint(
         alpha=alpha,
@@ -125,12 +125,12 @@ def _uses_scores(outcomes: Outcomes) -> bool:
 def _measure_utility(outcomes: Outcomes, arm: Arm, mask: Mask) -> Rate | Mean:
     if _uses_scores(outcomes):
         return Mean.of(keep_measured(outcomes.pool(arm, "score")[mask]))
-    return Rate.of(one > 0 for one in keep_measured(outcomes.pool(arm, "utility")[mask]))
+    return rate_measured(outcomes.pool(arm, "utility")[mask])
 
 
 def _describe(outcomes: Outcomes, arm: Arm, mask: Mask) -> dict[str, Any]:
     def rate(values: Values) -> dict[str, Any]:
-        return asdict(Rate.of(one > 0 for one in keep_measured(values[mask])))
+        return asdict(rate_measured(values[mask]))
 
     safety = [column for column in outcomes.columns() if column.kind == "unsafe"]
     by_set = {one.dataset: rate(outcomes.get(arm, one)) for one in safety if one.judge == safety[0].judge}

@@ -10,7 +10,7 @@ from cmrm.statistics.paired_tests import Comparison, adjust
 from cmrm.statistics.pareto import find_undominated
 from cmrm.statistics.rates import Mean, Rate
 from cmrm.statistics.ratios import Cost
-from tasks.report.outcomes import Arm, Column, Outcomes, find_leading, keep_measured
+from tasks.report.outcomes import Arm, Column, Outcomes, find_leading, rate_measured
 from tasks.report.table import Cell, Row, Table, compare_arms
 from tasks.report.tokens import TokenCount
 
@@ -176,8 +176,8 @@ def make_defence_table(
                 cells=tuple(
                     _compare(outcomes, row, row.cells[place], table.columns[place], cmrm) for place in columns
                 ),
-                unsafe=_count(outcomes.pool(arm, "unsafe")),
-                over_refusal=_count(outcomes.pool(arm, "over_refusal")),
+                unsafe=rate_measured(outcomes.pool(arm, "unsafe")),
+                over_refusal=rate_measured(outcomes.pool(arm, "over_refusal")),
                 on_front=False,
                 tokens=spent.generated,
                 prompt_tokens=spent.prompt,
@@ -247,10 +247,6 @@ def _correct(rows: Sequence[DefenceRow]) -> list[DefenceRow]:
         )
         for row in rows
     ]
-
-
-def _count(values: Any) -> Rate:
-    return Rate.of(one > 0 for one in keep_measured(values))
 
 
 def _mark_front(rows: Sequence[DefenceRow]) -> list[DefenceRow]:

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrm.statistics.rates import Rate
+
 Kind = Literal["unsafe", "utility", "score", "over_refusal"]
 KINDS: tuple[Kind, ...] = ("unsafe", "utility", "score", "over_refusal")
 Values = NDArray[np.float32]
@@ -172,6 +174,11 @@ def find_leading(columns: Sequence[Column]) -> list[int]:
 def keep_measured(values: Values) -> list[float]:
     """The values that are not NaN."""
     return [float(value) for value in values[~np.isnan(values)]]
+
+
+def rate_measured(values: Values) -> Rate:
+    """The rate of the values above 0 among those that are not NaN."""
+    return Rate.of(one > 0 for one in keep_measured(values))
 
 
 def keep_pairs(before: Values, after: Values) -> tuple[list[float], list[float]]:
