@@ -1,0 +1,109 @@
+"""Write an export under another name, prove it, and rename it only then: nothing half-written has the final name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from cmrm.errors import UserError
+from cmrm.export.canary import write_canary
+from cmrm.export.format import ExportFormat, Written
+from cmrm.export.reference import Reference
+from cmrm.export.request import ExportRequest
+from cmrm.untrusted.printable import show
+
+Describe = Callable[[Written, tuple[str, ...]], str]
+CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A finished export: its folder, what the format says of it, and what reading it again proved."""
+
+    folder: Path
+    written: Written
+    proofs: tuple[str, ...]
+
+
+def write_export(
+    request: ExportRequest,
+    chosen: ExportFormat,
+    reference: Reference,
+    *,
+    output: Path,
+    describe: Describe,
+) -> Exported:
+    """Write an export with its canary and its card, and prove it; `describe` writes the card.
+
+    Raises `UserError` if the folder is not new or empty, or cannot be written, and `ExportError` if what was written is
+    not the steered model; then nothing is left of it.
+    """
+    refuse_used(output)
+    with _unfinished(output) as folder:
+        written = chosen.write(request, folder)
+        proofs = chosen.prove(request, folder, reference)
+        write_canary(reference.canary, folder)
+        (folder / CARD).write_text(describe(written, proofs), encoding="utf-8")
+    return Exported(folder=output, written=written, proofs=proofs)
+
+
+def refuse_used(output: Path) -> None:
+    """Raise `UserError` unless a path is free, or an empty folder."""
+    try:
+        free = not any(output.iterdir()) if output.is_dir() else not os.path.lexists(output)
+    except OSError as error:
+        raise UserError(
+            f"--output {show(output)}: cannot be read ({error.strerror}); name another."
+        ) from None
+    if not free:
+        raise UserError(f"--output {show(output)}: is there already; name a new or an empty folder.")
+
+
+@contextmanager
+def _unfinished(output: Path) -> Iterator[Path]:
+    """Make a hidden folder beside the final one, and rename it when the body ends without an error."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = output.parent / f".{output.name}.partial-{uuid4().hex[:8]}"
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"--output {show(output)}: cannot be written ({error.strerror}).") from None
+    try:
+        yield folder
+        _sync(folder)
+        if output.is_dir():
+            output.rmdir()
+        folder.rename(output)
+        _sync_folder(output.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(
+            f"--output {show(output)}: cannot be written ({error.strerror}); nothing is left of it."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep every file before the folder gets its name."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            _sync_folder(path)
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
