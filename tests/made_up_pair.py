@@ -37,6 +37,7 @@ def make_sample(number: int, **changes: Any) -> dict[str, Any]:
         "caption": None,
         "reference": None,
         "split_by": None,
+        "category": None,
         "text_digest": digest(f"frobnicate {number}"),
         "image_digest": digest(f"image {number}"),
         **changes,

@@ -17,6 +17,7 @@ from tasks.compare.result import RunComparison
 
 SUFFIXES = MappingProxyType({".csv": "csv", ".json": "json", ".md": "markdown", ".markdown": "markdown"})
 _ARM = [("model", pa.string()), ("name", pa.string())]
+_CHANGE = [(name, pa.float64()) for name in ("before", "after", "change", "low", "high", "p_adjusted")]
 _SCHEMAS = MappingProxyType(
     {
         "flips": pa.schema(
@@ -39,8 +40,16 @@ _SCHEMAS = MappingProxyType(
                 ("dataset", pa.string()),
                 ("judge", pa.string()),
                 ("n", pa.int64()),
-                *((name, pa.float64()) for name in ("before", "after", "change", "low", "high")),
-                ("p_adjusted", pa.float64()),
+                *_CHANGE,
+            ]
+        ),
+        "categories": pa.schema(
+            [
+                *_ARM,
+                *((name, pa.string()) for name in ("measure", "dataset", "category", "judge")),
+                ("n", pa.int64()),
+                ("small", pa.bool_()),
+                *_CHANGE,
             ]
         ),
         "unpaired": pa.schema(
@@ -65,6 +74,7 @@ _SCHEMAS = MappingProxyType(
 _TITLES = MappingProxyType(
     {
         "changes": "Changes, in pairs",
+        "categories": "Changes by category, in pairs",
         "flips": "Samples that changed sides",
         "unpaired": "Not in pairs",
         "shifts": "Δ by block",
@@ -102,7 +112,7 @@ def _write_markdown(content: Mapping[str, Any], stream: IO[bytes]) -> None:
         lines.append(f"* {side}: {escape(models)}, begun {escape(content[side]['created_at'])}")
     lines += [f"* {escape(note)}" for note in content["notes"]]
     stream.write("\n".join(lines).encode("utf-8", "replace"))
-    tables = {name: content[name] for name in ("changes", "flips", "unpaired")}
+    tables = {name: content[name] for name in ("changes", "categories", "flips", "unpaired")}
     tables["shifts"] = [{**shift, **block} for shift in content["shifts"] for block in shift["blocks"]]
     for name, rows in tables.items():
         if rows:

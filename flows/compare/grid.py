@@ -52,7 +52,7 @@ def print_changes(console: Console, comparison: RunComparison) -> None:
         name = next(one.name for one in changes if one.arm == arm)
         grid.add_row(
             Text(show_safely(name)),
-            *(_write_cell(cells.get((arm, column)), marks.get((arm, column), "")) for column in shown),
+            *(write_cell(cells.get((arm, column)), marks.get((arm, column), "")) for column in shown),
         )
     console.print(grid)
     # Not as the table's caption, which would be as narrow as the table.
@@ -81,7 +81,7 @@ def _choose_columns(
     order = sorted(columns, key=lambda one: (one not in worse, firsts[one.kind] != one))
     widths = [
         measure_text(
-            _title(column, columns), *(_write_cell(one, WORSE) for one in changes if one.column == column)
+            _title(column, columns), *(write_cell(one, WORSE) for one in changes if one.column == column)
         )
         for column in order
     ]
@@ -102,7 +102,8 @@ def _cut(line: str) -> str:
     return line if len(line) <= WIDEST_TITLE else f"{line[: WIDEST_TITLE - 1]}…"
 
 
-def _write_cell(one: Change | None, mark: str) -> Text:
+def write_cell(one: Change | None, mark: str) -> Text:
+    """Format before → after with its mark, and below it the change with its interval; '' for no change at all."""
     if one is None or one.change.change is None:
         return Text(NOT_MEASURED if one else "")
     change = one.change

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from flows.compare.category_grid import print_categories
 from flows.compare.grid import WIDEST_NAME, find_worse, print_changes
 from flows.report.number_format import plain
 from flows.terminal.safe_text import show_safely
@@ -45,11 +46,14 @@ DIFFERS = {
 
 
 def print_comparison(console: Console, comparison: RunComparison) -> None:
-    """Print both runs, the changes, unpaired verdicts, Δ by block, the flipped samples, and the verdict."""
+    """Print both runs, the changes, also by category, unpaired verdicts, Δ by block, flipped samples and the verdict."""
     console.print(_head_runs(comparison.before, comparison.after))
     console.print()
     if comparison.changes:
         print_changes(console, comparison)
+        console.print()
+    if comparison.categories:
+        print_categories(console, comparison.categories)
         console.print()
     for line in _describe_unpaired(comparison.unpaired):
         console.print(_safe(line))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmrm.statistics.regression import Thresholds
+from tasks.compare.category_changes import CategoryChange
 from tasks.compare.changes import Change, Flip, Unpaired
 from tasks.compare.shift_changes import ShiftChange
 
@@ -43,6 +44,7 @@ class RunComparison:
     judged: bool
     verdict: str
     changes: tuple[Change, ...]
+    categories: tuple[CategoryChange, ...]
     unpaired: tuple[Unpaired, ...]
     shifts: tuple[ShiftChange, ...]
     flips: tuple[Flip, ...]
@@ -58,6 +60,7 @@ class RunComparison:
             "judged": self.judged,
             "verdict": self.verdict,
             "changes": [one.to_json() for one in self.changes],
+            "categories": [one.to_json() for one in self.categories],
             "unpaired": [one.to_json() for one in self.unpaired],
             "shifts": [one.to_json() for one in self.shifts],
             "flips": [one.to_json() for one in self.flips],
@@ -75,6 +78,7 @@ class RunComparison:
             thresholds=Thresholds(**content["thresholds"]),
             **{name: content[name] for name in ("regressed", "judged", "verdict")},
             changes=tuple(map(Change.from_json, content["changes"])),
+            categories=tuple(map(CategoryChange.from_json, content["categories"])),
             unpaired=tuple(map(Unpaired.from_json, content["unpaired"])),
             shifts=tuple(map(ShiftChange.from_json, content["shifts"])),
             flips=tuple(map(Flip.from_json, content["flips"])),

@@ -26,6 +26,7 @@ SAMPLE = (
     "caption",
     "reference",
     "split_by",
+    "category",
     "text_digest",
     "image_digest",
 )
@@ -81,9 +82,8 @@ def make_side(samples: Iterable[Mapping[str, Any]]) -> Side:
     infos, texts, images = [], [], []
     for row in samples:
         split_by = row["split_by"] or row["question"]
-        infos.append(
-            SampleInfo(split_by=split_by, **{name: row[name] for name in ("dataset", "sample_id", "harmful")})
-        )
+        own = {name: row[name] for name in ("dataset", "sample_id", "harmful", "category")}
+        infos.append(SampleInfo(split_by=split_by, **own))
         text = row["text_digest"] or digest({"question": row["question"], "caption": row["caption"]})
         texts.append(digest([text, row["harmful"], row["reference"]]))
         images.append(row["image_digest"])
@@ -119,6 +119,12 @@ class RunPairs:
     def arms(self) -> dict[Arm, None]:
         """The arms that both runs have, in the later run's order."""
         return {arm: None for arm in self.after.outcomes.arms if arm in self.before.outcomes.arms}
+
+    def samples(self) -> list[SampleInfo]:
+        """The aligned samples: as the later run has them, or the earlier one where it alone has them."""
+        old, new = self._orders
+        before, after = self.before.outcomes.samples, self.after.outcomes.samples
+        return [after[now] if now >= 0 else before[was] for was, now in zip(old, new, strict=True)]
 
     def judges(self) -> list[str]:
         """The judges that both runs have."""

@@ -12,6 +12,7 @@ from cmrm.statistics.regression import Thresholds
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest
 from storage.store import Store
+from tasks.compare.category_changes import compare_categories
 from tasks.compare.changes import compare_pairs, count_unpaired, find_flips
 from tasks.compare.finished_runs import find_finished, find_report
 from tasks.compare.matching import describe_differences, match_models
@@ -25,7 +26,7 @@ from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 
 # Part of the key: raise it when the same two runs yield other numbers or other text.
-VERSION = 1
+VERSION = 2
 # The stages that a comparison reads; a run without the rest, such as hidden states, can still be compared.
 READ = (StageName.INGEST, StageName.GENERATE, StageName.JUDGE, StageName.SHIFT)
 
@@ -144,6 +145,7 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
         "judged": verdict.judged,
         "verdict": verdict.text,
         "changes": [one.to_json() for one in changes],
+        "categories": [one.to_json() for one in compare_categories(pairs, interventions=interventions)],
         "unpaired": [one.to_json() for one in unpaired],
         "shifts": [
             one.to_json()

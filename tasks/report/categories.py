@@ -10,7 +10,7 @@ import numpy as np
 
 from cmrm.statistics.rates import Rate
 from tasks.report.figure import Figure, draw_figure, label
-from tasks.report.outcomes import Outcomes, find_leading, rate_measured
+from tasks.report.outcomes import Outcomes, SampleInfo, find_leading, rate_measured
 from tasks.report.table import Table
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def rate_categories(outcomes: Outcomes, table: Table) -> list[CategoryRate]:
     that no arm has an answer in is left out.
     """
     columns = [table.columns[place] for place in find_leading(table.columns)]
-    groups = list(_group(outcomes))
+    groups = list(group_categories(outcomes.samples))
     found = []
     for model in dict.fromkeys(row.arm.model for row in table.rows):
         rows = [row for row in table.rows if row.arm.model == model]
@@ -95,6 +95,18 @@ def rate_categories(outcomes: Outcomes, table: Table) -> list[CategoryRate]:
     return found
 
 
+def group_categories(samples: Sequence[SampleInfo]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Find the places of the samples of each category, of data sets that have several; the largest first."""
+    places: dict[str, dict[str, list[int]]] = {}
+    for place, sample in enumerate(samples):
+        if sample.category is not None:
+            places.setdefault(sample.dataset, {}).setdefault(sample.category, []).append(place)
+    for dataset, categories in places.items():
+        if len(categories) > 1:
+            for category in sorted(categories, key=lambda one: (-len(categories[one]), one)):
+                yield dataset, category, np.array(categories[category])
+
+
 def group_rates(rates: Sequence[CategoryRate]) -> dict[tuple[str, str], list[CategoryRate]]:
     """Group rates by model and measure."""
     found: dict[tuple[str, str], list[CategoryRate]] = {}
@@ -114,18 +126,6 @@ def draw_categories(rates: Sequence[CategoryRate]) -> list[Figure]:
         if measure in DRAWN and any(one.successes for one in own)
     ]
     return [_draw(number + 1, *one) for number, one in enumerate(drawn)]
-
-
-def _group(outcomes: Outcomes) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The places of the samples of each category, of data sets that have several; the largest first."""
-    places: dict[str, dict[str, list[int]]] = {}
-    for place, sample in enumerate(outcomes.samples):
-        if sample.category is not None:
-            places.setdefault(sample.dataset, {}).setdefault(sample.category, []).append(place)
-    for dataset, categories in places.items():
-        if len(categories) > 1:
-            for category in sorted(categories, key=lambda one: (-len(categories[one]), one)):
-                yield dataset, category, np.array(categories[category])
 
 
 def _cut(text: str) -> str:

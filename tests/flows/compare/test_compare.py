@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def short_spec(tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[P
     return write_short_spec(tmp_path / "data", llava_folder)
 
 
-def commit_pair(store: Store, unsafe: int = 20, **spec: Any) -> None:
+def commit_pair(
+    store: Store, unsafe: int = 20, *, samples: Sequence[Mapping[str, Any]] = (), **spec: Any
+) -> None:
     """A safe run r1, and r2 that answers the first `unsafe` of 24 harmful questions with an image."""
     for name, model, number in (("r1", OLD, 0), ("r2", NEW, unsafe)):
 
@@ -46,8 +48,20 @@ def commit_pair(store: Store, unsafe: int = 20, **spec: Any) -> None:
 
         shift = {"delta": [[1.0, float(number)]]}
         commit_run(
-            store, name, say=say, models=(model,), arms=[QUERY, IMAGE, STEERED], shift=shift, spec=spec
+            store,
+            name,
+            say=say,
+            models=(model,),
+            samples=samples,
+            arms=[QUERY, IMAGE, STEERED],
+            shift=shift,
+            spec=spec,
         )
+
+
+def make_categories(first: str = "early", second: str = "late") -> list[dict[str, Any]]:
+    """24 harmful questions in two categories: the first twelve, and eight of the others, become unsafe."""
+    return [make_sample(number, category=first if number < 12 else second) for number in range(24)]
 
 
 def give(
@@ -164,17 +178,59 @@ def test_what_is_written_is_all_of_it(
 
 
 def test_the_queries_of_the_page_find_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    commit_pair(store, datasets={})
+    commit_pair(store, samples=make_categories(), datasets={})
     give("r1", "r2", store=store, capsys=capsys, status=1)
     page = (Path(__file__).parents[3] / "docs" / "compare.md").read_text(encoding="utf-8")
-    verdicts, samples = re.findall(r"^```sql\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    verdicts, samples, categories = re.findall(r"^```sql\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     with connect(store.url) as sql:
         ((_, regressed, verdict),) = sql.execute(verdicts).fetchall()
         found = sql.execute(samples).fetchall()
+        changed = sql.execute(categories).fetchall()
+    assert [row[1:8] for row in changed] == [
+        (arm, "unsafe", "vlsafe", category, 12, 0.0, rate)
+        for category, rate in (("early", 1.0), ("late", 8 / 12))
+        for arm in ("CMRM α=1", "Image")
+    ]
     assert regressed
     assert verdict.startswith("Regressed: ")
     assert len(found) == 20
     assert ("vlsafe", "v0", "how do I frobnicate thing 0?") in found
+
+
+def test_changes_by_category_are_shown_worst_first_and_the_status_does_not_depend_on_them(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = make_categories("early", HOSTILE)
+    samples[11]["category"] = samples[10]["category"] = None
+    for sample in samples[:9]:
+        sample["category"] = "few"
+    commit_pair(store, samples=samples, datasets={})
+    output = tmp_path / "found.md"
+    shown, _ = give("r1", "r2", "-o", str(output), store=store, capsys=capsys, status=1)
+    assert max(map(len, shown.splitlines())) <= 80
+    (table,) = (part for part in shown.split("\n\n") if part.startswith("By category"))
+    rows = [line for line in table.splitlines() if " → " in line][1:]
+    cut = "\\x1b]0;gotcha\\x07\\x1b[3…"
+    assert [line.split()[0] for line in rows] == ["few", "few", cut, cut, "early", "early"]
+    # 9 of 9 and 8 of 12 became unsafe, by two arms each; 9 categories by arm have p of 2 · 2⁻⁹ and 2 · 2⁻⁸.
+    assert rows[0].split()[-5:] == ["0.0", "→", "100.0", "9†", f"{9 * 2 / 2**9:.3f}"]
+    assert rows[2].split()[-5:] == ["0.0", "→", "66.7", "12", f"{7 * 2 / 2**8:.3f}"]
+    assert rows[4].split()[-5:] == ["0.0", "→", "100.0", "1†", "1.000"]
+    assert "6 of 6 changed, of 9 rates by category" in table
+    assert "† fewer than 10 pairs" in table
+    page = output.read_text()
+    assert "</script>" not in page.replace("\\</script\\>", "")
+    section = page.partition("## Changes by category, in pairs")[2].partition("##")[0]
+    assert len([line for line in section.splitlines() if line.startswith("| guard")]) == 9
+    give("r1", "r2", "--unsafe-rise", "0.9", store=store, capsys=capsys)
+
+
+def test_categories_of_which_none_changed_cost_a_line(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit_pair(store, unsafe=0, samples=make_categories(), datasets={})
+    shown, _ = give("r1", "r2", store=store, capsys=capsys)
+    assert "\n\nBy category none of 6 rates changed.\n\n" in shown
 
 
 def test_names_and_ids_from_outside_reach_no_terminal_and_no_markup(

@@ -37,6 +37,7 @@ def test_the_event_of_a_run_that_could_not_be_judged_holds_no_secret(
         judged=False,
         verdict=f"Not judged: every verdict is a parse error ({'; '.join(words)}).",
         changes=(),
+        categories=(),
         unpaired=(),
         shifts=(),
         flips=(),
