@@ -46,7 +46,7 @@ DIFFERS = {
 
 
 def print_comparison(console: Console, comparison: RunComparison) -> None:
-    """Print both runs, the changes, also by category, unpaired verdicts, Δ by block, flipped samples and the verdict."""
+    """Print both runs, the changes, also by category, unpaired verdicts, Δ by block, flips and the verdict."""
     console.print(_head_runs(comparison.before, comparison.after))
     console.print()
     if comparison.changes:
