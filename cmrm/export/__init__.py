@@ -17,5 +17,11 @@ FORMATS: Plugins[ExportFormat] = Plugins(
     word="export format",
     group="cmrm.export",
     base=ExportFormat,  # type: ignore[type-abstract] # compared with, never constructed
-    own=MappingProxyType({}),
+    own=MappingProxyType(
+        {
+            "easysteer": "cmrm.export.formats.easysteer:EasySteerFormat",
+            "gguf": "cmrm.export.formats.control_vector:ControlVectorFormat",
+            "vllm-lens": "cmrm.export.formats.vllm_lens:VllmLensFormat",
+        }
+    ),
 )
