@@ -21,6 +21,7 @@ from flows.server.monitor import (
     monitor_in_force,
     when_lost,
 )
+from flows.server.settings import override_settings
 from flows.spec.secrets import refuse_credentials
 from storage.backends.writable import check_writable
 from storage.records.layout import cache_folder
@@ -168,9 +169,7 @@ def _without_heartbeats(embedded: EmbeddedServer | None) -> AbstractContextManag
     """Turn off Prefect's flow heartbeats for an embedded server: stopping them takes up to a second."""
     if embedded is None:
         return nullcontext()
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    return override_settings({"flows": {"heartbeat_frequency": None}})
 
 
 @contextmanager

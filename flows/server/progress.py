@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.server.settings import override_settings
 
 log = logging.getLogger("cmrm.flows")
 
@@ -21,7 +22,7 @@ PAUSE_SECONDS = 30.0
 # Errors of writing an artifact; none may fail a run.
 ARTIFACT_ERRORS = (httpx.HTTPError, PrefectException)
 # Progress is sent from the job's thread: no retries, and a short timeout.
-PATIENCE = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 5.0}
+PATIENCE: Mapping[str, Mapping[str, float]] = {"client": {"max_retries": 0}, "api": {"request_timeout": 5.0}}
 
 
 class StageArtifact:
@@ -44,7 +45,7 @@ class StageArtifact:
         if self._artifact is None:
             return
         try:
-            with temporary_settings(PATIENCE):
+            with override_settings(PATIENCE):
                 update_progress_artifact(self._artifact, percent)
         except httpx.HTTPStatusError as error:
             log.warning("Prefect shows no progress of %s any more: %s", self._name, error)
@@ -55,7 +56,7 @@ class StageArtifact:
 
     def _create(self) -> UUID | None:
         try:
-            with temporary_settings(PATIENCE):
+            with override_settings(PATIENCE):
                 created = create_progress_artifact(
                     0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
                 )
