@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from flows.report.document import Document
@@ -65,14 +66,7 @@ def render_page(
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(
+    return _load_template(folder, template).render(
         policy=policy,
         style=Markup(style),  # noqa: S704 # our own files, here and in the next line
         script=Markup(script),  # noqa: S704
@@ -84,6 +78,19 @@ def render_page(
 def embed_json(content: Mapping[str, Any]) -> str:
     """Encode JSON for embedding in a script element."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+
+
+@cache
+def _load_template(folder: Path, name: str) -> Template:
+    """Compile a template once in a process, which takes longer than rendering a small page."""
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _read(name: str) -> str:
