@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from storage.errors import StoreError
@@ -24,6 +25,15 @@ def unseal(data: bytes) -> dict[str, Any]:
 
     Raises StoreError unless the bytes are exactly those that `seal` wrote: truncated and edited records are rejected.
     """
+    _verify(data)
+    record: dict[str, Any] = json.loads(data)
+    del record["seal"]
+    return record
+
+
+@lru_cache(maxsize=512)
+def _verify(data: bytes) -> None:
+    """Raise StoreError unless `seal` wrote these bytes; a plan reads the same manifests many times."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -33,7 +43,6 @@ def unseal(data: bytes) -> dict[str, Any]:
     plain = {name: value for name, value in record.items() if name != "seal"}
     if _text(record) != data or record["seal"] != digest(plain):
         raise StoreError("its seal does not match: it was changed after it was written")
-    return plain
 
 
 def _text(record: Mapping[str, Any]) -> bytes:
