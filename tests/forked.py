@@ -17,6 +17,15 @@ RUN_ON_LLAVA = (
     "transformers.models.llava.modeling_llava",
     "transformers.models.llava.processing_llava",
 )
+# Prefect reads its settings as it is imported. Code that begins with one of these has those of its own environment, the
+# second without the session's server: a run of it starts an embedded one.
+OWN_SETTINGS = "import prefect.context\nprefect.context.refresh_global_settings_context()\n"
+NO_SERVER = (
+    "import os\n"
+    "for name in ('PREFECT_API_URL', 'PREFECT_LOGGING_TO_API_ENABLED'):\n"
+    "    os.environ.pop(name, None)\n"
+    f"{OWN_SETTINGS}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

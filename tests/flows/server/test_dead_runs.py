@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,8 +28,8 @@ from storage.liveness.heartbeat import FIELD as HEARTBEAT
 from storage.liveness.heartbeat import keep_heartbeat
 from storage.liveness.processes import describe_process
 from storage.store import Store
-from tests.flows.test_kill import KILLED_RUN, ROOT
-from tests.forked import Forker
+from tests.flows.test_kill import KILLED_RUN
+from tests.forked import NO_SERVER, Forker
 from tests.made_once import copy_prefect_home
 
 # A run at a task that does not end, with a flow run that it has shared out and that waits for a worker; all of it in a
@@ -186,19 +184,17 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(prefect_server: str, tmp_pat
 
 
 def test_the_same_command_on_an_embedded_server_marks_the_run_that_was_killed(
-    tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path]
+    tmp_path: Path, llava_folder: Path, write_short_spec: Callable[[Path, Path], Path], forker: Forker
 ) -> None:
     spec = write_short_spec(tmp_path / "data", llava_folder)
     home = copy_prefect_home(tmp_path / "prefect")
-    hidden = ("PREFECT_API_URL", "PREFECT_LOGGING_TO_API_ENABLED")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"PREFECT_HOME": str(home)}
+    log = tmp_path / "log"
     for moment, status in (("report", -signal.SIGKILL), ("never", 0)):
-        command = [sys.executable, "-c", KILLED_RUN, moment, str(spec), str(tmp_path / "store")]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        arguments = [moment, str(spec), str(tmp_path / "store")]
+        run = forker.start(
+            NO_SERVER + KILLED_RUN, arguments, log=log, environment={"PREFECT_HOME": str(home)}
         )
-        assert done.returncode == status, done.stderr
+        assert run.wait(timeout=300) == status, log.read_text()
         # A killed run leaves its heartbeat, which the next run removes with its own.
         heartbeats = list((tmp_path / "store" / "heartbeats").glob("*.json"))
         assert len(heartbeats) == (moment == "report")

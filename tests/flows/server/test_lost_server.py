@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 
 from flows.server.monitor import Health, ServerMonitor
 from storage.store import Store
-from tests.forked import Forker
+from tests.forked import NO_SERVER, Forker
 from tests.made_once import copy_prefect_home
 
 # Waits within the first job of a stage, until it is told to go on; a lost server is noticed ten times as soon.
@@ -236,21 +233,15 @@ def test_one_failed_poll_after_a_long_gap_does_not_give_a_server_up(monkeypatch:
 
 @pytest.mark.parametrize(("kills", "status"), [(1, 0), (2, 2)])
 def test_an_embedded_server_that_dies_is_started_again_once(
-    spec: Path, tmp_path: Path, kills: int, status: int
+    spec: Path, tmp_path: Path, forker: Forker, kills: int, status: int
 ) -> None:
-    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    home = copy_prefect_home(tmp_path / "prefect")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLING_RUN, str(kills), "run", str(spec), "--store", str(tmp_path / "store")],
-        cwd=Path(__file__).parents[3],
-        env=kept | {"PREFECT_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("cmrm: ")]
+    home, log = copy_prefect_home(tmp_path / "prefect"), tmp_path / "log"
+    arguments = [str(kills), "run", str(spec), "--store", str(tmp_path / "store")]
+    run = forker.start(NO_SERVER + KILLING_RUN, arguments, log=log, environment={"PREFECT_HOME": str(home)})
+    ended = run.wait(timeout=400)
+    said = log.read_text()
+    assert ended == status, said
+    lines = [line for line in said.splitlines() if line.startswith("cmrm: ")]
     assert len(lines) == (status == 2)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     assert committed(tmp_path / "store", "report") == (status == 0)

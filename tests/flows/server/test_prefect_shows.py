@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +23,8 @@ from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from flows.run import Result, run_spec
 from flows.spec.spec import read_spec
 from storage.store import Store
+from tests.forked import OWN_SETTINGS, Forker
 
-ROOT = Path(__file__).parents[3]
 # The command line, whose report has no figures of states: the first run's has them.
 WITHOUT_PANELS = """
 import sys
@@ -101,16 +98,18 @@ def json_rows(artifact: Artifact) -> list[dict[str, str]]:
     return rows
 
 
-def test_the_log_says_what_was_reused_and_why_anything_ran(spec: Path, first: Result) -> None:
+def test_the_log_says_what_was_reused_and_why_anything_ran(
+    spec: Path, first: Result, forker: Forker, tmp_path: Path
+) -> None:
     assert first.summary
     longer = spec.with_name("longer.yaml")
     longer.write_text(spec.read_text().replace("max_new_tokens: 4", "max_new_tokens: 5"))
     # A process of its own, since loggers are set up once in each.
-    environment = {**os.environ, "PREFECT_LOGGING_TO_API_ENABLED": "true"}
-    store = spec.parent / "store"
-    command = [sys.executable, "-c", WITHOUT_PANELS, "run", str(longer), "--store", str(store)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    environment = {"PREFECT_LOGGING_TO_API_ENABLED": "true"}
+    store, log = spec.parent / "store", tmp_path / "log"
+    arguments = ["run", str(longer), "--store", str(store)]
+    run = forker.start(OWN_SETTINGS + WITHOUT_PANELS, arguments, log=log, environment=environment)
+    assert run.wait(timeout=300) == 0, log.read_text()
     wanted = (
         r"embed is done: of (\d+) jobs \1 were reused",
         r"generate is done: of \d+ jobs 0 were reused",
