@@ -32,6 +32,7 @@ LIMITS = {
     "pca": 12,
     "overhead": 4,
     "own-data": 12,
+    "parts": 12,
 }
 # Pages to look things up in; the judges' need models or keys that no test has, and nothing is timed in tests. Python of
 # `python` and `extend` is run by `tests/flows/test_python_pages.py`, the specs of `defences` and `parts` by tests of
@@ -44,7 +45,6 @@ WITHOUT_COMMANDS = {
     "extend",
     "judges",
     "judges-endpoints",
-    "parts",
     "python",
     "speed",
 }
@@ -227,8 +227,9 @@ def test_the_commands_of_each_page_run(page: Path, store: Path, monkeypatch: pyt
     commands = [line for block in blocks for line in block.splitlines() if line.startswith("cmrm ")]
     for command in commands:
         words = shlex.split(command)[1:]
-        if "--limit" in words:
+        if words[0] == "run":
             name = Path(words[1]).stem.removeprefix("organism-")
+            words += [] if "--limit" in words else ["--limit", ""]
             words[words.index("--limit") + 1] = str(LIMITS[name])
         # A model is all that the doctor looks at.
         main(words if words[0] == "doctor" else [*words, "--store", str(store)])
