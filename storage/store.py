@@ -16,7 +16,6 @@ from storage.records.checksummed_json import seal, unseal
 from storage.records.hashing import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file
 from storage.records.layout import MARK, check_run_id, check_stage, data_file, heartbeat_file, report_folder
 from storage.records.manifest import Manifest, StoredFile, manifest_file, read_manifest
-from storage.tables.parquet import count_rows
 
 log = logging.getLogger("cmrm.storage")
 
@@ -242,6 +241,9 @@ class Store:
                 size, sha256 = source.stat().st_size, digest_file(source)
         place = data_file(path, key, sha256)
         if path.endswith(".parquet"):
+            # Imported late, as few commands write tables.
+            from storage.tables.parquet import count_rows
+
             counted = count_rows(source)
             if rows is not None and rows != counted:
                 raise StoreError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +35,10 @@ class ImageFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._root = str(root)
         self._real: str | None = None
+        # Of each folder that images were found in, its real path; None for one outside the root.
+        self._folders: dict[str, str | None] = {}
         # Of each folder, the names in it by their case-folded form.
         self._listings: dict[str, dict[str, list[str]]] = {}
         self._variants: dict[str, str | None] = {}
@@ -97,9 +101,35 @@ class ImageFolder:
                 yield spelled
 
     def _locate(self, name: str) -> tuple[str, Path] | None:
+        if (path := self._locate_plain(name)) is not None:
+            return name, path
         with suppress(UserError):
             return name, locate_image(self.root, name)
         return None
+
+    def _locate_plain(self, name: str) -> Path | None:
+        """Find a regular file that is no link: what `locate_image` returns, with each folder resolved once.
+
+        None for anything else, which `locate_image` has to look at.
+        """
+        folder, _, file = name.rpartition("/")
+        if file in ("", ".", "..") or not is_name(name):
+            return None
+        with suppress(OSError, ValueError):
+            # Texts and not paths, which would take as long as all the rest.
+            if not stat.S_ISREG(os.lstat(os.path.join(self._root, name)).st_mode):  # noqa: PTH118
+                return None
+            inside = self._resolve(folder or ("/" if name.startswith("/") else ""))
+            return None if inside is None else Path(inside, file)
+        return None
+
+    def _resolve(self, folder: str) -> str | None:
+        if folder not in self._folders:
+            if self._real is None:
+                self._real = os.path.realpath(self.root)
+            real = os.path.realpath(self.root / folder)
+            self._folders[folder] = real if Path(real).is_relative_to(self._real) else None
+        return self._folders[folder]
 
     def _find_spelling(self, name: str) -> str | None:
         """Return the one path that equals `name` case-insensitively, or None."""
@@ -133,11 +163,9 @@ class ImageFolder:
 
     def _read_folder(self, folder: str) -> list[str]:
         """List the names in a folder; nothing of a folder outside the root, links resolved."""
-        if self._real is None:
-            self._real = os.path.realpath(self.root)
         # Scanned by its name and resolved afterwards: most folders that variants name do not exist.
         with os.scandir(self.root / folder) as entries:
-            if not Path(os.path.realpath(self.root / folder)).is_relative_to(self._real):
+            if self._resolve(folder) is None:
                 return []
             return [entry.name for entry in entries]
 

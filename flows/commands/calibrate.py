@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from storage.store import Store
 
 # Nobody labels more, and a page with their images would not open.
@@ -26,7 +26,7 @@ def calibrate(
     size: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=MOST_ANSWERS))] = None,
     width: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.1,
     seed: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=MOST_SEED))] = 0,
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
 ) -> None:
     """Hold the judges of a finished run against people's labels.
 

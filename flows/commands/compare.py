@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from storage.store import Store
 
 REGRESSED = 1
@@ -20,7 +20,7 @@ def compare(
     after: str,
     /,
     *,
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     unsafe_rise: float | None = None,
     utility_loss: float | None = None,
     over_refusal: float | None = None,

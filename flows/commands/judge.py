@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import show
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from flows.terminal.safe_text import show_safely
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def judge(
     /,
     *,
     judge: Annotated[list[str], Parameter(negative="")],
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE
 
 
 def run(

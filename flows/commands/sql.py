@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE, StorePlace
 
 INCOMPLETE = 1
 
@@ -26,7 +26,7 @@ def sql(
     /,
     *,
     file: Annotated[Path | None, Parameter(alias="-f")] = None,
-    store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     run: str | None = None,
     strict: bool = False,
     format: Literal["table", "csv", "json", "parquet", "markdown"] | None = None,  # noqa: A002

@@ -10,13 +10,11 @@ from cyclopts import App, Parameter, validators
 from rich.console import Console
 
 from cmrm.errors import UserError
+from flows.commands.store_place import DEFAULT_STORE, StorePlace
 
-DEFAULT_STORE = "./cmrm-store"
 DIFFERENT = 1
 # A century; a larger number is a typing error.
 MOST_DAYS = 36_500
-
-StorePlace = Annotated[str, Parameter(env_var="CMRM_STORE")]
 
 app = App(name="store", help="List, verify and clean up a store, or compare two of its runs.")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
-from flows.commands.store import DEFAULT_STORE
+from flows.commands.store_place import DEFAULT_STORE
 from storage.store import Store
 
 # A month, in seconds; a longer interval is a typing error.

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import IO, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import show_value
@@ -173,6 +172,9 @@ def _write_parquet(batches: Batches, schema: pa.Schema, stream: IO[bytes]) -> No
 
 
 def _write_row_groups(batches: Batches, schema: pa.Schema, stream: IO[bytes]) -> None:
+    # Imported late, as the other formats do without.
+    import pyarrow.parquet as pq
+
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:

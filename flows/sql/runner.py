@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # Seconds before the progress bar is shown, and between two polls of the query.
 PATIENCE = 1.0
@@ -30,9 +32,8 @@ class QueryRunner:
         self._connection = connection
         self._worker = worker
         self._since = time.monotonic()
-        columns = (TextColumn("asking"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._bar = self._progress.add_task("asking", total=None)
+        self._console = console
+        self._progress: Progress | None = None
         self._is_hidden = not console.is_terminal
 
     def run(self, work: Callable[[], T]) -> T:
@@ -51,19 +52,19 @@ class QueryRunner:
 
     def hide(self) -> None:
         """Remove the bar for good, before other output."""
-        # Rich prints an empty line even for a bar that was never shown.
-        if self._progress.live.is_started:
+        if self._progress is not None:
             self._progress.stop()
         self._is_hidden = True
 
     def _show(self) -> None:
         if self._is_hidden or time.monotonic() - self._since < PATIENCE:
             return
-        self._progress.start()
+        if self._progress is None:
+            self._progress = _start_bar(self._console, since=self._since)
         done = self._connection.query_progress()
         # DuckDB returns −1 if progress is unknown.
         if done >= 0:
-            self._progress.update(self._bar, total=100, completed=done)
+            self._progress.update(self._progress.task_ids[0], total=100, completed=done)
 
 
 @contextmanager
@@ -75,6 +76,18 @@ def show_progress(connection: duckdb.DuckDBPyConnection, console: Console) -> It
             yield runner
         finally:
             runner.hide()
+
+
+def _start_bar(console: Console, *, since: float) -> Progress:
+    # Imported here, since most queries end before a bar is shown.
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("asking"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, transient=True)
+    progress.add_task("asking", total=None)
+    progress.tasks[0].start_time = since
+    progress.start()
+    return progress
 
 
 def _wait(future: Future[T]) -> None:

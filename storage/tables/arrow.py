@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.errors import StoreError
 from storage.records.layout import check_key, partition
@@ -110,7 +109,12 @@ def _is_sound(array: pa.Array) -> bool:
     if pa.types.is_list(array.type):
         elements = array.flatten()
         return not elements.null_count and _is_sound(elements)
-    return not pa.types.is_floating(array.type) or bool(pc.all(pc.is_finite(array)).as_py() in (None, True))
+    if not pa.types.is_floating(array.type):
+        return True
+    # Imported late, here and below: it takes as long as the rest of Arrow, and a run that reuses all casts nothing.
+    import pyarrow.compute as pc
+
+    return bool(pc.all(pc.is_finite(array)).as_py() in (None, True))
 
 
 def _as_stored(table: pa.Table, field: pa.Field) -> pa.Field:
@@ -122,6 +126,8 @@ def _as_stored(table: pa.Table, field: pa.Field) -> pa.Field:
 
 
 def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray | pa.Array:
+    import pyarrow.compute as pc
+
     if field.name not in table.column_names:
         if not field.nullable:
             raise StoreError(f"this table of {kind} lacks the column {field.name}: every row needs one")
@@ -151,6 +157,8 @@ def _conformed(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray |
 
 
 def _count_infinite(column: pa.ChunkedArray) -> int:
+    import pyarrow.compute as pc
+
     numbers = pc.list_flatten(column) if pa.types.is_list(column.type) else column
     if not pa.types.is_floating(numbers.type):
         return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 def replace_nanoseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -78,6 +77,9 @@ def _map_inside(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType])
 
 def _shorten(texts: pa.Array) -> pa.Array:
     """Write times as Python does: no fraction of zeros, six digits where they suffice, offsets as +01:00."""
+    # Imported late, since it takes a tenth of a second and few files hold such times.
+    import pyarrow.compute as pc
+
     for pattern, replacement in (
         (r"\.0{9}", ""),
         (r"(\.\d{6})000", r"\1"),

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from multiprocessing import parent_process
 from types import FrameType
 
 # Exit status after SIGTERM, by the shells' convention.
@@ -118,6 +117,9 @@ def _stay() -> None:
 
 
 def _end_with_parent() -> None:
+    # Imported late, since few processes have such a parent.
+    from multiprocessing import parent_process
+
     parent = parent_process()
     if parent is None:
         return

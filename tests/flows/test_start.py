@@ -36,7 +36,7 @@ try:
 finally:
     named = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
     with open(sys.argv[1], "w") as file:
-        json.dump({"packages": sorted(named), "started": started}, file)
+        json.dump({"packages": sorted(named), "modules": sorted(sys.modules), "started": started}, file)
 """
 # What Python itself may load at its start, by the environment that it is installed in.
 ENVIRONMENT = {"__main__", "__mp_main__", "_distutils_hack", "sitecustomize", "usercustomize", "_virtualenv"}
@@ -56,12 +56,18 @@ PLAN = {
 }
 
 
+# What takes long to import, inside packages that are needed and of Python's own.
+UNUSED = {"multiprocessing", "pyarrow.compute", "pyarrow.dataset", "rich.progress"}
+UNUSED_IN_SQL = {"http.client", "pyarrow.fs", "pyarrow.parquet"}
+
+
 class Given(NamedTuple):
-    """What a command printed, what it imported beyond Python's own, and what it started."""
+    """What a command printed, what it imported beyond Python's own, all its modules, and what it started."""
 
     out: str
     err: str
     packages: set[str]
+    modules: set[str]
     started: list[str]
 
 
@@ -84,7 +90,7 @@ def give(folder: Path, *arguments: str) -> Given:
         for name in seen["packages"]
         if not name.startswith(("_cython", "_sysconfigdata", "__editable__"))
     }
-    return Given(done.stdout, done.stderr, packages - ENVIRONMENT, seen["started"])
+    return Given(done.stdout, done.stderr, packages - ENVIRONMENT, set(seen["modules"]), seen["started"])
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,7 @@ def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixt
 def test_a_query_imports_the_engines_and_no_more(finished: Path, tmp_path: Path) -> None:
     given = give(tmp_path, "sql", "SELECT count(*) FROM runs", "--store", str(finished / "store"))
     assert given.packages <= OWN | COMMAND_LINE | ARROW | SQL
+    assert not given.modules & (UNUSED | UNUSED_IN_SQL)
     assert not given.started
     assert "1" in given.out
 
@@ -136,6 +143,7 @@ def test_a_committed_run_is_confirmed_without_prefect_a_server_or_a_model(
     (before,) = store.runs()
     given = give(tmp_path, "run", str(finished / "data" / "spec.yaml"), "--store", store.url)
     assert given.packages <= OWN | COMMAND_LINE | ARROW | PLAN
+    assert not given.modules & (UNUSED - {"rich.progress"})
     assert not given.started
     (after,) = store.runs()
     assert {name for name in after if after[name] != before.get(name)} == {"confirmed_at"}

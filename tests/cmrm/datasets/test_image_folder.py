@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -119,6 +120,58 @@ def test_missing_images_are_rejected_by_one_listing_of_each_folder(images, monke
     assert calls["scandir"] <= 2 * sum(1 for _ in os.walk(images))
     # Three times as a name that is asked for, and none of its dozen variants.
     assert calls["lstat"] <= 3 * count + 100
+
+
+def test_each_folder_of_found_images_is_resolved_once(tmp_path, monkeypatch):
+    places = [tmp_path / "images" / f"{number % 3}" / f"{number}.png" for number in range(300)]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"")
+    seen: Counter[str] = Counter()
+    lstat = os.lstat
+
+    def count(path):
+        seen[os.fspath(path)] += 1
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", count)
+    folder = ImageFolder(tmp_path / "images")
+    assert [folder.find(f"{place.parent.name}/{place.name}")[1] for place in places] == places
+    # A look at each image, and at each part of the paths of three folders and the root.
+    assert sum(seen.values()) <= len(places) + 4 * len(places[0].parts)
+
+
+@pytest.mark.parametrize("root", ["images", "link-to-images", "images/../images"])
+def test_what_is_found_is_the_file_itself_inside_the_folder(images, monkeypatch, root):
+    top = images.parent
+    Image.new("RGB", (8, 8)).save(top / "secret.png")
+    (top / "link-to-images").symlink_to(images)
+    (images / "file-link.png").symlink_to("b.png")
+    (images / "folder-link").symlink_to("street_2")
+    (images / "way-out").symlink_to(top)
+    (images / "leak.png").symlink_to(top / "secret.png")
+    os.mkfifo(images / "pipe.png")
+    monkeypatch.chdir(top)
+    folder = ImageFolder(Path(root))
+    inside = {
+        "b.png": "b.png",
+        "Street/0001.JPG": "Street/0001.JPG",
+        "street_2/../b.png": "b.png",
+        "file-link.png": "b.png",
+        "folder-link/a.png": "street_2/a.png",
+        "way-out/images/b.png": "b.png",
+        str(images / "b.png"): "b.png",
+    }
+    found = {name: folder.find(name) for name in inside}
+    assert found == {name: (name, images / file) for name, file in inside.items()}
+    outside = (
+        "way-out/secret.png",
+        "leak.png",
+        "../secret.png",
+        str(top / "secret.png"),
+        "folder-link/../../secret.png",
+    )
+    assert [folder.find(name) for name in (*outside, "pipe.png", "two", "", ".", "two/")] == [None] * 10
 
 
 def test_match_without_a_folder_is_refused(tmp_path):
