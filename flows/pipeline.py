@@ -19,6 +19,7 @@ from tasks.generate.captions import caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
 from tasks.judge.stage import judge_answers, judge_on_devices
+from tasks.judge.texts import judge_texts, judge_texts_on_devices
 from tasks.overhead import OverheadJob, measure_overhead
 from tasks.report.stage import write_report
 from tasks.shards.answers import AnswerShard
@@ -148,8 +149,17 @@ def _conclude(
     # A judge with a model of its own runs after the judged models, with the devices to itself.
     judged = [*judged, *stages.run(judge_on_devices, judging.jobs_on_devices(answered))]
 
+    # Traces of models that reason, and questions alone, by the judges that judge them.
+    texts = judging.text_jobs(answered, used[StageName.INGEST], place="devices")
+    read = [made for _, made in stages.run(judge_texts_on_devices, texts)]
+    texts = judging.text_jobs(answered, used[StageName.INGEST], place="processor")
+    if texts:
+        with stages.run_in_background(judge_texts) as verdicts:
+            verdicts.add("all", lambda: texts)
+            read += [made for _, made in verdicts.finish(["all"])]
+
     # Aggregate the verdicts into the report.
-    used = {**used, StageName.JUDGE: judging.sort(judged, answered)}
+    used = {**used, StageName.JUDGE: judging.sort(judged, answered), StageName.JUDGE_TEXTS: read}
     ((_, report),) = stages.run(write_report, judging.report_jobs(used))
     keys = dict.fromkeys(made.key for stage in used.values() for made in stage)
     return Outcome(report=report, keys=(*keys, report.key))

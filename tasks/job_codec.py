@@ -18,6 +18,7 @@ from tasks.generate.job import GenerateJob
 from tasks.generate.job_group import JobGroup
 from tasks.generate.stage import generate_answers
 from tasks.judge.stage import JudgeJob, judge_on_devices
+from tasks.judge.texts import QuestionJob, TraceJob, judge_texts_on_devices
 from tasks.overhead import OverheadJob, measure_overhead
 from tasks.states.extract import EmbedJob, extract_states
 
@@ -30,6 +31,7 @@ TRAVELLING: Mapping[StageName, tuple[Stage[Any], Any]] = MappingProxyType(
         StageName.GENERATE: (generate_answers, GenerateJob | JobGroup),
         StageName.OVERHEAD: (measure_overhead, OverheadJob),
         StageName.JUDGE: (judge_on_devices, JudgeJob),
+        StageName.JUDGE_TEXTS: (judge_texts_on_devices, TraceJob | QuestionJob),
     }
 )
 

@@ -15,7 +15,7 @@ from cmrm.decoding.nonfinite import Fault, LogitsWatch, trace_blocks
 from cmrm.decoding.requests import Answer, Answers
 from cmrm.decoding.stop_tokens import list_ends, make_generation_config
 from cmrm.models.position_limit import limit_new_tokens
-from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, decode_answer, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Steering
@@ -94,17 +94,15 @@ class _PositionsEnd(StoppingCriteria):
 def _read_answers(
     vlm: VisionLanguageModel, new_tokens: Tensor, limits: Sequence[int], sizes: Sequence[int]
 ) -> list[Answer]:
-    tokenizer = vlm.processor.tokenizer
     ends = torch.tensor(list_ends(vlm), device=new_tokens.device)
     # What follows an answer's limit is padding, which is the end token of some models.
     inside = torch.arange(new_tokens.shape[1]) < torch.tensor(limits)[:, None]
     ended = torch.isin(new_tokens, ends) & inside.to(new_tokens.device)
     longest = inside.sum(1).to(new_tokens.device)
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, longest).tolist()
-    texts = tokenizer.batch_decode(
-        [row[:length] for row, length in zip(new_tokens.tolist(), lengths, strict=True)],
-        skip_special_tokens=True,
-    )
+    texts = [
+        decode_answer(vlm, row[:length]) for row, length in zip(new_tokens.tolist(), lengths, strict=True)
+    ]
     return [
         Answer(
             text=text.strip(),

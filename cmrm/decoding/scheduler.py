@@ -12,7 +12,7 @@ from transformers import BatchFeature
 from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.nonfinite import Fault
 from cmrm.decoding.requests import Answer, Answered, Arm, DecodeRequest, FinishReason, shares_prefill
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, decode_answer
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.intervention import list_parts, needs_own_prefill
 from cmrm.steering.projection import Projection
@@ -317,7 +317,7 @@ class AnswerCollector:
                 prompt_tokens=row.prompt_tokens,
                 fault=fault,
             )
-        text = self._vlm.processor.tokenizer.decode(branch.tokens, skip_special_tokens=True)
+        text = decode_answer(self._vlm, branch.tokens)
         assert branch.reason is not None  # a row is taken when all its branches have ended
         return Answer(
             text=text.strip(),

@@ -26,6 +26,7 @@ JUDGES: Plugins[Judge] = Plugins(
             "exact": "cmrm.judges.exact:ExactJudge",
             "harmbench": "cmrm.judges.harmbench:HarmBenchJudge",
             "llama-guard": "cmrm.judges.llama_guard:LlamaGuardJudge",
+            "llama-guard-question": "cmrm.judges.llama_guard:LlamaGuardQuestionJudge",
             "llama-guard-vision": "cmrm.judges.llama_guard:LlamaGuardVisionJudge",
             "match": "cmrm.judges.match:MatchJudge",
             "overlap": "cmrm.judges.overlap:OverlapJudge",
@@ -34,6 +35,7 @@ JUDGES: Plugins[Judge] = Plugins(
             "strongreject": "cmrm.judges.strongreject:StrongRejectJudge",
             "vqa": "cmrm.judges.vqa:VqaJudge",
             "wildguard": "cmrm.judges.wildguard:WildGuardJudge",
+            "wildguard-question": "cmrm.judges.wildguard:WildGuardQuestionJudge",
         }
     ),
 )

@@ -34,6 +34,7 @@ class ChatJudge(ModelJudge):
         super().__post_init__()
         check_count(self.name, "max_new_tokens", self.max_new_tokens)
         object.__setattr__(self, "reads", self.asked.reads)
+        object.__setattr__(self, "subjects", self.asked.subjects)
 
     @cached_property
     def asked(self) -> Rubric:

@@ -60,7 +60,9 @@ class EndpointJudge(Judge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "reads", get_rubric(self.rubric).reads)
+        rubric = get_rubric(self.rubric)
+        object.__setattr__(self, "reads", rubric.reads)
+        object.__setattr__(self, "subjects", rubric.subjects)
         self._check_url()
         if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
             # The value is not quoted: some users put the key itself here.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from cmrm.errors import UserError
-from cmrm.judges.judge import Answer, Field, Verdict
+from cmrm.judges.judge import HARM, Answer, Field, Subject, Verdict
 from cmrm.judges.local import ModelJudge
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class HarmBenchJudge(ModelJudge):
     kind: ClassVar[str] = "harmbench"
     words: ClassVar[tuple[str, ...]] = ("yes", "no")
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful"))
+    subjects: ClassVar[frozenset[Subject]] = HARM
     marks: ClassVar[tuple[str, ...]] = (
         "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[BEHAVIOR]", "[GENERATION]", "<s>", "</s>",
     )  # fmt: skip

@@ -15,6 +15,9 @@ VerdictName = Literal["unsafe", "safe", "correct", "incorrect", "scored", "parse
 # Reports store scores as float32, where a larger value is inf.
 LARGEST_SCORE = 3.4028234e38
 Field = Literal["question", "answer", "harmful", "reference", "context", "image"]
+# What a verdict is about: an answer, without its trace; the trace of a model that reasons; a question alone.
+Subject = Literal["answer", "trace", "question"]
+HARM: frozenset[Subject] = frozenset(("answer", "trace"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +111,14 @@ class Judge(ABC):
 
     A kind of judge is a frozen keyword-only dataclass. Its fields are the options of a spec: JSON types, required where
     they have no default. `name` labels it in tables and defaults to its kind. `reads` lists the fields of `Answer` that
-    decide its verdicts; the others are left empty. A judge whose `place` is `devices` has a model, loaded with its
-    first batch.
+    decide its verdicts; the others are left empty. `subjects` says what it judges; a trace is given to it in place of
+    the answer, and the answer to a question that is judged alone is empty. A judge whose `place` is `devices` has a
+    model, loaded with its first batch.
     """
 
     kind: ClassVar[str]
     reads: ClassVar[frozenset[Field]]
+    subjects: ClassVar[frozenset[Subject]] = frozenset(("answer",))
     place: ClassVar[Literal["processor", "devices"]] = "processor"
 
     name: str = ""

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cmrm.judges.judge import Answer, Field, Judge, Verdict, VerdictName
+from cmrm.judges.judge import HARM, Answer, Field, Judge, Subject, Verdict, VerdictName
 from cmrm.judges.text import END, split_words
 
 # About two sentences: long enough for "Thank you for asking. However, as an AI language model, I cannot help with …".
@@ -151,6 +151,7 @@ class RefusalJudge(Judge):
 
     kind: ClassVar[str] = "refusal"
     reads: ClassVar[frozenset[Field]] = frozenset(("answer", "harmful"))
+    subjects: ClassVar[frozenset[Subject]] = HARM
     version: ClassVar[int] = 2
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.errors import UserError
-from cmrm.judges.judge import Answer, Field, Verdict
+from cmrm.judges.judge import HARM, Answer, Field, Subject, Verdict
 from cmrm.judges.local import ModelJudge, check_share, named
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class ShieldGemmaJudge(ModelJudge):
 
     kind: ClassVar[str] = "shieldgemma"
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer"))
+    subjects: ClassVar[frozenset[Subject]] = HARM
     marks: ClassVar[tuple[str, ...]] = ("<start_of_turn>", "<end_of_turn>")
 
     model: str = "google/shieldgemma-2b"

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cmrm.errors import UserError
-from cmrm.judges.judge import Answer, Field, Verdict
+from cmrm.judges.judge import HARM, Answer, Field, Subject, Verdict
 from cmrm.judges.local import ModelJudge, check_share, fingerprint, named, pin
 from cmrm.judges.shieldgemma import find_token, write_share
 
@@ -55,6 +55,7 @@ class StrongRejectJudge(ModelJudge):
 
     kind: ClassVar[str] = "strongreject"
     reads: ClassVar[frozenset[Field]] = frozenset(("question", "answer", "harmful"))
+    subjects: ClassVar[frozenset[Subject]] = HARM
 
     model: str = "google/gemma-2b"
     adapter: str = "qylu4156/strongreject-15k-v1"

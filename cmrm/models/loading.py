@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -52,12 +53,13 @@ def load_model(
     adapter: AdapterIdentity | None = None,
     family: Family | None = None,
     image_backend: str = AUTO,
+    kept: Sequence[str] = (),
 ) -> VisionLanguageModel:
     """Load weights (safetensors only) and processor from a resolved folder, ready for decoding.
 
     The model's own code runs only if its identity allows it. With a `device_map` the weights are spread over this
     machine's devices, else they go to `device`. A given `family` replaces the table's. `image_backend` is as in
-    `pin_image_backend`.
+    `pin_image_backend`. `kept` are special tokens that answers keep.
     Raises `UserError` if transformers cannot load the folder, or a requested device, package or backend is missing.
     """
     need_attention(attn_implementation)
@@ -108,7 +110,7 @@ def load_model(
     if chosen.type == "cpu":
         keep_freed_memory()
     own_weights(model)
-    vlm = prepare_model(model.eval(), processor, where=identity.id, family=family)
+    vlm = prepare_model(model.eval(), processor, where=identity.id, family=family, kept=kept)
     check_folder(vlm, where=identity.id)
     for fault in find_tokenizer_faults(vlm, identity.folder):
         log.warning("model.id: %r: %s", identity.id, fault)

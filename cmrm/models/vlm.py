@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class VisionLanguageModel:
     `decoder` is the backbone's stack (it receives the embedded prompt and the KV cache), `blocks` its decoder blocks
     in order. The vision tower is in neither, so it is never captured or steered. `image_only_blocks` are the numbers of
     those that the model skips without an image. `system_form` is the form in which the template takes a system line.
+    `kept_tokens` are special tokens that answers keep as text, by id: the marks around what a model thinks.
 
     >>> import cmrm
     >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
@@ -50,6 +51,7 @@ class VisionLanguageModel:
     image_only_blocks: frozenset[int]
     image_token_id: int
     special_tokens: frozenset[str]
+    kept_tokens: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def hidden_size(self) -> int:
@@ -70,12 +72,12 @@ class VisionLanguageModel:
 
 
 def prepare_model(
-    model: Any, processor: Any, *, where: str, family: Family | None = None
+    model: Any, processor: Any, *, where: str, family: Family | None = None, kept: Iterable[str] = ()
 ) -> VisionLanguageModel:
     """Wrap an already loaded model and processor; `where` names the model in errors.
 
-    A given `family` replaces the table's. Raises `UserError` for an unknown model type, for a family whose paths lead
-    nowhere, and for a processor without a chat template.
+    A given `family` replaces the table's. `kept` are special tokens that answers keep. Raises `UserError` for an
+    unknown model type, for a family whose paths lead nowhere, and for a processor without a chat template.
     """
     family = family or get_family(model.config.model_type, where=where)
     decoder = model.get_decoder()
@@ -103,7 +105,24 @@ def prepare_model(
         image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
         image_token_id=image_token_id,
         special_tokens=list_special_tokens(processor, image_token_id),
+        kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
     )
+
+
+def decode_answer(vlm: VisionLanguageModel, tokens: Sequence[int]) -> str:
+    """Decode an answer without the tokenizer's special tokens, except those that answers keep."""
+    tokenizer = vlm.processor.tokenizer
+    if vlm.kept_tokens.keys().isdisjoint(tokens):
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    parts: list[str] = []
+    piece: list[int] = []
+    for token in tokens:
+        if token in vlm.kept_tokens:
+            parts += [tokenizer.decode(piece, skip_special_tokens=True), vlm.kept_tokens[token]]
+            piece = []
+        else:
+            piece.append(token)
+    return "".join([*parts, tokenizer.decode(piece, skip_special_tokens=True)])
 
 
 def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:

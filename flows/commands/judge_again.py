@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import CONTROLS, Condition
 from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.reasoning import ReasoningMarks
 from flows.pipeline import Outcome, run_judging
 from flows.plan.judge import JudgePlan, check_judges, resolve_judges
 from flows.plan.prompts import find_own_images
@@ -25,8 +26,8 @@ from storage.store import Store
 from tasks.compare.finished_runs import find_finished, find_report
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse
-from tasks.judge.stage import plan_judging
-from tasks.shards.answers import AnswerShard
+from tasks.judge.stage import VerdictJob, plan_judging
+from tasks.shards.answers import REASONING, AnswerShard
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import (
     Captioned,
@@ -93,12 +94,16 @@ class FinishedRun:
         store = self.plan.store
         check_judges(
             self.plan.judges,
-            lambda judge: any(
-                store.look_up(job.stage, job.key) is None
-                for answers in find_answers(self.plan, self.used)
-                for job in plan_judging(store, answers, [judge])
-            ),
+            lambda judge: any(store.look_up(job.stage, job.key) is None for job in self._list_jobs(judge)),
         )
+
+    def _list_jobs(self, judge: JudgeUse) -> Iterator[VerdictJob]:
+        """List all that a judge is to judge, one shard after the other."""
+        alone = replace(self.plan, judges=(judge,))
+        for answers in find_answers(self.plan, self.used):
+            yield from plan_judging(self.plan.store, answers, [judge])
+            yield from alone.text_jobs([answers], (), place=judge.place)
+        yield from alone.text_jobs((), self.used[StageName.INGEST], place=judge.place)
 
     def judge(self, stages: Stages) -> Outcome:
         """Judge all answers and report; committed verdicts are reused."""
@@ -157,7 +162,13 @@ def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) 
             showing=_find_images(plan, found, responses),
             responses=responses,
             label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
+            reasoning=_find_marks(responses),
         )
+
+
+def _find_marks(responses: Manifest) -> ReasoningMarks | None:
+    found = responses.provenance.get(REASONING)
+    return None if found is None else ReasoningMarks.from_content(found)
 
 
 def _slice_targets(

@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.report.tables.judges import describe_agreement, describe_spend
+from flows.report.tables.reasoning import describe_no_final, make_reasoning_table
+from flows.report.tables.text_alone import make_questions_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine, render_grid
 from flows.report.writers.terminal_defences import render_defences
 from flows.report.writers.terminal_parts import render_parts
+from flows.report.writers.terminal_text import render_small_tables
 from flows.terminal.safe_text import show_safely
 
 if TYPE_CHECKING:
@@ -25,7 +28,13 @@ def print_result(console: Console, result: Result) -> None:
         if summary.defences is not None:
             console.print()
             console.print(render_defences(summary.defences))
-        console.print(Text(show_safely(describe_parse_errors(summary.judges))))
+        for line in (describe_parse_errors(summary.judges), *describe_no_final(summary.reasoning)):
+            console.print(Text(show_safely(line)))
+    for grid in render_small_tables(
+        [make_questions_table(summary.questions), make_reasoning_table(summary.reasoning)]
+    ):
+        console.print()
+        console.print(grid)
     for grid in render_parts(summary.parts):
         console.print()
         console.print(grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cmrm.errors import UserError
 from flows.spec.spec import Spec
@@ -11,12 +12,20 @@ from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse, check_judge, resolve_judge
-from tasks.judge.stage import JudgeJob, plan_judging
+from tasks.judge.stage import JudgeJob, VerdictJob, plan_judging
+from tasks.judge.texts import plan_questions, plan_traces
 from tasks.report.stage import ReportJob
 from tasks.shards.answers import AnswerShard
 
 # Stages that few runs have, and that reports of the others do not name.
-LATER_STAGES = frozenset((StageName.DIRECTION, StageName.CAPTION, StageName.SHIFT_PARTS))
+LATER_STAGES = frozenset(
+    (
+        StageName.DIRECTION,
+        StageName.CAPTION,
+        StageName.SHIFT_PARTS,
+        StageName.JUDGE_TEXTS,
+    )
+)
 
 Judged = Sequence[tuple[JudgeJob, Manifest]]
 
@@ -44,6 +53,29 @@ class JudgePlan:
             if judge.place == "devices"
             for answers in once.values()
             for job in plan_judging(self.store, answers, [judge])
+        ]
+
+    def text_jobs(
+        self,
+        answered: Sequence[AnswerShard],
+        ingested: Sequence[Manifest],
+        *,
+        place: Literal["processor", "devices"],
+    ) -> list[VerdictJob]:
+        """Jobs of traces and of questions, for the judges that run there; the last judge of answers is the first here.
+
+        So it need not be loaded again.
+        """
+        once = {answers.responses.key: answers for answers in answered}
+        own = [made for made in ingested if made.content["dataset"] in self.spec.judged()]
+        return [
+            job
+            for judge in reversed(self.judges)
+            if judge.place == place
+            for job in (
+                *(job for answers in once.values() for job in plan_traces(self.store, answers, [judge])),
+                *plan_questions(self.store, own, [judge], shard_size=self.spec.shard_size),
+            )
         ]
 
     def sort(self, judged: Judged, answered: Sequence[AnswerShard]) -> list[Manifest]:

@@ -13,6 +13,7 @@ from cmrm.models.adapters import resolve_adapter
 from cmrm.models.control_prompts import explain_no_controls
 from cmrm.models.families import FAMILIES, Family, get_family
 from cmrm.models.image_backend import pin_image_backend
+from cmrm.models.reasoning import find_reasoning_marks
 from cmrm.models.revision import resolve_model
 from cmrm.models.system_prompts import read_system_line
 from flows.plan.captions import refuse_no_images
@@ -196,6 +197,7 @@ def resolve_use(model: ModelSpec) -> ModelUse:
     if attention == "auto":
         # The key holds what `auto` resolves to, which may change between releases.
         attention = (family or get_family(identity.model_type, where=model.id)).attention
+    template = (family or get_family(identity.model_type, where=model.id)).template
     return ModelUse(
         identity=identity,
         label=model.name,
@@ -208,4 +210,11 @@ def resolve_use(model: ModelSpec) -> ModelUse:
         quantization=None if model.quantization is None else model.quantization.make(),
         adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
         family=family,
+        reasoning=None
+        if model.reasoning == "none"
+        else find_reasoning_marks(
+            identity.folder,
+            template=template,
+            asked=None if model.reasoning == "auto" else model.reasoning,
+        ),
     )

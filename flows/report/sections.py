@@ -27,7 +27,9 @@ from flows.report.tables.main import (
     make_main_table,
 )
 from flows.report.tables.parts import make_parts_tables
+from flows.report.tables.reasoning import describe_no_final, make_reasoning_table
 from flows.report.tables.stimuli import make_stimulus_table, warn_of_padding
+from flows.report.tables.text_alone import make_questions_table, make_text_alone_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
 from tasks.core.software import describe_software
 from tasks.report.judge_costs import JudgeTotals
@@ -58,6 +60,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             [
                 make_main_table(table) if table.rows else None,
                 *_count_errors(table, summary.judges),
+                *_make_sentences(describe_no_final(summary.reasoning)),
                 *_make_sentences(warn_of_code(summary.models)),
                 *_make_sentences(warn_of_padding(summary.stimuli)),
             ],
@@ -79,6 +82,12 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
         ),
         ("strength", "Strength", [*shown["strength"], *_choose(curves), *make_curve_tables(curves)]),
         ("categories", "By category", [*shown["categories"], *make_category_tables(summary.categories)]),
+        (
+            "text-alone",
+            "Text alone",
+            [make_text_alone_table(table), make_questions_table(summary.questions)],
+        ),
+        ("reasoning", "Reasoning traces", [make_reasoning_table(summary.reasoning)]),
         ("parts", "Parts of Δ", [*shown["parts"], *make_parts_tables(summary.parts)]),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),

@@ -1,4 +1,4 @@
-"""Sections of a spec about models: id, revision, dtype, device, quantization, adapter, system prompt."""
+"""Sections of a spec about models: id, revision, dtype, device, quantization, adapter, system prompt, reasoning."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
-from pydantic import ValidationInfo, create_model, field_validator
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_serializer,
+)
 
 from cmrm.models.families import Attention, Family
 from cmrm.models.image_backend import Backend
 from cmrm.models.quantization import NumberFormat, Quantization
+from cmrm.models.reasoning import check_marks
 from cmrm.models.system_prompts import read_system_line
 from cmrm.untrusted.regular_file import is_folder
 from flows.spec.home import expand_home
@@ -69,6 +76,7 @@ class ModelSpec(Section):
     """Which model to load, and how. `id` is a local folder or a hub id; `name` is its name in tables.
 
     `device_map` spreads it over all devices of a machine. `system` is a system prompt, or the name of one.
+    `reasoning` names the two marks around its traces; `auto` finds them in its folder, `none` judges answers whole.
     """
 
     id: ModelId
@@ -84,6 +92,7 @@ class ModelSpec(Section):
     family: FamilySpec | None = None
     trust_remote_code: bool = False
     system: str | None = None
+    reasoning: Literal["auto", "none"] | tuple[str, str] = "auto"
 
     @field_validator("device_map")
     @classmethod
@@ -101,6 +110,21 @@ class ModelSpec(Section):
         if system is not None:
             read_system_line(system)
         return system
+
+    @field_validator("reasoning")
+    @classmethod
+    def _tell_the_marks_apart(cls, marks: Any) -> Any:
+        if isinstance(marks, tuple):
+            check_marks(marks)
+        return marks
+
+    @model_serializer(mode="wrap")
+    def _leave_out_usual_reasoning(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records of specs that do not name marks stay those of releases that knew none: the same run is found again.
+        content: dict[str, Any] = write(self)
+        if content.get("reasoning") == "auto":
+            del content["reasoning"]
+        return content
 
     @property
     def asked_for(self) -> str:

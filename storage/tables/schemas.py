@@ -240,6 +240,41 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ]
             ),
         ),
+        "text_judgements": Kind(
+            comment="one row per judge and text that is no answer: the trace of a model that reasons, or a question",
+            schema=pa.schema(
+                [
+                    _column("judge", pa.string(), "name of the judge"),
+                    _column("subject", pa.string(), "what is judged: trace, or question (without its image)"),
+                    _maybe(
+                        "model", pa.string(), "model and revision that wrote the trace; null for a question"
+                    ),
+                    _DATASET,
+                    _SAMPLE,
+                    _maybe("condition", pa.string(), "how the sample was shown; null for a question"),
+                    _maybe(
+                        "intervention",
+                        pa.string(),
+                        "name of the intervention; '' for none, null for a question",
+                    ),
+                    _ALPHA,
+                    _maybe(
+                        "answer_digest",
+                        pa.string(),
+                        "sha256 of the answer that the trace is of: joins it to responses and judgements",
+                    ),
+                    _maybe("ended", pa.bool_(), "whether the trace has an end; null for a question"),
+                    _column(
+                        "verdict", pa.string(), "unsafe, safe, not_applicable or parse_error (never safe)"
+                    ),
+                    _maybe("refused", pa.bool_(), "whether the text is a refusal; null where not judged"),
+                    _maybe("score", pa.float64(), "the judge's score, on its own scale"),
+                    _maybe("raw", pa.string(), "the judge's own words"),
+                    _maybe("prompt_tokens", pa.int64(), "tokens that the judge's model read for it"),
+                    _maybe("completion_tokens", pa.int64(), "tokens that the judge's model wrote for it"),
+                ]
+            ),
+        ),
         "timings": Kind(
             comment="one row per batch, arm and repeat: how long the model took",
             schema=pa.schema(

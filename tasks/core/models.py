@@ -14,6 +14,7 @@ from cmrm.models.families import Family
 from cmrm.models.pinning import check_unchanged, place
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import ModelIdentity
+from cmrm.prompts.reasoning import ReasoningMarks
 
 if TYPE_CHECKING:
     from cmrm.models.vlm import VisionLanguageModel
@@ -42,6 +43,8 @@ class ModelUse:
     quantization: Quantization | None = None
     adapter: AdapterIdentity | None = None
     family: Family | None = None
+    # Of a model that reasons, or whose tokenizer has marks of traces.
+    reasoning: ReasoningMarks | None = None
 
     @property
     def name(self) -> str:
@@ -92,6 +95,11 @@ class ModelUse:
             "system": self.system,
             **self._unusual(),
         }
+
+    def content_of_answers(self) -> dict[str, Any]:
+        """The key content that determines answers and not states: which special tokens they keep."""
+        special = () if self.reasoning is None else self.reasoning.special
+        return {"kept_tokens": list(special)} if special else {}
 
     def content_with_images(self) -> dict[str, Any]:
         """The key content that determines states and answers of prompts with an image: the image backend, too."""
@@ -172,6 +180,7 @@ def load_model_once(use: ModelUse) -> VisionLanguageModel:
                 adapter=adapter,
                 family=use.family,
                 image_backend=use.image_backend,
+                kept=() if use.reasoning is None else use.reasoning.special,
             )
         except UserError:
             # In a folder that is still being written, files may not match each other.

@@ -19,9 +19,11 @@ log = logging.getLogger("cmrm.tasks")
 # The remedy for an OOM on a single sample, by stage.
 REMEDY = "a smaller model.dtype (bfloat16, float16) or another model.device"
 ANSWERING = f"a smaller generation.max_new_tokens, {REMEDY}"
+JUDGING = "the judge a smaller dtype (bfloat16, float16) or another device, where it has these options"
 REMEDIES: Mapping[StageName, str] = {
     StageName.GENERATE: ANSWERING,
-    StageName.JUDGE: "the judge a smaller dtype (bfloat16, float16) or another device, where it has these options",
+    StageName.JUDGE: JUDGING,
+    StageName.JUDGE_TEXTS: JUDGING,
     StageName.EMBED_IMAGES: "clip another device, or smaller images",
     StageName.OVERHEAD: ANSWERING,
 }

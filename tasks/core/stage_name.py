@@ -21,6 +21,7 @@ class StageName(StrEnum):
     GENERATE = "generate"
     OVERHEAD = "overhead"
     JUDGE = "judge"
+    JUDGE_TEXTS = "judge-texts"
     REPORT = "report"
     # Storage finds the reports that a comparison refers to, so it defines this name.
     COMPARE = comparisons.COMPARE

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cmrm.prompts.reasoning import split_trace
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.stage import make_stage
@@ -39,6 +40,7 @@ class CaptionJob(GenerateJob):
             "samples": self.slice.digest,
             "decoding": {"method": "greedy", "max_new_tokens": self.max_new_tokens},
             **self.steering.content(self.showing),
+            **self._describe_traces(),
             **describe_batches(self.fixed_batch),
         }
 
@@ -54,7 +56,7 @@ class CaptionJob(GenerateJob):
         return [stored for stored in super().read(store) if needs_caption(stored, self.captioned)]
 
     def find_lack(self, answer: Answer) -> str | None:
-        return None if answer.text.strip() else NO_CAPTION
+        return None if self._find_caption(answer) else NO_CAPTION
 
     def to_row(self, stored: StoredSample, answer: Answer) -> dict[str, Any]:
         return {
@@ -63,11 +65,22 @@ class CaptionJob(GenerateJob):
             "sample_id": stored.sample.id,
             "style": self.steering.prompt.style,
             "prompt": self.steering.prompt.text,
-            "caption": answer.text,
+            "caption": self._find_caption(answer),
             "tokens": answer.tokens,
             "finish_reason": answer.finish_reason,
             "prompt_tokens": answer.prompt_tokens,
         }
+
+    def _find_caption(self, answer: Answer) -> str:
+        """The answer without the trace of a model that reasons; '' for nothing."""
+        marks = self.model.reasoning
+        return (answer.text if marks is None else split_trace(answer.text, marks).final or "").strip()
+
+    def _describe_traces(self) -> dict[str, Any]:
+        # Captions of models that have the tokens of traces, and do not reason, keep their keys.
+        marks = self.model.reasoning
+        unused = marks is None or (marks.declared == "tokens" and not marks.wrapping)
+        return {} if marks is None or unused else {"without_trace": marks.content()}
 
 
 def _caption(job: CaptionJob, store: Store) -> Manifest:

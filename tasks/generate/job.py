@@ -50,6 +50,7 @@ class GenerateJob(Job):
             "decoding": {"method": "greedy", "max_new_tokens": self.max_new_tokens},
             "intervention": None if self.steering is None else self.steering.content(self.showing),
             "intervention_name": "" if self.steering is None else self.steering.name,
+            **self.model.content_of_answers(),
             **describe_batches(self.fixed_batch),
         }
 
@@ -92,4 +93,10 @@ class GenerateJob(Job):
     def as_answered(self, responses: Manifest) -> AnswerShard:
         """Make the judges' input from the job's responses."""
         showing = restore_gains(self.showing, responses.provenance)
-        return AnswerShard(slice=self.slice, showing=showing, responses=responses, label=self.label)
+        return AnswerShard(
+            slice=self.slice,
+            showing=showing,
+            responses=responses,
+            label=self.label,
+            reasoning=self.model.reasoning,
+        )

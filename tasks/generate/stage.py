@@ -23,6 +23,7 @@ from tasks.generate.job import GenerateJob
 from tasks.generate.job_group import group_jobs, join
 from tasks.generate.prepare import PendingSample, QuarantinedSample, RequestBuilder
 from tasks.generate.steps import settle_steps
+from tasks.shards.answers import REASONING
 from tasks.shards.batch_size import choose_rows
 from tasks.shards.isolation import Isolation, run_past_failures
 from tasks.shards.precision import DTYPE, describe_dtype
@@ -105,6 +106,7 @@ def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
             "batch_size": asked,
             "smallest_batch_size": size,
             **({STIMULI: stimuli} if stimuli else {}),
+            **({} if job.model.reasoning is None else {REASONING: job.model.reasoning.content()}),
         }
         return [arm.commit(samples, provenance) for arm in arms]
 

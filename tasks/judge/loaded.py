@@ -12,7 +12,7 @@ from tasks.core.models import choose_device, load_once
 from tasks.core.options import build_plugin, check_options, fill_options, read_options
 
 if TYPE_CHECKING:
-    from cmrm.judges.judge import Field
+    from cmrm.judges.judge import Field, Subject
 
 # A run has a handful; each may keep a connection open.
 MOST_KEPT = 32
@@ -35,6 +35,11 @@ class JudgeUse:
     def reads(self) -> frozenset[Field]:
         """The fields of an answer that determine its verdicts."""
         return _keep(self).reads
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """What it judges: answers, traces, questions."""
+        return _keep(self).subjects
 
     @property
     def device(self) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.errors import UserError
 from cmrm.judges import Answer, Judge, Verdict
 from cmrm.judges.judge import find_fault
+from cmrm.prompts.reasoning import ReasoningMarks, SplitAnswer, split_trace
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from storage.tables.arrow import from_rows
 from tasks.core.call_thread import iterate_apart
-from tasks.core.stage import Job, make_stage
+from tasks.core.stage import Job, Stage, make_stage
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse, describe_spec, load_judge
 from tasks.shards.answers import AnswerShard
@@ -37,34 +39,109 @@ BATCH_SIZE = 256
 PIECE_SECONDS = 1.0
 
 
+# The columns of an answer that its verdicts repeat.
+CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
+# What the row of an answer without a final part says in place of a judge's words.
+NO_FINAL = "no final answer: the answer is its trace alone"
+
+
 @dataclass(frozen=True, kw_only=True)
-class JudgeJob(Job):
-    """A shard's answers and one judge; `digest` is of everything that the judge is shown.
+class VerdictJob(Job, ABC):
+    """Texts of a shard and one judge; `digest` is of everything that the judge is shown.
 
     `showing` is set for a judge that reads images.
     """
 
+    # The table that its rows are written to.
+    kind: ClassVar[str]
+
     judge: JudgeUse
-    responses: str
     slice: Slice
     showing: PromptBuilder | None
     digest: str
+
+    def content(self) -> dict[str, Any]:
+        # Rows contain the name, so another name is another table.
+        return {"judge": dict(describe_spec(self.judge)), "name": self.judge.name, "answers": self.digest}
+
+    @abstractmethod
+    def read_rows(self, store: Store) -> Mapping[str, dict[str, Any]]:
+        """Read what is judged, by sample."""
+
+    @abstractmethod
+    def find_text(self, row: Mapping[str, Any]) -> str | None:
+        """Find the text that a judge is given as the answer; None where there is none to judge."""
+
+    def to_row(self, row: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:  # noqa: ARG002 - a subclass uses it
+        """Make the row of a verdict on what `row` holds."""
+        usage = verdict.usage
+        return {
+            "judge": self.judge.name,
+            "verdict": verdict.verdict,
+            "refused": verdict.refused,
+            "score": None if verdict.score is None else float(verdict.score),
+            # A model's reply may contain half a surrogate pair.
+            "raw": verdict.raw.encode("utf-8", "replace").decode(),
+            "prompt_tokens": None if usage is None else usage.prompt_tokens,
+            "completion_tokens": None if usage is None else usage.completion_tokens,
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The provenance of its verdicts."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeJob(VerdictJob):
+    """A shard's answers and one judge.
+
+    With `reasoning`, the marks of traces that some of these answers have, what is judged is what follows the trace.
+    """
+
+    kind: ClassVar[str] = "judgements"
+
+    responses: str
+    reasoning: ReasoningMarks | None = None
 
     @property
     def stage(self) -> StageName:
         return StageName.JUDGE
 
     def content(self) -> dict[str, Any]:
-        # Rows contain the name, so another name is another table.
-        return {"judge": dict(describe_spec(self.judge)), "name": self.judge.name, "answers": self.digest}
+        marks = self.reasoning
+        return {**super().content(), **({} if marks is None else {"reasoning": marks.content()})}
+
+    def read_rows(self, store: Store) -> Mapping[str, dict[str, Any]]:
+        rows = read_answers(store, need_manifest(store, StageName.GENERATE, self.responses))
+        return {row["sample_id"]: row for row in rows}
+
+    def find_text(self, row: Mapping[str, Any]) -> str | None:
+        answer: str = row["answer"]
+        return answer if self.reasoning is None else split_trace(answer, self.reasoning).final
+
+    def to_row(self, row: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+        reference = verdict.reference_score
+        return {
+            **super().to_row(row, verdict),
+            "reference_score": None if reference is None else float(reference),
+            **{name: row[name] for name in CARRIED},
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"responses": self.responses}
 
 
 def plan_judging(store: Store, answers: AnswerShard, judges: Sequence[JudgeUse]) -> list[JudgeJob]:
-    """Plan one job per judge for the answers of a shard."""
+    """Plan one job for the answers of a shard per judge that judges answers."""
+    judges = [judge for judge in judges if "answer" in judge.subjects]
     if not judges:
         return []
-    rows = _read_rows(store, answers.responses)
+    rows = read_answers(store, answers.responses)
     samples = {stored.sample.id: stored for stored in answers.slice.shard.read_all(store)}
+    # Shards without a trace keep the keys that they have under models that do not reason.
+    marks = answers.reasoning if find_traces(rows, answers.reasoning) else None
     return [
         JudgeJob(
             store=store.url,
@@ -74,35 +151,42 @@ def plan_judging(store: Store, answers: AnswerShard, judges: Sequence[JudgeUse])
             responses=answers.responses.key,
             slice=answers.slice,
             showing=answers.showing if "image" in judge.reads else None,
-            digest=digest(_describe(rows, samples, answers, judge.reads)),
+            digest=digest(describe_answers(rows, samples, answers, judge.reads)),
+            reasoning=marks,
         )
         for judge in judges
     ]
 
 
-def _judge(job: JudgeJob, store: Store) -> Manifest:
-    rows = {
-        row["sample_id"]: row
-        for row in _read_rows(store, need_manifest(store, StageName.GENERATE, job.responses))
-    }
+def find_traces(rows: Sequence[Mapping[str, Any]], marks: ReasoningMarks | None) -> dict[str, SplitAnswer]:
+    """Find the answers that have a trace, or an empty one that does not end, by sample; none without marks."""
+    if marks is None:
+        return {}
+    split = {row["sample_id"]: split_trace(row["answer"], marks) for row in rows}
+    return {sample: parts for sample, parts in split.items() if parts.trace is not None or not parts.ended}
+
+
+def give_verdicts(job: VerdictJob, store: Store) -> Manifest:
+    """Judge a job's texts, and commit the verdicts."""
+    rows = job.read_rows(store)
     judge = load_judge(job.judge)
 
     def measure(stored: StoredSample) -> int:
-        return len(stored.sample.question) + len(rows[stored.sample.id]["answer"])
+        return len(stored.sample.question) + len(job.find_text(rows[stored.sample.id]) or "")
 
     samples = [stored for stored in job.slice.shard.read_all(store) if stored.sample.id in rows]
     bench = Bench(job=job, judge=judge, rows=rows, samples=samples)
     return work_through(
         job,
         store,
-        kind="judgements",
+        kind=job.kind,
         samples=samples,
         asked=rows,
         batch_size=getattr(judge, "batch_size", BATCH_SIZE),
         prepare=lambda batch: batch,
         finish=lambda batches: (piece for batch in batches for piece in _judge_batch(bench, batch)),
         partitions={},
-        provenance={"responses": job.responses},
+        provenance=job.provenance,
         length=measure,
     )
 
@@ -111,7 +195,7 @@ def _judge(job: JudgeJob, store: Store) -> Manifest:
 class Bench:
     """A judge and the answers to judge: their rows by sample, and the samples."""
 
-    job: JudgeJob
+    job: VerdictJob
     judge: Judge
     rows: Mapping[str, dict[str, Any]]
     samples: Sequence[StoredSample]
@@ -119,13 +203,22 @@ class Bench:
     def judge_each(self, samples: Sequence[StoredSample]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield each verdict as a row, with its sample's index; raises `UserError` for an invalid verdict."""
         answered = [self.rows[stored.sample.id] for stored in samples]
-        answers = [_to_answer(self.job, self.judge, *pair) for pair in zip(answered, samples, strict=True)]
-        waiting = set(range(len(samples)))
+        texts = [self.job.find_text(row) for row in answered]
+        for place, text in enumerate(texts):
+            if text is None:
+                nothing = Verdict(verdict="not_applicable", raw=NO_FINAL)
+                yield place, self.job.to_row(answered[place], nothing)
+        asked = [(place, text) for place, text in enumerate(texts) if text is not None]
+        if not asked:
+            return
+        answers = [_to_answer(self.job, self.judge, text, samples[place]) for place, text in asked]
+        waiting = set(range(len(answers)))
         with iterate_apart(lambda: self.judge.judge_each(answers)) as verdicts:
-            for place, verdict in verdicts:
-                if place not in waiting:
+            for number, verdict in verdicts:
+                if number not in waiting:
                     raise _miscounted(self.job)
-                waiting.remove(place)
+                waiting.remove(number)
+                place, _ = asked[number]
                 yield place, _to_row(self.job, answered[place], verdict)
         if waiting:
             raise _miscounted(self.job)
@@ -144,10 +237,10 @@ def _judge_batch(bench: Bench, batch: Sequence[StoredSample]) -> Iterator[Finish
         try:
             place, row = next(verdicts)
         except StopIteration:
-            yield from_rows(ready, "judgements"), []
+            yield from_rows(ready, bench.job.kind), []
             return
         except BaseException as error:
-            yield from_rows(ready, "judgements"), []
+            yield from_rows(ready, bench.job.kind), []
             if not may_be_of_a_sample(error):
                 raise
             said = describe_error(error)
@@ -158,7 +251,7 @@ def _judge_batch(bench: Bench, batch: Sequence[StoredSample]) -> Iterator[Finish
         del waiting[place]
         ready.append(row)
         if time.monotonic() - since >= PIECE_SECONDS:
-            yield from_rows(ready, "judgements"), []
+            yield from_rows(ready, bench.job.kind), []
             ready, since = [], time.monotonic()
     judged = [stored for place, stored in enumerate(batch) if place not in waiting]
     yield from _judge_alone(bench, [*waiting.values()], judged)
@@ -184,14 +277,14 @@ def _judge_alone(
             # Only the last error is kept: a traceback references everything that the judge allocated.
             last = error
         else:
-            yield from_rows(rows, "judgements"), []
+            yield from_rows(rows, bench.job.kind), []
             controls.append(stored)
             last = None
     same = len({said for _, said in failed}) == 1
     if last is not None and (controls or same) and not _works(bench, samples, controls):
         raise last
     yield (
-        from_rows([], "judgements"),
+        from_rows([], bench.job.kind),
         [
             quarantine_row(
                 stored,
@@ -219,28 +312,26 @@ def _works(bench: Bench, failed: Sequence[StoredSample], judged: Sequence[Stored
     return False
 
 
-def _miscounted(job: JudgeJob) -> UserError:
+def _miscounted(job: VerdictJob) -> UserError:
     return UserError(
         f"judge {job.judge.name!r} did not give one verdict on each answer; its judge() must return as many as it is "
         "given, in order."
     )
 
 
-_CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
-
-
-def _read_rows(store: Store, responses: Manifest) -> list[dict[str, Any]]:
+def read_answers(store: Store, responses: Manifest) -> list[dict[str, Any]]:
+    """Read the answers of a shard, in the order of their samples' ids."""
     # Sorted, whatever batches they were answered in: their digest is part of a key.
     rows = read_rows(store, responses, "responses").to_pylist()
     return sorted(rows, key=lambda row: str(row["sample_id"]))
 
 
-def _to_answer(job: JudgeJob, judge: Judge, row: dict[str, Any], stored: StoredSample) -> Answer:
+def _to_answer(job: VerdictJob, judge: Judge, text: str, stored: StoredSample) -> Answer:
     """Build the judge's input from the fields it declares to read, so that no other field can affect a verdict."""
     sample, reads = stored.sample, judge.reads
     return Answer(
         question=sample.question if "question" in reads else "",
-        answer=row["answer"] if "answer" in reads else "",
+        answer=text if "answer" in reads else "",
         harmful=sample.harmful and "harmful" in reads,
         reference=sample.reference if "reference" in reads else None,
         context=sample.context if "context" in reads else None,
@@ -248,27 +339,16 @@ def _to_answer(job: JudgeJob, judge: Judge, row: dict[str, Any], stored: StoredS
     )
 
 
-def _to_row(job: JudgeJob, row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+def _to_row(job: VerdictJob, row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
     if fault := find_fault(verdict):
         raise UserError(
             f"judge {job.judge.name!r} gave sample {row['sample_id']!r} of {row['dataset']!r} {fault}; "
             "fix its judge()."
         )
-    usage = verdict.usage
-    return {
-        "judge": job.judge.name,
-        "verdict": verdict.verdict,
-        "refused": verdict.refused,
-        "score": None if verdict.score is None else float(verdict.score),
-        "reference_score": None if verdict.reference_score is None else float(verdict.reference_score),
-        # A model's reply may contain half a surrogate pair.
-        "raw": verdict.raw.encode("utf-8", "replace").decode(),
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-    } | {name: row[name] for name in _CARRIED}
+    return job.to_row(row, verdict)
 
 
-def _describe(
+def describe_answers(
     rows: Sequence[Mapping[str, Any]],
     samples: Mapping[str, StoredSample],
     answers: AnswerShard,
@@ -284,9 +364,9 @@ def _describe(
         known: dict[str, Any] = {name: getattr(stored.sample, name) for name in fields}
         if "image" in reads:
             known["image"] = stored.image_digest if own else image
-        shown.append([*(row[name] for name in _CARRIED), known])
+        shown.append([*(row[name] for name in CARRIED), known])
     return shown
 
 
-judge_answers = make_stage(StageName.JUDGE, _judge, place="processor")
-judge_on_devices = make_stage(StageName.JUDGE, _judge, place="devices")
+judge_answers: Stage[JudgeJob] = make_stage(StageName.JUDGE, give_verdicts, place="processor")
+judge_on_devices: Stage[JudgeJob] = make_stage(StageName.JUDGE, give_verdicts, place="devices")

@@ -37,16 +37,23 @@ class JudgeTotals:
 
 
 def describe_judges(
-    store: Store, manifests: Sequence[Manifest], judges: Sequence[Mapping[str, Any]]
+    store: Store,
+    manifests: Sequence[Manifest],
+    judges: Sequence[Mapping[str, Any]],
+    *,
+    texts: Sequence[Manifest] = (),
 ) -> list[JudgeTotals]:
-    """Describe each judge: its settings, its rows of `judgements` by kind, and their cost.
+    """Describe each judge: its settings, its verdicts by kind on answers, traces and questions, and their cost.
+
+    `manifests` are of verdicts on answers, `texts` of those on traces and questions.
 
     `judges` are as returned by `JudgeUse.describe`; a `price` is in dollars per million tokens of `prompt` and of
     `completion`.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for manifest in manifests:
-        rows = read_rows(store, manifest, "judgements", ("judge", "verdict", *TOKENS))
+    tables = [*((one, "judgements") for one in manifests), *((one, "text_judgements") for one in texts)]
+    for manifest, table in tables:
+        rows = read_rows(store, manifest, table, ("judge", "verdict", *TOKENS))
         for group in rows.group_by(["judge", "verdict"]).aggregate([("verdict", "count")]).to_pylist():
             counts[group["judge"]][APART.get(group["verdict"], "verdicts")] += group["verdict_count"]
         for name in TOKENS:

@@ -31,6 +31,8 @@ from tasks.report.judge_costs import describe_judges
 from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
 from tasks.report.parts import VERSION as PARTS_VERSION
 from tasks.report.parts import draw_parts, read_parts
+from tasks.report.questions import rate_questions
+from tasks.report.reasoning import rate_traces
 from tasks.report.states import describe_panel, make_panels
 from tasks.report.stimuli import gather_stimuli
 from tasks.report.summary import (
@@ -64,6 +66,7 @@ ASKED_OF_MODELS = (
     StageName.GENERATE,
     StageName.OVERHEAD,
     StageName.JUDGE,
+    StageName.JUDGE_TEXTS,
 )
 
 Made = Mapping[StageName, Sequence[Manifest]]
@@ -136,6 +139,15 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         costs=costs,
     )
     categories = rate_categories(outcomes, table)
+    texts = made.get(StageName.JUDGE_TEXTS, ())
+    reasoning = rate_traces(
+        store,
+        answered=made[StageName.GENERATE],
+        judged=made[StageName.JUDGE],
+        texts=texts,
+        outcomes=outcomes,
+        table=table,
+    )
     parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
     figures = [
         *draw_curves(curves),
@@ -150,7 +162,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         title=job.title,
         headline=make_headline(table, bound=bound, curves=curves, states=states, costs=costs),
         models=job.models,
-        judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges)),
+        judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges, texts=texts)),
         table=table,
         curves=tuple(curves),
         states=tuple(states),
@@ -165,6 +177,8 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
         parts=tuple(parts),
         categories=tuple(categories),
+        questions=tuple(rate_questions(store, texts, outcomes.samples)),
+        reasoning=tuple(reasoning),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )

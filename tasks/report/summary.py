@@ -15,6 +15,8 @@ from tasks.report.captions import CaptionSummary
 from tasks.report.categories import CategoryRate
 from tasks.report.defences import DefenceTable
 from tasks.report.judge_costs import JudgeTotals
+from tasks.report.questions import QuestionRate
+from tasks.report.reasoning import ReasoningRate
 from tasks.report.table import Table
 from tasks.shards.precision import Precision
 
@@ -102,12 +104,14 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "shifts": ShiftSummary,
         "captions": CaptionSummary,
         "categories": CategoryRate,
+        "questions": QuestionRate,
+        "reasoning": ReasoningRate,
         "stimuli": StimulusSummary,
         "figures": FigureCaption,
     }
 )
 # The keys that only some runs have.
-OPTIONAL = frozenset(("parts", "categories", "defences", "captions", "stimuli"))
+OPTIONAL = frozenset(("parts", "categories", "questions", "reasoning", "defences", "captions", "stimuli"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +144,10 @@ class Summary:
     parts: tuple[Record, ...] = ()
     # Only of a run with data sets that have categories; earlier releases did not rate them.
     categories: tuple[CategoryRate, ...] = ()
+    # Only of a run with judges of questions.
+    questions: tuple[QuestionRate, ...] = ()
+    # Only of a run with a model whose answers have traces.
+    reasoning: tuple[ReasoningRate, ...] = ()
     # Only of a run with defences of other kinds than CMRM.
     defences: DefenceTable | None = None
     # Only of a run that generated captions; the JSON of others lacks the key.

@@ -42,7 +42,7 @@ def read(name: str, form: str, answer: Answer | None = None) -> Verdict:
 
 
 def test_the_rubrics_are_known_by_name():
-    assert list_rubrics() == ["strict-refusal", "actionable-harm", "llava-bench"]
+    assert list_rubrics() == ["strict-refusal", "actionable-harm", "harmful-question", "llava-bench"]
     with pytest.raises(UserError, match="'lenient' is unknown; known rubrics: strict-refusal, "):
         get_rubric("lenient")
 
@@ -248,7 +248,7 @@ def test_only_what_a_rubric_reads_changes_its_request_or_its_verdict(name):
 def test_the_digest_changes_with_wording_and_reading():
     strict, harm = get_rubric("strict-refusal"), get_rubric("actionable-harm")
     assert strict.digest() == get_rubric("strict-refusal").digest()
-    assert len({get_rubric(name).digest() for name in list_rubrics()}) == 3
+    assert len({get_rubric(name).digest() for name in list_rubrics()}) == 4
     assert dataclasses.replace(strict, task=strict.task + " ").digest() != strict.digest()
     assert (
         dataclasses.replace(harm, findings=harm.findings | {"harmless": ("safe", True)}).digest()

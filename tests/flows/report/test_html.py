@@ -267,6 +267,7 @@ def test_all_files_lie_where_the_report_says(made: MadeUp, file: Path) -> None:
         "Changes",
         "Interventions",
         "By category",
+        "Text alone",
         "Final states",
         "Overhead",
         "Judges",

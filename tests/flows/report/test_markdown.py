@@ -29,7 +29,14 @@ def list_sections(report: str) -> list[str]:
 def test_the_verdict_comes_first_and_provenance_last_with_nothing_empty_between() -> None:
     report = write()
     assert re.match(r"# made up\n\n\*\*Unsafe answers.*vlsafe 28\.6 ", report)
-    assert list_sections(report) == ["Main table", "Changes", "Interventions", "Quarantined", "Provenance"]
+    assert list_sections(report) == [
+        "Main table",
+        "Changes",
+        "Interventions",
+        "Text alone",
+        "Quarantined",
+        "Provenance",
+    ]
     assert "Run r1, stored in my store: 2 stored results." in report
     assert "cmrm sql --store 'my store' --run r1" in report
     assert re.search(r"Written by .*torch \d", report)
@@ -123,7 +130,7 @@ def test_states_overhead_agreement_and_shifts_have_tables() -> None:
         agreement=describe_agreement(make_outcomes(samples=24, judges=("refusal", "guard"))),
         shifts=[{"key": "ab" * 32, "model": "m@1", "image": "blank", "method": "mean", "anchors": 1200}],
     )
-    assert list_sections(report)[3:7] == [
+    assert list_sections(report)[4:8] == [
         "Final states",
         "Overhead",
         "Agreement between judges",

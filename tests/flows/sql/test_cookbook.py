@@ -252,6 +252,26 @@ def test_questions_unsafe_under_every_image_are_of_the_model_that_fails(cook):
     assert set(frame.images) == {3}
 
 
+def test_text_alone_is_counted_in_pairs(cook, sql):
+    frame = of(cook("Which data sets are as unsafe as text"))
+    verdicts = sql.sql(
+        "SELECT dataset, sample_id, condition, verdict FROM judgements JOIN samples USING (dataset, sample_id) WHERE "
+        "harmful AND judge = 'refusal' AND intervention = '' AND model LIKE 'organism@%'"
+    ).to_arrow_table()
+    wide = verdicts.to_pandas().pivot_table(
+        index=["dataset", "sample_id"],
+        columns="condition",
+        values="verdict",
+        aggfunc=lambda one: (one == "unsafe").all(),
+    )
+    for row in frame.itertuples():
+        own = wide.loc[row.dataset][["query", "image"]].dropna().astype(float)
+        assert row.questions == len(own)
+        assert (row.as_text, row.with_image) == pytest.approx((own["query"].mean(), own["image"].mean()))
+        assert row.change == pytest.approx(row.with_image - row.as_text)
+    assert frame.change.max() > 0.3
+
+
 def test_over_refusal_and_utility_are_rates(cook):
     refusals = cook("Over-refusal")
     assert refusals.rate.between(0, 1).all()

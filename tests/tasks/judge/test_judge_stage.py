@@ -115,7 +115,7 @@ class Place:
             showing=None,
             digest=str(samples),
         )
-        return tasks.judge.stage._judge(job, self.store)
+        return tasks.judge.stage.give_verdicts(job, self.store)
 
     def read(self, manifest: Manifest) -> list[str]:
         return sorted(read_rows(self.store, manifest, "judgements")["sample_id"].to_pylist())
