@@ -53,7 +53,7 @@ settings.load_profile("deterministic")
 def pytest_collection_finish() -> None:
     """Leave what the tests have imported out of every later collection of garbage: it stays to the end.
 
-    A collection is asked for by each report (statsmodels) and by the tests of memory, and would look at all of it.
+    A collection is asked for by the tests of memory, among others, and would look at all of it.
     """
     gc.collect()
     gc.freeze()

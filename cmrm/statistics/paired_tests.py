@@ -143,14 +143,25 @@ def compare_scores(before: Sequence[float], after: Sequence[float]) -> Compariso
 
 def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Correct the p values of one table for multiple testing by Holm's method (1979), skipping those without p."""
-    from statsmodels.stats.multitest import multipletests
-
-    measured = [comparison.p for comparison in comparisons if comparison.p is not None]
-    corrected = iter(multipletests(measured, method="holm")[1] if measured else [])
+    corrected = iter(correct_by_holm([one.p for one in comparisons if one.p is not None]))
     return [
-        replace(comparison, p_adjusted=None if comparison.p is None else float(next(corrected)))
+        replace(comparison, p_adjusted=None if comparison.p is None else next(corrected))
         for comparison in comparisons
     ]
+
+
+def correct_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p values of several tests by Holm's step-down method (1979), in the given order.
+
+    Implemented here, and compared with statsmodels' in a test, because that one collects all garbage of the process in
+    each call: 0.35 s of the processor beside torch and Prefect.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, p_values[place] * (len(p_values) - step))
+        corrected[place] = min(largest, 1.0)
+    return corrected
 
 
 def agree(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreement:

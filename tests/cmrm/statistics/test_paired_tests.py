@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
+from statsmodels.stats.multitest import multipletests
 
 from cmrm.statistics.paired_tests import (
     Agreement,
@@ -18,6 +19,7 @@ from cmrm.statistics.paired_tests import (
     agree,
     compare_scores,
     compare_verdicts,
+    correct_by_holm,
 )
 
 law = settings(derandomize=True, deadline=None, max_examples=60)
@@ -229,8 +231,15 @@ def test_a_table_without_measurements_has_nothing_to_correct():
     assert adjust([nothing]) == [nothing]
 
 
-# The library collects garbage in each call, which takes long beside large libraries.
-@settings(law, max_examples=12)
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_holms_correction_is_that_of_statsmodels_to_the_bit_ties_included(size):
+    values = np.random.default_rng(size).uniform(0.0, 0.2, size)
+    values[: size // 2] = values[size // 2 : 2 * (size // 2)]
+    values[-1] = 1e-300
+    assert correct_by_holm(values.tolist()) == multipletests(values, method="holm")[1].tolist()
+
+
+@settings(law)
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12))
 def test_correction_never_makes_a_p_smaller(values):
     for comparison in adjust([with_p(p) for p in values]):
