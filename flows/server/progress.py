@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from uuid import UUID
 
 import httpx
@@ -26,13 +27,19 @@ PATIENCE: Mapping[str, Mapping[str, float]] = {"client": {"max_retries": 0}, "ap
 
 
 class StageArtifact:
-    """The progress artifact of one stage of the current flow run; Prefect's errors are logged."""
+    """The progress artifact of one stage of the current flow run; Prefect's errors are logged.
+
+    It is created with the first progress that is sent, so that a short stage takes one call of the API.
+    """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._clock = clock
         self._shown_at = clock()
-        self._artifact: UUID | None = self._create()
+        self._artifact: UUID | None = None
+        self._refused = False
+        # Of the flow run, which the artifact belongs to: a job's thread has another.
+        self._context = copy_context()
 
     def update(self, percent: float) -> None:
         """Send the stage's progress, at most every `ARTIFACT_SECONDS`."""
@@ -42,26 +49,25 @@ class StageArtifact:
     def finish(self, percent: float) -> None:
         """Send the stage's progress."""
         self._shown_at = self._clock()
-        if self._artifact is None:
+        if self._refused:
             return
         try:
-            with override_settings(PATIENCE):
-                update_progress_artifact(self._artifact, percent)
+            if self._artifact is None:
+                self._artifact = self._context.copy().run(self._create, percent)
+            else:
+                with override_settings(PATIENCE):
+                    update_progress_artifact(self._artifact, percent)
         except httpx.HTTPStatusError as error:
             log.warning("Prefect shows no progress of %s any more: %s", self._name, error)
-            self._artifact = None
+            self._refused = True
         except ARTIFACT_ERRORS as error:
             log.warning("Prefect shows no progress of %s for now: %s", self._name, error)
             self._shown_at = self._clock() + PAUSE_SECONDS
 
-    def _create(self) -> UUID | None:
-        try:
-            with override_settings(PATIENCE):
-                created = create_progress_artifact(
-                    0.0, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
-                )
-        except ARTIFACT_ERRORS as error:
-            log.warning("Prefect shows no progress of %s: %s", self._name, error)
-            return None
+    def _create(self, percent: float) -> UUID:
+        with override_settings(PATIENCE):
+            created = create_progress_artifact(
+                percent, key=f"cmrm-stage-{self._name}", description=f"Rows of the stage {self._name}"
+            )
         assert isinstance(created, UUID)
         return created
