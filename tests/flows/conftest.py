@@ -56,9 +56,11 @@ def forker(prefect_server: str) -> Iterator[Forker]:
 
 
 @pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do without the report's figures, which nothing that the test asserts shows."""
-    monkeypatch.setattr(report, "make_panels", lambda *_, **__: [])
+def without_figures() -> Iterator[None]:
+    """Do without the report's figures of states, which nothing that the test asserts shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        yield
 
 
 @pytest.fixture(scope="session")

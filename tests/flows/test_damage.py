@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,19 @@ from flows.spec.spec import read_spec
 from storage.maintenance.inventory import take_inventory
 from storage.maintenance.verify import verify
 from storage.store import Store
+from tasks.report import stage as report
+from tasks.report.figure import Figure
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _draw_nothing() -> Iterator[None]:
+    """Let a figure's files hold a few bytes, which are as easily damaged as those of one that takes long to draw."""
+    drawn = Figure(name="states", caption="States.", svg=b"<svg/>", png=b"png", data=b"first,second\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_states", lambda _: [drawn])
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from storage.store import Store
 if TYPE_CHECKING:
     from tests.conftest import Mount
 
-pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
+pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat", "without_figures")
 
 
 @pytest.fixture
