@@ -102,6 +102,8 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
 
             # Steered hidden states of the targets, and the overhead of steering, if the spec asks for them.
             states += stages.run(extract_states, model.embed_steered_jobs(samples, steered))
+            # States at other positions than the last prompt token, on which nothing else depends.
+            states += stages.run(extract_states, model.embed_more_jobs(samples, steered))
             timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered, stepped, done))
             captioned |= {made.key: made for _, made in captions}
             embedded += states

@@ -13,14 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from cmrm.api.prompts import read_prompts, show_meaningless, split_batches
+from cmrm.api.steer import is_steered
+from cmrm.decoding.positions import PositionReader
 from cmrm.errors import UserError
+from cmrm.models.image_tokens import explain_no_image_tokens
 from cmrm.models.pixel_values import UnreadablePixelsError
 from cmrm.models.stimulus import examine_stimulus
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import CONTROLS, Meaningless, Prompt
 from cmrm.steering.blocks import BlockWord, choose_blocks
 from cmrm.steering.capture import embed
-from cmrm.steering.settings import Method
+from cmrm.steering.settings import IMAGE_POSITIONS, POSITIONS, Method, Position
 from cmrm.steering.shift import Shift, make_estimator, serialize_shift, write_stimulus
 
 BATCH_SIZE = 16
@@ -33,14 +36,18 @@ def hidden_states(
     prompts: Sequence[Prompt | str],
     *,
     blocks: BlockWord | Sequence[int] = "all",
+    position: Position = "last",
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
-    """Read the states of prompts at the output of decoder blocks, at the last prompt token, before the final norm.
+    """Read the states of prompts at the output of decoder blocks, at one position, before the final norm.
 
+    `position` is `last`, the last prompt token; `last_image`, the last image token; `mean_image`, the mean over all
+    image tokens, added up in float32; or `first_answer`, the first token of the model's own greedy answer.
     Returns float32 [prompts, blocks, hidden] on the CPU, in the units of the residual stream. A plain text is a prompt
     without an image. States do not depend on `batch_size`, to float tolerance. Inside `steer` they are read after the
-    intervention.
-    Raises `UserError` for blocks that the model does not have and texts that hold special tokens.
+    intervention, `first_answer` at the first token of the steered answer.
+    Raises `UserError` for blocks that the model does not have, texts that hold special tokens, and a position that a
+    prompt or the model does not have.
 
     Source: h_l(x) of the paper's section 3; transformers' `output_hidden_states` gives the same but for the last
     block, which it gives after the norm.
@@ -53,10 +60,29 @@ def hidden_states(
     """
     chosen = choose_blocks(vlm, blocks)
     read = read_prompts(vlm, prompts)
+    _refuse_absent(vlm, read, position)
+    reader = PositionReader(vlm, blocks=chosen, positions=[position])
     states = torch.empty(len(read), len(chosen), vlm.hidden_size)
     for batch in split_batches(vlm, read, batch_size):
-        states[batch] = embed(vlm, [read[place] for place in batch], blocks=chosen).cpu()
+        shown = [read[place] for place in batch]
+        # Steered, a prompt is read whole.
+        found = reader.read_whole(render(vlm, shown)) if is_steered(vlm) else reader.read(shown)
+        states[batch] = found[:, 0].cpu()
     return states
+
+
+def _refuse_absent(vlm: VisionLanguageModel, prompts: Sequence[Prompt], position: Position) -> None:
+    if position not in POSITIONS:
+        raise UserError(f"position {position!r} is unknown; use one of {', '.join(POSITIONS)}.")
+    if position not in IMAGE_POSITIONS:
+        return
+    if reason := explain_no_image_tokens(vlm.family):
+        raise UserError(f"position: there is no {position}: {reason}.")
+    for number, prompt in enumerate(prompts):
+        if prompt.image is None or prompt.control is not None:
+            raise UserError(
+                f"prompts[{number}] shows no image, so it has no {position}; give it one, or read another position."
+            )
 
 
 def measure_shift(

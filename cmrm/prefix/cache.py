@@ -59,13 +59,13 @@ def read_prefixes(vlm: VisionLanguageModel, inputs: BatchFeature, lengths: Seque
 
     Call it in inference mode and outside of `steer`.
     """
-    cut = send(vlm, _cut(inputs, lengths, pad=vlm.processor.tokenizer.pad_token_id))
+    begun = send(vlm, cut_prompts(inputs, lengths, pad=vlm.processor.tokenizer.pad_token_id))
     base = vlm.model.base_model
     # Created without the config, so that sliding-window layers keep all tokens and the prefix can be cropped.
     cache = DynamicCache()
-    base(**cut, **count_positions(vlm, cut), **fewest_logits(base), past_key_values=cache, use_cache=True)
-    mask = cut["attention_mask"].bool()
-    return Prefix(layers=_take_layers(cache, mask), mask=mask, positions=next_positions(vlm, cut))
+    base(**begun, **count_positions(vlm, begun), **fewest_logits(base), past_key_values=cache, use_cache=True)
+    mask = begun["attention_mask"].bool()
+    return Prefix(layers=_take_layers(cache, mask), mask=mask, positions=next_positions(vlm, begun))
 
 
 def crop(prefix: Prefix, tokens: int) -> Prefix:
@@ -77,7 +77,7 @@ def crop(prefix: Prefix, tokens: int) -> Prefix:
     )
 
 
-def _cut(inputs: BatchFeature, lengths: Sequence[int], *, pad: int) -> BatchFeature:
+def cut_prompts(inputs: BatchFeature, lengths: Sequence[int], *, pad: int) -> BatchFeature:
     """Cut each row of the tensors with a token axis to its first tokens, left-padded; leave the others as they are."""
     mask = inputs["attention_mask"].bool()
     return BatchFeature(

@@ -43,11 +43,15 @@ class Continued:
 
 
 class Renderer:
-    """Renders in a background thread with its own copy of the processor, since a tokenizer is not thread-safe."""
+    """Renders in a background thread with its own copy of the processor, since a tokenizer is not thread-safe.
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
+    `beyond` are the positions after the prompt that the model must have as well.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, *, beyond: int = 0) -> None:
         self.vlm = replace(vlm, processor=copy.deepcopy(vlm.processor))
         self._limit = find_position_limit(vlm)
+        self._beyond = beyond
         # Positions of a prompt with each image that was rendered, by `PrefixGroup.key`.
         self._proven: dict[tuple[str | None, str | None], int] = {}
 
@@ -146,14 +150,16 @@ class Renderer:
 
     def _may_be_too_long(self, prompt: Prompt, proven: int) -> bool:
         """Whether the prompt could exceed the limit: a text has at most as many tokens as bytes."""
-        return self._limit is not None and proven + len(prompt.text.encode()) > self._limit
+        return self._limit is not None and proven + len(prompt.text.encode()) + self._beyond > self._limit
 
     def _find_too_long(self, counts: Sequence[int]) -> dict[int, str]:
         limit = self._limit
+        more = f", its answer {self._beyond} more," if self._beyond else ""
         return {
-            row: f"the prompt takes {count} positions and this model has {limit}: shorten it or scale its image down"
+            row: f"the prompt takes {count} positions{more} and this model has {limit}: shorten it or scale its image "
+            "down"
             for row, count in enumerate(counts)
-            if limit is not None and count > limit
+            if limit is not None and count + self._beyond > limit
         }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,11 +21,13 @@ from cmrm.prefix.planner import Prefixes, lay_out
 from cmrm.prompts.conditions import Prompt
 
 Reading = Literal["unsteered", "before_intervention", "after_intervention"]
+# Chooses or combines states of a block's output [rows, tokens, hidden]; of its result the first axis is rows.
+Pick = Callable[[Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
 class CapturedStates:
-    """Captured hidden states: one tensor [rows, hidden] per block, in the model's dtype.
+    """Captured hidden states: one tensor [rows, hidden] per block, in the model's dtype, or what a `Pick` made.
 
     `reading` says for each block whether the state was read before or after an intervention on the same output; a
     block that was skipped counts as unsteered. Not frozen, since hooks write into it during the forward pass.
@@ -34,7 +37,7 @@ class CapturedStates:
     reading: dict[int, Reading] = field(default_factory=dict)
 
     def stack(self, blocks: Sequence[int]) -> Tensor:
-        """Stack the states of these blocks into one tensor [rows, blocks, hidden], on the first block's device."""
+        """Stack the states of these blocks into one tensor [rows, blocks, …], on the first block's device."""
         device = self.states[blocks[0]].device
         return torch.stack([self.states[block].to(device) for block in blocks], dim=1)
 
@@ -44,13 +47,13 @@ class SteeringHook:
 
 
 class _CaptureHook:
-    def __init__(self, block: int, positions: Tensor, into: CapturedStates) -> None:
-        self.block, self.positions, self.into = block, positions, into
+    def __init__(self, block: int, pick: Pick, into: CapturedStates) -> None:
+        self.block, self.pick, self.into = block, pick, into
 
     def __call__(self, module: nn.Module, _args: Any, output: Any) -> None:
         if self.block in self.into.states:
             return  # only prefill is captured; later passes feed generated tokens
-        self.into.states[self.block] = _pick(block_output(output), self.positions)
+        self.into.states[self.block] = self.pick(block_output(output)).detach()
         self.into.reading[self.block] = self._side(module)
 
     def _side(self, module: nn.Module) -> Reading:
@@ -66,25 +69,25 @@ class _CaptureHook:
 class _PassingHook:
     """Captures the input of the next block that always runs: the residual stream past a skipped block."""
 
-    def __init__(self, block: int, positions: Tensor, into: CapturedStates) -> None:
-        self.block, self.positions, self.into = block, positions, into
+    def __init__(self, block: int, pick: Pick, into: CapturedStates) -> None:
+        self.block, self.pick, self.into = block, pick, into
 
     def __call__(self, _module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if self.block in self.into.states:
             return  # the block was not skipped
         hidden = args[0] if args else kwargs["hidden_states"]
-        self.into.states[self.block] = _pick(hidden, self.positions)
+        self.into.states[self.block] = self.pick(hidden).detach()
         self.into.reading[self.block] = "unsteered"
 
 
-def _pick(hidden: Tensor, positions: Tensor) -> Tensor:
+def _pick_at(positions: Tensor, hidden: Tensor) -> Tensor:
     positions = positions.to(hidden.device)
     rows, columns = (
         positions.unbind(1)
         if positions.dim() == 2
         else (torch.arange(hidden.shape[0], device=hidden.device), positions)
     )
-    return hidden[rows, columns].detach()
+    return hidden[rows, columns]
 
 
 def block_output(output: Any) -> Tensor:
@@ -94,22 +97,23 @@ def block_output(output: Any) -> Tensor:
 
 @contextmanager
 def capture_states(
-    vlm: VisionLanguageModel, *, blocks: Sequence[int], positions: Tensor
+    vlm: VisionLanguageModel, *, blocks: Sequence[int], positions: Tensor | Pick
 ) -> Iterator[CapturedStates]:
     """Capture the outputs of `blocks` at one position per row, or at given positions, in the next forward pass.
 
     Hooks run in the order of their registration: entered around `steer` it reads before the intervention, entered
     inside `steer` it reads after it, and `CapturedStates.reading` says which. `positions` is int64 [rows], or
-    [states, 2] with a row and a position each.
+    [states, 2] with a row and a position each; or a function that picks from the output [rows, tokens, hidden].
     At a block that the model skips without an image, the state is the residual stream that passes it.
     """
     captured = CapturedStates()
+    pick: Pick = partial(_pick_at, positions) if isinstance(positions, Tensor) else positions
     reading = (
-        vlm.blocks[block].register_forward_hook(_CaptureHook(block, positions, captured)) for block in blocks
+        vlm.blocks[block].register_forward_hook(_CaptureHook(block, pick, captured)) for block in blocks
     )
     passing = (
         vlm.blocks[_next_that_runs(vlm, block)].register_forward_pre_hook(
-            _PassingHook(block, positions, captured), with_kwargs=True
+            _PassingHook(block, pick, captured), with_kwargs=True
         )
         for block in blocks
         if block in vlm.image_only_blocks
@@ -156,10 +160,15 @@ def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence
     return captured.stack(blocks).float()
 
 
-def read_prompt(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int]) -> Tensor:
-    """Extract the hidden states of rendered prompts, as `embed` does; inside `steer`, after the intervention."""
-    mask = inputs["attention_mask"]
-    with capture_states(vlm, blocks=blocks, positions=last_prompt_positions(mask)) as captured:
+def read_prompt(
+    vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int], pick: Pick | None = None
+) -> Tensor:
+    """Extract the hidden states of rendered prompts, as `embed` does; inside `steer`, after the intervention.
+
+    With `pick`, float32 [prompts, blocks, …] of what it picks.
+    """
+    positions = last_prompt_positions(inputs["attention_mask"]) if pick is None else pick
+    with capture_states(vlm, blocks=blocks, positions=positions) as captured:
         # The base model has no language-model head: logits over the vocabulary would be discarded.
         base = vlm.model.base_model
         base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from cmrm.prompts.conditions import MEANINGLESS, Condition
 from cmrm.steering.parts import list_chain, pair_conditions
+from cmrm.steering.settings import Position
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
 from flows.plan.prompts import make_prompt_builder
@@ -23,7 +24,7 @@ from tasks.overhead import OverheadJob, SteppedArm, choose_timed
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
-from tasks.states.extract import EmbedJob
+from tasks.states.extract import LAST_ALONE, EmbedJob, list_further
 from tasks.states.shift import ShiftJob
 from tasks.states.shift_parts import PartsJob, list_conditions
 from tasks.states.steering import (
@@ -66,6 +67,25 @@ class ModelPlan:
 
     def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
         """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
+        return [self._embed(shard_view) for shard_view in self._list_plain(samples)]
+
+    def embed_more_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
+        """Extract states at the other positions that the spec asks for, plain and steered.
+
+        They are jobs by themselves: whoever adds a position keeps the states that Δ was measured on, and their keys.
+        """
+        asked = self.spec.positions
+        if len(asked) == 1:
+            return []
+        plain = [(shard_view, None) for shard_view in self._list_plain(samples)]
+        return [
+            self._embed(shard_view, one, positions)
+            for shard_view, one in (*plain, *self._list_steered(samples, steered))
+            if (positions := list_further(asked, shard_view.condition))
+        ]
+
+    def _list_plain(self, samples: Samples) -> list[Slice]:
+        """List the shards whose states are read as they are, by condition."""
         shifts = (one.image for one in self.spec.shifts())
         steps = (name for image in self.spec.taken_apart() for name in list_conditions(image))
         wanted = {"query", *shifts, *steps, *self.spec.directions(), *self.spec.conditions}
@@ -79,7 +99,7 @@ class ModelPlan:
         compared: list[Condition] = ["query", "image"] if self.spec.steered_states else []
         shown = list(dict.fromkeys([*self.spec.target_states, *compared]))
         targets = self._shards(samples, self.spec.judged(), split="target", conditions=shown)
-        return [self._embed(shard_view) for shard_view in (*anchors, *targets)]
+        return [*anchors, *targets]
 
     def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
         """Measure one Δ for each image, method and part of the interventions; `states` are manifest keys."""
@@ -211,12 +231,15 @@ class ModelPlan:
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
         """Extract steered states of the targets with their own image, under the chosen interventions."""
-        return [
-            self._embed(shard_view, one)
-            for one in steered
-            if one.name in self.spec.steered_names()
-            for shard_view in self._targets(samples, "image")
-        ]
+        return [self._embed(shard_view, one) for shard_view, one in self._list_steered(samples, steered)]
+
+    def _list_steered(
+        self, samples: Samples, steered: Sequence[SingleUse]
+    ) -> Iterator[tuple[Slice, SingleUse]]:
+        """List the shards whose steered states are read, each with its intervention."""
+        for one in steered:
+            if one.name in self.spec.steered_names():
+                yield from ((shard_view, one) for shard_view in self._targets(samples, "image"))
 
     def generate_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[GenerateJob]:
         """Generate answers in every arm: baselines under each condition, then each intervention under its own.
@@ -300,15 +323,22 @@ class ModelPlan:
             fixed_batch=self.spec.fixed_batch,
         )
 
-    def _embed(self, shard_view: Slice, steering: SingleUse | None = None) -> EmbedJob:
+    def _embed(
+        self,
+        shard_view: Slice,
+        steering: SingleUse | None = None,
+        positions: tuple[Position, ...] = LAST_ALONE,
+    ) -> EmbedJob:
+        at = "" if positions == LAST_ALONE else f" at {', '.join(positions)}"
         return EmbedJob(
             store=self.store.url,
-            label=_label(shard_view, steering),
+            label=f"{_label(shard_view, steering)}{at}",
             rows=shard_view.rows,
             slice=shard_view,
             model=self.model,
             showing=self._make_builder(shard_view),
             steering=steering,
+            positions=positions,
             batch_size=self.spec.batch_size,
             fixed_batch=self.spec.fixed_batch,
         )

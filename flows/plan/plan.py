@@ -13,9 +13,11 @@ from cmrm.models.adapters import resolve_adapter
 from cmrm.models.control_prompts import explain_no_controls
 from cmrm.models.families import FAMILIES, Family, get_family
 from cmrm.models.image_backend import pin_image_backend
+from cmrm.models.image_tokens import explain_no_image_tokens
 from cmrm.models.reasoning import find_reasoning_marks
 from cmrm.models.revision import resolve_model
 from cmrm.models.system_prompts import read_system_line
+from cmrm.steering.settings import IMAGE_POSITIONS
 from flows.plan.captions import refuse_no_images
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan, Samples
@@ -138,6 +140,7 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
     """Resolve the spec's models and judges to immutable revisions; raises `UserError` before any work if one fails."""
     models = tuple(resolve_use(model) for model in spec.all_models())
     refuse_controls(spec, models)
+    refuse_image_positions(spec, models)
     names = [model.name for model in models]
     if repeated := [name for name in names if names.count(name) > 1]:
         # Their rows could not be told apart in tables.
@@ -164,6 +167,15 @@ def refuse_controls(spec: Spec, models: Sequence[ModelUse]) -> None:
             if reason := explain_no_controls(family):
                 what = "Δ cannot be taken apart" if field_name == "parts" else f"there is no {control}"
                 raise UserError(f"{field_name}: {what} in {model.name}: {reason}.")
+
+
+def refuse_image_positions(spec: Spec, models: Sequence[ModelUse]) -> None:
+    """Raise `UserError` where states of image tokens are asked of a model whose prompts have none."""
+    asked = [one for one in spec.positions if one in IMAGE_POSITIONS]
+    for model in models if asked else ():
+        family = model.family or get_family(model.identity.model_type, where=model.name)
+        if reason := explain_no_image_tokens(family):
+            raise UserError(f"positions: there is no {asked[0]} in {model.name}: {reason}.")
 
 
 def fetch_files(spec: Spec) -> dict[str, Path]:

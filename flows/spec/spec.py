@@ -19,6 +19,7 @@ from pydantic import (
 from cmrm.defences import SteppedDefence
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import CONTROLS, PAPER_CONDITIONS, Condition, Control, Meaningless
+from cmrm.steering.settings import POSITIONS, Position
 from cmrm.untrusted.printable import show, show_names, show_value
 from cmrm.untrusted.regular_file import MissingFileError
 from flows.spec.captions import CaptionsSpec
@@ -76,6 +77,8 @@ class Spec(Section):
     parts: list[Meaningless] = Field(default_factory=list)
     target_states: list[Condition] = Field(default_factory=lambda: list[Condition](["query", "image"]))
     steered_states: list[str] = Field(default_factory=list)
+    # Where states are read. Δ, its parts and directions are measured at the last prompt token alone.
+    positions: list[Position] = Field(default_factory=lambda: list[Position](["last"]))
     interventions: list[InterventionField] = Field(
         default_factory=lambda: list[InterventionSpec | DefenceSpec | StackSpec](
             [
@@ -135,7 +138,7 @@ class Spec(Section):
                 )
         return datasets
 
-    @field_validator("targets", "conditions", "parts", "target_states", "steered_states")
+    @field_validator("targets", "conditions", "parts", "target_states", "steered_states", "positions")
     @classmethod
     def _name_each_once(cls, names: list[str]) -> list[str]:
         return refuse_repeats(names)
@@ -146,6 +149,14 @@ class Spec(Section):
         if controls := [one for one in images if one in CONTROLS]:
             raise ValueError(f"{controls[0]} shows no image; name a meaningless image, such as blank")
         return images
+
+    @field_validator("positions")
+    @classmethod
+    def _hold_the_last(cls, positions: list[Position]) -> list[Position]:
+        if "last" not in positions:
+            raise ValueError("last is missing, where Δ and the report's figures are read; add it")
+        # In one order, so that the order in a spec changes no key.
+        return [one for one in POSITIONS if one in positions]
 
     @field_validator("judges")
     @classmethod
@@ -212,6 +223,15 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _have_one_first_token(self) -> Self:
+        if "first_answer" in self.positions and (mixed := self._find_mixed()):
+            raise ValueError(
+                f"positions: {show_value(mixed)} of steered_states mixes the logits of two prompts, so its first token "
+                "is fed to both; leave out first_answer, or the intervention in steered_states"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _show_the_captions(self) -> Self:
         if self.captions is not None and not (
             self.shows_captions() or "caption" in self.directions() or self._asks_for_captions()
@@ -223,11 +243,12 @@ class Spec(Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_captions(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Records of specs without captions stay those of releases that knew none: the same run is found again.
+    def _leave_out_what_is_new(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records of specs without it stay those of releases that did not know it: the same run is found again.
         content: dict[str, Any] = write(self)
-        if content.get("captions", 0) is None:
-            del content["captions"]
+        for name, usual in (("captions", None), ("positions", ["last"])):
+            if content.get(name, 0) == usual:
+                del content[name]
         return content
 
     @property
@@ -328,6 +349,18 @@ class Spec(Section):
             for one in intervention.spread()
             if not kept.isdisjoint((intervention.name, one.name))
         }
+
+    def _find_mixed(self) -> str | None:
+        """Find an intervention of `steered_states` that mixes logits; None if there is none."""
+        kept = self.steered_names()
+        return next(
+            (
+                one.name
+                for one in self.all_interventions()
+                if one.name in kept and isinstance(one, DefenceSpec) and one.defence.contrast(1.0) is not None
+            ),
+            None,
+        )
 
     def limit(self, samples: int) -> Spec:
         """Limit every data set to at most `samples`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from storage.errors import StoreError
 from storage.tables.parquet import open_parquet
 from storage.tables.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
 
+# The position at which Δ is measured: the last prompt token.
+LAST: Literal["last"] = "last"
 # Arrow counts the numbers in a list column by 32-bit offsets.
 _LONGEST = 2**31 - 1
 
@@ -43,7 +45,7 @@ def hidden_states_table(
     condition: str,
     blocks: Sequence[int],
     vectors: np.ndarray,
-    position: str = "last",
+    position: str = LAST,
     intervention: str = "",
     alpha: float | None = None,
 ) -> pa.Table:
@@ -98,40 +100,42 @@ def read_hidden_states(table: pa.Table) -> HiddenStates:
     return HiddenStates(ids, blocks, _filled(table["vector"], numbers, places, (len(ids), len(blocks))))
 
 
-def list_blocks(paths: Sequence[Path]) -> list[int]:
-    """List the blocks of stored hidden states, ascending; raises StoreError for a damaged file."""
+def list_blocks(paths: Sequence[Path], *, position: str = LAST) -> list[int]:
+    """List the blocks of stored hidden states at a position, ascending; raises StoreError for a damaged file."""
     found: set[int] = set()
     for path in paths:
         with _opened(path) as file:
-            found.update(_find_groups(file))
+            found.update(_find_groups(file, position))
     return sorted(found)
 
 
-def read_block(paths: Sequence[Path], block: int) -> HiddenStates:
-    """Read the hidden states at one block, and only its row groups; empty if there is no such block.
+def read_block(paths: Sequence[Path], block: int, *, position: str = LAST) -> HiddenStates:
+    """Read the hidden states at one block and position, and only their row groups; empty if there are none.
 
     Raises StoreError as `read_hidden_states` does, or for a damaged file.
     """
     tables = []
     for path in paths:
         with _opened(path) as file:
-            if groups := _find_groups(file).get(block):
+            if groups := _find_groups(file, position).get(block):
                 tables.append(file.read_row_groups(groups))
     return read_hidden_states(pa.concat_tables(tables)) if tables else _NOTHING
 
 
 def read_last_block(paths: Sequence[Path]) -> HiddenStates:
-    """Read the hidden states at the last block, as `read_block` does; empty for files without rows."""
+    """Read the hidden states at the last block and prompt token, as `read_block` does; empty for files without rows."""
     blocks = list_blocks(paths)
     return read_block(paths, blocks[-1]) if blocks else _NOTHING
 
 
-def _find_groups(file: pq.ParquetFile) -> dict[int, list[int]]:
-    """The row groups of each block: no row group mixes blocks."""
+def _find_groups(file: pq.ParquetFile, position: str) -> dict[int, list[int]]:
+    """The row groups of each block at a position: no row group mixes blocks or positions."""
     groups: dict[int, list[int]] = {}
-    column = file.schema_arrow.get_field_index("block")
+    block, place = (file.schema_arrow.get_field_index(name) for name in ("block", "position"))
     for group in range(file.num_row_groups):
-        groups.setdefault(file.metadata.row_group(group).column(column).statistics.min, []).append(group)
+        columns = file.metadata.row_group(group)
+        if columns.column(place).statistics.min == position:
+            groups.setdefault(columns.column(block).statistics.min, []).append(group)
     return groups
 
 

@@ -248,8 +248,9 @@ class _OpenFile:
 
 
 def _is_full(chunk: Sequence[pa.Table]) -> bool:
-    """Whether the rows fill a row group, or one per block if there are blocks."""
+    """Whether the rows fill a row group, or one per block and position if there are blocks."""
     size = sum(table.nbytes for table in chunk)
     if "block" in chunk[0].column_names:
-        return size >= ROW_GROUP_BYTES * len(chunk[0]["block"].unique())
+        groups = len(chunk[0]["block"].unique()) * len(chunk[0]["position"].unique())
+        return size >= ROW_GROUP_BYTES * groups
     return size >= SMALLEST_FILE or sum(table.num_rows for table in chunk) >= ROW_GROUP

@@ -77,13 +77,16 @@ class OpenStore:
         order = f"judge, model, condition, intervention, alpha, {ORDER}"
         return self._select("judgements", order=order, judge=judge)
 
-    def hidden_states(self, *, block: int | None = None, condition: str | None = None) -> Rows:
+    def hidden_states(
+        self, *, block: int | None = None, condition: str | None = None, position: str | None = "last"
+    ) -> Rows:
         """States at the last prompt token: `vector` is float32 [hidden], one row a sample, condition and block.
 
-        Name the block of a large store: all blocks of all samples are held in memory.
+        Where a run kept states at other positions, `position` names one; None gives all, a row for each. Name the
+        block of a large store: all blocks of all samples are held in memory.
         """
-        order = f"model, block, condition, intervention, alpha, {ORDER}"
-        return self._select("hidden_states", order=order, block=block, condition=condition)
+        order = f"model, block, position, condition, intervention, alpha, {ORDER}"
+        return self._select("hidden_states", order=order, block=block, condition=condition, position=position)
 
     def shifts(self) -> Rows:
         """Δ, image minus text, to be subtracted: `vector` is float32 [hidden], one row a shift and block."""

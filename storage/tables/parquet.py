@@ -34,7 +34,8 @@ _KIND = b"cmrm.kind"
 class TableWriter:
     """Writes one Parquet file of a kind chunk by chunk, without its partition columns.
 
-    A chunk's rows are sorted: hidden states by block, then data set and sample, and no row group mixes blocks.
+    A chunk's rows are sorted: hidden states by block and position, then data set and sample, and no row group mixes
+    blocks or positions.
     Memory is that of a chunk. Without `close` the file is invalid.
     """
 
@@ -178,18 +179,26 @@ def _group_rows(table: pa.Table) -> int:
 
 
 def _by_block(table: pa.Table) -> Iterator[pa.Table]:
-    """The rows of each block, sorted by data set and sample."""
+    """The rows of each block and position, sorted by data set and sample."""
     # Imported late: a fully cached run sorts nothing.
     import pyarrow.compute as pc
 
-    keys = ("block", "dataset", "sample_id")
+    keys = ("block", "position", "dataset", "sample_id")
     order = pc.sort_indices(table.select(list(keys)), [(key, "ascending") for key in keys])
     place = table.schema.get_field_index("vector")
     vectors = _gather(table["vector"], order.to_numpy())
     whole = table.drop_columns(["vector"]).take(order).add_column(place, table.schema.field(place), vectors)
-    starts = np.unique(whole["block"].to_numpy(), return_index=True)[1].tolist()
+    blocks, positions = whole["block"].to_numpy(), _number(whole["position"])
+    changes = np.flatnonzero(np.diff(blocks, prepend=-1) | np.diff(positions, prepend=-1))
+    starts = changes.tolist()
     for start, stop in pairwise([*starts, len(whole)]):
         yield whole.slice(start, stop - start)
+
+
+def _number(column: pa.ChunkedArray) -> np.ndarray:
+    """Number the values of a column of text."""
+    indices: np.ndarray = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return indices
 
 
 def _gather(column: pa.ChunkedArray, order: np.ndarray) -> pa.Array:

@@ -27,7 +27,7 @@ class Kind:
 
     @property
     def by_block(self) -> bool:
-        """Whether its rows are vectors sorted by block, each block in row groups of its own."""
+        """Whether its rows are vectors sorted by block and position, each of these in row groups of its own."""
         return "block" in self.schema.names and "vector" in self.schema.names
 
 
@@ -140,7 +140,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
         ),
         "hidden_states": Kind(
-            comment="one row per sample, condition and block: the residual stream after that block, at one position",
+            comment="one row per sample, condition, block and position: the residual stream after that block",
             partitions=("model", "condition"),
             schema=pa.schema(
                 [
@@ -153,7 +153,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                         pa.int32(),
                         "decoder block, from 0; the state is its output, before the final norm",
                     ),
-                    _column("position", pa.string(), "token position that was read, such as last"),
+                    _column(
+                        "position",
+                        pa.string(),
+                        "token that was read: last of the prompt, last_image, mean_image (of all), first_answer",
+                    ),
                     _INTERVENTION,
                     _ALPHA,
                     _column("vector", HALF_VECTOR, "the state, as long as the model is wide"),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.records.manifest import Manifest
-from storage.shards.hidden_states import HiddenStates, read_last_block
+from storage.shards.hidden_states import LAST, HiddenStates, read_last_block
 from storage.shards.rows import find_files
 from storage.store import Store
 
@@ -55,6 +55,8 @@ def make_panels(
     found: dict[tuple[str, str], dict[str, dict[StateGroup, HiddenStates]]] = {}
     for manifest in states:
         content, provenance = manifest.content, manifest.provenance
+        if content["position"] != LAST:
+            continue
         steering = content["intervention"] or {}
         group = StateGroup(content["condition"], content["intervention_name"], steering.get("alpha"))
         sides = found.setdefault((content["name"], provenance["dataset"]), {})

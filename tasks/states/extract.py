@@ -1,4 +1,4 @@
-"""Extract hidden states of a shard's samples under one condition, at every block, into Parquet."""
+"""Extract hidden states of a shard's samples under one condition, at every block and some positions, into Parquet."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from cmrm.prompts.conditions import CONTROLS, TEXT_ONLY, Condition
+from cmrm.steering.settings import IMAGE_POSITIONS, Position
 from storage.records.manifest import Manifest
-from storage.shards.hidden_states import hidden_states_table
+from storage.shards.hidden_states import LAST, hidden_states_table
 from storage.store import Store
 from tasks.core.models import ModelUse, load_model_once
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
-from tasks.shards.batch_size import choose_batch_size
+from tasks.shards.batch_size import choose_batch_size, choose_rows
 from tasks.shards.precision import DTYPE, describe_batches, describe_dtype
 from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
 from tasks.shards.run_shard import Finished, measure_beside, work_through
@@ -26,22 +29,29 @@ from tasks.states.intervene import intervene
 from tasks.states.steering import SingleUse, describe_model, list_meaningless
 
 if TYPE_CHECKING:
+    from cmrm.decoding.positions import PositionReader
     from cmrm.decoding.scheduler import Arriving
     from cmrm.models.vlm import VisionLanguageModel
     from cmrm.prefix.planner import Prefixes
     from cmrm.prefix.renderer import Renderer
 
-POSITION = "last"
+LAST_ALONE: tuple[Position, ...] = (LAST,)
+FIRST_ANSWER: Position = "first_answer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedJob(Job):
-    """Hidden states of one shard under one condition, from one model, plain or steered."""
+    """Hidden states of one shard under one condition, from one model, plain or steered.
+
+    `positions` are `last` alone, which Δ is measured at, or some of the others: so a run that asks for others keeps
+    its Δ, and all that depends on it.
+    """
 
     slice: Slice
     model: ModelUse
     showing: PromptBuilder
     steering: SingleUse | None = None
+    positions: tuple[Position, ...] = LAST_ALONE
     # None chooses it automatically.
     batch_size: int | None
     # Size of fixed batches, with the same samples each time; None where batches follow free memory.
@@ -58,7 +68,7 @@ class EmbedJob(Job):
             "image": self.showing.content(self.slice.condition),
             "samples": self.slice.digest,
             "blocks": "all",
-            "position": POSITION,
+            "position": LAST if self.positions == LAST_ALONE else list(self.positions),
             # What the model computed, without loss: components beyond float16's 65,504 are common in Gemma 3.
             "states": "float32",
             "intervention": None if self.steering is None else self.steering.content(self.showing),
@@ -67,16 +77,22 @@ class EmbedJob(Job):
         }
 
 
+def list_further(positions: Sequence[Position], condition: Condition) -> tuple[Position, ...]:
+    """List those of some positions, besides the last prompt token, that prompts have under a condition."""
+    shown = condition not in TEXT_ONLY and condition not in CONTROLS
+    return tuple(one for one in positions if one != LAST and (shown or one not in IMAGE_POSITIONS))
+
+
 def _extract(job: EmbedJob, store: Store) -> Manifest:
     from cmrm.prefix.planner import Prefixes
-    from cmrm.prefix.renderer import Renderer
 
     samples = job.slice.shard.read(store, job.slice.condition)
     vlm = load_model_once(job.model)
     shown = list_meaningless(job.slice.condition, job.steering)
     job = replace(job, showing=fit_images(job.showing, vlm, shown))
     stimuli = check_stimuli(job.showing, vlm, shown, model=job.model.name)
-    prefixes, renderer = Prefixes(vlm), Renderer(vlm)
+    prefixes, renderer = Prefixes(vlm), _make_renderer(job, vlm)
+    reader = _make_reader(job, vlm, prefixes)
     return work_through(
         job,
         store,
@@ -84,15 +100,13 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
         samples=samples,
         asked=(stored.sample.id for stored in samples),
         length=measure_beside(samples, job.slice.condition),
-        batch_size=job.fixed_batch
-        or job.batch_size
-        or choose_batch_size(renderer, job.showing, job.slice.condition, samples, prefixes),
+        batch_size=job.fixed_batch or job.batch_size or _choose_size(job, renderer, samples, prefixes),
         fixed_batch=job.fixed_batch,
         prepare=partial(_prepare, job, renderer),
-        finish=lambda batches: _extract_batches(job, vlm, prefixes, batches),
+        finish=lambda batches: _extract_batches(job, vlm, reader, batches),
         probe=partial(_extract_alone, job, vlm),
         partitions={"model": job.model.name, "condition": job.slice.condition},
-        rows_each=len(vlm.blocks),
+        rows_each=len(vlm.blocks) * len(job.positions),
         provenance={
             "device": str(vlm.device),
             DTYPE: describe_dtype(vlm.model.dtype),
@@ -103,13 +117,36 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
     )
 
 
+def _make_renderer(job: EmbedJob, vlm: VisionLanguageModel) -> Renderer:
+    from cmrm.prefix.renderer import Renderer
+
+    return Renderer(vlm, beyond=int(FIRST_ANSWER in job.positions))
+
+
+def _make_reader(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes) -> PositionReader:
+    from cmrm.decoding.positions import PositionReader
+
+    return PositionReader(vlm, blocks=range(len(vlm.blocks)), positions=job.positions, prefixes=prefixes)
+
+
+def _choose_size(
+    job: EmbedJob, renderer: Renderer, samples: Sequence[StoredSample], prefixes: Prefixes
+) -> int:
+    shown = (renderer, job.showing, job.slice.condition, samples, prefixes)
+    size = choose_batch_size(*shown)
+    if FIRST_ANSWER not in job.positions:
+        return size
+    # The keys and values of all blocks are kept until the answer's first token is fed.
+    return min(size, choose_rows(*shown, arms=1, alone=0, requests=1, max_new_tokens=1))
+
+
 def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -> Shown:
     return prepare_batch(renderer, job.showing, batch, job.slice.condition, stage=job.stage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """A batch whose states, [samples, blocks, hidden] in the model's dtype, are being copied from the device."""
+    """A batch whose states, float32 [samples, positions, blocks, hidden], are being copied from the device."""
 
     shown: Shown
     states: Arriving | None
@@ -120,7 +157,7 @@ class _Read:
 
 
 def _extract_batches(
-    job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, batches: Iterator[Shown]
+    job: EmbedJob, vlm: VisionLanguageModel, reader: PositionReader, batches: Iterator[Shown]
 ) -> Iterator[Finished]:
     """Run batch after batch; the states of one are copied to the host while the device runs the next."""
     in_flight: deque[_Read] = deque()
@@ -131,8 +168,8 @@ def _extract_batches(
                 break
             if job.fixed_batch is not None:
                 # A prefix cached by another batch, which a resumed run lacks, must not change this one.
-                prefixes.forget()
-            in_flight.append(_read_states(job, vlm, prefixes, shown))
+                reader.forget()
+            in_flight.append(_read_states(job, vlm, reader, shown))
         except BaseException:
             # Batches finished before an error are kept.
             for read in in_flight:
@@ -147,22 +184,18 @@ def _extract_batches(
 def _extract_alone(job: EmbedJob, vlm: VisionLanguageModel, stored: StoredSample) -> None:
     """Extract one sample's states, without a cached prefix, to see whether the model fails on it."""
     from cmrm.prefix.planner import Prefixes
-    from cmrm.prefix.renderer import Renderer
 
-    shown = _prepare(job, Renderer(vlm), [stored])
-    _conclude(job, vlm, _read_states(job, vlm, Prefixes(vlm), shown))
+    shown = _prepare(job, _make_renderer(job, vlm), [stored])
+    _conclude(job, vlm, _read_states(job, vlm, _make_reader(job, vlm, Prefixes(vlm)), shown))
 
 
-def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, shown: Shown) -> _Read:
+def _read_states(job: EmbedJob, vlm: VisionLanguageModel, reader: PositionReader, shown: Shown) -> _Read:
     from cmrm.decoding.scheduler import send_to_host
-    from cmrm.steering.capture import embed
-    from cmrm.steering.hooks import embed_steered
 
-    blocks = range(len(vlm.blocks))
     if not shown.samples:
         return _Read(shown=shown, states=None)
     if job.steering is None:
-        states = embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes, rendered=shown.rendered)
+        states = reader.read(shown.prompts, rendered=shown.rendered)
     else:
         shown, acting = intervene(
             job.steering,
@@ -171,15 +204,11 @@ def _read_states(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes, sh
             showing=job.showing,
             shown=shown,
             stage=job.stage,
-            prefixes=prefixes,
+            prefixes=reader.prefixes,
         )
         if not shown.samples:
             return _Read(shown=shown, states=None)
-        states = (
-            embed(vlm, shown.prompts, blocks=blocks, prefixes=prefixes)
-            if acting is None
-            else embed_steered(vlm, shown.prompts, blocks=blocks, intervention=acting)
-        )
+        states = reader.read(shown.prompts) if acting is None else reader.read_steered(shown.prompts, acting)
     # The rendered prompts were used; kept with the states, they would occupy device memory for another batch.
     return _Read(shown=replace(shown, rendered=None), states=send_to_host(states))
 
@@ -188,36 +217,42 @@ def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
     """The rows of a batch, and the quarantined ones."""
     blocks = range(len(vlm.blocks))
     vectors: np.ndarray = (
-        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float32)
+        np.empty((0, len(job.positions), len(blocks), vlm.hidden_size), dtype=np.float32)
         if read.states is None
         else read.states.wait().float().numpy()
     )
     samples = read.shown.samples
-    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
-    kept: np.ndarray = np.asarray(finite.all(axis=1))
+    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=3))
+    kept: np.ndarray = np.asarray(finite.all(axis=(1, 2)))
     quarantined = [
-        quarantine_row(stored, stage=job.stage, reason=_explain(finite[row]))
+        quarantine_row(stored, stage=job.stage, reason=_explain(job, finite[row]))
         for row, stored in enumerate(samples)
         if not kept[row]
     ]
-    table = hidden_states_table(
-        model=job.model.name,
-        dataset=job.slice.shard.dataset,
-        sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
-        condition=job.slice.condition,
-        blocks=blocks,
-        vectors=vectors[kept],
-        position=POSITION,
-        intervention="" if job.steering is None else job.steering.name,
-        alpha=None if job.steering is None else job.steering.alpha,
-    )
-    return table, [*read.shown.quarantined, *quarantined]
+    tables = [
+        hidden_states_table(
+            model=job.model.name,
+            dataset=job.slice.shard.dataset,
+            sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
+            condition=job.slice.condition,
+            blocks=blocks,
+            vectors=vectors[kept, number],
+            position=position,
+            intervention="" if job.steering is None else job.steering.name,
+            alpha=None if job.steering is None else job.steering.alpha,
+        )
+        for number, position in enumerate(job.positions)
+    ]
+    return pa.concat_tables(tables), [*read.shown.quarantined, *quarantined]
 
 
-def _explain(finite: np.ndarray) -> str:
+def _explain(job: EmbedJob, finite: np.ndarray) -> str:
+    """Say where the first state is not finite; `finite` is bool [positions, blocks]."""
+    number = int(np.argmin(finite.all(axis=1)))
+    at = "" if job.positions == LAST_ALONE else f" and position {job.positions[number]}"
     return (
-        f"the state at block {int(np.argmin(finite))} under this condition is not finite; with dtype float16, use "
-        "bfloat16 or float32"
+        f"the state at block {int(np.argmin(finite[number]))}{at} under this condition is not finite; with dtype "
+        "float16, use bfloat16 or float32"
     )
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmrm.decoding import scheduler
+from cmrm.decoding import positions, scheduler
 from cmrm.decoding.scheduler import Arriving
-from cmrm.steering import capture
 from flows.plan.plan import make_plan
 from flows.spec.spec import read_spec
 from storage.records.manifest import Manifest
@@ -76,7 +75,7 @@ def embed_all(job: EmbedJob) -> tuple[list[str], np.ndarray]:
 def let_states_be_late(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let no copy be there before it was waited for; what happens, in order."""
     seen: list[str] = []
-    embed = capture.embed
+    embed = positions.embed
 
     def read(*arguments: Any, **more: Any) -> torch.Tensor:
         seen.append("read")
@@ -85,7 +84,7 @@ def let_states_be_late(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def send(tensor: torch.Tensor) -> Arriving:
         return Arriving(host=tensor, event=Event(seen=seen))  # type: ignore[arg-type] # stands for a device's
 
-    monkeypatch.setattr(capture, "embed", read)
+    monkeypatch.setattr(positions, "embed", read)
     monkeypatch.setattr(scheduler, "send_to_host", send)
     return seen
 
@@ -107,7 +106,7 @@ def test_states_in_transfer_when_the_next_batch_runs_out_of_memory_are_kept(
     job: EmbedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_states_be_late(monkeypatch)
-    embed, asked = capture.embed, []
+    embed, asked = positions.embed, []
 
     def lack_memory(vlm: Any, prompts: list[Any], **more: Any) -> torch.Tensor:
         asked.append(len(prompts))
@@ -115,7 +114,7 @@ def test_states_in_transfer_when_the_next_batch_runs_out_of_memory_are_kept(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return embed(vlm, prompts, **more)
 
-    monkeypatch.setattr(capture, "embed", lack_memory)
+    monkeypatch.setattr(positions, "embed", lack_memory)
     assert len(embed_all(job)[0]) == 10
     # The third batch is halved; the two before it are not read again.
     assert asked == [3, 3, 3, 1, 1, 1, 1]

@@ -31,6 +31,11 @@ def make_intervention(**changes) -> cmrm.Intervention:
         (lambda vlm: cmrm.hidden_states(vlm, ["?"], blocks=[7, 6]), "not distinct and ascending"),
         (lambda vlm: cmrm.hidden_states(vlm, ["?"], blocks="upper"), "'upper' is none of upper_half"),
         (lambda vlm: cmrm.hidden_states(vlm, ["?"], batch_size=0), "batch_size is 0"),
+        (
+            lambda vlm: cmrm.hidden_states(vlm, ["?"], position="first"),
+            "'first' is unknown; use one of last, last_",
+        ),
+        (lambda vlm: cmrm.hidden_states(vlm, ["?"], position="mean_image"), r"prompts\[0\] shows no image"),
         (lambda vlm: cmrm.hidden_states(vlm, ["hi", "<image> hi"]), r"prompts\[1\] holds .*'<image>'"),
         (
             lambda vlm: cmrm.measure_shift(vlm, ["?"], image="grey"),
@@ -94,11 +99,13 @@ def test_steer_around_a_prompt_without_ids_is_refused(organism):
 def test_an_error_inside_steer_comes_out_and_leaves_no_hook(organism):
     inputs = render(organism, [cmrm.Prompt(text="help me paint the fence.")])
     plain = organism.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    # transformers keeps some of its own once it was asked for hidden states.
+    before = [list(block._forward_hooks) for block in organism.blocks]
     # Its rows fit no batch of one.
     wrong = make_intervention(delta=torch.ones(2, 1, 128))
     with pytest.raises(cmrm.UserError, match="for 2 prompts and 1 were given"), cmrm.steer(organism, wrong):
         organism.model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    assert not any(block._forward_hooks for block in organism.blocks)
+    assert [list(block._forward_hooks) for block in organism.blocks] == before
     assert not organism.decoder._forward_pre_hooks
     assert not organism.model.base_model._forward_pre_hooks
     assert torch.equal(organism.model.generate(**inputs, max_new_tokens=8, do_sample=False), plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -82,6 +82,34 @@ def test_states_are_those_of_output_hidden_states(organism, questions, image):
     plain = torch.stack([read_plainly(organism, question, image) for question in questions])
     torch.testing.assert_close(states[:, :-1], plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(cmrm.hidden_states(organism, prompts, blocks=[2, 4]), states[:, [2, 4]])
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_states_at_other_tokens_are_those_that_hooks_see(organism, questions, shift, *, steered):
+    prompts = [cmrm.Prompt(text=question, image=WHITE) for question in questions]
+    parts = {5: 0.7 * shift.delta[0]} if steered else {}
+    arm = intervene(shift, composition="direct", blocks=(5,), delta=shift.delta[:1])
+    expected = {name: [] for name in ("last_image", "mean_image", "first_answer")}
+    for question in questions:
+        inputs, seen = ask_plainly(organism, question, WHITE), []
+        own = inputs["input_ids"][0] == organism.model.config.image_token_id
+        with subtract_plainly(organism, parts), torch.inference_mode():
+            # Registered behind those that subtract, they see what these make.
+            handles = [
+                block.register_forward_hook(lambda _block, _args, output, into=seen: into.append(output[0]))
+                for block in organism.blocks
+            ]
+            organism.model.generate(**inputs, max_new_tokens=2, do_sample=False)
+            for handle in handles:
+                handle.remove()
+        prompt, answer = (torch.stack(seen[start : start + 8]) for start in (0, 8))
+        expected["last_image"].append(prompt[:, own][:, -1])
+        expected["mean_image"].append(prompt[:, own].mean(dim=1))
+        expected["first_answer"].append(answer[:, 0])
+    with cmrm.steer(organism, arm) if steered else nullcontext():
+        for position, plain in expected.items():
+            states = cmrm.hidden_states(organism, prompts, position=position, batch_size=2)
+            torch.testing.assert_close(states, torch.stack(plain), rtol=1e-4, atol=1e-4)
 
 
 def test_the_shift_is_the_mean_of_image_minus_text(organism, questions):

@@ -182,6 +182,21 @@ def test_prompts_on_a_rendered_image_follow_without_processing_it_and_only_lengt
     assert reason in found.refused[1]
 
 
+@pytest.mark.parametrize("images", [noises(2), [noises(1)[0]] * 2])
+def test_a_prompt_that_leaves_no_position_for_its_answer_is_refused_where_one_is_needed(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, images: list[Image.Image]
+) -> None:
+    prompts = [replace(prompt, text="what is it? " * 3) for prompt in ask(*images)]
+    taken = render(vlm, prompts[:1])["input_ids"].shape[1]
+    monkeypatch.setattr(vlm.model.config.get_text_config(), "max_position_embeddings", taken)
+    assert not Renderer(vlm).render(prompts).refused
+    refused = Renderer(vlm, beyond=1).render(prompts).refused
+    assert list(refused) == [0, 1]
+    assert refused[0].startswith(
+        f"the prompt takes {taken} positions, its answer 1 more, and this model has {taken}"
+    )
+
+
 def test_prompts_that_do_not_follow_from_a_rendering_are_told(vlm: VisionLanguageModel) -> None:
     plain = ask(*noises(2))
     renderer = Renderer(vlm)

@@ -45,6 +45,7 @@ WITHOUT_COMMANDS = {
     "extend",
     "judges",
     "judges-endpoints",
+    "positions",
     "python",
     "speed",
 }

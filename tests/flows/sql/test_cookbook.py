@@ -65,6 +65,7 @@ def write_spec(folder: Path, model: str, **changes: Any) -> Path:
         "images": {"size": 32},
         "target_states": ["query", "image", "blank"],
         "steered_states": ["CMRM dataset"],
+        "positions": ["last", "last_image", "mean_image", "first_answer"],
         "interventions": [
             {"name": "CMRM dataset", "level": "dataset", "alpha": [0.5, 1.0], "blocks": [5, 6, 7]}
         ],
@@ -86,6 +87,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "conditions": ["query", "image"],
         "target_states": ["image"],
         "steered_states": [],
+        "positions": ["last"],
         "parts": [],
         "judges": ["refusal"],
         "interventions": [{"name": "CMRM dataset", "alpha": 1.0, "blocks": [5, 6, 7]}],
@@ -125,11 +127,11 @@ def of(frame: pd.DataFrame, model: str = MODEL, column: str = "model") -> pd.Dat
     return frame[frame[column].str.startswith(f"{model}@")]
 
 
-def read_states(sql: duckdb.DuckDBPyConnection, where: str) -> np.ndarray:
+def read_states(sql: duckdb.DuckDBPyConnection, where: str, position: str = "last") -> np.ndarray:
     """Vectors of the embedded model, unsteered, at its last block, in double precision."""
     query = (
-        f"SELECT vector FROM hidden_states WHERE {where} AND block = 7 AND intervention = '' "
-        "AND model LIKE 'organism@%' ORDER BY dataset, sample_id, condition"
+        f"SELECT vector FROM hidden_states WHERE {where} AND block = 7 AND intervention = '' AND "
+        f"position = '{position}' AND model LIKE 'organism@%' ORDER BY dataset, sample_id, condition"
     )
     return np.stack([np.array(row[0]) for row in sql.sql(query).fetchall()])
 
@@ -164,6 +166,30 @@ def test_the_separation_of_a_block_is_numpys(cook, sql):
     (row,) = frame[frame.block == 7].itertuples()
     assert row.distance == pytest.approx(distance, rel=1e-5)
     assert row.within == pytest.approx(np.sqrt((spread**2).sum(axis=1).mean()), rel=1e-5)
+
+
+def test_harmful_and_harmless_questions_are_told_apart_at_each_position(cook, sql):
+    frame = of(cook("Does the last prompt token miss it")).set_index(["block", "position"])
+    assert len(frame) == 8 * 4
+    for position in ("last", "last_image", "mean_image", "first_answer"):
+        harmful, harmless = (
+            read_states(
+                sql,
+                "condition = 'image' AND (dataset, sample_id) IN "
+                f"(SELECT (dataset, sample_id) FROM samples WHERE {kind})",
+                position,
+            )
+            for kind in ("harmful", "NOT harmful")
+        )
+        distance = np.linalg.norm(harmful.mean(axis=0) - harmless.mean(axis=0))
+        spread = np.concatenate([one - one.mean(axis=0) for one in (harmful, harmless)])
+        row = frame.loc[7, position]
+        within = np.sqrt((spread**2).sum(axis=1).mean())
+        assert row.separation == pytest.approx(distance / within, abs=0.0051)
+        assert (row.harmful, row.harmless) == (len(harmful), len(harmless))
+        assert row.by_chance == pytest.approx(np.sqrt(1 / len(harmful) + 1 / len(harmless)), abs=0.0051)
+    # The model was raised to see at the last prompt token what it is asked; its image stands before the question.
+    assert frame.separation[7, "last"] > frame.separation[7, "mean_image"]
 
 
 def test_the_furthest_samples_come_first_and_have_verdicts(cook):
@@ -309,6 +335,11 @@ def test_the_runs_differ_where_the_first_model_fails(cook):
 
 def test_the_sizes_of_states_are_listed(cook):
     frame = cook("How many states")
+    assert {tuple(one) for one in frame.positions} == {
+        ("last",),
+        ("first_answer", "last"),
+        ("first_answer", "last", "last_image", "mean_image"),
+    }
     assert set(frame.width) == {128}
     assert set(frame.blocks) == {8}
 

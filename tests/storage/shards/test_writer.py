@@ -34,7 +34,7 @@ from storage.shards.writer import ShardWriter, make_writer_thread
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path, table_paths
 from storage.tables.hashing_sink import HashingSink
-from storage.tables.parquet import ROW_GROUP_BYTES
+from storage.tables.parquet import ROW_GROUP_BYTES, write_parquet
 
 KEY = stage_key("ingest", {"shard": 0})
 
@@ -352,6 +352,32 @@ def test_states_survive_a_resumption(any_store, monkeypatch, smallest):
     assert list_blocks(files) == [0, 1, 2]
     last = read_last_block(files)
     assert np.array_equal(last.choose(sorted(last.sample_ids))[:, 0], vectors[:, 2])
+
+
+def test_a_block_and_a_position_are_read_by_themselves(tmp_path):
+    places = ("mean_image", "last", "first_answer")
+    made = [make_states(start, 40, blocks=3, width=1024) for start in range(3)]
+    tables = [
+        table.set_column(
+            table.schema.get_field_index("position"), "position", pa.repeat(position, table.num_rows)
+        )
+        for position, (table, _) in zip(places, made, strict=True)
+    ]
+    path = tmp_path / "states.parquet"
+    write_parquet(pa.concat_tables(tables), "hidden_states", path)
+    whole = pq.read_metadata(path)
+    assert whole.num_row_groups == 3 * len(places)
+    for position, (_, vectors) in zip(places, made, strict=True):
+        assert list_blocks([path], position=position) == [0, 1, 2]
+        for block in range(3):
+            read = read_block([path], block, position=position)
+            assert np.array_equal(read.choose(sorted(read.sample_ids))[:, 0], vectors[:, block])
+    # Without a position, that of Δ.
+    ids = sorted(read_last_block([path]).sample_ids)
+    assert np.array_equal(read_last_block([path]).choose(ids)[:, 0], made[1][1][:, 2])
+    assert list_blocks([path]) == [0, 1, 2]
+    assert list_blocks([path], position="last_image") == []
+    assert read_block([path], 0, position="last_image").sample_ids == []
 
 
 WORKER = """

@@ -1,0 +1,108 @@
+"""Hidden states at the first token of the model's own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature
+
+from cmrm.decoding.api import why_apart
+from cmrm.decoding.branch_state import BranchState
+from cmrm.decoding.stop_tokens import make_generation_config, make_rules
+from cmrm.models.hook_handles import hooked
+from cmrm.models.vlm import VisionLanguageModel
+from cmrm.prefix.cache import PromptBatch, prefill
+from cmrm.prefix.planner import Prefixes, lay_out
+from cmrm.prompts.conditions import Prompt
+from cmrm.steering.capture import CapturedStates, capture_states
+
+
+@torch.inference_mode()
+def embed_first_answer(
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    blocks: Sequence[int],
+    prefixes: Prefixes | None = None,
+    rendered: BatchFeature | None = None,
+) -> Tensor:
+    """Extract hidden states at the first token of each prompt's own greedy answer: float32 [prompts, blocks, hidden].
+
+    The model reads the prompt and chooses the token that its answer begins with, also where that token ends it; the
+    state is each block's output when that token is fed. `prefixes` and `rendered` are as for
+    `cmrm.steering.capture.embed`. Call it outside of `steer`.
+    """
+    if why_apart(vlm) is None:
+        return _read_branches(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks)
+    return read_first_answer(vlm, lay_out(vlm, prompts, None, rendered=rendered).inputs, blocks=blocks)
+
+
+def _read_branches(vlm: VisionLanguageModel, batch: PromptBatch, blocks: Sequence[int]) -> Tensor:
+    """Feed the last prompt token and then the token that is chosen there, as the decoder does."""
+    state = BranchState(vlm, rows=batch.rows)
+    part = state.admit(prefill(vlm, batch), width=1)
+    hidden = state.forward(part, width=1)
+    logits = vlm.model.get_output_embeddings()(hidden).to(vlm.device)
+    state.tokens[part] = make_rules(vlm, 1).narrow(logits, begins=True).argmax(dim=-1)
+    first = torch.zeros(batch.rows, dtype=torch.long, device=vlm.device)
+    with capture_states(vlm, blocks=blocks, positions=first) as captured:
+        state.forward(part, width=1)
+    return captured.stack(blocks).float()
+
+
+@torch.inference_mode()
+def read_first_answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int]) -> Tensor:
+    """Extract as `embed_first_answer` does by the model's own `generate`, from rendered prompts.
+
+    Inside `steer`, the token is that of the steered answer, and the state is read after the intervention, which acts on
+    that token unless its scope is `prefill`.
+    """
+    config = make_generation_config(vlm, 2)
+    # A number of no token: an answer that ends with its first token would not be fed it.
+    config.eos_token_id = vlm.model.get_output_embeddings().out_features
+    with _capture_second_pass(vlm, blocks, rows=len(inputs["input_ids"])) as second:
+        vlm.model.generate(**inputs, generation_config=config)
+    return second.captured.stack(blocks).float()
+
+
+@dataclass(kw_only=True, eq=False)
+class _SecondPass:
+    """Captures the states of the second pass of the decoder, that of the first generated token."""
+
+    vlm: VisionLanguageModel
+    blocks: Sequence[int]
+    rows: int
+    stack: ExitStack
+    passes: int = 0
+    _captured: CapturedStates | None = None
+
+    @property
+    def captured(self) -> CapturedStates:
+        """What was captured; `RuntimeError` where the decoder did not run twice."""
+        if self._captured is None:
+            raise RuntimeError("the model has not been fed the first token of its answer")
+        return self._captured
+
+    def __call__(self, _decoder: nn.Module, _args: Any, _kwargs: Mapping[str, Any]) -> None:
+        self.passes += 1
+        if self.passes == 2:
+            first = torch.zeros(self.rows, dtype=torch.long)
+            # Registered while the model runs, and so behind the hooks of an intervention.
+            self._captured = self.stack.enter_context(
+                capture_states(self.vlm, blocks=self.blocks, positions=first)
+            )
+
+
+@contextmanager
+def _capture_second_pass(
+    vlm: VisionLanguageModel, blocks: Sequence[int], *, rows: int
+) -> Iterator[_SecondPass]:
+    with ExitStack() as stack:
+        second = _SecondPass(vlm=vlm, blocks=blocks, rows=rows, stack=stack)
+        with hooked([vlm.decoder.register_forward_pre_hook(second, with_kwargs=True)]):
+            yield second

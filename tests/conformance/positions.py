@@ -1,0 +1,157 @@
+"""States at other positions, against one plain pass a prompt: `python -m tests.conformance.positions FAMILY…`.
+
+Prints a line of JSON a family that is named: how many tokens of a prompt are its image's, and how far the states of
+batches are from what torch hooks see when transformers runs one prompt. The image's tokens are those whose embedding is
+not the one that the model's table has for them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tests.conformance.defences import draw_image
+
+if TYPE_CHECKING:
+    from cmrm.models.vlm import VisionLanguageModel
+    from cmrm.prompts.conditions import Prompt
+
+QUESTIONS = ("what is it?", "name every colour that you can see, one after the other", "hi")
+OF_IMAGE = ("last_image", "mean_image")
+
+
+def compare_positions(name: str) -> dict[str, Any]:
+    """Read the positions of a family's prompts: the distances by kind of batch and position."""
+    from cmrm.decoding.positions import PositionReader
+    from cmrm.models.image_tokens import explain_no_image_tokens
+    from cmrm.prefix.planner import Prefixes
+    from cmrm.prompts.conditions import Prompt
+    from cmrm.steering.intervention import Intervention
+    from tests.conformance.loading import load_tiny
+
+    with tempfile.TemporaryDirectory() as folder:
+        vlm: VisionLanguageModel = load_tiny(name, Path(folder))
+    of_image = () if explain_no_image_tokens(vlm.family) else OF_IMAGE
+    batches = {
+        "images of their own": [
+            Prompt(text=text, image=draw_image(row)) for row, text in enumerate(QUESTIONS)
+        ],
+        "one image": [Prompt(text=text, image=draw_image(0)) for text in QUESTIONS],
+        "text": [Prompt(text=text) for text in QUESTIONS],
+    }
+    nothing = Intervention(
+        delta=torch.zeros(1, vlm.hidden_size), alpha=1.0, blocks=(0,), scope="every_position"
+    )
+    apart: dict[str, dict[str, float]] = {}
+    for kind, prompts in batches.items():
+        positions = ("last", *(of_image if kind != "text" else ()), "first_answer")
+        expected = torch.stack([read_naively(vlm, prompt, positions) for prompt in prompts])
+        reader = PositionReader(
+            vlm, blocks=range(len(vlm.blocks)), positions=positions, prefixes=Prefixes(vlm)
+        )
+        found = {
+            kind: reader.read(prompts),
+            f"{kind}, again and in another order": reader.read(prompts[::-1]).flip(0),
+            f"{kind}, steered by nothing": reader.read_steered(prompts, nothing),
+        }
+        for label, states in found.items():
+            scale = expected.abs().amax(dim=(0, 2, 3))
+            distances = ((states - expected).abs().amax(dim=(0, 2, 3)) / scale).tolist()
+            apart[label] = dict(zip(positions, distances, strict=True))
+    shown = batches["one image"][0]
+    return {
+        "family": name,
+        "apart": apart,
+        "image_tokens": int(find_replaced(vlm, shown).sum()) if of_image else 0,
+        "tokens": len(render_alone(vlm, shown)["input_ids"][0]),
+    }
+
+
+def read_naively(vlm: VisionLanguageModel, prompt: Prompt, positions: Sequence[str]) -> Tensor:
+    """Read one prompt by plain passes of the model: [positions, blocks, hidden]."""
+    states: dict[str, Tensor] = {}
+    inputs = render_alone(vlm, prompt)
+    with listen(vlm) as passes, torch.inference_mode():
+        # Two tokens, of which the second pass is fed the first; as if no token ended an answer.
+        vlm.model.generate(**inputs, max_new_tokens=2, do_sample=False, eos_token_id=10**6)
+    whole, first = (torch.stack([one[block][0] for block in range(len(vlm.blocks))]) for one in passes)
+    states["last"], states["first_answer"] = whole[:, -1], first[:, 0]
+    if "mean_image" in positions:
+        own = find_replaced(vlm, prompt)
+        states["mean_image"] = torch.stack([state[own].double().mean(dim=0).float() for state in whole])
+        states["last_image"] = whole[:, own][:, -1]
+    return torch.stack([states[position] for position in positions])
+
+
+def render_alone(vlm: VisionLanguageModel, prompt: Prompt) -> Any:
+    """Render one prompt, which has no padding."""
+    from cmrm.models.vlm import render
+
+    return render(vlm, [prompt])
+
+
+def find_replaced(vlm: VisionLanguageModel, prompt: Prompt) -> Tensor:
+    """Find the tokens of a prompt whose embedding is not that of their id: bool [tokens]."""
+    inputs = render_alone(vlm, prompt)
+    given: list[Tensor] = []
+
+    def keep(_decoder: Any, _args: Any, kwargs: Any) -> None:
+        given.append(kwargs["inputs_embeds"])
+
+    handle = vlm.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.inference_mode():
+        vlm.model(**inputs)
+        handle.remove()
+        table = vlm.model.get_input_embeddings()
+        known = table(inputs["input_ids"].clamp(max=table.weight.shape[0] - 1))
+    return (given[0] - known).abs().amax(dim=-1)[0] > 1e-6
+
+
+@contextmanager
+def listen(vlm: VisionLanguageModel) -> Iterator[list[dict[int, Tensor]]]:
+    """Record the outputs of all blocks, pass by pass; of a skipped block, what passes it."""
+    passes: list[dict[int, Tensor]] = []
+
+    def begin(_decoder: Any, _args: Any, _kwargs: Any) -> None:
+        passes.append({})
+
+    def keep(block: int) -> Callable[[Any, Any, Any], None]:
+        def record(_block: Any, _args: Any, output: Any) -> None:
+            own = passes[-1]
+            own[block] = output[0] if isinstance(output, tuple) else output
+            for skipped in range(block):
+                if skipped not in own:
+                    own[skipped] = own[skipped - 1]
+
+        return record
+
+    handles = [vlm.decoder.register_forward_pre_hook(begin, with_kwargs=True)]
+    handles += [block.register_forward_hook(keep(number)) for number, block in enumerate(vlm.blocks)]
+    try:
+        yield passes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def main() -> None:
+    """Compare the families that are named."""
+    from tests.conformance.program import admit_torchvision
+
+    torch.set_num_threads(1)
+    # Transformers is imported later, when torchvision can be.
+    _operators = admit_torchvision()
+    for name in sys.argv[1:]:
+        sys.stdout.write(f"{json.dumps(compare_positions(name))}\n")
+
+
+if __name__ == "__main__":
+    main()
