@@ -22,7 +22,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def cache_folder() -> Path:
-    """Find the cache folder: copies of remote files, the embedded model's data sets, a log.
+    """Find the cache folder: copies of remote files, databases of views, the embedded model's data sets, a log.
 
     CMRM_CACHE, else `cmrm` in the user's own cache.
     """

@@ -9,7 +9,9 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import StoreError
-from storage.records.hashing import canonical_json
+from storage.records.hashing import canonical_json, digest
 from storage.records.manifest import Manifest, StoredFile
 from storage.sql.comparisons import compared_reports, comparison_rows
+from storage.sql.kept_databases import keep_database, restore_database
 from storage.sql.macros import create_macros
 from storage.sql.readonly_fs import PROTOCOL, CommittedFiles
 from storage.sql.shifts import shift_rows
@@ -61,15 +64,12 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
     keys = None if run is None else set(map(str, store.find_run(run).get("keys") or ()))
     manifests = list(_present(store, keys))
     committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
+    contents = _gather(store, manifests)
     with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
         database = Path(folder) / "store.duckdb"
-        with duckdb.connect(database) as builder:
-            builder.register_filesystem(committed)
-            register(builder)
-            # In one transaction: otherwise each of some hundred statements would be one, and written to the disk.
-            builder.begin()
-            _build(builder, store, manifests, Path(folder))
-            builder.commit()
+        if not restore_database(contents.key, database):
+            _build(database, contents, committed)
+            keep_database(contents.key, database)
         # A read-only database rejects every change; its folder is then deleted, as SQL could write into it.
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
@@ -113,30 +113,62 @@ def _belongs(manifest: Manifest, keys: set[str]) -> bool:
     return manifest.key in keys or not keys.isdisjoint(compared_reports(manifest))
 
 
-def _build(builder: duckdb.DuckDBPyConnection, store: Store, manifests: list[Manifest], folder: Path) -> None:
-    builder.execute("CREATE SCHEMA stored")
-    for kind in KINDS:
-        paths = [file.path for manifest in manifests for file in manifest.files if _shown(file, kind)]
-        builder.execute(file_view(kind, paths))
-    shifts = [row for manifest in manifests for row in shift_rows(store, manifest)]
-    runs = [_run(record) for record in store.runs()]
-    compared = [row for manifest in manifests for row in comparison_rows(store, manifest)]
-    rows = {"shifts": shifts, "runs": runs, "comparisons": compared}
-    for name, schema in LOADED.items():
-        builder.execute(row_view(name, schema, _write_lines(rows[name], folder / f"{name}.jsonl")))
-    for name in (*KINDS, *LOADED):
-        builder.execute(comments(name))
-    builder.execute(create_macros())
+@dataclass(frozen=True, kw_only=True)
+class _Contents:
+    """What a database is built of: the paths of each kind's files, and the rows of the other views as JSON lines."""
+
+    paths: Mapping[str, Sequence[str]]
+    lines: Mapping[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """The digest of all that determines the database."""
+        return digest([duckdb.__version__, *self.statements(Path()), *self.lines.values()])
+
+    def statements(self, folder: Path) -> Iterator[str]:
+        """Make the SQL that builds the database of the lines in a folder."""
+        yield "CREATE SCHEMA stored"
+        for kind in KINDS:
+            yield file_view(kind, self.paths[kind])
+        for name, schema in LOADED.items():
+            yield row_view(name, schema, folder / f"{name}.jsonl")
+        for name in (*KINDS, *LOADED):
+            yield comments(name)
+        yield create_macros()
 
 
-def _write_lines(rows: Sequence[Mapping[str, Any]], file: Path) -> Path:
+def _gather(store: Store, manifests: Sequence[Manifest]) -> _Contents:
+    files = [file for manifest in manifests for file in manifest.files]
+    rows = {
+        "shifts": (row for manifest in manifests for row in shift_rows(store, manifest)),
+        "runs": map(_run, store.runs()),
+        "comparisons": (row for manifest in manifests for row in comparison_rows(store, manifest)),
+    }
+    return _Contents(
+        paths={kind: [file.path for file in files if _shown(file, kind)] for kind in KINDS},
+        lines={name: _write_lines(rows[name]) for name in LOADED},
+    )
+
+
+def _build(database: Path, contents: _Contents, committed: CommittedFiles) -> None:
+    for name, lines in contents.lines.items():
+        (database.parent / f"{name}.jsonl").write_text(lines, encoding="ascii")
+    with duckdb.connect(database) as builder:
+        builder.register_filesystem(committed)
+        register(builder)
+        # In one transaction: otherwise each of some hundred statements would be one, and written to the disk.
+        builder.begin()
+        for statement in contents.statements(database.parent):
+            builder.execute(statement)
+        builder.commit()
+
+
+def _write_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """Write rows for DuckDB to read, as JSON lines.
 
     With an Arrow table, Arrow would import pandas if it is installed, which takes as long as everything else.
     """
-    with file.open("w", encoding="ascii") as lines:
-        lines.writelines(f"{json.dumps(row, allow_nan=False, default=_to_list)}\n" for row in rows)
-    return file
+    return "".join(f"{json.dumps(row, allow_nan=False, default=_to_list)}\n" for row in rows)
 
 
 def _to_list(vector: NDArray[np.float32]) -> list[float | str]:
