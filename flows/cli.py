@@ -51,6 +51,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.calibrate:calibrate",
             "Hold the judges of a finished run against people's labels.",
         ),
+        "export": (
+            "flows.commands.export:export",
+            "Write a steered model for other people's engines.",
+        ),
+        "verify-serving": (
+            "flows.commands.verify_serving:verify_serving",
+            "Tell by an export's canary whether a server steers.",
+        ),
         "doctor": (
             "flows.commands.doctor:doctor",
             "Check that a model's states are read and steered correctly.",
@@ -102,7 +110,8 @@ def start() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the given command in this process.
 
-    Exits with 0, 1 for a regression or a damaged store, 2 for a user error, 130 on SIGINT and 143 on SIGTERM.
+    Exits with 0, 1 for a regression, a damaged store or an unsteered server, 2 for a user error, 130 on SIGINT and 143
+    on SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if DEBUG in given:

@@ -19,6 +19,7 @@ FORMATS: Plugins[ExportFormat] = Plugins(
     base=ExportFormat,  # type: ignore[type-abstract] # compared with, never constructed
     own=MappingProxyType(
         {
+            "checkpoint": "cmrm.export.formats.checkpoint:CheckpointFormat",
             "easysteer": "cmrm.export.formats.easysteer:EasySteerFormat",
             "gguf": "cmrm.export.formats.control_vector:ControlVectorFormat",
             "vllm-lens": "cmrm.export.formats.vllm_lens:VllmLensFormat",

@@ -30,7 +30,7 @@ Reading = Literal["steered", "unsteered", "neither"]
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """A greedy answer: its token ids, its text, and `start`, the text up to the token at which the two answers part."""
+    """A greedy answer: its token ids, its text, and `start`, the text up to the token at which the two texts part."""
 
     tokens: tuple[int, ...]
     text: str
@@ -41,8 +41,9 @@ class Expected:
 class CanaryPrompt:
     """One prompt: chat messages with the image as a data URL, and the greedy answers to it.
 
-    `token_ids` are those of the rendered prompt; the answers part at token `differ_at`, counted from 0. `margin` is the
-    smallest distance, in logits, between the first and the second choice up to there, in both answers.
+    `token_ids` are those of the rendered prompt; the two texts part at token `differ_at`, counted from 0. `margin` is
+    the smallest distance between the first and the second choice up to there, in both answers, relative to the
+    largest logit.
     """
 
     messages: tuple[Mapping[str, Any], ...]

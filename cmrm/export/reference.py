@@ -11,14 +11,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmrm.api.steer import check_fit, steer
 from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Expected, are_told_apart
 from cmrm.export.request import ExportRequest
+from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
+from cmrm.steering.capture import block_output
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.settings import Scope
 
@@ -26,20 +28,24 @@ from cmrm.steering.settings import Scope
 MOST_PROMPTS = 6
 MAX_TOKENS = 32
 BATCH = 8
-# The least distance in logits between first and second choice, so that other kernels choose alike: rounding moves
-# logits by about 1e-5 in float32, and by a tenth in half precision.
-LEAST_MARGIN = {torch.float32: 0.02, torch.float16: 0.25, torch.bfloat16: 0.5}
+# The least distance between first and second choice, relative to the largest logit, so that other kernels choose alike:
+# several times what rounding moves logits by.
+LEAST_MARGIN = {torch.float32: 1e-3, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 # Prompts whose logits are compared, of each kind: with an image and without.
 PROBES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A prompt with the source's logits at every position, steered by hooks and plain: float32 [tokens, vocabulary]."""
+    """A prompt with the source's logits at every position, steered by hooks and plain: float32 [tokens, vocabulary].
+
+    `states` are the plain ones at the first block that is steered, float32 [tokens, hidden].
+    """
 
     prompt: Prompt
     steered: Tensor
     plain: Tensor
+    states: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +83,28 @@ def make_reference(
         acts_at=acts_at,
         prompts=chosen,
     )
+    return Reference(probes=make_probes(vlm, acting, candidates), canary=canary, dtype=vlm.model.dtype)
+
+
+def make_probes(
+    vlm: VisionLanguageModel, acting: Intervention, candidates: Sequence[Prompt]
+) -> tuple[Probe, ...]:
+    """Read the logits of a few candidates of each kind, with an image and without."""
     kinds = ([one for one in candidates if (one.image is not None) is shown] for shown in (True, False))
-    probes = [_probe(vlm, acting, one) for kind in kinds for one in kind[:PROBES]]
-    return Reference(probes=tuple(probes), canary=canary, dtype=vlm.model.dtype)
+    return tuple(_probe(vlm, acting, one) for kind in kinds for one in kind[:PROBES])
 
 
 @torch.inference_mode()
-def read_logits(vlm: VisionLanguageModel, prompt: Prompt) -> Tensor:
-    """Read the logits of a prompt at every position: float32 [tokens, vocabulary], on the host."""
-    logits: Tensor = vlm.model(**render(vlm, [prompt]), use_cache=False).logits
-    return logits[0].float().cpu()
+def read_at_block(vlm: VisionLanguageModel, prompt: Prompt, block: int) -> tuple[Tensor, Tensor]:
+    """Read a prompt at every position: logits [tokens, vocabulary] and a block's output [tokens, hidden], float32."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        kept.append(block_output(output)[0].float().cpu())
+
+    with hooked([vlm.blocks[block].register_forward_hook(keep)]):
+        logits: Tensor = vlm.model(**render(vlm, [prompt]), use_cache=False).logits
+    return logits[0].float().cpu(), kept[0]
 
 
 def choose_prompts(
@@ -106,9 +124,9 @@ def choose_prompts(
     mixed = [side[place] for place in range(longest) for side in sides if place < len(side)]
     if not mixed:
         raise UserError(
-            f"export: none of {len(candidates)} prompts is answered otherwise by the steered model within {MAX_TOKENS} "
-            "tokens, so no canary could tell it from the plain one. Give a larger α, or prompts of your own "
-            "(--canary-prompts)."
+            f"export: of {len(candidates)} prompts, none is answered otherwise by the steered model within "
+            f"{MAX_TOKENS} tokens, or none by a margin that holds on another machine, so no canary could tell it from "
+            "the plain one. Give a larger α, or prompts of your own (--canary-prompts)."
         )
     return tuple(mixed[:MOST_PROMPTS])
 
@@ -128,10 +146,11 @@ def list_messages(vlm: VisionLanguageModel, prompt: Prompt) -> list[dict[str, An
 
 
 def _probe(vlm: VisionLanguageModel, acting: Intervention, prompt: Prompt) -> Probe:
-    plain = read_logits(vlm, prompt)
+    first = acting.blocks[0]
+    plain, states = read_at_block(vlm, prompt, first)
     with steer(vlm, acting):
-        steered = read_logits(vlm, prompt)
-    return Probe(prompt=prompt, steered=steered, plain=plain)
+        steered, _ = read_at_block(vlm, prompt, first)
+    return Probe(prompt=prompt, steered=steered, plain=plain, states=states)
 
 
 def _split(candidates: Sequence[Prompt]) -> Iterator[list[Prompt]]:
@@ -143,7 +162,7 @@ def _split(candidates: Sequence[Prompt]) -> Iterator[list[Prompt]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """An answer's token ids, and at each the distance in logits to the second choice."""
+    """An answer's token ids, and at each the distance to the second choice, relative to the largest logit."""
 
     tokens: list[int]
     margins: list[float]
@@ -172,46 +191,55 @@ def _answer(vlm: VisionLanguageModel, inputs: Any, acting: Intervention | None) 
             return_dict_in_generate=True,
             output_logits=True,
         )
-    top = torch.stack([step.float().topk(2, dim=-1).values for step in made.logits], dim=1).cpu()
-    tokens = made.sequences[:, -top.shape[1] :].cpu()
+    margins = torch.stack([_measure_margins(step.float()) for step in made.logits], dim=1).cpu()
+    tokens = made.sequences[:, -margins.shape[1] :].cpu()
     stops = vlm.model.generation_config.eos_token_id
     stopping = {stops} if isinstance(stops, int) else set(stops or ())
     answers = []
-    for row, best in zip(tokens.tolist(), top, strict=True):
+    for row, margin in zip(tokens.tolist(), margins.tolist(), strict=True):
         length = next((place + 1 for place, token in enumerate(row) if token in stopping), len(row))
-        answers.append(_Answer(tokens=row[:length], margins=(best[:length, 0] - best[:length, 1]).tolist()))
+        answers.append(_Answer(tokens=row[:length], margins=margin[:length]))
     return answers
+
+
+def _measure_margins(logits: Tensor) -> Tensor:
+    """The distance between the two largest logits of each row, relative to the largest by amount: float32 [rows]."""
+    first, second = logits.topk(2, dim=-1).values.unbind(dim=-1)
+    return (first - second) / logits.abs().amax(dim=-1)
 
 
 def _hold_together(
     vlm: VisionLanguageModel, prompt: Prompt, ids: tuple[int, ...], steered: _Answer, plain: _Answer
 ) -> CanaryPrompt | None:
     """Make a canary prompt of two answers; None if a server's answer would not tell them apart."""
-    pairs = zip(steered.tokens, plain.tokens, strict=False)
-    differ = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-    if differ is None:
-        return None
-    margin = min(*steered.margins[: differ + 1], *plain.margins[: differ + 1])
-    expected = [_expect(vlm, one, differ) for one in (steered, plain)]
-    if margin < LEAST_MARGIN[vlm.model.dtype] or not are_told_apart(expected[0].start, expected[1].start):
-        return None
-    return CanaryPrompt(
-        messages=tuple(list_messages(vlm, prompt)),
-        token_ids=ids,
-        max_tokens=MAX_TOKENS,
-        differ_at=differ,
-        margin=round(margin, 4),
-        steered=expected[0],
-        unsteered=expected[1],
-    )
+    for place in range(max(len(steered.tokens), len(plain.tokens))):
+        margin = min(*steered.margins[: place + 1], *plain.margins[: place + 1])
+        if margin < LEAST_MARGIN[vlm.model.dtype]:
+            return None
+        if steered.tokens[: place + 1] == plain.tokens[: place + 1]:
+            continue
+        expected = [_expect(vlm, one, place) for one in (steered, plain)]
+        # A letter of several tokens is none before its last one.
+        cut = any(not one.text.strip().startswith(one.start.strip()) for one in expected)
+        if not cut and are_told_apart(expected[0].start, expected[1].start):
+            return CanaryPrompt(
+                messages=tuple(list_messages(vlm, prompt)),
+                token_ids=ids,
+                max_tokens=MAX_TOKENS,
+                differ_at=place,
+                margin=round(margin, 4),
+                steered=expected[0],
+                unsteered=expected[1],
+            )
+    return None
 
 
-def _expect(vlm: VisionLanguageModel, answer: _Answer, differ: int) -> Expected:
+def _expect(vlm: VisionLanguageModel, answer: _Answer, place: int) -> Expected:
     def decode(tokens: list[int]) -> str:
         return str(vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True))
 
     return Expected(
-        tokens=tuple(answer.tokens), text=decode(answer.tokens), start=decode(answer.tokens[: differ + 1])
+        tokens=tuple(answer.tokens), text=decode(answer.tokens), start=decode(answer.tokens[: place + 1])
     )
 
 

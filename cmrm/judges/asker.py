@@ -127,15 +127,19 @@ class Asker:
         return UserError(f"{self.label}: {self.url} rejects {key} ({status}): {said} {fix}")
 
     def _quote(self, error: openai.APIError) -> str:
-        """Quote the server's error message, or the connection error, as one short, redacted line."""
-        said: object = error.body if isinstance(error, openai.APIStatusError) else None
-        if isinstance(said, dict):
-            said = said.get("message") or said.get("detail") or said
-        text = str(said or error.__cause__ or error.message)
-        characters = (" " if unicodedata.category(one).startswith("C") else one for one in text)
-        line = self._redact(" ".join("".join(characters).split()))
-        line = line if len(line) <= MAX_QUOTED else f"{line[: MAX_QUOTED - 1]}…"
-        return line if line.endswith((".", "!", "?", "…")) else f"{line}."
+        return quote_error(error, key=self.key)
 
     def _redact(self, text: str) -> str:
         return redact(text, [self.key], mark="[key]")
+
+
+def quote_error(error: openai.APIError, *, key: str) -> str:
+    """Quote the server's error message, or the connection error, as one short, redacted line."""
+    said: object = error.body if isinstance(error, openai.APIStatusError) else None
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("detail") or said
+    text = str(said or error.__cause__ or error.message)
+    characters = (" " if unicodedata.category(one).startswith("C") else one for one in text)
+    line = redact(" ".join("".join(characters).split()), [key], mark="[key]")
+    line = line if len(line) <= MAX_QUOTED else f"{line[: MAX_QUOTED - 1]}…"
+    return line if line.endswith((".", "!", "?", "…")) else f"{line}."

@@ -102,7 +102,8 @@ class Connection(httpx2.AsyncClient):
             for name in _RECEIVED
             if name in response.headers
         }
-        if response.is_success:
+        # Other requests, such as for the list of models, are read by whoever makes them.
+        if response.is_success and request.method == "POST":
             body = json.dumps(_read_completion(body, tally)).encode()
             headers["content-type"] = "application/json"
         return httpx2.Response(response.status_code, headers=headers, content=body, request=request)

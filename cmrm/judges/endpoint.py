@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from cmrm.errors import UserError
+from cmrm.judges.address import find_url_fault, is_key, is_variable, read_key
 from cmrm.judges.judge import Answer, Field, Judge, Verdict
 from cmrm.judges.pace import Pace
 from cmrm.judges.rubric import get_rubric
@@ -23,8 +20,6 @@ from cmrm.judges.rubric import get_rubric
 Found = tuple[int, Verdict] | None
 
 _OWN_FIELDS = frozenset(("messages", "model", "n", "stream", "tools"))
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_UNFIT = re.compile(r"[@\\?#\s\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ class EndpointJudge(Judge):
         object.__setattr__(self, "reads", rubric.reads)
         object.__setattr__(self, "subjects", rubric.subjects)
         self._check_url()
-        if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
+        if self.key_variable and not is_variable(self.key_variable):
             # The value is not quoted: some users put the key itself here.
             raise self._error("key_variable", "must be the name of an environment variable")
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
@@ -198,26 +193,15 @@ class EndpointJudge(Judge):
         return self.base_url.rstrip("/")
 
     def _check_url(self) -> None:
-        # The address is not quoted: it may hold a password.
-        if _UNFIT.search(self.base_url):
-            raise self._error("base_url", "must be a URL without user, password, query or spaces")
-        try:
-            parts = urlsplit(self.base_url)
-            fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fits = False
-        if not fits:
-            raise self._error(
-                "base_url", f"must be like https://host/v1 or http://host:8000/v1, and is {self.base_url!r}"
+        key = "" if self.allow_http else self.key_variable
+        fault = find_url_fault(self.base_url, key_variable=key)
+        if fault is not None and fault.startswith("would send"):
+            fault += (
+                "; use https, give key_variable: '' if the server needs no key, or allow_http: true if the network is "
+                "yours"
             )
-        if parts.scheme == "http" and self.key_variable and not self.allow_http:
-            if _is_loopback(parts.hostname or ""):
-                return
-            raise self._error(
-                "base_url",
-                "would send the key unencrypted over the network; use https, give key_variable: '' if the server "
-                "needs no key, or allow_http: true if the network is yours",
-            )
+        if fault is not None:
+            raise self._error("base_url", fault)
 
     def _check_package(self) -> None:
         if find_spec("openai") is None:
@@ -226,14 +210,14 @@ class EndpointJudge(Judge):
     def _read_key(self) -> str:
         if not self.key_variable:
             return ""
-        key = os.environ.get(self.key_variable, "").strip()
+        key = read_key(self.key_variable)
         if not key:
             raise self._error(
                 "key_variable",
                 f"names {self.key_variable}, which holds no key here; set that environment variable, or give '' if "
                 f"{self._url} needs none",
             )
-        if not re.fullmatch(r"[!-~]+", key):
+        if not is_key(key):
             raise self._error(
                 "key_variable", f"names {self.key_variable}, which holds something that is no key"
             )
@@ -245,10 +229,3 @@ class EndpointJudge(Judge):
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

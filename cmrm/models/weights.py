@@ -44,7 +44,27 @@ def load_weights(
     without them the weights are on the CPU. `where` is how errors name the checkpoint. Raises `UserError` if weights
     are missing, else one of `LOAD_ERRORS`.
     """
-    model, found = classes.model.from_pretrained(
+    model, found = load_with_info(
+        folder, classes, config, dtype=dtype, trust_remote_code=trust_remote_code, **placement
+    )
+    _refuse_missing(found["missing_keys"], where=where)
+    return model
+
+
+def load_with_info(
+    folder: Path,
+    classes: Classes,
+    config: Any,
+    *,
+    dtype: Any,
+    trust_remote_code: bool = False,
+    **placement: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """Load as `load_weights` does, with transformers' loading info: missing, unexpected and mismatched keys.
+
+    Raises one of `LOAD_ERRORS`.
+    """
+    loaded: tuple[Any, dict[str, Any]] = classes.model.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
@@ -54,8 +74,7 @@ def load_weights(
         **trust(trust_remote_code=trust_remote_code),
         **placement,
     )
-    _refuse_missing(found["missing_keys"], where=where)
-    return model
+    return loaded
 
 
 def trust(*, trust_remote_code: bool = False) -> dict[str, Any]:

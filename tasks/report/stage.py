@@ -115,7 +115,7 @@ class ReportJob(Job):
 def _report(job: ReportJob, store: Store) -> Manifest:
     # Finding verifies every byte, so each is found once.
     made = {stage: [need_manifest(store, stage, key) for key in keys] for stage, keys in job.used.items()}
-    outcomes = _read_outcomes(store, made)
+    outcomes = read_outcomes(store, made)
     harmful = {(one.dataset, one.sample_id): one.harmful for one in outcomes.samples}
     table = make_table(
         outcomes, settings=job.settings, quarantined=_count_unanswered(store, made[StageName.GENERATE])
@@ -195,7 +195,8 @@ def _name_files(key: str, summary: Summary, figures: Sequence[Figure]) -> dict[s
     return files
 
 
-def _read_outcomes(store: Store, made: Made) -> Outcomes:
+def read_outcomes(store: Store, made: Made) -> Outcomes:
+    """Read samples and verdicts of some manifests, by stage."""
     samples = [
         SampleInfo(
             dataset=row["dataset"],

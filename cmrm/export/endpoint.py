@@ -1,0 +1,134 @@
+"""Ask a canary's prompts of an OpenAI-compatible server: vLLM, SGLang, llama-server, mlx and others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from cmrm.errors import UserError
+from cmrm.export.canary import CanaryPrompt
+from cmrm.judges.address import find_url_fault, is_key, is_variable, read_key
+from cmrm.untrusted.redaction import redact
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    from cmrm.judges.connection import Connection
+
+RETRIES = 2
+# Names of models in a message.
+MOST_NAMES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A server's answer: its text, and the tokens that it says the prompt has; None if it does not say."""
+
+    text: str
+    prompt_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A server's address; `model` is the name under which it serves, '' for the only one that it lists.
+
+    `key_variable` names the environment variable with the API key, '' for a server without one. `timeout` is in
+    seconds, for each answer. Raises `UserError` for an address or a name that cannot be used.
+    """
+
+    url: str
+    model: str = ""
+    key_variable: str = ""
+    timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.key_variable and not is_variable(self.key_variable):
+            # The value is not quoted: some users give the key itself.
+            raise UserError("--key-variable: must be the name of an environment variable.")
+        if fault := find_url_fault(self.url, key_variable=self.key_variable):
+            raise UserError(f"the server's URL {fault}.")
+        if find_spec("openai") is None:
+            raise UserError("verify-serving needs the openai package: pip install 'cmrm[endpoints]'.")
+
+    def ask(self, prompts: Sequence[CanaryPrompt]) -> list[Served]:
+        """Ask all prompts, one after the other, at temperature 0; raises `UserError` if one gets no answer."""
+        return asyncio.run(self._ask(prompts))
+
+    async def _ask(self, prompts: Sequence[CanaryPrompt]) -> list[Served]:
+        import openai
+
+        from cmrm.judges.asker import quote_error
+        from cmrm.judges.connection import Connection
+        from cmrm.judges.pace import Pace
+
+        key = self._read_key()
+        connection = Connection(key=key, timeout=self.timeout, pace=Pace(interval=0.0))
+        failure: str
+        try:
+            async with openai.AsyncOpenAI(
+                # As for judges: the SDK would read omitted options from the environment.
+                api_key="none",
+                base_url=self.url.rstrip("/"),
+                max_retries=RETRIES,
+                timeout=self.timeout,
+                http_client=connection,
+            ) as sdk:
+                model = self.model or await _find_model(sdk)
+                return [
+                    await _answer(sdk, connection, number, model, prompt, key=key)
+                    for number, prompt in enumerate(prompts)
+                ]
+        except openai.APIError as error:
+            status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
+            failure = f"{quote_error(error, key=key)}{status}"
+        # Outside of the handler: an error raised inside would carry the request, with its API key, as its context.
+        raise UserError(
+            f"{self.url} gives no answer: {failure} Check that the address ends in /v1, and the served model's name "
+            "(--served-model)."
+        )
+
+    def _read_key(self) -> str:
+        key = read_key(self.key_variable)
+        if self.key_variable and not is_key(key):
+            raise UserError(
+                f"--key-variable names {self.key_variable}, which holds no key here; set that environment variable."
+            )
+        return key
+
+
+async def _find_model(sdk: AsyncOpenAI) -> str:
+    from cmrm.judges.connection import ROW
+
+    page: Any = await sdk.models.list(extra_headers={ROW: "models"})
+    listed = page.data if isinstance(page.data, list) else []
+    names = [one.id for one in listed if isinstance(getattr(one, "id", None), str)]
+    if len(names) == 1:
+        return str(names[0])
+    from cmrm.untrusted.printable import show_names
+
+    raise UserError(
+        f"the server lists {show_names(names[:MOST_NAMES]) or 'no model'}; name the one to ask (--served-model)."
+    )
+
+
+async def _answer(
+    sdk: AsyncOpenAI, connection: Connection, number: int, model: str, prompt: CanaryPrompt, *, key: str
+) -> Served:
+    from cmrm.judges.connection import ROW
+
+    messages: Any = list(prompt.messages)
+    made = await sdk.chat.completions.create(
+        model=model,
+        messages=messages,
+        temperature=0,
+        max_tokens=prompt.max_tokens,
+        extra_headers={ROW: str(number)},
+    )
+    usage = connection.tallies.pop(str(number)).usage
+    return Served(
+        text=redact(made.choices[0].message.content or "", [key], mark="[key]"),
+        prompt_tokens=None if usage is None else usage.prompt_tokens,
+    )

@@ -1,0 +1,69 @@
+"""Hold a loaded export against hooks on its source: logits at every position, and the canary's answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cmrm.export.canary import judge_readings, read_text_start
+from cmrm.export.format import ExportError
+from cmrm.export.local import answer_locally
+from cmrm.export.reference import Reference, read_at_block
+from cmrm.export.request import ExportRequest
+from cmrm.models.vlm import VisionLanguageModel
+
+# The largest difference of a logit, relative to the largest logit of its prompt. A hook rounds state and shift
+# together, and a bias is rounded with the projection, so half precision differs by a few units in the last place.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+# The mean difference from hooks, relative to that of plain logits from hooks.
+MOST_LEFT = 0.25
+# Below this share the bias is lost in the dtype's rounding.
+LEAST_SHARE = 0.5
+
+
+def compare_with_hooks(
+    vlm: VisionLanguageModel, request: ExportRequest, reference: Reference
+) -> tuple[str, ...]:
+    """Compare an export with hooks on its source; lines on what was found. Raises `ExportError` if they differ."""
+    worst, left, positions = 0.0, 0.0, 0
+    shares = []
+    first = request.shift.blocks[0]
+    added = request.shift.added[0].double()
+    for probe in reference.probes:
+        logits, states = read_at_block(vlm, probe.prompt, first)
+        worst = max(worst, _relate(logits, probe.steered))
+        moved = (probe.plain - probe.steered).abs().mean()
+        left = max(left, float((logits - probe.steered).abs().mean() / moved) if moved else 0.0)
+        positions += len(logits)
+        if added.any():
+            shares.append(((states - probe.states).double() @ added / (added @ added)).mean())
+    name = str(reference.dtype).removeprefix("torch.")
+    said = (
+        f"at {positions} positions of {len(reference.probes)} prompts, logits differ from hooks' by at most "
+        f"{worst:.1e} of the largest one ({name}; tolerated: {TOLERANCE[reference.dtype]:.0e}), and on average by "
+        f"{left:.1e} of what the shift moves them (tolerated: {MOST_LEFT:g})"
+    )
+    if not worst <= TOLERANCE[reference.dtype] or not left <= MOST_LEFT:
+        raise ExportError(f"export: what was written, loaded again, is not the steered model: {said}.")
+    share = float(torch.stack(shares).mean()) if shares else 1.0
+    if share < LEAST_SHARE:
+        raise ExportError(
+            f"export: {share:.0%} of the shift survives the rounding of states to {name}; give --dtype float32."
+        )
+    reading = judge_readings(
+        [
+            read_text_start(answer_locally(vlm, prompt, max_tokens=prompt.differ_at + 1), prompt)
+            for prompt in reference.canary.prompts
+        ]
+    )
+    if reading != "steered":
+        raise ExportError(f"export: by its canary, what was written and loaded again is {reading}.")
+    return (
+        f"{said[0].upper()}{said[1:]}.",
+        f"{share:.1%} of the shift survives the rounding of states to {name} (block {first}).",
+        f"All {len(reference.canary.prompts)} prompts of the canary are answered as by hooks.",
+    )
+
+
+def _relate(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())

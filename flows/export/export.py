@@ -1,0 +1,81 @@
+"""`cmrm export`: from a run or a file of Δ to a proved folder with its canary and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from cmrm.export import FORMATS
+from cmrm.export.candidates import list_candidates, read_candidates
+from cmrm.export.format import ExportFormat, Written
+from cmrm.export.reference import Reference, make_reference
+from cmrm.export.writer import Exported, refuse_used, write_export
+from cmrm.models.loading import load_model
+from cmrm.models.pinning import check_unchanged
+from flows.export.card import write_card
+from flows.export.source import Asked, ExportSource, read_source
+from tasks.core.options import build_plugin
+
+if TYPE_CHECKING:
+    from cmrm.models.loading import Dtype
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A finished export, with what it was made of and by which format."""
+
+    source: ExportSource
+    chosen: ExportFormat
+    exported: Exported
+
+
+def export(
+    given: str,
+    asked: Asked,
+    *,
+    to: str,
+    output: Path,
+    store: str,
+    device: str,
+    prompts: Path | None,
+    say: Say,
+) -> Made:
+    """Export a run's arm or a file of Δ; `say` is told what goes on.
+
+    Raises `UserError` or `StoreError` for what the user can fix, before any weight is read where it is known by then.
+    """
+    chosen = build_plugin(FORMATS, to, {})
+    refuse_used(output)
+    source = read_source(given, asked, store=store)
+    request = source.request
+    chosen.check(request)
+    say(f"Running {request.model.own_name} under hooks, and choosing the canary's prompts.")
+    reference = _run_source(source, chosen, device=device, prompts=prompts)
+    say(f"Writing {to} to {output}, and reading it again.")
+
+    def describe(written: Written, proofs: Sequence[str]) -> str:
+        return write_card(request, chosen, written, proofs, name=output.name)
+
+    exported = write_export(request, chosen, reference, output=output, describe=describe)
+    check_unchanged(request.model)
+    return Made(source=source, chosen=chosen, exported=exported)
+
+
+def _run_source(
+    source: ExportSource, chosen: ExportFormat, *, device: str, prompts: Path | None
+) -> Reference:
+    """Load the source model, run it under hooks, and let it go."""
+    request = source.request
+    candidates = list_candidates(request.model.folder) if prompts is None else read_candidates(prompts)
+    vlm = load_model(request.model, dtype=cast("Dtype", request.dtype), device=device)
+    return make_reference(
+        vlm,
+        request,
+        [replace(one, system=source.system) for one in candidates],
+        format=chosen.kind,
+        acts_at=chosen.acts_at,
+    )

@@ -1,0 +1,52 @@
+"""The model of an export: that of the run's record, at its revision, in the form that exports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cmrm.errors import UserError
+from cmrm.models.model_classes import find_classes
+from cmrm.models.pinning import COMMIT
+from cmrm.models.revision import ModelIdentity, resolve_model
+from cmrm.models.weights import LOAD_ERRORS, load_config
+from cmrm.untrusted.printable import first_line
+
+# What of a record's model no export carries: its field, and what it is called.
+NOT_CARRIED = {
+    "adapter": "a LoRA adapter; merge it into the model (peft's merge_and_unload) and measure Δ on that",
+    "quantization": "quantized weights; measure Δ on the model that they were made from",
+    "trust_remote_code": "code of its own",
+    "family": "a row of model types of its own",
+}
+
+
+def resolve_recorded(model: Mapping[str, Any], *, folder: str | None = None) -> ModelIdentity:
+    """Resolve the model of a run's record, in a given folder or where it was.
+
+    Raises `UserError` if its files are no longer those of the run, and for what no export carries.
+    """
+    for field, what in NOT_CARRIED.items():
+        if model.get(field):
+            raise UserError(f"export: the run's model {model['name']} has {what}.")
+    revision = str(model["revision"])
+    identity = resolve_model(
+        folder or str(model["id"]), revision=revision if COMMIT.fullmatch(revision) else "main"
+    )
+    if identity.fingerprint != model["fingerprint"]:
+        raise UserError(
+            f"--model: the files of {identity.id!r} are not those on which the run's Δ was measured ({model['name']}): "
+            "they have changed, or are another model's. Run the spec again."
+        )
+    return identity
+
+
+def count_blocks(identity: ModelIdentity) -> int:
+    """Count a model's decoder blocks by its config; raises `UserError` if it cannot be read."""
+    try:
+        config = load_config(identity.folder, find_classes(identity), attention=None)
+        return int(config.get_text_config().num_hidden_layers)
+    except (*LOAD_ERRORS, AttributeError) as error:
+        raise UserError(
+            f"model.id: the config of {identity.id!r} cannot be read ({first_line(error)})."
+        ) from error

@@ -1,0 +1,232 @@
+"""`cmrm export` and `cmrm verify-serving` as their users meet them: on a run, on a file of Δ, and with mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from flows.cli import main
+from storage.store import Store
+from tests.endpoint_server import Endpoint, complete
+
+
+def status(*arguments) -> int:
+    try:
+        main([str(one) for one in arguments])
+    except SystemExit as ended:
+        return int(ended.code)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def exported(finished, questions, tmp_path_factory):
+    """The run's arm at its last block, exported by the command."""
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    done = status(
+        "export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--blocks", "last", "--to", "checkpoint",
+        "-o", folder, "--canary-prompts", questions, "--device", "cpu",
+    )  # fmt: skip
+    assert done == 0
+    return folder
+
+
+def find_delta(store):
+    """The file of the run's Δ: the tensors as they are stored."""
+    (path,) = (store / "shifts").rglob("*.safetensors")
+    return path, load_file(path)
+
+
+def test_an_arm_of_a_run_is_exported_with_its_own_shift(finished, exported, llava_folder):
+    _, measured = find_delta(finished / "store")
+    delta = measured["delta"][measured["blocks"].tolist().index(3)]
+    weights = load_file(exported / "model.safetensors")
+    biases = {name: value for name, value in weights.items() if name.endswith("down_proj.bias")}
+    assert len(biases) == 4
+    for name, value in biases.items():
+        expected = -60 * delta if ".3." in name else torch.zeros(32)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    own = load_file(llava_folder / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in own.items())
+
+
+def test_the_card_says_where_the_export_comes_from_and_what_was_proved(finished, exported):
+    card = (exported / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["pipeline_tag"] == "image-text-to-text"
+    assert front["library_name"] == "transformers"
+    assert front["license"] == "other"
+    assert "cmrm" in front["tags"]
+    run = Store.open(str(finished / "store")).find_run("latest")["run_id"]
+    for part in (
+        run,
+        "α = 60 at block 3 of 4",
+        "logits differ from hooks'",
+        "At the last block",
+        "verify-serving",
+    ):
+        assert part in card
+
+
+def test_verify_serving_tells_the_export_from_its_source_and_from_another_model(
+    exported, llava_folder, tmp_path, capsys
+):
+    canary = exported / "canary.json"
+    assert status("verify-serving", exported, "--canary", canary, "--device", "cpu") == 0
+    assert "steered: it serves" in capsys.readouterr().out
+    assert status("verify-serving", llava_folder, "--canary", canary, "--device", "cpu") == 1
+    assert "the shift was dropped" in capsys.readouterr().out
+    content = json.loads(canary.read_text())
+    for prompt in content["prompts"]:
+        prompt["steered"]["start"], prompt["unsteered"]["start"] = "one thing", "another"
+    other = tmp_path / "canary.json"
+    other.write_text(json.dumps(content))
+    assert status("verify-serving", exported, "--canary", other, "--device", "cpu") == 2
+    assert "neither" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("side", "expected"), [("steered", 0), ("unsteered", 1)])
+def test_a_server_is_asked_the_canarys_messages_and_read_by_its_text(exported, side, expected, capsys):
+    prompts = json.loads((exported / "canary.json").read_text())["prompts"]
+    answers = {json.dumps(one["messages"]): one for one in prompts}
+
+    def act(handler, asked):
+        if asked.path.endswith("/models"):
+            handler.give(200, json.dumps({"object": "list", "data": [{"id": "mine", "object": "model"}]}))
+            return
+        one = answers[json.dumps(asked.body["messages"])]
+        handler.give(200, complete(f" {one[side]['text']}", usage=(len(one["token_ids"]), 3)))
+
+    with Endpoint(act) as server:
+        assert status("verify-serving", server.url, "--canary", exported / "canary.json") == expected
+    assert [one.path for one in server.asked] == ["/v1/models", *["/v1/chat/completions"] * len(prompts)]
+    bodies = [one.body for one in server.asked[1:]]
+    assert all((body["model"], body["temperature"]) == ("mine", 0) for body in bodies)
+    assert [body["max_tokens"] for body in bodies] == [one["max_tokens"] for one in prompts]
+    shown = capsys.readouterr().out
+    assert f"{len(prompts)} of {len(prompts)} answers equal the expected ones" in shown
+    assert "another chat template" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_a_server_that_formats_prompts_otherwise_is_told_so(exported, capsys):
+    with Endpoint(lambda handler, _asked: handler.give(200, complete("hm", usage=(1, 1)))) as server:
+        done = status(
+            "verify-serving", server.url, "--canary", exported / "canary.json", "--served-model", "mine"
+        )
+    assert done == 2
+    assert "another chat template" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_hostile_servers_answer_is_shown_without_what_a_terminal_obeys(exported, capsys):
+    with Endpoint(
+        lambda handler, _asked: handler.give(200, complete("\x1b[2J\x1b]0;owned\x07\u202e" * 99))
+    ) as server:
+        done = status(
+            "verify-serving", server.url, "--canary", exported / "canary.json", "--served-model", "mine"
+        )
+    assert done == 2
+    shown = capsys.readouterr().out
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_a_key_is_read_from_the_environment_alone_and_never_shown(exported, monkeypatch, capsys):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret-key")
+    canary = exported / "canary.json"
+
+    def echo(handler, asked):
+        handler.give(200, complete(asked.headers["authorization"]))
+
+    with Endpoint(echo) as server:
+        given = ("--canary", canary, "--served-model", "mine", "--key-variable", "MY_KEY")
+        assert status("verify-serving", server.url, *given) == 2
+        assert server.asked[0].headers["authorization"] == "Bearer sk-very-secret-key"
+    assert "very-secret" not in capsys.readouterr().out
+    assert status("verify-serving", "http://elsewhere.example/v1", *given) == 2
+    assert "unencrypted" in capsys.readouterr().err
+
+
+def test_a_server_that_refuses_or_is_not_there_costs_a_line_and_status_two(exported, capsys, monkeypatch):
+    monkeypatch.setattr("cmrm.export.endpoint.RETRIES", 0)
+    with Endpoint(
+        lambda handler, _asked: handler.give(404, '{"error": {"message": "no such model"}}')
+    ) as server:
+        given = ("--canary", exported / "canary.json", "--served-model", "mine")
+        assert status("verify-serving", server.url, *given) == 2
+    assert re.search(r"no such model\. \(404\)", capsys.readouterr().err)
+    assert status("verify-serving", server.url, *given) == 2
+    assert "gives no answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--arm", "own"], "'own' subtracts a Δ of each question's own"),
+        (["--arm", "begin"], "scope prefill"),
+        (["--arm", "asked"], "is of kind prompt"),
+        (["--arm", "nobody"], "its arms: CMRM, "),
+        (["--arm", "CMRM@much"], "'much' is no strength"),
+        (["--arm", "CMRM"], "α = 30, 60 and its report selects none"),
+        ([], "several arms that can be exported"),
+        (["--arm", "CMRM@60", "--blocks", "9"], "no block 9"),
+        (["--arm", "CMRM@60", "--blocks", "some"], "--blocks 'some'"),
+        (["--arm", "CMRM@60", "--revision", "main"], "--revision"),
+        (["--arm", "CMRM@60", "--to", "elsewhere"], "export format 'elsewhere' is unknown"),
+    ],
+)
+def test_what_cannot_be_exported_costs_a_line_and_status_two(finished, tmp_path, capsys, options, said):
+    given = ["export", "latest", "--store", finished / "store", "-o", tmp_path / "out"]
+    given += [] if "--to" in options else ["--to", "checkpoint"]
+    assert status(*given, *options) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(finished, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    given = ("export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--to", "checkpoint")
+    assert status(*given, "-o", tmp_path) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_model_that_is_not_the_runs_is_refused(finished, make_llava, tmp_path, capsys):
+    other = make_llava(tmp_path / "other", image_size=32, patch_size=16)
+    given = ("export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--to", "checkpoint")
+    assert status(*given, "-o", tmp_path / "out", "--model", other) == 2
+    assert "not those on which the run's Δ was measured" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_of_delta_is_exported_for_a_model_elsewhere(finished, llava_folder, questions, tmp_path):
+    path, measured = find_delta(finished / "store")
+    model = shutil.copytree(llava_folder, tmp_path / "model")
+    given = ("--to", "checkpoint", "--canary-prompts", questions, "--device", "cpu")
+    assert status("export", path, "--model", model, "--alpha", 60, *given, "-o", tmp_path / "file") == 0
+    found = load_file(tmp_path / "file" / "model.safetensors")
+    blocks = measured["blocks"].tolist()
+    for place, block in enumerate(blocks):
+        before = measured["delta"][place - 1] if place else torch.zeros(32)
+        (name,) = (one for one in found if one.endswith(f"layers.{block}.mlp.down_proj.bias"))
+        torch.testing.assert_close(found[name], -60 * (measured["delta"][place] - before))
+    assert "another intervention" in (tmp_path / "file" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--alpha", "1"], "--model: a file of Δ"),
+        (["--model", "organism"], "--alpha: a file of Δ"),
+        (["--alpha", "1", "--model", "organism", "--arm", "x"], "--arm"),
+    ],
+)
+def test_a_file_of_delta_needs_its_model_and_a_strength(finished, tmp_path, capsys, options, said):
+    path, _ = find_delta(finished / "store")
+    assert status("export", path, "--to", "checkpoint", "-o", tmp_path / "out", *options) == 2
+    assert said in capsys.readouterr().err
