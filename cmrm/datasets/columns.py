@@ -28,7 +28,7 @@ from cmrm.untrusted.printable import show, show_value
 
 # Fields that a column may give, and fields that a spec may set as a constant for all rows.
 TEXTS = ("caption", "category", "context", "group")
-FIELDS = ("id", "question", "choices", "image", "reference", "harmful", *TEXTS)
+FIELDS = ("id", "question", "choices", "image", "reference", "harmful", "twin", *TEXTS)
 CONSTANTS = ("question", "image", "reference", *TEXTS)
 
 MAX_NAMED = 20
@@ -124,7 +124,9 @@ class OwnColumns:
         choices = self._read_choices(row)
         reference = self._read_text(row, "reference") if choices is None else self._read_letter(row, choices)
         # Rotations of the choices are one question, and on one side of the split.
-        group = texts["group"] or (None if choices is None else asked)
+        # So are twins, or no pair would be complete.
+        twin = self._read_text(row, "twin")
+        group = texts["group"] or twin or (None if choices is None else asked)
         asked = asked if choices is None else ask_with_choices(asked, choices)
         harmful = self.names["harmful"]
         return Sample(
@@ -134,6 +136,7 @@ class OwnColumns:
             harmful=self.truths.read(row, harmful),
             image=image,
             reference=reference,
+            twin=twin,
             removed=None if image is None or MARKER not in question else MARKER,
             line=record.line,
             **{**texts, "group": group},

@@ -11,7 +11,8 @@ class Sample:
 
     `image` is a file name relative to the data set's image folder. `harmful` says whether a good model refuses.
     `context` describes the image in words for judges. `group` is the text by which the split groups samples, None for
-    the question. `removed` is what was removed from the question of the file (an image's marker).
+    the question. `twin` is a text that a harmful sample and its harmless twin share, and no other of the data set.
+    `removed` is what was removed from the question of the file (an image's marker).
     `line` is the sample's line in its file (1 = first), for messages; it is not part of the sample's identity.
 
     >>> import cmrm
@@ -30,6 +31,7 @@ class Sample:
     reference: str | None = None
     context: str | None = None
     group: str | None = None
+    twin: str | None = None
     removed: str | None = None
     line: int = field(default=0, compare=False)
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from flows.report.tables.judges import describe_agreement, describe_spend
 from flows.report.tables.reasoning import describe_no_final, make_reasoning_table
 from flows.report.tables.text_alone import make_questions_table
+from flows.report.tables.twins import make_twins_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine, render_grid
 from flows.report.writers.terminal_defences import render_defences
 from flows.report.writers.terminal_parts import render_parts
@@ -31,7 +32,11 @@ def print_result(console: Console, result: Result) -> None:
         for line in (describe_parse_errors(summary.judges), *describe_no_final(summary.reasoning)):
             console.print(Text(show_safely(line)))
     for grid in render_small_tables(
-        [make_questions_table(summary.questions), make_reasoning_table(summary.reasoning)]
+        [
+            make_questions_table(summary.questions),
+            make_twins_table(summary.twins),
+            make_reasoning_table(summary.reasoning),
+        ]
     ):
         console.print()
         console.print(grid)

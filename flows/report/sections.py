@@ -30,6 +30,7 @@ from flows.report.tables.parts import make_parts_tables
 from flows.report.tables.reasoning import describe_no_final, make_reasoning_table
 from flows.report.tables.stimuli import make_stimulus_table, warn_of_padding
 from flows.report.tables.text_alone import make_questions_table, make_text_alone_table
+from flows.report.tables.twins import make_twins_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
 from tasks.core.software import describe_software
 from tasks.report.judge_costs import JudgeTotals
@@ -87,6 +88,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             "Text alone",
             [make_text_alone_table(table), make_questions_table(summary.questions)],
         ),
+        ("twins", "Twins", [make_twins_table(summary.twins)]),
         ("reasoning", "Reasoning traces", [make_reasoning_table(summary.reasoning)]),
         ("parts", "Parts of Δ", [*shown["parts"], *make_parts_tables(summary.parts)]),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),

@@ -65,7 +65,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "samples": Kind(
             comment="one row per sample: a request as it is put to the model",
-            late=("removed",),
+            late=("removed", "twin"),
             schema=pa.schema(
                 [
                     _DATASET,
@@ -86,6 +86,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     ),
                     _maybe("context", pa.string(), "the image in words, for a judge that cannot see it"),
                     _maybe("removed", pa.string(), "what was taken out of the question: an image's marker"),
+                    _maybe(
+                        "twin",
+                        pa.string(),
+                        "what a harmful sample and its harmless twin of the data set share",
+                    ),
                     _maybe("text_digest", pa.string(), "sha256 of question and caption"),
                     _maybe("image_digest", pa.string(), "sha256 of the image file's bytes"),
                 ]

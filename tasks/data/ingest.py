@@ -101,6 +101,7 @@ def _ingest(job: IngestJob, store: Store) -> Manifest:
             "split_by": SplitRow.of(sample).text,
             "context": sample.context,
             "removed": sample.removed,
+            "twin": sample.twin,
             "text_digest": digest({"question": sample.question, "caption": sample.caption}),
             "image_digest": digest_image(sample, images, digests),
         }

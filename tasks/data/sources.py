@@ -203,6 +203,8 @@ def _describe(
     described = {**vars(row), "digest": digest_image(row, images, digests)}
     # A blank line above a sample changes its line number and nothing else.
     del described["line"]
-    if row.removed is None:
-        del described["removed"]  # keeps the keys of earlier releases, which had no markers
+    # Keeps the keys of earlier releases, which knew no markers and no twins.
+    for name in ("removed", "twin"):
+        if described[name] is None:
+            del described[name]
     return described

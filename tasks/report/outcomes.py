@@ -64,7 +64,7 @@ class Column:
 class SampleInfo:
     """The fields of a sample that decide how its verdicts count; `split_by` is the text that decides its split.
 
-    `category` is the data set's own, None for none.
+    `category` is the data set's own, None for none; so is `twin`, which a harmful sample and its harmless twin share.
     """
 
     dataset: str
@@ -72,6 +72,7 @@ class SampleInfo:
     harmful: bool
     split_by: str
     category: str | None = None
+    twin: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -45,6 +45,7 @@ from tasks.report.summary import (
 )
 from tasks.report.table import make_table
 from tasks.report.tokens import TokenCount, count_tokens
+from tasks.report.twins import rate_twins
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
@@ -179,6 +180,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         categories=tuple(categories),
         questions=tuple(rate_questions(store, texts, outcomes.samples)),
         reasoning=tuple(reasoning),
+        twins=tuple(rate_twins(outcomes, table)),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
     )
@@ -204,12 +206,13 @@ def read_outcomes(store: Store, made: Made) -> Outcomes:
             harmful=row["harmful"],
             split_by=row["split_by"] or row["question"],
             category=row["category"],
+            twin=row["twin"],
         )
         for row in iterate_all(
             store,
             made[StageName.INGEST],
             "samples",
-            ("dataset", "sample_id", "harmful", "question", "split_by", "category"),
+            ("dataset", "sample_id", "harmful", "question", "split_by", "category", "twin"),
         )
     ]
     outcomes = Outcomes(samples=samples)

@@ -18,6 +18,7 @@ from tasks.report.judge_costs import JudgeTotals
 from tasks.report.questions import QuestionRate
 from tasks.report.reasoning import ReasoningRate
 from tasks.report.table import Table
+from tasks.report.twins import TwinRate
 from tasks.shards.precision import Precision
 
 # Raise it when a key of the JSON changes its meaning or goes; a new key with a default does not need it.
@@ -106,12 +107,15 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "categories": CategoryRate,
         "questions": QuestionRate,
         "reasoning": ReasoningRate,
+        "twins": TwinRate,
         "stimuli": StimulusSummary,
         "figures": FigureCaption,
     }
 )
 # The keys that only some runs have.
-OPTIONAL = frozenset(("parts", "categories", "questions", "reasoning", "defences", "captions", "stimuli"))
+OPTIONAL = frozenset(
+    ("parts", "categories", "questions", "reasoning", "twins", "defences", "captions", "stimuli")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,8 @@ class Summary:
     questions: tuple[QuestionRate, ...] = ()
     # Only of a run with a model whose answers have traces.
     reasoning: tuple[ReasoningRate, ...] = ()
+    # Only of a run with data sets of harmful samples and their harmless twins.
+    twins: tuple[TwinRate, ...] = ()
     # Only of a run with defences of other kinds than CMRM.
     defences: DefenceTable | None = None
     # Only of a run that generated captions; the JSON of others lacks the key.

@@ -55,6 +55,7 @@ def read_mm_safetybench_plus_plus(
             image=image,
             category=category,
             group=f"{category} {fields[_PAIR]}",
+            twin=f"{category} {fields[_PAIR]}",
             line=record.line,
         )
 

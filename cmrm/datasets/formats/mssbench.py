@@ -14,7 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from cmrm.datasets.documents import open_document, read_entries
-from cmrm.datasets.fields import RowError, content_id, get_text, get_text_or_none, join_names, name_type
+from cmrm.datasets.fields import (
+    RowError,
+    clean,
+    content_id,
+    get_text,
+    get_text_or_none,
+    join_names,
+    name_type,
+)
 from cmrm.datasets.format import Format
 from cmrm.datasets.rows import Record, make_samples, reject
 from cmrm.errors import UserError
@@ -59,7 +67,7 @@ SECTIONS: Mapping[str, tuple[str, str, tuple[_Side, _Side]]] = MappingProxyType(
         ),
     }
 )
-_SIDE, _REQUEST = "<side>", "<request>"
+_SIDE, _REQUEST, _TWIN = "<side>", "<request>", "<twin>"
 
 
 def read_mssbench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
@@ -69,7 +77,8 @@ def read_mssbench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     `embodied`, `safe_instructions` go with the image `safe`, `unsafe_instructions` with `unsafe`. The benchmark's own
     system text before each request is left out. id = section, and a digest of request and image; the category is
     section/`Type` or section/`category`; an image's description is the caption, and the context for judges. The
-    entry's `intent`, or `unsafe_instruction`, which all its requests share, decides the side of the split. Raises
+    entry's `intent`, or `unsafe_instruction`, which all its requests share, decides the side of the split. Twins are a
+    query of `chat` about either image, and the nth instructions of `embodied` where both images have as many. Raises
     `UserError` for a document without either list.
     """
     for section in _find_sections(path):
@@ -102,9 +111,23 @@ def _split_requests(
                 reason = f"{section}, {record.place}: field {side.requests!r} is {found}"
                 yield reject(dataset=dataset, line=record.line, reason=reason, raw=record.raw)
                 continue
-            for request in requests:
-                fields = {**record.fields, _SIDE: side, _REQUEST: request}
+            for number, request in enumerate(requests):
+                twin = _name_twins(record.fields, section, number)
+                fields = {**record.fields, _SIDE: side, _REQUEST: request, _TWIN: twin}
                 yield replace(record, fields=fields, place=f"{section}, {record.place}")
+
+
+def _name_twins(fields: Mapping[str, Any], section: str, number: int) -> str | None:
+    """Name the pair of the nth requests about both images by what they are; None where they are no pair."""
+    parts: list[str] = []
+    counts = set()
+    for side in SECTIONS[section][2]:
+        requests = fields.get(side.requests)
+        if not isinstance(requests, list) or len(requests) <= number:
+            return None
+        counts.add(len(requests))
+        parts += [str(fields.get(side.image)), str(requests[number])]
+    return f"{section}-{content_id(clean(chr(10).join(parts)), None)}" if len(counts) == 1 else None
 
 
 def _make(record: Record, *, dataset: str, section: str) -> Sample:
@@ -126,6 +149,7 @@ def _make(record: Record, *, dataset: str, section: str) -> Sample:
         category=join_names(section, get_text_or_none(fields, category)),
         context=described,
         group=get_text_or_none(fields, shared),
+        twin=fields[_TWIN],
         line=record.line,
     )
 

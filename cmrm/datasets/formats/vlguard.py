@@ -34,7 +34,8 @@ def read_vlguard(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     `instr-resp` lists `{safe_instruction, response}` and `{unsafe_instruction, response}` for a safe image and
     `{instruction, response}` for an unsafe one: a harmless sample `<id>-safe` and harmful ones `<id>-unsafe`, each with
     the response as reference. The category is category/subcategory, or, for a safe image, upstream's name of the
-    subset: safe_safes or safe_unsafes. Where `id` is missing, the image's name without suffix stands for it.
+    subset: safe_safes or safe_unsafes. The two instructions of a safe image are twins. Where `id` is missing, the
+    image's name without suffix stands for it.
     """
 
     def make(record: Record) -> Sample:
@@ -52,6 +53,7 @@ def read_vlguard(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
             image=image,
             category=join_names(*category) or subset,
             reference=get_text_or_none(fields, "response"),
+            twin=identity if fields["safe"] else None,
             line=record.line,
         )
 

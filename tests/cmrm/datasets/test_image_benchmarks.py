@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,11 @@ def test_mssbench_asks_each_chat_query_about_both_images(read, published):
         "question": question,
         "category": "chat/Wug Harm",
         "group": "practise throwing a blick",
+        "twin": rows[0].twin,
     }
+    # A question about the one image and about the other are twins, and no others.
+    assert sorted(Counter(row.twin for row in rows[:6]).values()) == [2, 2, 2]
+    assert rows[2].twin == rows[4].twin != rows[3].twin == rows[5].twin
     assert rows[:2] == [
         Sample(id=f"chat-0-{digest('chat/0.jpg', question)}", harmful=False, image="chat/0.jpg", **shared),
         Sample(
@@ -216,7 +221,14 @@ def test_mssbench_gives_each_image_of_a_robot_its_own_instructions(read, publish
     ]
     assert {row.group for row in rows} == {"Place the blick in the wug."}
     assert {row.category for row in rows} == {"embodied/Property Damage"}
+    assert rows[0].twin == rows[2].twin != rows[1].twin == rows[3].twin
     assert rows[0].id == f"embodied-safe_0-{digest('embodied/safe_0.png', 'Place the blick on the shelf.')}"
+
+
+def test_instructions_of_a_robot_that_are_not_as_many_are_no_twins(read, published):
+    path = published / "mssbench/combined.json"
+    edit(path, lambda document: document["embodied"][0]["safe_instructions"].pop())
+    assert {row.twin for row in read("mssbench", path)[6:]} == {None}
 
 
 @pytest.mark.parametrize("section", ["chat", "embodied"])

@@ -114,7 +114,9 @@ def test_twins_of_mm_safetybench_plus_plus_share_a_group(read_parquet, published
         image=image,
         category="Illegal_Activity",
         group="Illegal_Activity 1",
+        twin="Illegal_Activity 1",
     )
+    assert all(row.twin == row.group for row in read_rows)
     assert [(row.question, row.harmful, row.group) for row in read_rows[1:]] == [
         ("How do I bend this dax unseen?", True, "Illegal_Activity 2"),
         ("How do I feed this wug?", False, "Illegal_Activity 1"),

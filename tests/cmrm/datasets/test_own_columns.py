@@ -77,6 +77,18 @@ def test_a_row_without_an_id_is_named_by_its_content(read_own):
     assert not first.harmful
 
 
+def test_twins_are_kept_and_stay_on_one_side(read, tmp_path):
+    rows = [
+        {"question": "q1", "harmful": True, "twin": "one"},
+        {"question": "q2", "harmful": False, "twin": "one", "group": "own"},
+        {"question": "q3", "twin": " "},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = [(row.twin, row.group) for row in read("jsonl", path)]
+    assert found == [("one", "one"), ("one", "own"), (None, None)]
+
+
 def test_a_group_of_ones_own_is_kept(read_own):
     assert [row.group for row in read_own([{"question": "a", "group": "g"}])] == ["g"]
 

@@ -17,6 +17,7 @@ def test_a_safe_image_gives_two_samples_and_an_unsafe_one_gives_one(read, publis
             image="bad_ads/ed926a06.png",
             category="safe_safes",
             reference="It says hello.",
+            twin="Ads_306373",
         ),
         Sample(
             id="Ads_306373-unsafe",
@@ -26,6 +27,7 @@ def test_a_safe_image_gives_two_samples_and_an_unsafe_one_gives_one(read, publis
             image="bad_ads/ed926a06.png",
             category="safe_unsafes",
             reference="I will not mock anybody.",
+            twin="Ads_306373",
         ),
         Sample(
             id="hod_12-unsafe",
