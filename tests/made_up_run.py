@@ -143,7 +143,7 @@ def _commit_states(store: Store, model: str, samples: int) -> Iterator[str]:
                 "embed",
                 {"hidden_states": rows},
                 [dataset, condition, name, model],
-                content=_describe(Arm(model, condition, name, alpha)),
+                content={**_describe(Arm(model, condition, name, alpha)), "position": "last"},
                 provenance={"dataset": dataset, "split": "target"},
                 partitions={"model": model, "condition": condition},
             )

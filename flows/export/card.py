@@ -151,8 +151,8 @@ def _describe_origin(request: ExportRequest) -> str:
 def _describe_licence(request: ExportRequest) -> str:
     base = escape(request.model.own_name)
     return (
-        f"## Licence\n\nThe licence of {base} holds for what of it is in this folder and for the model that is served; its "
-        "notices are here where its files had any."
+        f"## Licence\n\nThe licence of {base} holds for what of it is in this folder and for the model that is served; "
+        "its notices are here where its files had any."
     )
 
 
