@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrm.statistics.geometry import centroid_distance, separation
+from cmrm.statistics.probe import FOLDS, MOST_STATES, build_probe
 from cmrm.statistics.rates import Rate
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
-FOLDS = 5
-MOST_STATES = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +114,9 @@ def _probe(
         if not len(test) or len(set(labels[train])) < 2:
             return None
         correct += int(
-            (_build_probe().fit(values[train], labels[train]).predict(values[test]) == labels[test]).sum()
+            (build_probe().fit(values[train], labels[train]).predict(values[test]) == labels[test]).sum()
         )
     return Rate(successes=correct, n=len(values))
-
-
-def _build_probe() -> Pipeline:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    # With standardised states and the default penalty (C = 1) the solver converges within hundreds of steps.
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=10_000))
 
 
 def _check(states: Sequence[Tensor], groups: Sequence[str] | None) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cmrm.statistics.rates import CONFIDENCE, Mean
-
-# An interval's end is the 25th of them.
-RESAMPLES = 1_000
-SEED = 0
-ENDS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))
-
-Floats = NDArray[np.float64]
+from cmrm.statistics.rates import Mean
+from cmrm.statistics.vector_intervals import (
+    Floats,
+    draw_counts,
+    find_cosines,
+    summarize,
+    summarize_length,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,55 +40,22 @@ def measure_parts(whole: Floats, parts: Mapping[str, Floats]) -> dict[str, PartM
     count = len(whole)
     if count == 0 or any(one.shape != whole.shape for one in parts.values()):
         raise ValueError("the parts of Δ need the same anchors, at least one")
-    draws = [np.full((1, count), 1 / count), *_draw(count)]
+    draws = [counts / count for counts in draw_counts([count])]
     totals = [draw @ whole for draw in draws]
     return {name: _measure([draw @ one for draw in draws], totals, count) for name, one in parts.items()}
 
 
-def _draw(count: int) -> Iterator[Floats]:
-    """The weights of anchors in each resample, [resamples, anchors]."""
-    if count > 1:
-        drawn = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        yield drawn / count
-
-
-def _measure(means: list[Floats], totals: list[Floats], count: int) -> PartMeasure:
-    found = [_compute(mean, total) for mean, total in zip(means, totals, strict=True)]
-    norm, share, cosine = (
-        _summarize(found[0][place][0], found[1][place] if count > 1 else None, count) for place in range(3)
+def _measure(means: Sequence[Floats], totals: Sequence[Floats], count: int) -> PartMeasure:
+    pairs = list(zip(means, totals, strict=True))
+    return PartMeasure(
+        norm=summarize_length([np.linalg.norm(mean, axis=1) for mean in means], count),
+        share=summarize([_find_shares(mean, total) for mean, total in pairs], count),
+        cosine=summarize([find_cosines(mean, total) for mean, total in pairs], count),
     )
-    if count > 1:
-        norm = _find_length(found[0][0][0], found[1][0], count)
-    return PartMeasure(norm=norm, share=share, cosine=cosine)
 
 
-def _compute(mean: Floats, total: Floats) -> tuple[Floats, Floats, Floats]:
-    """Length, share and cosine of each row."""
-    norm, length = np.linalg.norm(mean, axis=1), np.linalg.norm(total, axis=1)
+def _find_shares(mean: Floats, total: Floats) -> Floats:
+    """⟨part, Δ⟩ / |Δ|² of each row."""
     along = np.einsum("ij,ij->i", mean, total)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return norm, along / length**2, along / (norm * length)
-
-
-def _find_length(value: float, resampled: Floats, count: int) -> Mean:
-    """Percentile interval of a length, less its bias.
-
-    In squares, the mean of n anchors is too long by the trace of their covariance / n, and the mean of a resample by
-    that once more: the second shows in the resamples, and both are subtracted.
-    """
-    squares = resampled**2
-    excess = 2 * max(0.0, float(squares.mean()) - value**2)
-    low, high = np.sqrt(np.maximum(0.0, np.percentile(squares, ENDS) - excess))
-    # Of short and noisy vectors, the length that was observed may lie above all that is left.
-    return Mean(
-        value=float(value), low=min(float(low), float(value)), high=max(float(high), float(value)), n=count
-    )
-
-
-def _summarize(value: float, resampled: Floats | None, count: int) -> Mean:
-    if not np.isfinite(value):
-        return Mean(value=None, low=None, high=None, n=count)
-    if resampled is None or not np.isfinite(resampled).all():
-        return Mean(value=float(value), low=None, high=None, n=count)
-    ends = np.percentile(resampled, ENDS)
-    return Mean(value=float(value), low=float(ends[0]), high=float(ends[1]), n=count)
+        return along / np.linalg.norm(total, axis=1) ** 2
