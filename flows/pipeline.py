@@ -25,6 +25,7 @@ from tasks.report.stage import write_report
 from tasks.shards.answers import AnswerShard
 from tasks.states.direction import DirectionJob, measure_direction
 from tasks.states.extract import EmbedJob, extract_states
+from tasks.states.probe import ProbeJob, probe_states
 from tasks.states.shift import ShiftJob, measure_shift
 from tasks.states.shift_parts import PartsJob, take_apart
 
@@ -64,6 +65,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
         measured: list[tuple[ShiftJob, Manifest]] = []
         apart: list[tuple[PartsJob, Manifest]] = []
         labelled: list[tuple[DirectionJob, Manifest]] = []
+        probed: list[tuple[ProbeJob, Manifest]] = []
         answered: list[AnswerShard] = []
         timed: list[tuple[OverheadJob, Manifest]] = []
         # Keys of what defences generate before their answers.
@@ -102,6 +104,8 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
 
             # Steered hidden states of the targets, and the overhead of steering, if the spec asks for them.
             states += stages.run(extract_states, model.embed_steered_jobs(samples, steered))
+            # Harmful against harmless at every block, before and after each intervention, if the spec asks for it.
+            probed += stages.run(probe_states, model.probe_jobs(states))
             # States at other positions than the last prompt token, on which nothing else depends.
             states += stages.run(extract_states, model.embed_more_jobs(samples, steered))
             timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered, stepped, done))
@@ -119,6 +123,7 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             StageName.SHIFT: [made for _, made in measured],
             StageName.SHIFT_PARTS: [made for _, made in apart],
             StageName.DIRECTION: [made for _, made in labelled],
+            StageName.PROBE: [made for _, made in probed],
             StageName.CAPTION: [*captioned.values()],
             StageName.GENERATE: [one.responses for one in answered],
             StageName.OVERHEAD: [made for _, made in timed],

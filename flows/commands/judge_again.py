@@ -48,6 +48,7 @@ STAGES = (
     StageName.SHIFT,
     StageName.SHIFT_PARTS,
     StageName.DIRECTION,
+    StageName.PROBE,
     StageName.CAPTION,
     StageName.GENERATE,
     StageName.OVERHEAD,

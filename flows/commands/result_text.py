@@ -13,6 +13,7 @@ from flows.report.tables.text_alone import make_questions_table
 from flows.report.tables.twins import make_twins_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine, render_grid
 from flows.report.writers.terminal_defences import render_defences
+from flows.report.writers.terminal_directions import render_directions
 from flows.report.writers.terminal_parts import render_parts
 from flows.report.writers.terminal_text import render_small_tables
 from flows.terminal.safe_text import show_safely
@@ -40,7 +41,8 @@ def print_result(console: Console, result: Result) -> None:
     ):
         console.print()
         console.print(grid)
-    for grid in render_parts(summary.parts):
+    grids = (*render_parts(summary.parts), *render_directions(summary.directions, summary.turned))
+    for grid in grids:
         console.print()
         console.print(grid)
     lines = (

@@ -46,7 +46,7 @@ class CaptionPlan:
         if shared or self.spec.shows_captions():
             # A defence asks for the caption of every image; one that a sample came with is not the model's.
             wanted.append(("target", self.spec.judged(), "all" if shared else self.captions.samples))
-        if "caption" in self.spec.directions():
+        if "caption" in self.spec.labelled_conditions():
             anchors = [name for name, share in self.spec.anchors.from_.items() if share > 0]
             wanted.append(("anchor", anchors, self.captions.samples))
         return [

@@ -21,6 +21,7 @@ from tasks.shards.answers import AnswerShard
 LATER_STAGES = frozenset(
     (
         StageName.DIRECTION,
+        StageName.PROBE,
         StageName.CAPTION,
         StageName.SHIFT_PARTS,
         StageName.JUDGE_TEXTS,

@@ -10,6 +10,7 @@ from cmrm.steering.parts import list_chain, pair_conditions
 from cmrm.steering.settings import Position
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
+from flows.plan.probes import make_probe_jobs
 from flows.plan.prompts import make_prompt_builder
 from flows.plan.steps import Generated, make_step
 from flows.plan.uses import Directions, Shifts, make_use
@@ -25,6 +26,7 @@ from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
 from tasks.states.extract import LAST_ALONE, EmbedJob, list_further
+from tasks.states.probe import ProbeJob
 from tasks.states.shift import ShiftJob
 from tasks.states.shift_parts import PartsJob, list_conditions
 from tasks.states.steering import (
@@ -88,10 +90,10 @@ class ModelPlan:
         """List the shards whose states are read as they are, by condition."""
         shifts = (one.image for one in self.spec.shifts())
         steps = (name for image in self.spec.taken_apart() for name in list_conditions(image))
-        wanted = {"query", *shifts, *steps, *self.spec.directions(), *self.spec.conditions}
+        wanted = {"query", *shifts, *steps, *self.spec.labelled_conditions(), *self.spec.conditions}
         known: tuple[Condition, ...] = ("query", "image", *MEANINGLESS)
         conditions = [one for one in known if one in wanted]
-        if "caption" in self.spec.directions():
+        if "caption" in self.spec.labelled_conditions():
             conditions.append("caption")
         sources = [name for name, share in self.spec.anchors.from_.items() if share > 0]
         anchors = self._shards(samples, sources, split="anchor", conditions=conditions)
@@ -158,7 +160,7 @@ class ModelPlan:
                 # Sorted, so that the order of the data sets in the spec does not change the key.
                 shards=tuple(sorted(shards, key=lambda one: one.states)),
             )
-            for condition in self.spec.directions()
+            for condition in self.spec.defence_directions()
             for shards in [
                 [
                     LabelledStates(
@@ -169,6 +171,11 @@ class ModelPlan:
                 ]
             ]
         ]
+
+    def probe_jobs(self, states: Iterable[tuple[EmbedJob, Manifest]]) -> list[ProbeJob]:
+        """Measure directions and probes under each condition that the spec asks for, on plain and steered states."""
+        made = list(states)
+        return make_probe_jobs(self.spec, self.model, self.store, made) if self.spec.directions else []
 
     def steer(self, shifts: Shifts, directions: Directions) -> list[SingleUse]:
         """List every intervention with one generation, at every strength α.

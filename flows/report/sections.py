@@ -13,6 +13,11 @@ from flows.report.tables.captions import make_captions_table
 from flows.report.tables.categories import make_category_tables
 from flows.report.tables.curves import describe_choices, make_choice_table, make_curve_tables
 from flows.report.tables.defences import make_compared_table, make_defences_table
+from flows.report.tables.directions import (
+    make_cosines_tables,
+    make_directions_table,
+    make_turned_table,
+)
 from flows.report.tables.findings import (
     make_overhead_table,
     make_quarantine_table,
@@ -50,7 +55,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
     # Figure names are a section's name, with a number if there are several.
     shown = {
         name: [one for one in pictures if one.name.partition("-")[0] == name]
-        for name in ("categories", "defences", "strength", "parts", "states", "overhead")
+        for name in ("categories", "defences", "strength", "parts", "directions", "states", "overhead")
     }
     rest = [one for one in pictures if not any(one in known for known in shown.values())]
     settings = describe_settings(table)
@@ -91,6 +96,16 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
         ("twins", "Twins", [make_twins_table(summary.twins)]),
         ("reasoning", "Reasoning traces", [make_reasoning_table(summary.reasoning)]),
         ("parts", "Parts of Δ", [*shown["parts"], *make_parts_tables(summary.parts)]),
+        (
+            "directions",
+            "Directions",
+            [
+                *shown["directions"],
+                make_directions_table(summary.directions),
+                make_turned_table(summary.turned),
+                *make_cosines_tables(summary.direction_cosines),
+            ],
+        ),
         ("states", "Final states", [*shown["states"], make_states_table(summary.states)]),
         ("overhead", "Overhead", [*shown["overhead"], make_overhead_table(summary.overhead)]),
         ("captions", "Captions", [make_captions_table(summary.captions)]),

@@ -75,6 +75,8 @@ class Spec(Section):
     images: ImagesSpec = ImagesSpec()
     # Meaningless images whose Δ is taken apart into positions, marks and image.
     parts: list[Meaningless] = Field(default_factory=list)
+    # Conditions under which labelled directions and probes are reported, at every block.
+    directions: list[Condition] = Field(default_factory=list)
     target_states: list[Condition] = Field(default_factory=lambda: list[Condition](["query", "image"]))
     steered_states: list[str] = Field(default_factory=list)
     # Where states are read. Δ, its parts and directions are measured at the last prompt token alone.
@@ -138,7 +140,9 @@ class Spec(Section):
                 )
         return datasets
 
-    @field_validator("targets", "conditions", "parts", "target_states", "steered_states", "positions")
+    @field_validator(
+        "targets", "conditions", "parts", "directions", "target_states", "steered_states", "positions"
+    )
     @classmethod
     def _name_each_once(cls, names: list[str]) -> list[str]:
         return refuse_repeats(names)
@@ -201,13 +205,12 @@ class Spec(Section):
             raise ValueError(
                 f"steered_states: no intervention {show_value(unknown[0])}; there are {show_names(counts) or 'none'}"
             )
-        # States, parts and timings need no answers, but a spec must ask for at least one of them.
-        if not (self.conditions or self.steered_states or self.overhead or self.parts) and (
-            "target_states" not in self.model_fields_set or not self.target_states
-        ):
+        # States, parts, directions and timings need no answers, but a spec must ask for at least one of them.
+        asked = (self.conditions, self.steered_states, self.overhead, self.parts, self.directions)
+        if not any(asked) and ("target_states" not in self.model_fields_set or not self.target_states):
             raise ValueError(
-                "conditions: nothing is to be answered, and no parts, target_states, steered_states or overhead ask "
-                "for anything else; name at least one, such as image"
+                "conditions: nothing is to be answered, and no parts, directions, target_states, steered_states or "
+                "overhead ask for anything else; name at least one, such as image"
             )
         check_stacks(spread)
         check_steps(spread, conditions=self.conditions)
@@ -234,7 +237,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _show_the_captions(self) -> Self:
         if self.captions is not None and not (
-            self.shows_captions() or "caption" in self.directions() or self._asks_for_captions()
+            self.shows_captions() or "caption" in self.labelled_conditions() or self._asks_for_captions()
         ):
             raise ValueError(
                 "captions: nothing in this spec shows a caption, and no defence asks for the same; name caption in "
@@ -246,7 +249,7 @@ class Spec(Section):
     def _leave_out_what_is_new(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Records of specs without it stay those of releases that did not know it: the same run is found again.
         content: dict[str, Any] = write(self)
-        for name, usual in (("captions", None), ("positions", ["last"])):
+        for name, usual in (("captions", None), ("positions", ["last"]), ("directions", [])):
             if content.get(name, 0) == usual:
                 del content[name]
         return content
@@ -288,6 +291,7 @@ class Spec(Section):
         found: dict[str, Control] = {}
         fields: list[tuple[str, Iterable[str]]] = [
             ("conditions", self.conditions),
+            ("directions", self.directions),
             ("target_states", self.target_states),
             (
                 "interventions.conditions",
@@ -308,8 +312,12 @@ class Spec(Section):
                 found[field_name] = asked[0]
         return found | ({"parts": "gap"} if self.taken_apart() else {})
 
-    def directions(self) -> list[Condition]:
-        """List the conditions under which labelled directions are needed, each once."""
+    def labelled_conditions(self) -> list[Condition]:
+        """List the conditions under which anchors are told apart by label, for defences or the report, each once."""
+        return list(dict.fromkeys([*self.defence_directions(), *self.directions]))
+
+    def defence_directions(self) -> list[Condition]:
+        """List the conditions under which defences need labelled directions, each once."""
         needed = [
             one.defence.direction_from for one in self.all_interventions() if isinstance(one, DefenceSpec)
         ]
@@ -338,7 +346,7 @@ class Spec(Section):
 
     def needs_anchors(self) -> bool:
         """Whether anything is measured on anchors."""
-        return bool(self.shifts() or self.directions() or self.parts)
+        return bool(self.shifts() or self.labelled_conditions() or self.parts)
 
     def steered_names(self) -> set[str]:
         """Name the interventions whose steered states are stored, with grids expanded."""

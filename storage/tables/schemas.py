@@ -189,6 +189,76 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 ]
             ),
         ),
+        "directions": Kind(
+            comment="one row per condition, arm, split and block: harmful states against harmless ones",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _column("split", pa.string(), "whose states: of anchors or of targets"),
+                    _column("block", pa.int32(), "decoder block, from 0"),
+                    _column("harmful", pa.int64(), "harmful samples with such a state"),
+                    _column("harmless", pa.int64(), "harmless samples with such a state"),
+                    _column("state", pa.float64(), "mean length of these states"),
+                    *_estimate("norm", "length of the direction, mean harmful state − mean harmless one"),
+                    *_estimate("text_cosine", "cosine with the direction of the anchors as text"),
+                    *_estimate(
+                        "harmful_along", "mean place of the harmful along the anchors' text direction"
+                    ),
+                    *_estimate(
+                        "harmless_along", "that of the harmless; 0 and 1 are the anchors' means as text"
+                    ),
+                    _maybe("auroc", pa.float64(), "how well a linear probe tells harmful from harmless"),
+                    _maybe("auroc_low", pa.float64(), "lower end of the 95 % interval (Newcombe) of auroc"),
+                    _maybe("auroc_high", pa.float64(), "upper end of the 95 % interval (Newcombe) of auroc"),
+                    _maybe(
+                        "tested",
+                        pa.string(),
+                        "held out: trained on the anchors' plain states; folds: in five folds of anchors",
+                    ),
+                    _maybe(
+                        "trained", pa.int64(), "anchors that the probe was trained on, or cross-validated"
+                    ),
+                    _maybe("missing", pa.string(), "why there is no auroc"),
+                ]
+            ),
+        ),
+        "direction_cosines": Kind(
+            comment="one row per condition, block, Δ and part: the angle between labelled direction and Δ",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _column("condition", pa.string(), "the condition of the labelled direction, of anchors"),
+                    _column("block", pa.int32(), "decoder block, from 0"),
+                    _column("image", pa.string(), "the meaningless image that Δ was measured with"),
+                    _column("part", pa.string(), "all for Δ, or its part as in shift_parts; filler"),
+                    _column("anchors", pa.int64(), "anchors that Δ or its part is the mean over"),
+                    *_estimate("cosine", "cosine of the labelled direction with Δ or its part"),
+                ]
+            ),
+        ),
+        "projections": Kind(
+            comment="one row per sample, condition, arm and block: its place along the anchors' text direction",
+            schema=pa.schema(
+                [
+                    _MODEL,
+                    _DATASET,
+                    _SAMPLE,
+                    _CONDITION,
+                    _INTERVENTION,
+                    _ALPHA,
+                    _column("block", pa.int32(), "decoder block, from 0"),
+                    _column(
+                        "distance",
+                        pa.float64(),
+                        "from the harmless anchors' mean as text, in the states' unit",
+                    ),
+                    _column("along", pa.float64(), "the same, where 1 is the harmful anchors' mean as text"),
+                ]
+            ),
+        ),
         "responses": Kind(
             comment="one row per answer: sample, condition, intervention and strength",
             late=("prompt_tokens",),

@@ -17,6 +17,7 @@ class StageName(StrEnum):
     SHIFT = "shift"
     SHIFT_PARTS = "apart"
     DIRECTION = "direction"
+    PROBE = "probe"
     CAPTION = "caption"
     GENERATE = "generate"
     OVERHEAD = "overhead"

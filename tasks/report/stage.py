@@ -24,6 +24,9 @@ from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
 from tasks.report.defence_figure import draw_defences
 from tasks.report.defences import has_defences, make_defence_table
+from tasks.report.direction_figure import draw_directions
+from tasks.report.directions import VERSION as DIRECTIONS_VERSION
+from tasks.report.directions import gather_directions
 from tasks.report.figure import Figure
 from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound, make_headline
@@ -110,6 +113,7 @@ class ReportJob(Job):
                 else {}
             ),
             **({"parts": PARTS_VERSION} if self.used.get(StageName.SHIFT_PARTS) else {}),
+            **({"directions": DIRECTIONS_VERSION} if self.used.get(StageName.PROBE) else {}),
         }
 
 
@@ -150,9 +154,11 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         table=table,
     )
     parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
+    directions = gather_directions(store, made.get(StageName.PROBE, ()), outcomes)
     figures = [
         *draw_curves(curves),
         *draw_parts(parts),
+        *draw_directions(directions),
         *draw_categories(categories),
         *draw_defences(defences),
         *draw_states(panels),
@@ -177,6 +183,9 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
         stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
         parts=tuple(parts),
+        directions=directions.directions,
+        direction_cosines=directions.cosines,
+        turned=directions.turned,
         categories=tuple(categories),
         questions=tuple(rate_questions(store, texts, outcomes.samples)),
         reasoning=tuple(reasoning),

@@ -95,7 +95,17 @@ class FigureCaption:
 
 
 # The keys that hold a list of JSON objects, and those whose objects have a type.
-MAPPINGS = ("models", "curves", "states", "overhead", "agreement", "parts")
+MAPPINGS = (
+    "models",
+    "curves",
+    "states",
+    "overhead",
+    "agreement",
+    "parts",
+    "directions",
+    "direction_cosines",
+    "turned",
+)
 RECORDS: Mapping[str, type[Any]] = MappingProxyType(
     {
         "judges": JudgeTotals,
@@ -114,7 +124,19 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
 )
 # The keys that only some runs have.
 OPTIONAL = frozenset(
-    ("parts", "categories", "questions", "reasoning", "twins", "defences", "captions", "stimuli")
+    (
+        "parts",
+        "directions",
+        "direction_cosines",
+        "turned",
+        "categories",
+        "questions",
+        "reasoning",
+        "twins",
+        "defences",
+        "captions",
+        "stimuli",
+    )
 )
 
 
@@ -146,6 +168,11 @@ class Summary:
     figures: tuple[FigureCaption, ...]
     # Only of a run that takes Δ apart: the rows of `shift_parts`, as `read_parts` returns them.
     parts: tuple[Record, ...] = ()
+    # Only of a run with directions: the rows of two tables, and of answers that turned unsafe, as `gather_directions`
+    # returns them.
+    directions: tuple[Record, ...] = ()
+    direction_cosines: tuple[Record, ...] = ()
+    turned: tuple[Record, ...] = ()
     # Only of a run with data sets that have categories; earlier releases did not rate them.
     categories: tuple[CategoryRate, ...] = ()
     # Only of a run with judges of questions.

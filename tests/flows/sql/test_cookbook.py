@@ -60,7 +60,7 @@ def write_spec(folder: Path, model: str, **changes: Any) -> Path:
     spec = {
         "model": {"id": model, "dtype": "float32"},
         "datasets": {**datasets, "mine": {"format": "jsonl", "path": "mine.jsonl", "harmful": False}},
-        "anchors": {"from": {"vlsafe": 0.3, "jailbreak": 0.3, "bench": 0.3}, "seed": 42},
+        "anchors": {"from": {"vlsafe": 0.3, "jailbreak": 0.3, "bench": 0.4}, "seed": 42},
         "conditions": ["query", "image", "blank", "noise"],
         "images": {"size": 32},
         "target_states": ["query", "image", "blank"],
@@ -70,6 +70,7 @@ def write_spec(folder: Path, model: str, **changes: Any) -> Path:
             {"name": "CMRM dataset", "level": "dataset", "alpha": [0.5, 1.0], "blocks": [5, 6, 7]}
         ],
         "parts": ["blank"],
+        "directions": ["query", "image"],
         "judges": ["refusal", "match", "overlap"],
         "generation": {"max_new_tokens": 24},
         "batch_size": 192,
@@ -89,6 +90,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "steered_states": [],
         "positions": ["last"],
         "parts": [],
+        "directions": [],
         "judges": ["refusal"],
         "interventions": [{"name": "CMRM dataset", "alpha": 1.0, "blocks": [5, 6, 7]}],
     }
@@ -231,6 +233,42 @@ def test_the_shares_of_the_parts_add_up(cook):
     frame = cook("Which part of Δ")
     assert (frame["positions"] + frame["marks"] + frame["image_tokens"]).to_numpy() == pytest.approx(1.0)
     assert len(frame) == 8
+
+
+def test_answers_that_turned_unsafe_lie_less_far_along_the_text_direction(cook, sql):
+    frame = cook("How far along the text direction")
+    last = frame[frame.block == 7].set_index("verdict").along
+    assert last["unsafe"] < last["safe"]
+    texts, labels = (
+        [row[0] for row in sql.sql(query).fetchall()]
+        for query in (
+            "SELECT vector FROM hidden_states JOIN samples USING (dataset, sample_id) WHERE split = 'anchor' AND "
+            "condition = 'query' AND block = 7 AND position = 'last' AND model LIKE 'organism@%' "
+            "ORDER BY dataset, sample_id",
+            "SELECT harmful FROM samples WHERE split = 'anchor' AND key IN (SELECT unnest(keys) FROM runs WHERE model "
+            "LIKE 'organism@%') ORDER BY dataset, sample_id",
+        )
+    )
+    texts, labels = np.array(texts, dtype=np.float64), np.array(labels)
+    harmful, harmless = texts[labels].mean(axis=0), texts[~labels].mean(axis=0)
+    ((along, vector),) = sql.sql(
+        "SELECT along, vector FROM projections JOIN hidden_states USING (model, dataset, sample_id, condition, "
+        "intervention, block) WHERE condition = 'image' AND intervention = '' AND block = 7 AND position = 'last' "
+        "ORDER BY dataset, sample_id LIMIT 1"
+    ).fetchall()
+    axis = harmful - harmless
+    assert along == pytest.approx((np.array(vector) - harmless) @ axis / (axis @ axis), abs=1e-6)
+
+
+def test_probes_and_cosines_have_every_block(cook):
+    frame = cook("Where can harmful be told")
+    assert sorted(set(frame.block)) == list(range(8))
+    assert set(frame.intervention) == {"", "CMRM dataset"}
+    assert (frame.low <= frame.auroc).all()
+    assert (frame.auroc <= frame.high).all()
+    cosines = cook("Does Δ point from harmful")
+    assert set(cosines.part) >= {"all", "positions", "image", "filler"}
+    assert cosines.cosine.between(-1, 1).all()
 
 
 def test_neighbouring_blocks_are_compared_once_each(cook):
