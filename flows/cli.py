@@ -53,11 +53,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "export": (
             "flows.commands.export:export",
-            "Write a steered model for other people's engines.",
+            "Write a steered model as a folder for other people's engines, proved and with a canary.",
         ),
         "verify-serving": (
             "flows.commands.verify_serving:verify_serving",
-            "Tell by an export's canary whether a server steers.",
+            "Tell by an export's canary.json whether a server, or a folder, steers.",
         ),
         "doctor": (
             "flows.commands.doctor:doctor",
