@@ -21,19 +21,26 @@ KEPT = (
     "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "pad_token_id",
     "bos_token_id", "eos_token_id", "tie_word_embeddings", "rope_parameters", "attention_dropout", "head_dim",
 )  # fmt: skip
+_NORM = "a norm follows down_proj and would rescale a bias"
+# Whose blocks change what down_proj gives before it joins the residual stream, so that a bias is no constant shift.
+RESCALING: Mapping[str, str] = MappingProxyType(
+    {
+        "gemma2": _NORM,
+        "gemma3_text": _NORM,
+        "glm4v_text": _NORM,
+        "mllama_text_model": "a gate scales down_proj in some blocks, which are skipped without an image",
+    }
+)
 # Why others cannot carry one, where there is more to it than that their code has no such bias.
 REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "gemma2": "a norm follows down_proj and would rescale a bias",
-        "gemma3_text": "a norm follows down_proj and would rescale a bias",
-        "glm4v_text": "a norm follows down_proj and would rescale a bias",
+        **RESCALING,
         "qwen3": "queries and keys are normalized, so it is no Llama under another name",
         "qwen2_vl_text": "its positions have three axes (M-RoPE), so it is no Llama under another name",
         "qwen2_5_vl_text": "its positions have three axes (M-RoPE), so it is no Llama under another name",
         "qwen3_vl_text": "queries and keys are normalized, so it is no Llama under another name",
         "cohere2": "attention and MLP are parallel, so it is no Llama under another name",
         "llama4_text": "its MLPs are experts, so that no one bias is added to a block's output",
-        "mllama_text_model": "its code has no bias at down_proj, and some blocks are skipped without an image",
     }
 )
 

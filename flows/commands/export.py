@@ -37,7 +37,8 @@ def export(
         Id of a finished run, `latest`, or a file of Δ (.safetensors).
     to
         Format: checkpoint (a transformers folder with the shift as a bias), gguf (a control vector for llama.cpp),
-        easysteer or vllm-lens (for vLLM with one of these), or a format of an installed package.
+        easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), or a format of an installed
+        package.
     output
         A new or an empty folder.
     model
