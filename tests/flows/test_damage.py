@@ -5,20 +5,21 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flows import run
 from flows.cli import main
-from flows.run import run_spec
+from flows.run import Result, run_spec
 from flows.spec.spec import read_spec
 from storage.maintenance.inventory import take_inventory
 from storage.maintenance.verify import verify
 from storage.store import Store
 from tasks.report import stage as report
 from tasks.report.figure import Figure
+from tests.flows.shared_runs import run_plainly
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
@@ -28,6 +29,7 @@ def _draw_nothing() -> Iterator[None]:
     """Let a figure's files hold a few bytes, which are as easily damaged as those of one that takes long to draw."""
     drawn = Figure(name="states", caption="States.", svg=b"<svg/>", png=b"png", data=b"first,second\n")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "make_panels", lambda *_, **__: [])
         patch.setattr(report, "draw_states", lambda _: [drawn])
         yield
 
@@ -86,14 +88,17 @@ def test_a_bit_flipped_in_any_file_of_a_store_is_found_and_named(finished: Path)
     assert find_faults(store) == set()
 
 
-def test_the_next_run_notices_a_flipped_bit_in_each_kind_of_file_and_makes_just_that_again(
-    finished: Path, commits: Counter[str], caplog: pytest.LogCaptureFixture
+def damage_and_run(
+    finished: Path,
+    kinds: Iterable[tuple[str, str, str]],
+    give: Callable[[Path, str], Result],
+    commits: Counter[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store, spec = finished / "store", read_spec(finished / "data" / "spec.yaml")
+    """Flip a bit in a file of each kind and give the spec: the damage is told of, and just that is made again."""
+    store = finished / "store"
     chance = random.Random(5)
-    kinds = {sort_out(name) for name in list_files(store)}
-    assert len(kinds) > 15
-    for kind in sorted(kinds):
+    for kind in kinds:
         folder, stage, _ = kind
         name = chance.choice([name for name in list_files(store) if sort_out(name) == kind])
         whole = (store / name).read_bytes()
@@ -101,7 +106,7 @@ def test_the_next_run_notices_a_flipped_bit_in_each_kind_of_file_and_makes_just_
         flip_a_bit(store / name, chance)
         commits.clear()
         caplog.clear()
-        result = run_spec(spec, store=str(store))
+        result = give(finished / "data" / "spec.yaml", str(store))
         key = next((part for part in Path(name).name.split(".") if len(part) == 64), name)
         assert key in caplog.text or name in caplog.text or Path(name).stem in caplog.text, name
         made = sum(commits.values())
@@ -117,6 +122,27 @@ def test_the_next_run_notices_a_flipped_bit_in_each_kind_of_file_and_makes_just_
             shutil.rmtree(store / "reports" / result.run_id)
         assert find_faults(store) == set(), name
         shutil.rmtree(kept)
+
+
+def test_the_next_run_notices_a_flipped_bit_in_each_kind_of_file_and_makes_just_that_again(
+    finished: Path, commits: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = {sort_out(name) for name in list_files(finished / "store")}
+    assert len(kinds) > 15
+    damage_and_run(finished, sorted(kinds), run_plainly, commits, caplog)
+
+
+def test_under_prefect_in_a_process_that_has_verified_the_file_the_next_run_does_the_same(
+    finished: Path, commits: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = {sort_out(name) for name in list_files(finished / "store")}
+    # One of each folder: images, manifests, reports, a run's record and the rows of each stage.
+    first = {folder: kind for kind in sorted(kinds, reverse=True) for folder in kind[:1]}
+
+    def give(spec: Path, store: str) -> Result:
+        return run_spec(read_spec(spec), store=store)
+
+    damage_and_run(finished, sorted(first.values()), give, commits, caplog)
 
 
 def test_verify_says_what_is_damaged_and_that_a_run_mends_it(
