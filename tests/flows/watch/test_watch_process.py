@@ -24,7 +24,8 @@ from storage.store import Store
 from tests.flows.events import read_events
 from tests.flows.hub import MODEL, Hub, serve
 from tests.flows.watching import change, write_watched_spec
-from tests.preloaded import RUN, Forked, Preloaded
+from tests.forked import Forker
+from tests.preloaded import Forked
 
 ROOT = Path(__file__).parents[3]
 # The watch itself, with a hand on the trigger, and without the waiting, which is Prefect's.
@@ -71,23 +72,16 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
-def preloaded(prefect_server: str) -> Iterator[Preloaded]:
-    """Where processes come from that are about to be killed."""
-    with Preloaded(*RUN, environment=QUIET) as parent:
-        yield parent
-
-
 @pytest.fixture
 def tiny(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) -> Path:
     return write_watched_spec(write_spec, tmp_path, llava_folder)
 
 
 @pytest.fixture
-def start(preloaded: Preloaded) -> Callable[..., Forked]:
+def start(forker: Forker) -> Callable[..., Forked]:
     """The starter of watches: `start(moment, *arguments)`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return partial(preloaded.start, KILLED_WATCH, **pipes)
+    return partial(forker.parent.start, KILLED_WATCH, **pipes)
 
 
 def poll(spec: Path) -> None:
