@@ -107,6 +107,10 @@ CHANGES: dict[str, tuple[Change, Done]] = {
     # What is asked.
     "condition removed": (update(conditions=["query", "image"]), REPORT),
     "target states": (update(target_states=["query", "image"]), {"embed": 2, "report": 1}),
+    # Of anchors under four conditions, of which the text has no image token, and of targets under one.
+    "positions": (update(positions=["last", "mean_image"]), {"embed": 8, "report": 1}),
+    "position of text": (update(positions=["last", "first_answer"]), {"embed": 10, "report": 1}),
+    "usual position": (update(positions=["last"]), NOTHING),
     "question": (
         row("own.jsonl", 9, question="what colour is the square?"),
         {"ingest": 1, "embed": 1, "generate": 4, "judge": 8, "report": 1},
