@@ -195,6 +195,9 @@ def test_a_prompt_that_leaves_no_position_for_its_answer_is_refused_where_one_is
     assert refused[0].startswith(
         f"the prompt takes {taken} positions, its answer 1 more, and this model has {taken}"
     )
+    # The image has fitted with no text at all, and each letter is a token.
+    shorter = [replace(prompts[0], text=""), replace(prompts[0], image=prompts[0].image)]
+    assert list(Renderer(vlm, beyond=1).render(shorter).refused) == [1]
 
 
 def test_prompts_that_do_not_follow_from_a_rendering_are_told(vlm: VisionLanguageModel) -> None:
