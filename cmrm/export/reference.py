@@ -74,7 +74,7 @@ def make_reference(
     chosen = choose_prompts(vlm, acting, candidates)
     canary = Canary(
         format=format,
-        model=request.model.own_name,
+        model=request.name,
         revision=request.model.revision,
         dtype=str(vlm.model.dtype).removeprefix("torch."),
         shift=request.shift.digest,

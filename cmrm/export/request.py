@@ -81,7 +81,8 @@ class Origin:
 class ExportRequest:
     """An export: the resolved model with its `config.json`, the shift, its origin, and the dtype to be served.
 
-    `dtype` is `auto` for that of the model's files. `blocks` is the number of decoder blocks.
+    `dtype` is `auto` for that of the model's files. `blocks` is the number of decoder blocks. `label` is what people
+    call the model; None for its folder's name or id.
     """
 
     model: ModelIdentity
@@ -90,6 +91,12 @@ class ExportRequest:
     origin: Origin
     dtype: str = "auto"
     blocks: int
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the model is called in cards and canaries."""
+        return self.label or self.model.own_name
 
     @property
     def text_config(self) -> Mapping[str, Any]:

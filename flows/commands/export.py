@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from cmrm.errors import UserError
 from flows.commands.store import DEFAULT_STORE
 
 
@@ -24,7 +25,12 @@ def export(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     canary_prompts: Path | None = None,
+    evaluate: str | None = None,
+    push: str | None = None,
+    dry_run: bool = False,
     store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
+    server: str | None = None,
+    workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
 ) -> None:
     """Write a steered model as a folder for other people's engines, proved and with a canary.
 
@@ -58,13 +64,28 @@ def export(
         Where the models run meanwhile: auto, cpu, cuda, or one GPU such as cuda:1.
     canary_prompts
         A text file of questions, one a line, to choose the canary's prompts from. Default: neutral questions.
+    evaluate
+        `own`, or a spec: run the run's spec, or that one, on the exported folder, and pair its answers with plain ones
+        and with those under hooks. The rates go into the card.
+    push
+        Upload the export to the Hugging Face hub as OWNER/NAME, private if it is new.
+    dry_run
+        With --push, list what would be uploaded.
     store
         The store of the run: a folder or an fsspec URL.
+    server
+        With --evaluate, API URL of a Prefect server; see `cmrm run --help`.
+    workers
+        With --evaluate, where its jobs run; see `cmrm run --help`.
     """
     from rich.console import Console
     from rich.text import Text
 
+    from flows.export.evaluation_table import tabulate
+    from flows.export.export import EvaluationWish
     from flows.export.export import export as write
+    from flows.export.push import check_repository, list_upload
+    from flows.export.push import push as upload
     from flows.export.source import Asked
     from flows.terminal.safe_text import show_safely
 
@@ -73,10 +94,32 @@ def export(
     def say(text: str) -> None:
         console.print(Text(show_safely(text)))
 
+    if push is not None:
+        check_repository(push)
+    elif dry_run:
+        raise UserError("--dry-run lists what --push would upload; give --push OWNER/NAME.")
+    wish = None if evaluate is None else EvaluationWish(spec=evaluate, server=server, workers=workers)
     asked = Asked(model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype)
     made = write(
-        source, asked, to=to, output=output, store=store, device=device, prompts=canary_prompts, say=say
+        source,
+        asked,
+        to=to,
+        output=output,
+        store=store,
+        device=device,
+        prompts=canary_prompts,
+        wish=wish,
+        say=say,
     )
     for line in (*made.exported.written.notes, *made.exported.proofs):
         say(f"  {line}")
+    if made.evaluation is not None:
+        console.print(tabulate(made.evaluation))
+        say(f"{made.evaluation.equal:,} of {made.evaluation.answers:,} answers equal those under hooks.")
     console.print(Text(f"Exported: {output}"), soft_wrap=True)
+    if push is not None and dry_run:
+        say(f"Would be uploaded to {push}:")
+        for name, size in list_upload(output):
+            say(f"  {size:>15,}  {name}")
+    elif push is not None:
+        upload(output, push, say=say)

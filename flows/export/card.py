@@ -14,13 +14,13 @@ from cmrm.errors import UserError
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.request import ExportRequest
 from cmrm.untrusted.printable import show
+from flows.export.evaluation_table import NAMES
 from flows.report.number_format import write_change, write_value
 from flows.report.writers.markdown import escape
 from tasks.export.evaluation import Evaluation
 
 SOURCE_CARD = "README.md"
 TASK = "image-text-to-text"
-NAMES = {"unsafe": "unsafe", "utility": "utility", "over_refusal": "over-refusal"}
 UNKNOWN = {"license": "other", "license_name": "as-the-base-model"}
 
 
@@ -103,7 +103,7 @@ def _introduce(request: ExportRequest, chosen: ExportFormat) -> str:
     shift = request.shift
     blocks = f"{'block' if len(shift.blocks) == 1 else 'blocks'} {', '.join(map(str, shift.blocks))}"
     return (
-        f"{escape(request.model.own_name)} with a constant shift subtracted from the hidden states of its language "
+        f"{escape(request.name)} with a constant shift subtracted from the hidden states of its language "
         "model (cross-modality representation manipulation, [CMRM](https://arxiv.org/abs/2410.09047)): "
         f"α = {shift.alpha:g} at {blocks} of {request.blocks}, counted from 0, as `{chosen.kind}`.\n\n"
         f"{describe_effect(request, chosen)}\n\n"
@@ -139,7 +139,7 @@ def _tabulate(evaluation: Evaluation) -> str:
 def _describe_origin(request: ExportRequest) -> str:
     origin = request.origin
     lines = [
-        f"model {_code(request.model.own_name)}, revision `{request.model.revision}`",
+        f"model {_code(request.name)}, revision `{request.model.revision}`",
         f"arm {_code(origin.arm)}" + (f" of run `{origin.run}`" if origin.run else ""),
         f"shift `{request.shift.digest}`",
         *(f"Δ `{key}`" for key in origin.shifts),
@@ -149,7 +149,7 @@ def _describe_origin(request: ExportRequest) -> str:
 
 
 def _describe_licence(request: ExportRequest) -> str:
-    base = escape(request.model.own_name)
+    base = escape(request.name)
     return (
         f"## Licence\n\nThe licence of {base} holds for what of it is in this folder and for the model that is served; "
         "its notices are here where its files had any."

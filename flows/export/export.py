@@ -11,12 +11,15 @@ from cmrm.export import FORMATS
 from cmrm.export.candidates import list_candidates, read_candidates
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference, make_reference
-from cmrm.export.writer import Exported, refuse_used, write_export
+from cmrm.export.writer import CARD, Exported, refuse_used, write_export
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from flows.export.card import write_card
+from flows.export.evaluate import evaluate_export, find_spec, refuse_unevaluated
 from flows.export.source import Asked, ExportSource, read_source
+from flows.server.client import quiet_prefect
 from tasks.core.options import build_plugin
+from tasks.export.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from cmrm.models.loading import Dtype
@@ -25,12 +28,22 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationWish:
+    """How an export is evaluated: a spec's file or `own`, and the server and workers of its runs."""
+
+    spec: str
+    server: str | None
+    workers: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Made:
-    """A finished export, with what it was made of and by which format."""
+    """A finished export, with what it was made of and by which format, and what it was measured by, if it was."""
 
     source: ExportSource
     chosen: ExportFormat
     exported: Exported
+    evaluation: Evaluation | None = None
 
 
 def export(
@@ -42,18 +55,23 @@ def export(
     store: str,
     device: str,
     prompts: Path | None,
+    wish: EvaluationWish | None,
     say: Say,
 ) -> Made:
-    """Export a run's arm or a file of Δ; `say` is told what goes on.
+    """Export a run's arm or a file of Δ, and evaluate the export if that is wished; `say` is told what goes on.
 
     Raises `UserError` or `StoreError` for what the user can fix, before any weight is read where it is known by then.
     """
+    quiet_prefect()
     chosen = build_plugin(FORMATS, to, {})
     refuse_used(output)
     source = read_source(given, asked, store=store)
     request = source.request
     chosen.check(request)
-    say(f"Running {request.model.own_name} under hooks, and choosing the canary's prompts.")
+    spec = None if wish is None else find_spec(wish.spec, source.arm)
+    if spec is not None:
+        refuse_unevaluated(source, chosen, spec)
+    say(f"Running {request.name} under hooks, and choosing the canary's prompts.")
     reference = _run_source(source, chosen, device=device, prompts=prompts)
     say(f"Writing {to} to {output}, and reading it again.")
 
@@ -62,7 +80,15 @@ def export(
 
     exported = write_export(request, chosen, reference, output=output, describe=describe)
     check_unchanged(request.model)
-    return Made(source=source, chosen=chosen, exported=exported)
+    if wish is None or spec is None:
+        return Made(source=source, chosen=chosen, exported=exported)
+    say(f"Evaluating {output}.")
+    evaluation = evaluate_export(source, output, spec, store=store, server=wish.server, workers=wish.workers)
+    card = write_card(
+        request, chosen, exported.written, exported.proofs, name=output.name, evaluation=evaluation
+    )
+    (output / CARD).write_text(card, encoding="utf-8")
+    return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation)
 
 
 def _run_source(

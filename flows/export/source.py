@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def read_source(given: str, asked: Asked, *, store: str) -> ExportSource:
     request = _make_request(
         arm.identity, shift, describe_origin(arm, store=opened), blocks=blocks, dtype=asked.dtype
     )
+    request = replace(request, label=arm.model.get("label"))
     return ExportSource(request=request, arm=arm, blocks=chosen)
 
 
@@ -96,6 +97,7 @@ def _read_file(path: Path, asked: Asked, chosen: BlockChoice | None) -> ExportSo
     request = _make_request(
         identity, make_constant(acting, arm=path.name), origin, blocks=blocks, dtype=asked.dtype
     )
+    request = replace(request, label=None if own is None else asked.model)
     return ExportSource(request=request, arm=None, blocks=chosen)
 
 

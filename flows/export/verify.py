@@ -14,6 +14,7 @@ from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Reading, judge_readings, read_canary, read_text_start
 from cmrm.export.endpoint import Endpoint, Served
 from cmrm.untrusted.printable import show
+from flows.server.client import quiet_prefect
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
 
@@ -56,6 +57,7 @@ def verify_serving(
 
     Raises `UserError` for a canary that cannot be read and a target that gives no answers.
     """
+    quiet_prefect()
     expected = read_canary(canary)
     if target.startswith(("http://", "https://")):
         endpoint = Endpoint(url=target, model=model, key_variable=key_variable, timeout=timeout)

@@ -36,6 +36,8 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A second run in a process looks up its results outside a flow, which Prefect would warn of.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # Cache hits and the causes of cache misses belong in a run's log in Prefect's UI.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cmrm",
 }
