@@ -37,10 +37,10 @@ LIMIT_SEED = 1
 class Source:
     """A data set as configured in the spec: format, file, image folder, the format's options, and the anchors' share.
 
-    `limit` keeps that many samples, drawn by their text: the same ones however the file is ordered. Images that rows
-    contain, or name by URL, are stored in `kept` if there is no image folder. `url` is where the file was fetched from,
-    and `images_url` a remote image folder. `asking` says whether servers are requested for remote images that are not
-    stored, each once per `run`.
+    `limit` keeps that many samples, drawn by their text, twins together: the same ones however the file is ordered.
+    Images that rows contain, or name by URL, are stored in `kept` if there is no image folder. `url` is where the file
+    was fetched from, and `images_url` a remote image folder. `asking` says whether servers are requested for remote
+    images that are not stored, each once per `run`.
     """
 
     dataset: str
@@ -171,7 +171,8 @@ def _draw_some(rows: Iterable[Sample | Rejected], limit: int) -> Iterator[Sample
             yield row
             continue
         # A max-heap of draws, so that memory is `limit` samples.
-        offer = -draw(f"{row.id} {row.question}", seed=LIMIT_SEED), place, row
+        # Twins are drawn together, or few pairs would be left.
+        offer = -draw(row.twin or f"{row.id} {row.question}", seed=LIMIT_SEED), place, row
         if len(kept) < limit:
             heapq.heappush(kept, offer)
         else:

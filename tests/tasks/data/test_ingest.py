@@ -84,3 +84,21 @@ def test_the_key_is_of_what_was_read_and_of_the_images_that_were_found(plan, tmp
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "Sub" / "a.PNG")
     _, repainted = plan({**row, "image": "sub\\a.png"})
     assert repainted.key != spelled.key
+
+
+def test_a_limit_draws_twins_together(plan):
+    rows = [
+        {
+            "id": f"{number}{side}",
+            "question": f"{side} {number}?",
+            "harmful": side == "bad",
+            "twin": str(number),
+            "image": "Sub/a.PNG",
+        }
+        for side in ("bad", "good")
+        for number in range(40)
+    ]
+    _, job = plan(*rows)
+    kept = [sample.id for sample in dataclasses.replace(job.source, limit=20).read({})]
+    assert len(kept) == 20
+    assert len({one.removesuffix("bad").removesuffix("good") for one in kept}) == 10
