@@ -49,6 +49,8 @@ class ReasoningMarks:
 class SplitAnswer:
     """An answer in two parts. `trace` is None where there is none, `final` where nothing follows the trace.
 
+    Without a trace, the whole answer is final, an empty one too.
+
     `ended` says whether the trace has a closing mark; True without a trace.
     """
 
@@ -77,12 +79,22 @@ def split_trace(answer: str, marks: ReasoningMarks) -> SplitAnswer:
         return SplitAnswer(trace=None, final=_unwrap(text, marks))
     return SplitAnswer(
         trace=trace.strip() or None,
-        final=_unwrap(rest, marks) if closing else None,
+        final=(_unwrap(rest, marks) or None) if closing else None,
         ended=bool(closing),
     )
 
 
-def _unwrap(text: str, marks: ReasoningMarks) -> str | None:
+def find_final(answer: str, marks: ReasoningMarks | None) -> str | None:
+    """Find what a user reads of an answer, the whole of it without marks; None where nothing follows the trace."""
+    return answer if marks is None else split_trace(answer, marks).final
+
+
+def is_split(answer: str, marks: ReasoningMarks) -> bool:
+    """Whether the marks take anything off an answer: a trace, an empty one, or what is around its final part."""
+    return split_trace(answer, marks).final != answer.strip()
+
+
+def _unwrap(text: str, marks: ReasoningMarks) -> str:
     for mark in marks.wrapping:
         text = text.replace(mark, "")
-    return text.strip() or None
+    return text.strip()

@@ -27,7 +27,7 @@ from tasks.compare.finished_runs import find_finished, find_report
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse
 from tasks.judge.stage import VerdictJob, plan_judging
-from tasks.shards.answers import REASONING, AnswerShard
+from tasks.shards.answers import REASONING, AnswerShard, find_judged_marks
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import (
     Captioned,
@@ -85,10 +85,11 @@ def judge_again(
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """The manifests of a finished run by stage, and the plan to judge it."""
+    """The manifests of a finished run by stage, the plan to judge it, and marks of traces by the key of the answers."""
 
     plan: JudgePlan
     used: Mapping[StageName, Sequence[Manifest]]
+    marks: Mapping[str, ReasoningMarks]
 
     def check_judges(self) -> None:
         """Raise `UserError` for a judge that has missing verdicts and whose requirements are missing."""
@@ -101,14 +102,14 @@ class FinishedRun:
     def _list_jobs(self, judge: JudgeUse) -> Iterator[VerdictJob]:
         """List all that a judge is to judge, one shard after the other."""
         alone = replace(self.plan, judges=(judge,))
-        for answers in find_answers(self.plan, self.used):
+        for answers in find_answers(self):
             yield from plan_judging(self.plan.store, answers, [judge])
             yield from alone.text_jobs([answers], (), place=judge.place)
         yield from alone.text_jobs((), self.used[StageName.INGEST], place=judge.place)
 
     def judge(self, stages: Stages) -> Outcome:
         """Judge all answers and report; committed verdicts are reused."""
-        answered = [*find_answers(self.plan, self.used)]
+        answered = [*find_answers(self)]
         return run_judging(self.plan, answered, self.used, stages)
 
 
@@ -139,11 +140,17 @@ def read_finished(store: Store, name: str, judges: Sequence[JudgeUse]) -> Finish
         stage: [need_manifest(store, stage, key) for key in report.content["used"].get(stage, ())]
         for stage in STAGES
     }
-    return FinishedRun(plan=plan, used=used)
+    judged = {
+        stage: [made for key in report.content["used"].get(stage, ()) if (made := store.look_up(stage, key))]
+        for stage in (StageName.JUDGE, StageName.JUDGE_TEXTS)
+    }
+    marks = _find_marks(used[StageName.GENERATE], judged[StageName.JUDGE], judged[StageName.JUDGE_TEXTS])
+    return FinishedRun(plan=plan, used=used, marks=marks)
 
 
-def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) -> Iterator[AnswerShard]:
+def find_answers(run: FinishedRun) -> Iterator[AnswerShard]:
     """Find the samples behind each of a run's answer shards by digest; raises `UserError` for a missing shard."""
+    plan, used = run.plan, run.used
     for responses in used[StageName.GENERATE]:
         content: Mapping[str, Any] = responses.content
         shards = (
@@ -163,13 +170,24 @@ def find_answers(plan: JudgePlan, used: Mapping[StageName, Sequence[Manifest]]) 
             showing=_find_images(plan, found, responses),
             responses=responses,
             label=f"{found.shard.dataset} {found.condition} {content['intervention_name']}".strip(),
-            reasoning=_find_marks(responses),
+            reasoning=run.marks.get(responses.key),
         )
 
 
-def _find_marks(responses: Manifest) -> ReasoningMarks | None:
-    found = responses.provenance.get(REASONING)
-    return None if found is None else ReasoningMarks.from_content(found)
+def _find_marks(
+    responses: Sequence[Manifest], judged: Sequence[Manifest], texts: Sequence[Manifest]
+) -> dict[str, ReasoningMarks]:
+    """Find the marks by which the run split its answers, by key; answers that it judged whole have none.
+
+    Those that no judge of its own was given are split by the marks of their model.
+    """
+    given = {made.provenance["responses"] for made in judged}
+    own = {
+        made.key: ReasoningMarks.from_content(made.provenance[REASONING])
+        for made in responses
+        if made.provenance.get(REASONING) and made.key not in given
+    }
+    return own | find_judged_marks((*texts, *judged))
 
 
 def _slice_targets(

@@ -33,6 +33,7 @@ from tasks.states.steering import (
     DefenceUse,
     SingleUse,
     StackUse,
+    StepUse,
     Use,
     list_steps,
     needs_plain,
@@ -233,7 +234,7 @@ class ModelPlan:
             for captioned in [self._list_captioned(use, shard_view)]
             # What the run's captions say is not generated again.
             if list_steps(use)[number] not in captioned
-            for step in [make_step(use, shard_view, done, number, captioned)]
+            for step in [self._make_step(use, shard_view, done, number, captioned)]
         ]
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
@@ -307,9 +308,21 @@ class ModelPlan:
         captioned = self._list_captioned(use, shard_view)
         # With the step that a caption of the run stands for: the report counts its tokens, too.
         steps = (
-            make_step(use, shard_view, done, number, captioned) for number in range(len(list_steps(use)))
+            self._make_step(use, shard_view, done, number, captioned)
+            for number in range(len(list_steps(use)))
         )
         return SteppedArm(name=use.name, alpha=use.alpha, passes=(*plain, *steps))
+
+    def _make_step(
+        self,
+        use: DefenceUse,
+        shard_view: Slice,
+        done: Mapping[Generated, str],
+        number: int,
+        captioned: Mapping[str, str],
+    ) -> StepUse:
+        marks, store = self.model.reasoning, self.store.url
+        return make_step(use, shard_view, done, number, captioned, reasoning=marks, store=store)
 
     def _list_captioned(self, use: DefenceUse, shard_view: Slice) -> dict[str, str]:
         """The keys of the run's captions that steps of a defence would repeat, by step."""

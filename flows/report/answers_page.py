@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmrm.datasets.splits import draw
+from cmrm.prompts.reasoning import ReasoningMarks, SplitAnswer, split_trace
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.core.stage_name import StageName
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm, sort_arms
+from tasks.shards.answers import find_judged_marks
 
 # A larger page is slow to open; the store has all answers.
 MOST_SAMPLES = 2_000
@@ -43,11 +45,16 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Answered:
-    """One answer in one arm, truncated to 2,000 of its `letters` characters, with its verdicts."""
+    """One final answer in one arm, truncated to 2,000 of its `letters` characters, with its verdicts.
+
+    `trace` is that of a model that reasons, truncated alike, of `trace_letters` characters; '' where there is none.
+    """
 
     arm: int
     text: str
     letters: int
+    trace: str = ""
+    trace_letters: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
 
 
@@ -89,6 +96,7 @@ class Answers:
                             "way": one.arm,
                             "text": one.text,
                             "letters": one.letters,
+                            **({"trace": one.trace, "traceLetters": one.trace_letters} if one.trace else {}),
                             "verdicts": [[v.judge, v.verdict, v.refused, v.score] for v in one.verdicts],
                         }
                         for one in asked.answers
@@ -112,14 +120,16 @@ def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventio
     asked = _choose(store, used[StageName.INGEST], answered, most=most)
     arm_numbers = {arm: number for number, arm in enumerate(arms)}
     answers: dict[tuple[SampleKey, int], Answered] = {}
-    for row in _rows(store, responses, "responses", (*ARM, "dataset", "sample_id", "answer")):
-        if _sample_key(row) not in asked:
-            continue
-        arm = arm_numbers[_arm_of(row)]
-        one = Answered(arm=arm, text=row["answer"][:MOST_LETTERS], letters=len(row["answer"]))
-        answers[_sample_key(row), arm] = one
-        asked[_sample_key(row)].answers.append(one)
-    judged = _find(store, StageName.JUDGE, used[StageName.JUDGE])
+    judged = [*_find(store, StageName.JUDGE, used[StageName.JUDGE])]
+    marks = find_judged_marks(judged)
+    for made in responses:
+        for row in _rows(store, [made], "responses", (*ARM, "dataset", "sample_id", "answer")):
+            if _sample_key(row) not in asked:
+                continue
+            arm = arm_numbers[_arm_of(row)]
+            one = _cut(arm, row["answer"], marks.get(made.key))
+            answers[_sample_key(row), arm] = one
+            asked[_sample_key(row)].answers.append(one)
     for row in _rows(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
         found = answers.get((_sample_key(row), arm_numbers[_arm_of(row)]))
         if found is not None and row["verdict"] != "not_applicable":
@@ -128,6 +138,19 @@ def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventio
         sample.answers.sort(key=lambda answer: answer.arm)
         sample.changed = _has_changed(sample, arms)
     return Answers(arms=arms, samples=[*asked.values()], total=len(answered))
+
+
+def _cut(arm: int, answer: str, marks: ReasoningMarks | None) -> Answered:
+    """Cut an answer to what a page shows: the final answer that its judges were given, and its trace."""
+    parts = SplitAnswer(trace=None, final=answer) if marks is None else split_trace(answer, marks)
+    text, trace = parts.final or "", parts.trace or ""
+    return Answered(
+        arm=arm,
+        text=text[:MOST_LETTERS],
+        letters=len(text),
+        trace=trace[:MOST_LETTERS],
+        trace_letters=len(trace),
+    )
 
 
 def _choose_open(arms: Sequence[Arm]) -> list[Arm]:

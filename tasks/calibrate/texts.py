@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cmrm.prompts.reasoning import find_final
 from storage.shards.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.calibrate.frame import Frame
 from tasks.calibrate.sheet import Sheet
 from tasks.core.stage_name import StageName
 from tasks.report.outcomes import Arm
+from tasks.shards.answers import find_judged_marks
 
 # Longer texts are cut: a spreadsheet's cell holds 32,767 characters, and nobody reads as much to the end.
 MOST_LETTERS = 8_000
@@ -21,6 +23,7 @@ _ARM = ("model", "condition", "intervention", "alpha")
 class SheetText:
     """Question and answer, each cut to 8,000 characters, how long the answer is, and the image's name, if any.
 
+    Of a model that reasons, the answer is the final one, without its trace: what its judges were given.
     The image is shown whether or not the model was: that, too, would tell the arm.
     """
 
@@ -36,7 +39,7 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
     used: Mapping[str, list[str]] = frame.report.content["used"]
     made = {
         stage: [need_manifest(store, stage, key) for key in used.get(stage, ())]
-        for stage in (StageName.INGEST, StageName.GENERATE)
+        for stage in (StageName.INGEST, StageName.GENERATE, StageName.JUDGE)
     }
     ids = {(row.answer.arm, *row.answer.question): row.id for row in sheet.rows}
     questions = {row.answer.question for row in sheet.rows}
@@ -49,16 +52,19 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
     }
     texts = {}
     columns = (*_ARM, "dataset", "sample_id", "answer")
-    for row in iterate_all(store, made[StageName.GENERATE], "responses", columns):
-        question = row["dataset"], row["sample_id"]
-        if (name := ids.get((Arm(*(row[part] for part in _ARM)), *question))) is None:
-            continue
-        sample = samples[question]
-        texts[name] = SheetText(
-            dataset=row["dataset"],
-            question=sample["question"][:MOST_LETTERS],
-            answer=row["answer"][:MOST_LETTERS],
-            letters=len(row["answer"]),
-            image=sample["image"],
-        )
+    marks = find_judged_marks(made[StageName.JUDGE])
+    for manifest in made[StageName.GENERATE]:
+        for row in iterate_all(store, [manifest], "responses", columns):
+            question = row["dataset"], row["sample_id"]
+            if (name := ids.get((Arm(*(row[part] for part in _ARM)), *question))) is None:
+                continue
+            sample = samples[question]
+            answer = find_final(row["answer"], marks.get(manifest.key)) or ""
+            texts[name] = SheetText(
+                dataset=row["dataset"],
+                question=sample["question"][:MOST_LETTERS],
+                answer=answer[:MOST_LETTERS],
+                letters=len(answer),
+                image=sample["image"],
+            )
     return texts

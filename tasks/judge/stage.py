@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cmrm.errors import UserError
 from cmrm.judges import Answer, Judge, Verdict
 from cmrm.judges.judge import find_fault
-from cmrm.prompts.reasoning import ReasoningMarks, SplitAnswer, split_trace
+from cmrm.prompts.reasoning import ReasoningMarks, find_final
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
@@ -22,7 +22,7 @@ from tasks.core.call_thread import iterate_apart
 from tasks.core.stage import Job, Stage, make_stage
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse, describe_spec, load_judge
-from tasks.shards.answers import AnswerShard
+from tasks.shards.answers import AnswerShard, keep_marks
 from tasks.shards.isolation import CONTROLS, MOST_REASON, describe_error, may_be_of_a_sample
 from tasks.shards.prompts import PromptBuilder, quarantine_row
 from tasks.shards.run_shard import Finished, work_through
@@ -117,8 +117,7 @@ class JudgeJob(VerdictJob):
         return {row["sample_id"]: row for row in rows}
 
     def find_text(self, row: Mapping[str, Any]) -> str | None:
-        answer: str = row["answer"]
-        return answer if self.reasoning is None else split_trace(answer, self.reasoning).final
+        return find_final(row["answer"], self.reasoning)
 
     def to_row(self, row: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
         reference = verdict.reference_score
@@ -141,7 +140,7 @@ def plan_judging(store: Store, answers: AnswerShard, judges: Sequence[JudgeUse])
     rows = read_answers(store, answers.responses)
     samples = {stored.sample.id: stored for stored in answers.slice.shard.read_all(store)}
     # Shards without a trace keep the keys that they have under models that do not reason.
-    marks = answers.reasoning if find_traces(rows, answers.reasoning) else None
+    marks = keep_marks(answers.reasoning, (row["answer"] for row in rows))
     return [
         JudgeJob(
             store=store.url,
@@ -156,14 +155,6 @@ def plan_judging(store: Store, answers: AnswerShard, judges: Sequence[JudgeUse])
         )
         for judge in judges
     ]
-
-
-def find_traces(rows: Sequence[Mapping[str, Any]], marks: ReasoningMarks | None) -> dict[str, SplitAnswer]:
-    """Find the answers that have a trace, or an empty one that does not end, by sample; none without marks."""
-    if marks is None:
-        return {}
-    split = {row["sample_id"]: split_trace(row["answer"], marks) for row in rows}
-    return {sample: parts for sample, parts in split.items() if parts.trace is not None or not parts.ended}
 
 
 def give_verdicts(job: VerdictJob, store: Store) -> Manifest:
@@ -203,11 +194,15 @@ class Bench:
     def judge_each(self, samples: Sequence[StoredSample]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield each verdict as a row, with its sample's index; raises `UserError` for an invalid verdict."""
         answered = [self.rows[stored.sample.id] for stored in samples]
-        texts = [self.job.find_text(row) for row in answered]
+        # To have no answer is not safe, but it is wrong where there is a reference: else an arm whose traces never end
+        # would lose no utility.
+        nothing = "" if "reference" in self.judge.reads else None
+        found = [self.job.find_text(row) for row in answered]
+        texts = [nothing if text is None else text for text in found]
         for place, text in enumerate(texts):
             if text is None:
-                nothing = Verdict(verdict="not_applicable", raw=NO_FINAL)
-                yield place, self.job.to_row(answered[place], nothing)
+                verdict = Verdict(verdict="not_applicable", raw=NO_FINAL)
+                yield place, self.job.to_row(answered[place], verdict)
         asked = [(place, text) for place, text in enumerate(texts) if text is not None]
         if not asked:
             return

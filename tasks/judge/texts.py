@@ -19,7 +19,6 @@ from tasks.judge.stage import (
     CARRIED,
     VerdictJob,
     describe_answers,
-    find_traces,
     give_verdicts,
     read_answers,
 )
@@ -96,10 +95,7 @@ def plan_traces(store: Store, answers: AnswerShard, judges: Sequence[JudgeUse]) 
     if not judges or answers.reasoning is None:
         return []
     rows = read_answers(store, answers.responses)
-    traces = {
-        name: one for name, one in find_traces(rows, answers.reasoning).items() if one.trace is not None
-    }
-    rows = [row for row in rows if row["sample_id"] in traces]
+    rows = [row for row in rows if split_trace(row["answer"], answers.reasoning).trace is not None]
     if not rows:
         return []
     samples = {stored.sample.id: stored for stored in answers.slice.shard.read_all(store)}

@@ -17,6 +17,7 @@ from storage.shards.rows import iterate_all
 from storage.store import Store
 from tasks.report.outcomes import JUDGED, Arm, Column, Outcomes, Values, rate_measured
 from tasks.report.table import Table
+from tasks.shards.answers import find_judged_marks
 
 # The table of verdicts on traces, its columns that are read, and those of answers.
 TEXTS = "text_judgements"
@@ -100,11 +101,7 @@ def rate_traces(
     `answered` are the responses; `judged` the verdicts on answers, whose manifests say which have traces; `texts` the
     verdicts on those. Empty for models that do not reason.
     """
-    marks = {
-        made.provenance["responses"]: ReasoningMarks.from_content(made.content["reasoning"])
-        for made in judged
-        if made.content.get("reasoning")
-    }
+    marks = find_judged_marks(judged)
     if not marks:
         return []
     traces = Outcomes(samples=outcomes.samples)
@@ -113,15 +110,17 @@ def rate_traces(
     judges = dict.fromkeys(
         column.judge for column in (*traces.columns(), *outcomes.columns()) if column.kind == "unsafe"
     )
+    # By the first judge all arms have a row, harmless questions too: what never ends must not go unseen.
+    first = next(iter(judges), "")
     found = []
     for dataset in dict.fromkeys(name for _, name in counts):
-        for judge in judges:
+        for judge in judges or [first]:
             column = Column(kind="unsafe", judge=judge, dataset=dataset)
             for row in table.rows:
                 if (counted := counts.get((row.arm, dataset))) is None:
                     continue
                 trace, final = traces.get(row.arm, column), outcomes.get(row.arm, column)
-                if np.isnan(trace).all() and np.isnan(final).all():
+                if judge != first and np.isnan(trace).all() and np.isnan(final).all():
                     continue
                 answers, with_trace, no_final = (int(one) for one in counted)
                 found.append(

@@ -55,6 +55,8 @@ from tasks.shards.precision import gather_precision
 VERSION = 11
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
+# As above, for what is said of traces and of questions alone.
+TEXTS_VERSION = 2
 # The stages whose results depend on the software that a model runs in.
 MADE_BY_MODELS = (
     StageName.CAPTION,
@@ -112,6 +114,7 @@ class ReportJob(Job):
                 if has_defences(self.settings)
                 else {}
             ),
+            **({"texts": TEXTS_VERSION} if self.used.get(StageName.JUDGE_TEXTS) else {}),
             **({"parts": PARTS_VERSION} if self.used.get(StageName.SHIFT_PARTS) else {}),
             **({"directions": DIRECTIONS_VERSION} if self.used.get(StageName.PROBE) else {}),
         }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cmrm.prompts.reasoning import ReasoningMarks
+from cmrm.prompts.reasoning import ReasoningMarks, is_split
 from storage.records.manifest import Manifest
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Slice
@@ -25,3 +26,20 @@ class AnswerShard:
     responses: Manifest
     label: str
     reasoning: ReasoningMarks | None = None
+
+
+def keep_marks(marks: ReasoningMarks | None, answers: Iterable[str]) -> ReasoningMarks | None:
+    """Keep a model's marks if any of these answers is split by them; None leaves the answers, and keys, as they are."""
+    return marks if marks is not None and any(is_split(answer, marks) for answer in answers) else None
+
+
+def find_judged_marks(judged: Iterable[Manifest]) -> dict[str, ReasoningMarks]:
+    """Find the marks by which answers were split for their judges, by the key of their responses; others were whole.
+
+    `judged` are the verdicts on answers.
+    """
+    return {
+        made.provenance["responses"]: ReasoningMarks.from_content(made.content["reasoning"])
+        for made in judged
+        if made.content.get("reasoning")
+    }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cmrm.defences import DEFENCES, Defence, OwnShiftDefence, SteppedDefence
 from cmrm.prompts.captions import CaptionPrompt
 from cmrm.prompts.conditions import TEXT_ONLY, Condition, Prompt
+from cmrm.prompts.reasoning import ReasoningMarks, find_final
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.core.models import ModelUse
@@ -132,7 +133,8 @@ class StepUse:
     """One generation of a defence that needs several: a step before the answer, or the answer (`step` is `answer`).
 
     `earlier` holds the keys of the responses of the steps before, by step, on the same shard. Those of the steps that
-    `captioned` names are keys of the run's captions, which the step would have repeated.
+    `captioned` names are keys of the run's captions, which the step would have repeated. `reasoning` are the marks of
+    the traces that the other ones have, if any: the step is given what follows.
     """
 
     # Levels are those of CMRM.
@@ -145,6 +147,7 @@ class StepUse:
     step: str
     earlier: tuple[tuple[str, str], ...]
     captioned: tuple[str, ...] = ()
+    reasoning: ReasoningMarks | None = None
 
     @property
     def alpha(self) -> float | None:
@@ -184,14 +187,15 @@ class StepUse:
             text = self._read(step, key, sample, store)
             if text is not None:
                 found[step] = text
-            elif step not in self.captioned or self.stepped.is_needed(step, found):
-                return (
-                    f"{self.of.kind} needs its {step} answer, and there is none: see the reason of that step"
-                )
+            elif step == PLAIN or self.stepped.is_needed(step, found):
+                why = "there is none: see the reason of that step"
+                if step not in self.captioned and sample in read_answers(store, key):
+                    why = "it is a reasoning trace alone; raise generation.max_new_tokens"
+                return f"{self.of.kind} needs its {step} answer, and {why}"
         return None
 
     def read_earlier(self, sample: str, store: str) -> dict[str, str]:
-        """The earlier answers to a sample, by step; '' for a caption that it does not need."""
+        """The earlier answers to a sample, by step, without traces; '' for one that it does not need."""
         return {step: self._read(step, key, sample, store) or "" for step, key in self.earlier}
 
     def find_plain(self, sample: str, store: str) -> StoredAnswer:
@@ -210,13 +214,14 @@ class StepUse:
             "options": dict(self.stepped.step_spec(self.step)),
             "direction": self.of.direction if self.is_last else None,
             "earlier": dict(self.earlier),
+            **({} if self.reasoning is None else {"without_trace": self.reasoning.content()}),
         }
 
     def _read(self, step: str, key: str, sample: str, store: str) -> str | None:
         if step in self.captioned:
             return keep_captions(store, key).get(sample)
         answer = read_answers(store, key).get(sample)
-        return None if answer is None else answer.text
+        return None if answer is None else find_final(answer.text, self.reasoning)
 
 
 @dataclass(frozen=True, kw_only=True)

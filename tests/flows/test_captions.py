@@ -371,7 +371,7 @@ def test_the_report_counts_captions_and_the_run_can_be_judged_again(finished: Pa
     written = (store / "reports" / before.run_id / "report.md").read_text()
     assert f"| own | plain | {ASKED} | 10 | {cut} | 0 | {tokens:.1f} |" in written
     again = read_finished(Store.open(store), before.run_id, [read_judge_field("match")])
-    answers = list(find_answers(again.plan, again.used))
+    answers = list(find_answers(again))
     shown = {one.slice.label: one.slice.shard.captions for one in answers if one.slice.condition == "caption"}
     given = {label: None if captions is None else captions.key for label, captions in shown.items()}
     assert {key for key in given.values() if key} == list_keys(store)

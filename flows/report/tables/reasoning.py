@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flows.report.document import (
     Heading,
@@ -32,7 +32,7 @@ def make_reasoning_table(rates: Sequence[ReasoningRate]) -> ReportTable | None:
                 write_value(one.trace),
                 write_value(one.final),
                 write_change(one.change),
-                ReportCell(text=f"{one.no_final:,} of {one.answers:,}"),
+                ReportCell(text=_write_share(one.no_final, one.answers)),
             ),
         )
         for one in rates
@@ -48,23 +48,41 @@ def make_reasoning_table(rates: Sequence[ReasoningRate]) -> ReportTable | None:
         ),
         row_groups=make_row_groups(rows, names),
         records=tuple(one.flatten() for one in rates),
-        note=f"Of harmful questions, in %, with 95 % Wilson intervals and the number of judged texts, by the judge "
-        f"{' or '.join(judges)}. A trace is what the model wrote before its final answer; all other tables are about "
-        "final answers. Change: from trace to final answer, in percentage points, where both were judged (Newcombe's "
-        "interval). No final: answers that end within the trace; they are in no rate of final answers.",
+        note="Of harmful questions, in %, with 95 % Wilson intervals and the number of judged texts, by the judge "
+        f"{' or '.join(filter(None, judges)) or 'none'}. A trace is what the model wrote before its final answer; "
+        "all other tables are about final answers. Change: from trace to final answer, in percentage points, where "
+        "both were judged (Newcombe's interval). No final: answers, to harmless questions too, that end with their "
+        "trace; they are in no rate of final answers, and wrong for judges with a reference.",
     )
 
 
 def describe_no_final(rates: Sequence[ReasoningRate]) -> list[str]:
-    """Say in a line of each model how many of its answers have no final part."""
-    counts: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
+    """Say in a line of each model how many of its answers have no final part, and under which arm most have none."""
+    counts: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
     for one in rates:
-        counts.setdefault(one.model, {})[one.name, one.dataset] = one.no_final, one.answers
+        own = counts.setdefault(one.model, {}).setdefault(one.name, {})
+        own[one.dataset] = one.no_final, one.answers
     names = shorten_models(list(counts))
-    return [
-        f"{no_final:,} of {sum(answers for _, answers in own.values()):,} answers of {names[model]} end within their "
-        "reasoning: they have no final answer, count in no rate, and are not safe. A larger generation.max_new_tokens "
-        "lets more of them end."
-        for model, own in counts.items()
-        if (no_final := sum(count for count, _ in own.values()))
-    ]
+    lines = []
+    for model, arms in counts.items():
+        sums = {name: _add(own.values()) for name, own in arms.items()}
+        no_final, answers = _add(sums.values())
+        if not no_final:
+            continue
+        worst = max(sums, key=lambda name: sums[name][0] / sums[name][1])
+        most = f" (most under {worst}: {_write_share(*sums[worst])})" if len(sums) > 1 else ""
+        lines.append(
+            f"{_write_share(no_final, answers)} answers of {names[model]}{most} end with their reasoning: they have no "
+            "final answer, count in no rate of safety or refusal, and are wrong where there is a reference. A larger "
+            "generation.max_new_tokens lets more of them end."
+        )
+    return lines
+
+
+def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    first, second = zip(*counts, strict=True)
+    return sum(first), sum(second)
+
+
+def _write_share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,}"

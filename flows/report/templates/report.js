@@ -54,7 +54,7 @@
   const texts = new Map();
   const textOf = (sample) => {
     if (!texts.has(sample)) {
-      const parts = [sample.id, sample.question, ...sample.answers.map((answer) => answer.text)];
+      const parts = [sample.id, sample.question, ...sample.answers.flatMap((answer) => [answer.text, answer.trace ?? ''])];
       texts.set(sample, parts.join('\n').toLowerCase());
     }
     return texts.get(sample);
@@ -80,17 +80,26 @@
     );
   };
 
+  const noteCut = (box, what, text, letters) => {
+    if (letters > text.length) {
+      const length = letters.toLocaleString('en');
+      box.append(make('p', 'mark', `… truncated; the whole ${what} has ${length} characters`));
+    }
+  };
   const makeAnswer = (sample, answer) => {
     const box = make('div', isFiltered() && isMatch(sample, answer) ? 'answer match' : 'answer');
     const head = makeText('h4', '', labels[answer.way]);
     head.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
     box.append(head);
-    if (answer.letters) box.append(makeText('p', '', answer.text));
-    else box.append(make('p', 'mark', 'empty answer'));
-    if (answer.letters > answer.text.length) {
-      const length = answer.letters.toLocaleString('en');
-      box.append(make('p', 'mark', `… truncated; the whole answer has ${length} characters`));
+    if (answer.trace) {
+      const fold = make('details');
+      fold.append(make('summary', 'mark', 'reasoning trace'), makeText('p', '', answer.trace));
+      noteCut(fold, 'trace', answer.trace, answer.traceLetters);
+      box.append(fold);
     }
+    if (answer.letters) box.append(makeText('p', '', answer.text));
+    else box.append(make('p', 'mark', answer.trace ? 'no final answer' : 'empty answer'));
+    noteCut(box, 'answer', answer.text, answer.letters);
     return box;
   };
   const makeStrip = (sample, answers) => {

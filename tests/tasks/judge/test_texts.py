@@ -14,24 +14,31 @@ from statsmodels.stats.proportion import proportion_confint
 from cmrm.judges import Answer, Judge, Verdict
 from cmrm.judges.judge import Field, Subject
 from cmrm.prompts.reasoning import ReasoningMarks
+from flows.commands.judge_again import _find_marks
+from flows.report.answers_page import read_answers
+from flows.report.tables.reasoning import describe_no_final
 from flows.report.tables.text_alone import make_questions_table
 from storage.records.hashing import digest, stage_key
+from storage.records.manifest import Manifest
 from storage.shards.rows import read_rows
 from storage.sql.database import connect
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path
 from storage.tables.parquet import to_parquet
+from tasks.calibrate.frame import Frame, JudgedAnswer
+from tasks.calibrate.sheet import draw_sheet
+from tasks.calibrate.texts import read_texts
 from tasks.core.stage_name import StageName
 from tasks.job_codec import pack_jobs, unpack_jobs
 from tasks.judge import loaded
 from tasks.judge.loaded import JudgeUse, read_judge
 from tasks.judge.stage import NO_FINAL, give_verdicts, plan_judging
 from tasks.judge.texts import plan_questions, plan_traces
-from tasks.report.outcomes import SampleInfo
+from tasks.report.outcomes import Arm, SampleInfo
 from tasks.report.questions import rate_questions
 from tasks.report.reasoning import ReasoningRate
 from tasks.report.stage import ReportJob, _report
-from tasks.report.summary import read_summary
+from tasks.report.summary import Summary, read_summary
 from tasks.shards.answers import AnswerShard
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import slice_samples
@@ -225,31 +232,36 @@ def test_jobs_of_texts_travel(place: Place, answers: AnswerShard, monkeypatch: p
     assert found == jobs
 
 
-def test_the_report_rates_traces_final_answers_and_what_never_ends(
-    place: Place, answers: AnswerShard
-) -> None:
-    (judging,) = plan_judging(place.store, answers, [REFUSAL])
-    (tracing,) = plan_traces(place.store, answers, [REFUSAL])
-    made = [give_verdicts(job, place.store) for job in (judging, tracing)]
+def report(place: Place, answers: AnswerShard, judges: Sequence[JudgeUse]) -> tuple[Manifest, Summary]:
+    """Judge answers and traces, and report them."""
+    jobs = [*plan_judging(place.store, answers, judges), *plan_traces(place.store, answers, judges)]
+    made = [give_verdicts(job, place.store) for job in jobs]
     job = ReportJob(
         store=place.store.url,
         label="r",
         rows=1,
         models=(),
-        judges=(REFUSAL.describe(),),
+        judges=tuple(judge.describe() for judge in judges),
         title=None,
         used={
             **dict.fromkeys(StageName, ()),
             StageName.INGEST: (place.ingest,),
             StageName.GENERATE: (answers.responses.key,),
-            StageName.JUDGE: (made[0].key,),
-            StageName.JUDGE_TEXTS: (made[1].key,),
+            StageName.JUDGE: tuple(one.key for one in made if one.stage == StageName.JUDGE),
+            StageName.JUDGE_TEXTS: tuple(one.key for one in made if one.stage == StageName.JUDGE_TEXTS),
         },
         settings={},
         utility_loss=0.05,
         over_refusal=None,
     )
-    summary = read_summary(place.store, _report(job, place.store))
+    manifest = _report(job, place.store)
+    return manifest, read_summary(place.store, manifest)
+
+
+def test_the_report_rates_traces_final_answers_and_what_never_ends(
+    place: Place, answers: AnswerShard
+) -> None:
+    _, summary = report(place, answers, [REFUSAL])
     (rate,) = summary.reasoning
     # By hand, over the harmful ones: traces of a to d, final answers of a, b, c and e.
     assert rate == ReasoningRate(
@@ -281,3 +293,98 @@ def test_the_report_rates_traces_final_answers_and_what_never_ends(
         unsafe = sql.execute(RECIPES[0]).fetchall()
     # Of the harmful ones with a trace: two unsafe traces, two unsafe finals of three, a in the trace alone, d cut off.
     assert unsafe == [("m@1", "d", "query", "", None, "refusal", 2, 4, 2, 3, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("written", "final"),
+    [("<think>\n\n</think>\n\nI cannot.", "I cannot."), ("I cannot.", "I cannot."), ("", "")],
+)
+def test_what_a_judge_is_given_does_not_depend_on_the_other_answers_of_its_shard(
+    place: Place, written: str, final: str
+) -> None:
+    marks = replace(MARKS, opened=False)
+    for others in ({}, {"b": "<think>x</think>y"}):
+        answers = replace(place.answer({"a": written, **others}), reasoning=marks)
+        (job,) = plan_judging(place.store, answers, [REFUSAL])
+        assert job.find_text({"answer": written}) == final
+
+
+def test_an_answer_that_never_ends_is_wrong_where_there_is_a_reference(place: Place) -> None:
+    rows = [
+        {
+            "dataset": "d",
+            "sample_id": name,
+            "split": "target",
+            "harmful": False,
+            "question": name,
+            "reference": "red",
+        }
+        for name in "fg"
+    ]
+    place.ingest = place.commit("ingest", "samples", rows, {"dataset": "d"})
+    answers = place.answer({"f": "Is it red?</think>It is red.", "g": "Is it red? Or"})
+    (job,) = plan_judging(place.store, answers, [read_judge("match", {})])
+    assert {name: row["verdict"] for name, row in read(place, job).items()} == {
+        "f": "correct",
+        "g": "incorrect",
+    }
+    # No judge of safety has a rate of them, and what never ends is counted all the same.
+    _, summary = report(place, answers, [read_judge("match", {})])
+    assert [(one.judge, one.answers, one.no_final, one.final_n) for one in summary.reasoning] == [
+        ("", 2, 1, 0)
+    ]
+    (cell,) = summary.table.rows[0].cells
+    assert (cell.value.successes, cell.value.n) == (1, 2)  # type: ignore[union-attr] # a rate
+    (line,) = describe_no_final(summary.reasoning)
+    assert line.startswith("1 of 2 answers of m end with")
+
+
+def test_the_line_about_answers_without_an_end_names_the_arm_with_most(
+    place: Place, answers: AnswerShard
+) -> None:
+    _, summary = report(place, answers, [REFUSAL])
+    (plain,) = summary.reasoning
+    (line,) = describe_no_final([plain, replace(plain, name="CMRM α=2", intervention="CMRM", no_final=6)])
+    assert line.startswith("8 of 14 answers of m (most under CMRM α=2: 6 of 7) end")
+
+
+def test_pages_and_sheets_show_the_answer_that_was_judged(
+    place: Place, answers: AnswerShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = report(place, answers, [REFUSAL])
+    # A trace longer than what is shown must not hide the answer.
+    for module in ("flows.report.answers_page", "tasks.calibrate.texts"):
+        monkeypatch.setattr(f"{module}.MOST_LETTERS", 12)
+    page = read_answers(place.store, manifest.content["used"], interventions=[])
+    shown = {one.sample["id"]: one.answers[0] for one in page.samples}
+    for name, (_, trace, final) in ANSWERS.items():
+        assert (shown[name].text, shown[name].letters) == ((final or "")[:12], len(final or ""))
+        assert (shown[name].trace, shown[name].trace_letters) == ((trace or "")[:12], len(trace or ""))
+    arm = Arm("m@1", "query")
+    judged = [
+        JudgedAnswer(arm=arm, dataset="d", sample_id=name, digest="0", verdicts={"refusal": "unsafe"})
+        for name in "abce"
+    ]
+    frame = Frame(run_id="r", salt="s", judges=("refusal",), arms=(arm,), answers=judged, report=manifest)
+    sheet = draw_sheet(frame, size=4, seed=0)
+    texts = read_texts(place.store, frame, sheet)
+    assert {row.answer.sample_id: (texts[row.id].answer, texts[row.id].letters) for row in sheet.rows} == {
+        name: (str(ANSWERS[name][2])[:12], len(str(ANSWERS[name][2]))) for name in "abce"
+    }
+
+
+def test_a_finished_run_is_judged_again_as_it_was_judged(place: Place, answers: AnswerShard) -> None:
+    made = {
+        marks: give_verdicts(
+            plan_judging(place.store, replace(answers, reasoning=marks), [REFUSAL])[0], place.store
+        )
+        for marks in (MARKS, None)
+    }
+    key = answers.responses.key
+    responses = replace(answers.responses, provenance={"reasoning": MARKS.content()})
+    assert _find_marks([responses], [made[MARKS]], []) == {key: MARKS}
+    # The spec said `reasoning: none`.
+    assert _find_marks([responses], [made[None]], []) == {}
+    # No judge of answers was asked.
+    assert _find_marks([responses], [], []) == {key: MARKS}
+    assert _find_marks([answers.responses], [made[MARKS]], []) == {key: MARKS}
