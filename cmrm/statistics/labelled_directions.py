@@ -14,8 +14,8 @@ from cmrm.statistics.rates import Mean
 from cmrm.statistics.vector_intervals import (
     Floats,
     draw_counts,
-    find_cosines,
     summarize,
+    summarize_cosine,
     summarize_length,
 )
 
@@ -26,7 +26,8 @@ Labels = NDArray[np.bool_]
 class Draws:
     """Samples with their labels [n], and how often each occurs in every resample: within its label, as often as drawn.
 
-    What is measured with the same draws is resampled together. `ValueError` for no sample.
+    What is measured with the same draws is resampled together. A mean of one sample is not resampled, since all of its
+    resamples are the same and would say that it is exact. `ValueError` for no sample.
     """
 
     harmful: Labels
@@ -52,14 +53,20 @@ class Draws:
         """The mean of vectors [m, d] of the samples `rows` [m], as observed and in each resample; NaN where none is."""
         if not len(rows):
             return [np.full((len(counts), values.shape[1]), np.nan) for counts in self.counts]
-        return [_weigh(counts[:, rows]) @ values.astype(np.float64) for counts in self.counts]
+        return [_weigh(counts[:, rows]) @ values.astype(np.float64) for counts in self._resample(len(rows))]
 
     def subtract(self, values: NDArray[Any], rows: NDArray[Any]) -> list[Floats]:
         """The mean of the harmful vectors less that of the harmless ones, as `average` gives means."""
         harmful = self.harmful[rows]
-        weights = [_weigh(counts[:, rows] * harmful) for counts in self.counts]
-        others = [_weigh(counts[:, rows] * ~harmful) for counts in self.counts]
-        return [(own - other) @ values.astype(np.float64) for own, other in zip(weights, others, strict=True)]
+        fewest = min(int(harmful.sum()), int((~harmful).sum()))
+        return [
+            (_weigh(counts[:, rows] * harmful) - _weigh(counts[:, rows] * ~harmful))
+            @ values.astype(np.float64)
+            for counts in self._resample(fewest)
+        ]
+
+    def _resample(self, count: int) -> list[Floats]:
+        return self.counts if count > 1 else self.counts[:1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,7 @@ def measure_length(direction: Sequence[Floats], count: int) -> Mean:
 
 def measure_cosine(first: Sequence[Floats], second: Sequence[Floats], count: int) -> Mean:
     """Summarize the cosine of two vectors, resample by resample."""
-    return summarize([find_cosines(*pair) for pair in zip(first, second, strict=False)], count)
+    return summarize_cosine(first, second, count)
 
 
 def measure_places(draws: Draws, along: Floats, rows: NDArray[Any]) -> tuple[Mean, Mean]:

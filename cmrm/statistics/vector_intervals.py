@@ -64,6 +64,34 @@ def summarize_length(measured: Measured, count: int) -> Mean:
     return Mean(value=value, low=min(float(low), value), high=max(float(high), value), n=count)
 
 
+def summarize_cosine(first: Measured, second: Measured, count: int) -> Mean:
+    """Summarize the cosine of two means by its percentile interval, less its bias; vectors [1, d] and [resamples, d].
+
+    Noise makes both means longer, and the cosine smaller; in a resample twice so, whose cosines can all lie below the
+    observed one. Products are corrected as squares are in `summarize_length`. A resample with no length left has any
+    angle: it counts as −1 at the lower end and as 1 at the upper one.
+    """
+    cosines = [find_cosines(*pair) for pair in zip(first, second, strict=False)]
+    if len(cosines) < 2 or not all(np.isfinite(one).all() for one in cosines):
+        return summarize(cosines, count)
+    own, other = (np.maximum(0.0, _correct_products(one, one)) for one in (first, second))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected = np.clip(_correct_products(first, second) / np.sqrt(own * other), -1.0, 1.0)
+    known, value = own * other > 0, float(cosines[0][0])
+    low, high = (
+        np.percentile(np.where(known, corrected, anything), end)
+        for anything, end in zip((-1.0, 1.0), ENDS, strict=True)
+    )
+    return Mean(value=value, low=min(float(low), value), high=max(float(high), value), n=count)
+
+
+def _correct_products(first: Measured, second: Measured) -> Floats:
+    """⟨first, second⟩ of each resample, less twice what resampling adds to it on average."""
+    observed, resampled = (np.einsum("ij,ij->i", *pair) for pair in zip(first[:2], second[:2], strict=True))
+    corrected: Floats = resampled - 2 * (resampled.mean() - observed[0])
+    return corrected
+
+
 def find_cosines(first: Floats, second: Floats) -> Floats:
     """The cosine of each row with the same row of another array; NaN where a length is 0."""
     along = np.einsum("ij,ij->i", first, second)

@@ -13,7 +13,8 @@ from tasks.core.models import ModelUse
 from tasks.shards.samples import Shard
 from tasks.states.direction import LabelledStates
 from tasks.states.extract import EmbedJob
-from tasks.states.probe import AnchorStates, ArmStates, ProbeJob, digest_splits, list_needed
+from tasks.states.labelled_samples import digest_splits
+from tasks.states.probe import AnchorStates, ArmStates, ProbeJob, list_needed
 
 States = Sequence[tuple[EmbedJob, Manifest]]
 

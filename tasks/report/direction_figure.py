@@ -99,7 +99,7 @@ def _plot(
     axes: Axes, rows: Sequence[Record], measure: str, *, color: str, line: str, name: str = "", of: str = ""
 ) -> None:
     """Plot a measure over the blocks with its interval; in % of another one where that is named."""
-    kept = [row for row in rows if row[measure] is not None]
+    kept = [row for row in rows if row[measure] is not None and (not of or row[of] > 0)]
     scale = np.array([100 / row[of] if of else 1.0 for row in kept])
     blocks = [row["block"] for row in kept]
     values = scale * [row[measure] for row in kept]

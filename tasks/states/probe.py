@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cmrm.datasets.splits import SplitRow, digest_text
 from cmrm.errors import UserError
 from cmrm.statistics.auroc import Auroc, measure_auroc
 from cmrm.statistics.labelled_directions import (
@@ -25,9 +23,8 @@ from cmrm.statistics.labelled_directions import (
 from cmrm.statistics.probe import FOLDS, cross_validate, draw_rows, fit_probe
 from cmrm.statistics.rates import Mean
 from cmrm.steering.parts import COMPARED, PARTS, pair_conditions
-from storage.records.hashing import digest
 from storage.records.manifest import Manifest
-from storage.shards.hidden_states import list_blocks, read_block
+from storage.shards.hidden_states import list_blocks
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path
 from storage.tables.parquet import to_parquet
@@ -38,13 +35,13 @@ from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.shards.samples import Shard
 from tasks.states.direction import LabelledStates
-from tasks.states.shift import find_states
+from tasks.states.labelled_samples import Label, ShardStates, Side, gather_states, group_by_text
 from tasks.states.shift_parts import list_conditions
 
 DIRECTIONS, COSINES, PROJECTIONS = "directions", "direction_cosines", "projections"
 TEXT = "query"
 # Raise it when the same states yield other numbers.
-VERSION = 1
+VERSION = 2
 # Anchors and targets are resampled apart.
 SEEDS = {"anchor": 0, "target": 1}
 
@@ -115,17 +112,6 @@ def list_needed(condition: str, images: Sequence[str], *, apart: Sequence[str]) 
     return tuple(dict.fromkeys((TEXT, condition, *deltas)))
 
 
-def digest_splits(store: Store, shard: Shard) -> str:
-    """The digest of what decides the use of a shard's samples: their labels, and the texts that group them."""
-    return digest({name: [label, text.hex()] for name, (label, text) in _read_labels(store, shard).items()})
-
-
-def _read_labels(store: Store, shard: Shard) -> dict[str, tuple[bool, bytes]]:
-    """Each sample's label, and the digest of its text, equal for texts that are one to the split."""
-    samples = (stored.sample for stored in shard.read_all(store))
-    return {one.id: (one.harmful, digest_text(SplitRow.of(one).text, seed=0)) for one in samples}
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     """Rows of the three tables, as they are found block by block."""
@@ -135,22 +121,11 @@ class _Found:
     projections: list[pa.Table] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """Samples of some shards at one block: names, labels, groups [n], and by condition rows [m] and states [m, d]."""
-
-    split: str
-    datasets: list[str]
-    sample_ids: list[str]
-    harmful: np.ndarray
-    groups: list[bytes]
-    states: Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-
 def _probe(job: ProbeJob, store: Store) -> Manifest:
-    anchors = [_Files.of(store, one.shard, one.states) for one in job.anchors]
+    anchors = [ShardStates.of(store, one.shard, one.states) for one in job.anchors]
     arms = [
-        [_Files.of(store, one.shard, {job.condition: one.states}) for one in arm.shards] for arm in job.arms
+        [ShardStates.of(store, one.shard, {job.condition: one.states}) for one in arm.shards]
+        for arm in job.arms
     ]
     blocks = sorted({block for one in anchors for block in list_blocks(one.paths.get(job.condition, ()))})
     if not blocks:
@@ -160,7 +135,7 @@ def _probe(job: ProbeJob, store: Store) -> Manifest:
         )
     found = _Found()
     for block in blocks:
-        _measure_block(job, block, _gather("anchor", anchors, block), arms, found)
+        _measure_block(job, block, gather_states("anchor", anchors, block), arms, found)
     projected = KINDS[PROJECTIONS].schema.empty_table()
     tables = {
         DIRECTIONS: from_rows(found.directions, DIRECTIONS),
@@ -176,68 +151,27 @@ def _probe(job: ProbeJob, store: Store) -> Manifest:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Files:
-    """A shard's files of states by condition, and its samples' labels and groups."""
-
-    dataset: str
-    paths: Mapping[str, tuple[Path, ...]]
-    labels: Mapping[str, tuple[bool, bytes]]
-
-    @classmethod
-    def of(cls, store: Store, shard: Shard, keys: Mapping[str, str]) -> _Files:
-        return cls(
-            dataset=shard.dataset,
-            paths={name: find_states(store, key) for name, key in keys.items()},
-            labels=_read_labels(store, shard),
-        )
-
-
-def _gather(split: str, shards: Sequence[_Files], block: int) -> _Side:
-    """Gather the states of all shards at one block, with the samples in one order for all conditions."""
-    names: list[tuple[str, str]] = []
-    labels: list[tuple[bool, bytes]] = []
-    states: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for shard in shards:
-        read = {name: read_block(paths, block) for name, paths in shard.paths.items()}
-        ids = sorted({sample for one in read.values() for sample in one.sample_ids})
-        places = {sample: len(names) + place for place, sample in enumerate(ids)}
-        names += [(shard.dataset, sample) for sample in ids]
-        labels += [shard.labels[sample] for sample in ids]
-        for name, one in read.items():
-            if one.sample_ids:
-                rows = np.array([places[sample] for sample in one.sample_ids])
-                states.setdefault(name, []).append((rows, one.vectors[:, 0]))
-    return _Side(
-        split=split,
-        datasets=[dataset for dataset, _ in names],
-        sample_ids=[sample for _, sample in names],
-        harmful=np.array([harmful for harmful, _ in labels], dtype=bool),
-        groups=[group for _, group in labels],
-        states={
-            name: (np.concatenate([rows for rows, _ in some]), np.concatenate([one for _, one in some]))
-            for name, some in states.items()
-        },
-    )
-
-
 def _measure_block(
-    job: ProbeJob, block: int, anchors: _Side, arms: Sequence[Sequence[_Files]], found: _Found
+    job: ProbeJob, block: int, anchors: Side, arms: Sequence[Sequence[ShardStates]], found: _Found
 ) -> None:
     draws = Draws(harmful=anchors.harmful, seed=SEEDS["anchor"])
     text_rows, text_states = anchors.states.get(TEXT, (np.empty(0, dtype=int), np.empty((0, 1))))
     axis = find_axis(text_states, anchors.harmful[text_rows])
     text = None if axis is None else draws.subtract(text_states, text_rows)
     rows, states = anchors.states[job.condition]
-    labels = anchors.harmful[rows]
-    sides = [(arm, _gather("target", files, block)) for arm, files in zip(job.arms, arms, strict=True)]
+    sides = [(arm, gather_states("target", files, block)) for arm, files in zip(job.arms, arms, strict=True)]
     sides = [(arm, side) for arm, side in sides if job.condition in side.states]
-    missing = _explain_untrained(labels)
+    unasked = _find_unasked(
+        anchors.list_labels(job.condition), [side.list_labels(job.condition) for _, side in sides]
+    )
+    rows, states = rows[unasked], states[unasked]
+    labels = anchors.harmful[rows]
+    missing = _explain_untrained(labels, dropped=not unasked.all())
     held_out = any(not arm.intervention for arm, _ in sides)
 
     tested = (
         _Tested(missing=missing or "the probe is tested on targets")
-        if held_out or missing
+        if held_out
         else _cross_validate(anchors, job)
     )
     found.directions.append(
@@ -298,23 +232,36 @@ class _Tested:
         }
 
 
-def _cross_validate(anchors: _Side, job: ProbeJob) -> _Tested:
+def _cross_validate(anchors: Side, job: ProbeJob) -> _Tested:
     rows, states = anchors.states[job.condition]
     labels = anchors.harmful[rows]
-    groups = [anchors.groups[row].hex() for row in rows]
+    if missing := _explain_untrained(labels, dropped=False):
+        return _Tested(missing=missing)
+    groups = group_by_text(anchors.list_labels(job.condition))
     found = cross_validate(states.astype(np.float64), labels, groups)
     return _Tested.of(found, how="folds", trained=len(draw_rows(labels)))
 
 
-def _explain_untrained(harmful: np.ndarray) -> str | None:
+def _find_unasked(anchors: Sequence[Label], targets: Sequence[Sequence[Label]]) -> np.ndarray:
+    """Find the anchors none of whose texts is one of a target's, bool [anchors]: a probe is trained on them alone.
+
+    Targets are those of all arms, which one probe is tested on. Where rows are grouped, by image for example, the split
+    can put one question on both sides.
+    """
+    asked = {text for side in targets for label in side for text in label.texts}
+    return np.array([asked.isdisjoint(label.texts) for label in anchors], dtype=bool)
+
+
+def _explain_untrained(harmful: np.ndarray, *, dropped: bool) -> str | None:
     for label, word in ((True, "harmful"), (False, "harmless")):
         count = int((harmful == label).sum())
         if count < FOLDS:
-            return f"{count} {word} anchors; a probe needs {FOLDS}"
+            which = f"{word} anchors whose question no target asks" if dropped else f"{word} anchors"
+            return f"{count} {which}; a probe needs {FOLDS}"
     return None
 
 
-def _describe(job: ProbeJob, arm: ArmStates, side: _Side, block: int) -> dict[str, Any]:
+def _describe(job: ProbeJob, arm: ArmStates, side: Side, block: int) -> dict[str, Any]:
     return {
         "model": job.model.name,
         "condition": job.condition,
@@ -326,7 +273,7 @@ def _describe(job: ProbeJob, arm: ArmStates, side: _Side, block: int) -> dict[st
 
 
 def _measure(
-    side: _Side, condition: str, draws: Draws, axis: Axis | None, text: list[Floats] | None
+    side: Side, condition: str, draws: Draws, axis: Axis | None, text: list[Floats] | None
 ) -> dict[str, Any]:
     """The direction of one side's states, and where they lie along that of the anchors as text."""
     rows, states = side.states[condition]
@@ -346,7 +293,7 @@ def _measure(
     }
 
 
-def _compare(job: ProbeJob, block: int, anchors: _Side, draws: Draws) -> Iterator[dict[str, Any]]:
+def _compare(job: ProbeJob, block: int, anchors: Side, draws: Draws) -> Iterator[dict[str, Any]]:
     """The cosines of the direction with each Δ and its parts, over the same resamples of anchors."""
     rows, states = anchors.states[job.condition]
     direction = draws.subtract(states, rows)
@@ -375,12 +322,11 @@ def _compare(job: ProbeJob, block: int, anchors: _Side, draws: Draws) -> Iterato
 def _choose(found: tuple[np.ndarray, np.ndarray], wanted: np.ndarray) -> Floats:
     """The states of some rows, in their order, float64."""
     rows, states = found
-    order = np.argsort(rows)
-    chosen: Floats = states[order[np.searchsorted(rows[order], wanted)]].astype(np.float64)
+    chosen: Floats = states[np.searchsorted(rows, wanted)].astype(np.float64)
     return chosen
 
 
-def _project(job: ProbeJob, arm: ArmStates, side: _Side, block: int, axis: Axis) -> pa.Table:
+def _project(job: ProbeJob, arm: ArmStates, side: Side, block: int, axis: Axis) -> pa.Table:
     rows, states = side.states[job.condition]
     distance = axis.project(states)
     columns = {
@@ -389,8 +335,8 @@ def _project(job: ProbeJob, arm: ArmStates, side: _Side, block: int, axis: Axis)
             for name, value in _describe(job, arm, side, block).items()
             if name != "split"
         },
-        "dataset": [side.datasets[row] for row in rows],
-        "sample_id": [side.sample_ids[row] for row in rows],
+        "dataset": [side.samples[row][0] for row in rows],
+        "sample_id": [side.samples[row][1] for row in rows],
         "distance": distance,
         "along": distance / axis.length,
     }

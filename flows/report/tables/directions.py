@@ -107,11 +107,15 @@ def _explain(rows: Sequence[Record]) -> str:
         "Length of the mean harmful state less the mean harmless one, with 95 % bootstrap intervals over samples, and "
         "its cosine with that of the anchors as text. States lie at 0 where the mean harmless anchor lies as text "
         "along that direction, and at 1 where the mean harmful one does. AUROC of a linear probe that was trained on "
-        "the anchors’ plain states under the same condition and tested on targets, with Newcombe’s 95 % interval. The "
-        "first, the middle and the last block; SQL has all."
+        "the anchors’ plain states under the same condition, less those whose question a target asks, and tested on "
+        "targets, with Newcombe’s 95 % interval. All intervals take samples as independent; the mean of one sample has "
+        "none. The first, the middle and the last block; SQL has all."
     )
     if any(row["tested"] == "folds" for row in shown):
-        note += " Where no states of targets are stored, probes are tested in five folds of the anchors."
+        note += (
+            " Where no states of targets are stored, probes are tested in five folds of the anchors, and their "
+            "intervals are too narrow."
+        )
     missing = dict.fromkeys(row["missing"] for row in shown if row["missing"])
     return note + "".join(f" No AUROC: {reason}." for reason in missing)
 
@@ -134,7 +138,9 @@ def _write_direction(row: Record) -> tuple[ReportCell, ...]:
         ReportCell(text=name_arm_of(row)),
         *(ReportCell(text=f"{row[name]:,}") for name in ("block", "harmful", "harmless")),
         _write(row, "norm"),
-        NONE if row["norm"] is None else ReportCell(text=percent(row["norm"] / row["state"])),
+        NONE
+        if row["norm"] is None or not row["state"]
+        else ReportCell(text=percent(row["norm"] / row["state"])),
         *(_write(row, name) for name in ("text_cosine", "harmful_along", "harmless_along", "auroc")),
     )
 

@@ -49,8 +49,62 @@ def test_intervals_resample_within_each_label() -> None:
     ]
     np.testing.assert_allclose(np.std(direction[1][:, 0]), np.std(resampled), rtol=0.08)
     # No resample lacks a label, however few samples have it.
-    few = np.arange(COUNT) < 1
+    few = np.arange(COUNT) < 2
     assert np.isfinite(Draws(harmful=few).subtract(STATES, ROWS)[1]).all()
+
+
+def test_what_rests_on_one_sample_has_no_interval() -> None:
+    # All resamples of one sample are the same: their interval would have no width.
+    one = np.arange(COUNT) < 1
+    draws = Draws(harmful=one)
+    harmful, harmless = measure_places(draws, STATES[:, 0], ROWS)
+    assert (harmful.value, harmful.low, harmful.high, harmful.n) == (STATES[0, 0], None, None, 1)
+    assert harmless.low < harmless.value < harmless.high
+    direction = draws.subtract(STATES, ROWS)
+    length, cosine = (
+        measure_length(direction, COUNT),
+        measure_cosine(direction, [*draws.average(STATES, ROWS)], COUNT),
+    )
+    assert length.value == pytest.approx(np.linalg.norm(STATES[0] - STATES[1:].mean(axis=0)))
+    assert (length.low, cosine.low) == (None, None)
+    assert cosine.value is not None
+
+
+@pytest.mark.parametrize(("truth", "paired"), [(1.0, False), (0.5, False), (0.5, True), (-0.9, False)])
+def test_the_interval_of_a_cosine_holds_the_truth_though_noise_makes_cosines_smaller(
+    truth: float, *, paired: bool
+) -> None:
+    # Two directions of length 4 in 60 dimensions with noise of variance 1; a percentile interval holds few.
+    chance, labels, hits, plain = np.random.default_rng(12), np.arange(60) < 30, 0, 0
+    axes = np.zeros((2, 60))
+    axes[:, 0], axes[1, 1] = (4.0, 4.0 * truth), 4.0 * np.sqrt(1 - truth**2)
+    for _ in range(25):
+        noise = chance.normal(size=(2, 60, 60))
+        if paired:
+            noise[1] = 0.7 * noise[0] + np.sqrt(0.51) * noise[1]
+        first, second = (
+            Draws(harmful=labels, seed=seed).subtract(own + labels[:, None] * axis, np.arange(60))
+            for own, axis, seed in zip(noise, axes, (0, 0 if paired else 1), strict=True)
+        )
+        found = measure_cosine(first, second, 60)
+        assert found.low <= found.value <= found.high
+        assert found.high - found.low < 0.6
+        hits += found.low <= truth <= found.high
+        lengths = np.linalg.norm(first[1], axis=1) * np.linalg.norm(second[1], axis=1)
+        low, high = np.percentile((first[1] * second[1]).sum(axis=1) / lengths, (2.5, 97.5))
+        plain += low <= truth <= high
+    assert hits >= 22
+    assert plain < hits
+
+
+def test_a_direction_that_noise_explains_may_point_anywhere() -> None:
+    chance, labels = np.random.default_rng(13), np.arange(40) < 20
+    first, second = (
+        Draws(harmful=labels, seed=seed).subtract(chance.normal(size=(40, 300)), np.arange(40))
+        for seed in (0, 1)
+    )
+    found = measure_cosine(first, second, 40)
+    assert (found.low, found.high) == (-1.0, 1.0)
 
 
 def test_samples_without_a_state_are_left_out_of_their_mean_alone() -> None:

@@ -159,6 +159,15 @@ def test_targets_are_shown_where_there_are_any_and_the_reason_where_there_is_no_
     assert make_turned_table([]) is None
 
 
+def test_a_length_is_in_no_per_cent_of_states_without_length() -> None:
+    rows = [make_row(0, norm=0.0, state=0.0), make_row(1)]
+    table = make_directions_table(rows)
+    assert table is not None
+    assert [row[5].text for row in table.row_groups[0].rows] == ["–", "18.8"]
+    (figure,) = draw_directions(Directions(directions=tuple(rows)))
+    assert figure.png.startswith(b"\x89PNG")
+
+
 def test_hostile_names_leave_the_terminal_and_the_figure_as_they_are() -> None:
     turned = [
         {
