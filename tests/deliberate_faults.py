@@ -539,7 +539,7 @@ RUNS = (
     ),
     Fault(
         name="reads a spec without looking for secrets first",
-        file="flows/spec/spec.py",
+        file="flows/spec/fields.py",
         old="if found := find_secret(content):",
         new="if found := None:",
         tests=(

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from cmrm.prompts.conditions import MEANINGLESS, Condition
+from cmrm.prompts.conditions import Condition
 from cmrm.steering.parts import list_chain, pair_conditions
-from cmrm.steering.settings import Position
 from flows.plan.blocks import refuse_missing_blocks
 from flows.plan.captions import CaptionPlan
 from flows.plan.probes import make_probe_jobs
-from flows.plan.prompts import make_prompt_builder
+from flows.plan.states import Samples, StatesPlan, label_job
 from flows.plan.steps import Generated, make_step
 from flows.plan.uses import Directions, Shifts, make_use
 from flows.spec.interventions import DefenceSpec, StackSpec, is_stepped
-from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
-from storage.store import Store
 from tasks.core.models import ModelUse
 from tasks.generate.captions import CaptionJob
 from tasks.generate.job import GenerateJob
 from tasks.overhead import OverheadJob, SteppedArm, choose_timed
-from tasks.shards.prompts import PromptBuilder
-from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
+from tasks.shards.samples import Captions, Shard, Slice
 from tasks.states.direction import DirectionJob, LabelledStates, digest_labels
-from tasks.states.extract import LAST_ALONE, EmbedJob, list_further
+from tasks.states.extract import EmbedJob
 from tasks.states.probe import ProbeJob
 from tasks.states.shift import ShiftJob
 from tasks.states.shift_parts import PartsJob, list_conditions
@@ -39,22 +35,15 @@ from tasks.states.steering import (
     needs_plain,
 )
 
-Samples = Mapping[str, Manifest]
-
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPlan:
+class ModelPlan(StatesPlan):
     """The jobs of one model.
 
-    `captioner` is the model that captions images for it, if the spec asks for captions; `captions` are those, by shard,
-    once they are there.
+    `captioner` is the model that captions images for it, if the spec asks for captions.
     """
 
-    spec: Spec
-    model: ModelUse
-    store: Store
     captioner: ModelUse | None = None
-    captions: Mapping[Shard, Captions] = field(default_factory=dict)
 
     def caption_jobs(self, samples: Samples) -> list[CaptionJob]:
         """Caption the images whose captions are shown to this model, if the spec asks for it."""
@@ -67,42 +56,6 @@ class ModelPlan:
         given_to = self.spec.captions.samples
         made = {job.slice.shard: Captions(key=made.key, given_to=given_to) for job, made in captioned}
         return replace(self, captions=made)
-
-    def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
-        """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
-        return [self._embed(shard_view) for shard_view in self._list_plain(samples)]
-
-    def embed_more_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
-        """Extract states at the other positions that the spec asks for, plain and steered.
-
-        They are jobs by themselves: whoever adds a position keeps the states that Δ was measured on, and their keys.
-        """
-        asked = self.spec.positions
-        if len(asked) == 1:
-            return []
-        plain = [(shard_view, None) for shard_view in self._list_plain(samples)]
-        return [
-            self._embed(shard_view, one, positions)
-            for shard_view, one in (*plain, *self._list_steered(samples, steered))
-            if (positions := list_further(asked, shard_view.condition))
-        ]
-
-    def _list_plain(self, samples: Samples) -> list[Slice]:
-        """List the shards whose states are read as they are, by condition."""
-        shifts = (one.image for one in self.spec.shifts())
-        steps = (name for image in self.spec.taken_apart() for name in list_conditions(image))
-        wanted = {"query", *shifts, *steps, *self.spec.labelled_conditions(), *self.spec.conditions}
-        known: tuple[Condition, ...] = ("query", "image", *MEANINGLESS)
-        conditions = [one for one in known if one in wanted]
-        if "caption" in self.spec.labelled_conditions():
-            conditions.append("caption")
-        sources = [name for name, share in self.spec.anchors.from_.items() if share > 0]
-        anchors = self._shards(samples, sources, split="anchor", conditions=conditions)
-        # Steered states are compared with those of the same samples as text and with their image.
-        compared: list[Condition] = ["query", "image"] if self.spec.steered_states else []
-        shown = list(dict.fromkeys([*self.spec.target_states, *compared]))
-        targets = self._shards(samples, self.spec.judged(), split="target", conditions=shown)
-        return [*anchors, *targets]
 
     def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
         """Measure one Δ for each image, method and part of the interventions; `states` are manifest keys."""
@@ -237,18 +190,6 @@ class ModelPlan:
             for step in [self._make_step(use, shard_view, done, number, captioned)]
         ]
 
-    def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
-        """Extract steered states of the targets with their own image, under the chosen interventions."""
-        return [self._embed(shard_view, one) for shard_view, one in self._list_steered(samples, steered)]
-
-    def _list_steered(
-        self, samples: Samples, steered: Sequence[SingleUse]
-    ) -> Iterator[tuple[Slice, SingleUse]]:
-        """List the shards whose steered states are read, each with its intervention."""
-        for one in steered:
-            if one.name in self.spec.steered_names():
-                yield from ((shard_view, one) for shard_view in self._targets(samples, "image"))
-
     def generate_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[GenerateJob]:
         """Generate answers in every arm: baselines under each condition, then each intervention under its own.
 
@@ -332,7 +273,7 @@ class ModelPlan:
     def _generate(self, shard_view: Slice, steering: Use | None) -> GenerateJob:
         return GenerateJob(
             store=self.store.url,
-            label=_label(shard_view, steering),
+            label=label_job(shard_view, steering),
             rows=shard_view.rows,
             slice=shard_view,
             model=self.model,
@@ -342,45 +283,6 @@ class ModelPlan:
             batch_size=self.spec.batch_size,
             fixed_batch=self.spec.fixed_batch,
         )
-
-    def _embed(
-        self,
-        shard_view: Slice,
-        steering: SingleUse | None = None,
-        positions: tuple[Position, ...] = LAST_ALONE,
-    ) -> EmbedJob:
-        at = "" if positions == LAST_ALONE else f" at {', '.join(positions)}"
-        return EmbedJob(
-            store=self.store.url,
-            label=f"{_label(shard_view, steering)}{at}",
-            rows=shard_view.rows,
-            slice=shard_view,
-            model=self.model,
-            showing=self._make_builder(shard_view),
-            steering=steering,
-            positions=positions,
-            batch_size=self.spec.batch_size,
-            fixed_batch=self.spec.fixed_batch,
-        )
-
-    def _make_builder(self, shard_view: Slice) -> PromptBuilder:
-        return make_prompt_builder(
-            self.spec, shard_view.shard.dataset, store=self.store.url, model=self.model
-        )
-
-    def _targets(self, samples: Samples, condition: Condition) -> Iterator[Slice]:
-        return self._shards(samples, self.spec.judged(), split="target", conditions=[condition])
-
-    def _shards(
-        self, samples: Samples, datasets: Iterable[str], *, split: Split, conditions: Sequence[Condition]
-    ) -> Iterator[Slice]:
-        names, url, size = list(datasets), self.store.url, self.spec.shard_size
-        for condition in conditions:
-            for name in names:
-                if condition == "caption" and self.captions:
-                    yield from slice_captioned(url, samples[name].key, split, size, self.captions)
-                else:
-                    yield from slice_samples(url, samples[name].key, split, condition, size)
 
     @property
     def _captioning(self) -> CaptionPlan | None:
@@ -415,10 +317,3 @@ def _group_anchors(states: Mapping[Slice, str]) -> list[dict[str, str]]:
             shard = replace(shard_view.shard, captions=None)
             found.setdefault(shard, {})[shard_view.condition] = key
     return list(found.values())
-
-
-def _label(shard_view: Slice, steering: Use | None) -> str:
-    if steering is None:
-        return shard_view.label
-    strength = "" if steering.alpha is None else f" α={steering.alpha:g}"
-    return f"{shard_view.label}, {steering.name}{strength}"

@@ -20,7 +20,8 @@ from cmrm.models.system_prompts import read_system_line
 from cmrm.steering.settings import IMAGE_POSITIONS
 from flows.plan.captions import refuse_no_images
 from flows.plan.judge import JudgePlan, resolve_judges
-from flows.plan.model import ModelPlan, Samples
+from flows.plan.model import ModelPlan
+from flows.plan.states import Samples
 from flows.spec.model_sections import ModelSpec
 from flows.spec.spec import Spec
 from storage.backends.remote_files import RemoteFileError, fetch_file

@@ -18,8 +18,9 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import render
 from cmrm.prompts.conditions import Prompt
-from flows.plan.model import ModelPlan, Samples
+from flows.plan.model import ModelPlan
 from flows.plan.plan import make_plan
+from flows.plan.states import Samples
 from flows.plan.steps import Generated
 from flows.spec.spec import read_spec
 from storage.records.manifest import Manifest
