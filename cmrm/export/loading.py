@@ -23,9 +23,7 @@ ATTENTION = "sdpa"
 KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
-def load_again(
-    folder: Path, request: ExportRequest, *, dtype: torch.dtype, device: str = "auto"
-) -> VisionLanguageModel:
+def load_again(folder: Path, request: ExportRequest, *, dtype: torch.dtype) -> VisionLanguageModel:
     """Load an exported folder by `AutoModelForImageTextToText`.
 
     Raises `ExportError` for a folder that does not load, and for a missing, an unexpected or a mismatched key.
@@ -44,7 +42,7 @@ def load_again(
             f"export: what was written does not load ({first_line(error)}); nothing is left of it."
         ) from error
     refuse_keys(found)
-    return prepare_model(model.to(choose_device(device)).eval(), processor, where=where)
+    return prepare_model(model.to(choose_device(request.device)).eval(), processor, where=where)
 
 
 def refuse_keys(found: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ class ExportRequest:
     """An export: the resolved model with its `config.json`, the shift, its origin, and the dtype to be served.
 
     `dtype` is `auto` for that of the model's files. `blocks` is the number of decoder blocks. `label` is what people
-    call the model; None for its folder's name or id.
+    call the model, None for its folder's name or id; `device` is where models run meanwhile.
     """
 
     model: ModelIdentity
@@ -92,6 +92,7 @@ class ExportRequest:
     dtype: str = "auto"
     blocks: int
     label: str | None = None
+    device: str = "auto"
 
     @property
     def name(self) -> str:

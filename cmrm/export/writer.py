@@ -75,7 +75,7 @@ def _unfinished(output: Path) -> Iterator[Path]:
         raise UserError(f"--output {show(output)}: cannot be written ({error.strerror}).") from None
     try:
         yield folder
-        _sync(folder)
+        sync_tree(folder)
         if output.is_dir():
             output.rmdir()
         folder.rename(output)
@@ -90,7 +90,7 @@ def _unfinished(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
     """Have the disk keep every file before the folder gets its name."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():

@@ -99,14 +99,15 @@ def export(
     elif dry_run:
         raise UserError("--dry-run lists what --push would upload; give --push OWNER/NAME.")
     wish = None if evaluate is None else EvaluationWish(spec=evaluate, server=server, workers=workers)
-    asked = Asked(model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype)
+    asked = Asked(
+        model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype, device=device
+    )
     made = write(
         source,
         asked,
         to=to,
         output=output,
         store=store,
-        device=device,
         prompts=canary_prompts,
         wish=wish,
         say=say,

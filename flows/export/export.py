@@ -53,7 +53,6 @@ def export(
     to: str,
     output: Path,
     store: str,
-    device: str,
     prompts: Path | None,
     wish: EvaluationWish | None,
     say: Say,
@@ -72,14 +71,15 @@ def export(
     if spec is not None:
         refuse_unevaluated(source, chosen, spec)
     say(f"Running {request.name} under hooks, and choosing the canary's prompts.")
-    reference = _run_source(source, chosen, device=device, prompts=prompts)
+    reference = _run_source(source, chosen, prompts=prompts)
     say(f"Writing {to} to {output}, and reading it again.")
 
     def describe(written: Written, proofs: Sequence[str]) -> str:
+        # What was read between two equal digests is what the card names.
+        check_unchanged(request.model)
         return write_card(request, chosen, written, proofs, name=output.name)
 
     exported = write_export(request, chosen, reference, output=output, describe=describe)
-    check_unchanged(request.model)
     if wish is None or spec is None:
         return Made(source=source, chosen=chosen, exported=exported)
     say(f"Evaluating {output}.")
@@ -91,13 +91,11 @@ def export(
     return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation)
 
 
-def _run_source(
-    source: ExportSource, chosen: ExportFormat, *, device: str, prompts: Path | None
-) -> Reference:
+def _run_source(source: ExportSource, chosen: ExportFormat, *, prompts: Path | None) -> Reference:
     """Load the source model, run it under hooks, and let it go."""
     request = source.request
     candidates = list_candidates(request.model.folder) if prompts is None else read_candidates(prompts)
-    vlm = load_model(request.model, dtype=cast("Dtype", request.dtype), device=device)
+    vlm = load_model(request.model, dtype=cast("Dtype", request.dtype), device=request.device)
     return make_reference(
         vlm,
         request,

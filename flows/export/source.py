@@ -45,6 +45,7 @@ class Asked:
     alpha: float | None
     blocks: str | None
     dtype: str
+    device: str
 
 
 def read_source(given: str, asked: Asked, *, store: str) -> ExportSource:
@@ -61,7 +62,7 @@ def read_source(given: str, asked: Asked, *, store: str) -> ExportSource:
     request = _make_request(
         arm.identity, shift, describe_origin(arm, store=opened), blocks=blocks, dtype=asked.dtype
     )
-    request = replace(request, label=arm.model.get("label"))
+    request = replace(request, label=arm.model.get("label"), device=asked.device)
     return ExportSource(request=request, arm=arm, blocks=chosen)
 
 
@@ -97,7 +98,7 @@ def _read_file(path: Path, asked: Asked, chosen: BlockChoice | None) -> ExportSo
     request = _make_request(
         identity, make_constant(acting, arm=path.name), origin, blocks=blocks, dtype=asked.dtype
     )
-    request = replace(request, label=None if own is None else asked.model)
+    request = replace(request, label=None if own is None else asked.model, device=asked.device)
     return ExportSource(request=request, arm=None, blocks=chosen)
 
 

@@ -100,6 +100,7 @@ def make_request(
         origin=Origin(arm="mine"),
         blocks=BLOCKS,
         dtype=dtype,
+        device="cpu",
     )
 
 

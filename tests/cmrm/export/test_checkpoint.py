@@ -63,7 +63,7 @@ def test_a_bias_that_transformers_drops_is_caught_by_loading_by_logits_and_by_th
     assert any("down_proj.bias" in str(key) for key in info["unexpected_keys"])
 
     with pytest.raises(ExportError, match=r"unexpected keys .*down_proj\.bias"):
-        load_again(folder, request, dtype=torch.float32, device="cpu")
+        load_again(folder, request, dtype=torch.float32)
     dropped = load_model(resolve_model(str(folder)), device="cpu")
     with pytest.raises(ExportError, match="is not the steered model"):
         compare_with_hooks(dropped, request, reference)
