@@ -124,7 +124,8 @@ def _sum_up(canary: Canary, found: Sequence[Verified], reading: Reading) -> Iter
             f"It says that a prompt has {given} tokens, and the canary's has {expected}: it formats prompts otherwise, "
             "by another chat template or image processor, so its answers may be those of another prompt."
         )
-    what = f"α = {canary.alpha:g} at blocks {', '.join(map(str, canary.blocks))} ({canary.format}, {canary.dtype})"
+    blocks = f"{'block' if len(canary.blocks) == 1 else 'blocks'} {', '.join(map(str, canary.blocks))}"
+    what = f"α = {canary.alpha:g} at {blocks} ({canary.format}, {canary.dtype})"
     yield {
         "steered": f"steered: it serves {canary.model} with {what}.",
         "unsteered": f"unsteered: it serves {canary.model} without {what}; the shift was dropped.",
