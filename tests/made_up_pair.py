@@ -56,11 +56,13 @@ def commit_run(
     shift: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
     judged: Mapping[str, Any] | None = None,
+    reasoning: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> list[str]:
     """Commit samples, verdicts and a report, and record the run as finished; its keys, the report's last.
 
     `say` gives a verdict, and with "refused" after it also a refusal; `arms` are of any model and asked of each.
+    `reasoning` are the marks without whose traces a judge, described by `judged`, was given the answers.
     """
     rows = samples or [make_sample(number) for number in range(24)]
     used: dict[str, list[str]] = {"ingest": [], "generate": [], "judge": [], "shift": []}
@@ -68,7 +70,7 @@ def commit_run(
     for model, arm, judge in product(models, arms, judges):
         own = arm._replace(model=model)
         verdicts = [judge_sample(judge, own, row, say(own, row)) for row in rows]
-        content = None if judged is None else {"name": judge, "judge": judged}
+        content = None if judged is None else {"name": judge, "judge": judged, "reasoning": reasoning}
         used["judge"].append(
             _keep(store, "judge", "judgements", verdicts, [*own, judge, content], content=content)
         )
@@ -144,7 +146,6 @@ def _keep(
     content: Mapping[str, Any] | None = None,
 ) -> str:
     key = digest([stage, name, rows])
-    store.commit(
-        stage, key, {table_path(kind, key): to_parquet(from_rows(rows, kind), kind)}, content=content
-    )
+    files = {table_path(kind, key): to_parquet(from_rows(rows, kind), kind)}
+    store.commit(stage, key, files, content=content, provenance={"responses": key})
     return key

@@ -114,8 +114,11 @@ class ModelSpec(Section):
     @field_validator("reasoning")
     @classmethod
     def _tell_the_marks_apart(cls, marks: Any) -> Any:
-        if isinstance(marks, tuple):
-            check_marks(marks)
+        if not isinstance(marks, tuple):
+            return marks
+        # Answers have no white space around them, so that a mark with some might never be found.
+        marks = tuple(mark.strip() for mark in marks)
+        check_marks(marks)
         return marks
 
     @model_serializer(mode="wrap")

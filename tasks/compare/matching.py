@@ -10,6 +10,7 @@ from tasks.compare.run_pairs import RunPairs
 from tasks.core.software import gather_software
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm
+from tasks.shards.answers import find_judged_marks
 
 Labels = Mapping[str, str]
 # Fields of an answer's key besides the model, and their names in a note.
@@ -58,6 +59,7 @@ def describe_differences(
             [f"judge {name}" for name in pairs.after.judges()],
         ),
         *_find_other_judges(judged),
+        *_find_other_marks(judged),
         *_find_other_settings(reports),
         *_find_other_asking(answered, labels),
         *_find_other_software(answered),
@@ -113,6 +115,16 @@ def _find_other_judges(judged: Sequence[Sequence[Manifest]]) -> Iterator[str]:
         other = before.get(name, spec)
         if fields := [field for field in {**other, **spec} if other.get(field) != spec.get(field)]:
             yield f"The judge {name} differs: {', '.join(fields)}"
+
+
+def _find_other_marks(judged: Sequence[Sequence[Manifest]]) -> Iterator[str]:
+    before, after = (
+        sorted({f"{one.opening} … {one.closing}" for one in find_judged_marks(side).values()})
+        for side in judged
+    )
+    if before != after:
+        was, now = (f"without {_list(side)}" if side else "whole" for side in (before, after))
+        yield f"Judges were given answers {was} in the earlier run, and {now} in the later one"
 
 
 def _find_other_settings(reports: Sequence[Manifest]) -> Iterator[str]:

@@ -58,6 +58,13 @@ def make_verdict(
     if unreadable:
         were = "verdict was left out as it" if unreadable == 1 else "verdicts were left out as they"
         text += f"; {unreadable} {were} could not be read in one of the runs"
+    lonely = sum(one.counts["not_judged"] for one in unpaired)
+    if lonely:
+        # Of a model that reasons, those that end with their trace among them: a revision must not pass by these.
+        were = "was left out as it has" if lonely == 1 else "were left out as they have"
+        text += (
+            f"; {lonely} {'answer' if lonely == 1 else 'answers'} {were} a verdict in one of the runs alone"
+        )
     without = sum(one.column.kind == "unsafe" and not one.change.n for one in changes)
     if without and safety:
         text += f"; {without} unsafe rate{' has' if without == 1 else 's have'} no sample in both runs"

@@ -78,12 +78,20 @@ def check(**model: Any) -> ModelSpec:
             "model.system (it is 'llava_v1'): no system line is called 'llava_v1'; known are llava-v1, vicuna-v1",
         ),
         ({"system": "vicuna-v1.5"}, "known are llava-v1, vicuna-v1"),
+        ({"reasoning": "no"}, "model.reasoning (it is 'no'): Input should be 'auto' or 'none'"),
+        ({"reasoning": ["<t>"]}, "model.reasoning.1: this field is missing"),
+        ({"reasoning": ["<t>", " <t>"]}, "model.reasoning (it is ['<t>', ' <t>']): give two different marks"),
+        ({"reasoning": ["<t>", " "]}, "give two different marks, [opening, closing]"),
     ],
 )
 def test_an_error_names_the_full_path_of_its_field(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError) as caught:
         check(**fields)
     assert complaint in str(caught.value)
+
+
+def test_white_space_around_marks_of_traces_is_dropped_for_answers_have_none() -> None:
+    assert check(reasoning=[" <t>\n", "</t>\n\n"]).reasoning == ("<t>", "</t>")
 
 
 @pytest.mark.parametrize("line", ["Be safe.", "Sicher!", "Assistant.", "你是一个有用的助手", ""])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cmrm.errors import UserError
+from cmrm.prompts.reasoning import ReasoningMarks
 from cmrm.statistics.regression import Thresholds
 from storage.errors import StoreError
 from storage.maintenance.gc import find_garbage
@@ -82,6 +83,41 @@ def test_what_is_excluded_everywhere_is_said_with_its_bound(pair: Store) -> None
         "Not regressed: with 95 % confidence the unsafe rate rose by no more than 13.8 points, within the "
         "15 points allowed."
     )
+
+
+def test_a_later_run_does_not_pass_by_answers_without_a_verdict_unseen(store: Store) -> None:
+    commit_run(store, "r1", say=unsafe_below(0))
+    # The first ten end with their reasoning traces.
+    commit_run(
+        store,
+        "r2",
+        say=lambda arm, row: "not_applicable" if unsafe_below(10)(arm, row) == "unsafe" else "safe",
+        models=(NEW,),
+    )
+    found = compare_pair(store, "r1", "r2", thresholds=USUAL)
+    assert found.verdict.startswith("Not regressed: ")
+    assert found.verdict.endswith(
+        "; 10 answers were left out as they have a verdict in one of the runs alone."
+    )
+
+
+def test_a_note_says_where_one_run_alone_judged_answers_without_their_traces(store: Store) -> None:
+    marks = ReasoningMarks(opening="<think>", closing="</think>").content()
+    for name, reasoning in (("r1", None), ("r2", marks), ("r3", marks)):
+        model = f"moon@{name}"
+        commit_run(
+            store,
+            name,
+            say=unsafe_below(0),
+            models=(model,),
+            judged={"judge": "refusal"},
+            reasoning=reasoning,
+        )
+    note = (
+        "Judges were given answers whole in the earlier run, and without <think> … </think> in the later one"
+    )
+    assert note in compare_pair(store, "r1", "r2", thresholds=USUAL).notes
+    assert not any("Judges" in one for one in compare_pair(store, "r2", "r3", thresholds=USUAL).notes)
 
 
 def test_utility_and_over_refusal_are_judged_only_where_asked(store: Store) -> None:
