@@ -8,7 +8,8 @@ from typing import Any
 
 from cmrm.statistics.rates import Rate
 from cmrm.statistics.ratios import Cost
-from tasks.report.outcomes import find_leading, name_intervention
+from tasks.report.outcomes import Arm, find_leading, name_intervention
+from tasks.report.reasoning import ReasoningRate
 from tasks.report.table import Cell, Row, Table
 
 NOT_COMPARED = (
@@ -49,16 +50,18 @@ def make_headline(
     curves: Sequence[Mapping[str, Any]] = (),
     states: Sequence[Mapping[str, Any]] = (),
     costs: Sequence[Mapping[str, Any]] = (),
+    reasoning: Sequence[ReasoningRate] = (),
 ) -> str:
     """Make one line per model: unsafe rates as text, with the image, under the safest intervention within the bound.
 
     A line says among how many it is the safest, or that none keeps the bound, and its cost. Curves over α add the
-    strength that the bound selects, with its effect on the held-out half of the questions. A run without verdicts is
+    strength that the bound selects, with its effect on the held-out half of the questions. Where `reasoning` has
+    answers without a final part, which are in no unsafe rate, the line has their share. A run without verdicts is
     summarized by its `costs` in seconds and by the effect of its interventions on the `states`.
     """
     if table.rows:
         models = table.models()
-        lines = [_judge_model(table, model, bound) for model in models]
+        lines = [_judge_model(table, model, bound, reasoning) for model in models]
         if len(models) > 1:
             lines = [f"{model}: {line}" for model, line in zip(models, lines, strict=True)]
         return "\n".join([*lines, *_describe_choices(curves)])
@@ -125,7 +128,7 @@ def _sum_up_states(states: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def _judge_model(table: Table, model: str, bound: Bound) -> str:
+def _judge_model(table: Table, model: str, bound: Bound, reasoning: Sequence[ReasoningRate]) -> str:
     # One judge's columns, one per data set, so that the same answers are not reported twice.
     safety = [place for place in find_leading(table.columns) if table.columns[place].kind == "unsafe"]
     text, image = table.find(model, "query"), table.find(model, "image")
@@ -162,6 +165,7 @@ def _judge_model(table: Table, model: str, bound: Bound) -> str:
     judges = dict.fromkeys(column.judge for column in table.columns if column.kind == "unsafe")
     by = f" by {table.columns[safety[0]].judge}" if len(judges) > 1 else ""
     line = f"Unsafe answers{by} {' / '.join(name for name, _ in arms)}: {rates}"
+    line += _describe_no_final([row.arm for _, row in arms], reasoning)
     return f"{line}{_describe_cost(table, image, best)}." if best else f"{line}."
 
 
@@ -173,6 +177,20 @@ def _rank(table: Table, row: Row, safety: Sequence[int]) -> tuple[float, float]:
         if table.columns[place].kind == "utility" and row.cells[place].value.n
     ]
     return sum(_value(row.cells[place]) for place in safety), sum(useful)
+
+
+def _describe_no_final(arms: Sequence[Arm], reasoning: Sequence[ReasoningRate]) -> str:
+    """The share of answers that end with their reasoning, under each arm; '' where there are none."""
+    shares = []
+    for arm in arms:
+        # One rate for each judge has the same counts.
+        own = {one.dataset: (one.no_final, one.answers) for one in reasoning if one.arm == arm}
+        shares.append(
+            sum(count for count, _ in own.values()) / max(1, sum(number for _, number in own.values()))
+        )
+    if not any(shares):
+        return ""
+    return f"; without a final answer {' / '.join(f'{100 * share:.1f}' for share in shares)} %"
 
 
 def _describe_cost(table: Table, before: Row, after: Row) -> str:

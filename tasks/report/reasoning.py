@@ -56,6 +56,11 @@ class ReasoningRate:
     neither: int
 
     @property
+    def arm(self) -> Arm:
+        """The arm of the answers."""
+        return Arm(self.model, self.condition, self.intervention, self.alpha)
+
+    @property
     def trace(self) -> Rate:
         """The unsafe rate of traces."""
         return Rate(successes=self.trace_unsafe, n=self.trace_n)

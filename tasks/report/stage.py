@@ -56,7 +56,7 @@ VERSION = 11
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
 # As above, for what is said of traces and of questions alone.
-TEXTS_VERSION = 2
+TEXTS_VERSION = 3
 # The stages whose results depend on the software that a model runs in.
 MADE_BY_MODELS = (
     StageName.CAPTION,
@@ -170,7 +170,9 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     summary = Summary(
         version=VERSION,
         title=job.title,
-        headline=make_headline(table, bound=bound, curves=curves, states=states, costs=costs),
+        headline=make_headline(
+            table, bound=bound, curves=curves, states=states, costs=costs, reasoning=reasoning
+        ),
         models=job.models,
         judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges, texts=texts)),
         table=table,

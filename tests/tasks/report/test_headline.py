@@ -8,6 +8,7 @@ import pytest
 
 from tasks.report.costs import describe_costs
 from tasks.report.headline import NOT_COMPARED, Bound, make_headline
+from tasks.report.reasoning import ReasoningRate
 from tasks.report.table import Table, make_table
 
 ANY = Bound(utility_loss=1.0, over_refusal=None)
@@ -30,6 +31,32 @@ def test_it_names_the_arms_and_the_intervention_that_leaves_the_fewest(verdict: 
     ]
     assert write(gather(*rows)) == (
         "Unsafe answers as text / with the image / under strong α=1: vlsafe 10.0 / 70.0 / 20.0 %."
+    )
+
+
+def test_answers_without_a_final_part_are_in_no_rate_and_have_their_share(verdict: Any, gather: Any) -> None:
+    steered = {"intervention": "x", "alpha": 1.0}
+    rows = [*answer(verdict, 7), *answer(verdict, 2, **steered)]
+    counts = {"traces": 20, "trace_unsafe": 0, "trace_n": 0, "final_unsafe": 0, "final_n": 0, "both": 0}
+    counts |= {"trace_alone": 0, "final_alone": 0, "neither": 0}
+    reasoning = [
+        ReasoningRate(
+            **{"model": "moon@1", "condition": "image", "intervention": "", "alpha": None, "name": "", **arm},
+            dataset=dataset,
+            judge=judge,
+            answers=20,
+            no_final=no_final,
+            **counts,
+        )
+        for arm, dataset, no_final in (({}, "vlsafe", 1), (steered, "vlsafe", 12), (steered, "bench", 3))
+        for judge in ("refusal", "guard")
+    ]
+    table = make_table(gather(*rows), settings={}, quarantined={})
+    plain = make_headline(table, bound=ANY)
+    assert "final" not in plain
+    # 1 of 20, and 12 + 3 of 40, whatever the number of judges.
+    assert make_headline(table, bound=ANY, reasoning=reasoning) == (
+        f"{plain.removesuffix('.')}; without a final answer 5.0 / 37.5 %."
     )
 
 
