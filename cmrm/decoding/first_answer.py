@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature
+from transformers import BatchFeature, LogitsProcessorList
 
 from cmrm.decoding.api import why_apart
 from cmrm.decoding.branch_state import BranchState
+from cmrm.decoding.nonfinite import LogitsWatch
 from cmrm.decoding.stop_tokens import make_generation_config, make_rules
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel
@@ -34,8 +35,9 @@ def embed_first_answer(
     """Extract hidden states at the first token of each prompt's own greedy answer: float32 [prompts, blocks, hidden].
 
     The model reads the prompt and chooses the token that its answer begins with, also where that token ends it; the
-    state is each block's output when that token is fed. `prefixes` and `rendered` are as for
-    `cmrm.steering.capture.embed`. Call it outside of `steer`.
+    state is each block's output when that token is fed. Where logits of that choice are NaN or inf there is no such
+    token, and the states are NaN. `prefixes` and `rendered` are as for `cmrm.steering.capture.embed`. Call it outside
+    of `steer`.
     """
     if why_apart(vlm) is None:
         return _read_branches(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks)
@@ -48,11 +50,12 @@ def _read_branches(vlm: VisionLanguageModel, batch: PromptBatch, blocks: Sequenc
     part = state.admit(prefill(vlm, batch), width=1)
     hidden = state.forward(part, width=1)
     logits = vlm.model.get_output_embeddings()(hidden).to(vlm.device)
-    state.tokens[part] = make_rules(vlm, 1).narrow(logits, begins=True).argmax(dim=-1)
+    logits = make_rules(vlm, 1).narrow(logits, begins=True)
+    state.tokens[part] = logits.argmax(dim=-1)
     first = torch.zeros(batch.rows, dtype=torch.long, device=vlm.device)
     with capture_states(vlm, blocks=blocks, positions=first) as captured:
         state.forward(part, width=1)
-    return captured.stack(blocks).float()
+    return _drop_unchosen(captured.stack(blocks).float(), logits.amax(dim=(1, 2)).isfinite())
 
 
 @torch.inference_mode()
@@ -65,9 +68,16 @@ def read_first_answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks:
     config = make_generation_config(vlm, 2)
     # A number of no token: an answer that ends with its first token would not be fed it.
     config.eos_token_id = vlm.model.get_output_embeddings().out_features
+    watch = LogitsWatch()
     with _capture_second_pass(vlm, blocks, rows=len(inputs["input_ids"])) as second:
-        vlm.model.generate(**inputs, generation_config=config)
-    return second.captured.stack(blocks).float()
+        vlm.model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList([watch]))
+    chosen = torch.tensor([step != 0 for step in watch.first_steps()])
+    return _drop_unchosen(second.captured.stack(blocks).float(), chosen)
+
+
+def _drop_unchosen(states: Tensor, chosen: Tensor) -> Tensor:
+    """Make the states [rows, blocks, hidden] of rows NaN where no token could be chosen; `chosen` is bool [rows]."""
+    return states.masked_fill(~chosen.to(states.device)[:, None, None], torch.nan)
 
 
 @dataclass(kw_only=True, eq=False)

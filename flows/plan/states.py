@@ -10,11 +10,12 @@ from cmrm.steering.settings import Position
 from flows.plan.prompts import make_prompt_builder
 from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
+from storage.shards.hidden_states import LAST
 from storage.store import Store
 from tasks.core.models import ModelUse
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Captions, Shard, Slice, Split, slice_captioned, slice_samples
-from tasks.states.extract import LAST_ALONE, EmbedJob, list_further
+from tasks.states.extract import EmbedJob, list_further
 from tasks.states.shift_parts import list_conditions
 from tasks.states.steering import SingleUse, Use
 
@@ -37,16 +38,17 @@ class StatesPlan:
     def embed_more_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
         """Extract states at the other positions that the spec asks for, plain and steered.
 
-        They are jobs by themselves: whoever adds a position keeps the states that Δ was measured on, and their keys.
+        Each position is a job by itself: whoever adds one keeps the states that Δ was measured on and those at other
+        positions, and their keys.
         """
         asked = self.spec.positions
         if len(asked) == 1:
             return []
         plain = [(shard_view, None) for shard_view in self._list_plain(samples)]
         return [
-            self._embed(shard_view, one, positions)
+            self._embed(shard_view, one, position)
             for shard_view, one in (*plain, *self._list_steered(samples, steered))
-            if (positions := list_further(asked, shard_view.condition))
+            for position in list_further(asked, shard_view.condition)
         ]
 
     def embed_steered_jobs(self, samples: Samples, steered: Sequence[SingleUse]) -> list[EmbedJob]:
@@ -82,9 +84,9 @@ class StatesPlan:
         self,
         shard_view: Slice,
         steering: SingleUse | None = None,
-        positions: tuple[Position, ...] = LAST_ALONE,
+        position: Position = LAST,
     ) -> EmbedJob:
-        at = "" if positions == LAST_ALONE else f" at {', '.join(positions)}"
+        at = "" if position == LAST else f" at {position}"
         return EmbedJob(
             store=self.store.url,
             label=f"{label_job(shard_view, steering)}{at}",
@@ -93,7 +95,7 @@ class StatesPlan:
             model=self.model,
             showing=self._make_builder(shard_view),
             steering=steering,
-            positions=positions,
+            position=position,
             batch_size=self.spec.batch_size,
             fixed_batch=self.spec.fixed_batch,
         )

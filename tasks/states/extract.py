@@ -1,4 +1,4 @@
-"""Extract hidden states of a shard's samples under one condition, at every block and some positions, into Parquet."""
+"""Extract hidden states of a shard's samples under one condition, at every block and one position, into Parquet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from cmrm.prompts.conditions import CONTROLS, TEXT_ONLY, Condition
 from cmrm.steering.settings import IMAGE_POSITIONS, Position
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from cmrm.prefix.planner import Prefixes
     from cmrm.prefix.renderer import Renderer
 
-LAST_ALONE: tuple[Position, ...] = (LAST,)
 FIRST_ANSWER: Position = "first_answer"
 
 
@@ -43,15 +41,15 @@ FIRST_ANSWER: Position = "first_answer"
 class EmbedJob(Job):
     """Hidden states of one shard under one condition, from one model, plain or steered.
 
-    `positions` are `last` alone, which Δ is measured at, or some of the others: so a run that asks for others keeps
-    its Δ, and all that depends on it.
+    Each position is a job of its own: a run that asks for more of them keeps the states that it has, and what depends
+    on them.
     """
 
     slice: Slice
     model: ModelUse
     showing: PromptBuilder
     steering: SingleUse | None = None
-    positions: tuple[Position, ...] = LAST_ALONE
+    position: Position = LAST
     # None chooses it automatically.
     batch_size: int | None
     # Size of fixed batches, with the same samples each time; None where batches follow free memory.
@@ -68,7 +66,7 @@ class EmbedJob(Job):
             "image": self.showing.content(self.slice.condition),
             "samples": self.slice.digest,
             "blocks": "all",
-            "position": LAST if self.positions == LAST_ALONE else list(self.positions),
+            "position": self.position,
             # What the model computed, without loss: components beyond float16's 65,504 are common in Gemma 3.
             "states": "float32",
             "intervention": None if self.steering is None else self.steering.content(self.showing),
@@ -106,7 +104,7 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
         finish=lambda batches: _extract_batches(job, vlm, reader, batches),
         probe=partial(_extract_alone, job, vlm),
         partitions={"model": job.model.name, "condition": job.slice.condition},
-        rows_each=len(vlm.blocks) * len(job.positions),
+        rows_each=len(vlm.blocks),
         provenance={
             "device": str(vlm.device),
             DTYPE: describe_dtype(vlm.model.dtype),
@@ -120,13 +118,13 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
 def _make_renderer(job: EmbedJob, vlm: VisionLanguageModel) -> Renderer:
     from cmrm.prefix.renderer import Renderer
 
-    return Renderer(vlm, beyond=int(FIRST_ANSWER in job.positions))
+    return Renderer(vlm, beyond=int(job.position == FIRST_ANSWER))
 
 
 def _make_reader(job: EmbedJob, vlm: VisionLanguageModel, prefixes: Prefixes) -> PositionReader:
     from cmrm.decoding.positions import PositionReader
 
-    return PositionReader(vlm, blocks=range(len(vlm.blocks)), positions=job.positions, prefixes=prefixes)
+    return PositionReader(vlm, blocks=range(len(vlm.blocks)), positions=[job.position], prefixes=prefixes)
 
 
 def _choose_size(
@@ -134,7 +132,7 @@ def _choose_size(
 ) -> int:
     shown = (renderer, job.showing, job.slice.condition, samples, prefixes)
     size = choose_batch_size(*shown)
-    if FIRST_ANSWER not in job.positions:
+    if job.position != FIRST_ANSWER:
         return size
     # The keys and values of all blocks are kept until the answer's first token is fed.
     return min(size, choose_rows(*shown, arms=1, alone=0, requests=1, max_new_tokens=1))
@@ -146,7 +144,7 @@ def _prepare(job: EmbedJob, renderer: Renderer, batch: Sequence[StoredSample]) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """A batch whose states, float32 [samples, positions, blocks, hidden], are being copied from the device."""
+    """A batch whose states, float32 [samples, blocks, hidden], are being copied from the device."""
 
     shown: Shown
     states: Arriving | None
@@ -210,49 +208,45 @@ def _read_states(job: EmbedJob, vlm: VisionLanguageModel, reader: PositionReader
             return _Read(shown=shown, states=None)
         states = reader.read(shown.prompts) if acting is None else reader.read_steered(shown.prompts, acting)
     # The rendered prompts were used; kept with the states, they would occupy device memory for another batch.
-    return _Read(shown=replace(shown, rendered=None), states=send_to_host(states))
+    return _Read(shown=replace(shown, rendered=None), states=send_to_host(states[:, 0]))
 
 
 def _conclude(job: EmbedJob, vlm: VisionLanguageModel, read: _Read) -> Finished:
     """The rows of a batch, and the quarantined ones."""
     blocks = range(len(vlm.blocks))
     vectors: np.ndarray = (
-        np.empty((0, len(job.positions), len(blocks), vlm.hidden_size), dtype=np.float32)
+        np.empty((0, len(blocks), vlm.hidden_size), dtype=np.float32)
         if read.states is None
         else read.states.wait().float().numpy()
     )
     samples = read.shown.samples
-    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=3))
-    kept: np.ndarray = np.asarray(finite.all(axis=(1, 2)))
+    finite: np.ndarray = np.asarray(np.isfinite(vectors).all(axis=2))
+    kept: np.ndarray = np.asarray(finite.all(axis=1))
     quarantined = [
         quarantine_row(stored, stage=job.stage, reason=_explain(job, finite[row]))
         for row, stored in enumerate(samples)
         if not kept[row]
     ]
-    tables = [
-        hidden_states_table(
-            model=job.model.name,
-            dataset=job.slice.shard.dataset,
-            sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
-            condition=job.slice.condition,
-            blocks=blocks,
-            vectors=vectors[kept, number],
-            position=position,
-            intervention="" if job.steering is None else job.steering.name,
-            alpha=None if job.steering is None else job.steering.alpha,
-        )
-        for number, position in enumerate(job.positions)
-    ]
-    return pa.concat_tables(tables), [*read.shown.quarantined, *quarantined]
+    table = hidden_states_table(
+        model=job.model.name,
+        dataset=job.slice.shard.dataset,
+        sample_ids=[stored.sample.id for stored, keep in zip(samples, kept, strict=True) if keep],
+        condition=job.slice.condition,
+        blocks=blocks,
+        vectors=vectors[kept],
+        position=job.position,
+        intervention="" if job.steering is None else job.steering.name,
+        alpha=None if job.steering is None else job.steering.alpha,
+    )
+    return table, [*read.shown.quarantined, *quarantined]
 
 
 def _explain(job: EmbedJob, finite: np.ndarray) -> str:
-    """Say where the first state is not finite; `finite` is bool [positions, blocks]."""
-    number = int(np.argmin(finite.all(axis=1)))
-    at = "" if job.positions == LAST_ALONE else f" and position {job.positions[number]}"
+    """Say where the first state is not finite; `finite` is bool [blocks]."""
+    at = "" if job.position == LAST else f" and position {job.position}"
     return (
-        f"the state at block {int(np.argmin(finite[number]))}{at} under this condition is not finite; with dtype "
-        "float16, use bfloat16 or float32"
+        f"the state at block {int(np.argmin(finite))}{at} under this condition is not finite; with dtype float16, use "
+        "bfloat16 or float32"
     )
 
 

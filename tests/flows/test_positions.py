@@ -66,8 +66,9 @@ def test_a_run_that_asks_for_more_positions_keeps_its_shifts_and_answers(
     after = {stage: list_keys(store, stage) for stage in before}
     added = {stage: len(after[stage]) - len(keys) for stage, keys in before.items()}
     assert all(keys <= after[stage] for stage, keys in before.items())
-    # Anchors and targets of two data sets, as text, with their image and blank (anchors) or steered (targets).
-    assert added == {"embed": 12, "shift": 0, "generate": 0, "judge": 0}
+    # Anchors and targets of two data sets, as text, with their image and blank (anchors) or steered (targets); text has
+    # one further position, and an image three.
+    assert added == {"embed": 4 + 3 * 8, "shift": 0, "generate": 0, "judge": 0}
     assert len(before["embed"]) == 12
 
 
@@ -189,7 +190,7 @@ def plan_jobs(spec: Path, store: str) -> list[EmbedJob]:
 
 @pytest.fixture
 def job(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) -> Callable[..., EmbedJob]:
-    """A job of ten targets or so with their image, three a batch, at some positions."""
+    """A job of ten targets or so with their image, three a batch, at the first of some positions."""
 
     def make(*positions: str, model: Path = llava_folder, **changes: Any) -> EmbedJob:
         asked = {**FEW, "steered_states": [], "batch_size": 3, "positions": ["last", *positions], **changes}
@@ -200,7 +201,7 @@ def job(llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path]) -> 
             if job.slice.condition == "image"
             and job.slice.shard.dataset == "own"
             and job.slice.shard.split == "target"
-            and job.positions == (positions or ("last",))
+            and job.position == (*positions, "last")[0]
         )
         return found
 
@@ -221,10 +222,20 @@ def forget(job: EmbedJob) -> None:
     Path(job.store, manifest_file("embed", job.key)).unlink()
 
 
+def test_what_else_is_asked_for_changes_no_key(job: Callable[..., EmbedJob]) -> None:
+    (first, *more) = (
+        job(*asked) for asked in (("first_answer",), ("first_answer", "mean_image", "last_image"))
+    )
+    assert [one.key for one in more] == [first.key]
+    keys = {job(position).key for position in ("first_answer", "mean_image", "last_image")}
+    assert len(keys | {job().key, job("mean_image").key}) == 4
+    assert job().content()["position"] == "last"
+
+
 def test_a_job_that_was_interrupted_goes_on_from_the_rows_that_were_flushed(
     job: Callable[..., EmbedJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = job("last_image", "first_answer")
+    asked = job("first_answer", "last_image")
     expected = read_all(asked)
     forget(asked)
     read, sizes = reading.embed_first_answer, list[int]()
@@ -240,7 +251,7 @@ def test_a_job_that_was_interrupted_goes_on_from_the_rows_that_were_flushed(
         extract_states.do(asked)
     found = read_all(asked)
     # The first batch is not read again.
-    assert sum(sizes) - sizes[1] == len(expected) // (2 * BLOCKS)
+    assert sum(sizes) - sizes[1] == len(expected) // BLOCKS
     assert found.keys() == expected.keys()
     assert all(np.allclose(found[key], expected[key], atol=1e-4) for key in expected)
 
@@ -248,7 +259,7 @@ def test_a_job_that_was_interrupted_goes_on_from_the_rows_that_were_flushed(
 def test_a_batch_that_does_not_fit_into_memory_is_halved(
     job: Callable[..., EmbedJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = job("mean_image", "first_answer")
+    asked = job("first_answer", "mean_image")
     expected = read_all(asked)
     forget(asked)
     read, sizes = reading.embed_first_answer, list[int]()
@@ -266,7 +277,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
     assert all(np.allclose(found[key], expected[key], atol=1e-4) for key in expected)
 
 
-def test_a_state_that_is_not_finite_sends_the_sample_to_quarantine_at_its_own_positions_alone(
+def test_a_state_that_is_not_finite_sends_the_sample_to_quarantine_at_its_own_position_alone(
     job: Callable[..., EmbedJob], llava_folder: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(llava_folder, tmp_path / "model"))
@@ -276,21 +287,23 @@ def test_a_state_that_is_not_finite_sends_the_sample_to_quarantine_at_its_own_po
     # A letter that some of the targets' questions hold.
     weights[name][letters["2"]] = float("nan")
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    kept: dict[tuple[str, ...], set[str]] = {}
-    for positions in ((), ("mean_image",), ("mean_image", "first_answer")):
-        asked = job(*positions, model=model)
+    kept: dict[str, set[str]] = {}
+    for position in ("last", "mean_image", "first_answer"):
+        others = [one for one in ALL if one not in ("last", position)]
+        asked = job(*(() if position == "last" else (position, *others)), model=model)
         found = read_all(asked)
-        kept[positions] = {sample for sample, *_ in found}
-        assert len(found) == len(kept[positions]) * BLOCKS * max(1, len(positions))
+        kept[position] = {sample for sample, *_ in found}
+        assert len(found) == len(kept[position]) * BLOCKS
         with connect(asked.store) as sql:
             told = sql.execute(
                 "SELECT sample_id, reason FROM quarantine WHERE key = ?", [asked.key]
             ).fetchall()
-        assert kept[positions].isdisjoint(sample for sample, _ in told)
-        at = " and position first_answer" if positions else ""
+        assert kept[position].isdisjoint(sample for sample, _ in told)
+        assert len(kept[position]) + len(told) == asked.rows
+        at = "" if position == "last" else f" and position {position}"
         assert all(f"at block 0{at} under" in reason for _, reason in told)
     # The image stands before the question, and sees nothing of it.
-    assert kept[()] == kept["mean_image", "first_answer"] < kept["mean_image",]
+    assert kept["last"] == kept["first_answer"] < kept["mean_image"]
 
 
 CONTENT = {

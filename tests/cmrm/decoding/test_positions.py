@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmrm.decoding import first_answer
 from cmrm.decoding.first_answer import embed_first_answer
@@ -196,6 +196,30 @@ def test_a_token_that_ends_the_answer_is_fed_and_a_suppressed_one_is_not(
         others = [int(one.index_fill(0, torch.tensor(highest), -torch.inf).argmax()) for one in logits]
         found = embed_first_answer(vlm, prompts, blocks=BLOCKS, prefixes=Prefixes(vlm))
         torch.testing.assert_close(found[:, :-1], feed(others), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_where_logits_are_not_finite_no_token_is_chosen_and_there_is_no_state(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, *, apart: bool
+) -> None:
+    if apart:
+        monkeypatch.setattr(first_answer, "why_apart", lambda _vlm: "as told")
+    prompts = show((0, 1, 2))
+    plain = embed_first_answer(vlm, prompts, blocks=BLOCKS)
+    head, passes = vlm.model.get_output_embeddings(), list[Tensor]()
+
+    def overflow(_head: nn.Module, _args: Any, logits: Tensor) -> Tensor:
+        passes.append(logits)
+        spoilt = logits.clone()
+        # The first choice of one prompt, the second of another.
+        spoilt[len(passes), ..., 7] = (torch.nan, torch.inf)[len(passes) - 1]
+        return spoilt
+
+    handle = head.register_forward_hook(overflow)
+    found = embed_first_answer(vlm, prompts, blocks=BLOCKS)
+    handle.remove()
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], plain[[0, 2]])
 
 
 @pytest.mark.parametrize("position", POSITIONS)
