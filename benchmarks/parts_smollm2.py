@@ -165,14 +165,14 @@ def show(prompts: list[Prompt], condition: str) -> list[Prompt]:
 
 
 def write(value: Mean, scale: int) -> str:
-    """A number with its interval."""
+    """A number with its interval, where it has one."""
+    if value.value is None:
+        return "–"
     digits = 1 if scale == 100 else 2
-    return " ".join(
-        [
-            f"{scale * (value.value or 0):.{digits}f}",
-            f"[{scale * (value.low or 0):.{digits}f}, {scale * (value.high or 0):.{digits}f}]",
-        ]
-    )
+    shown = f"{scale * value.value:.{digits}f}"
+    if value.low is None or value.high is None:
+        return shown
+    return f"{shown} [{scale * value.low:.{digits}f}, {scale * value.high:.{digits}f}]"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from cmrm.statistics.rates import Mean
 from cmrm.statistics.vector_intervals import (
     Floats,
     draw_counts,
-    find_cosines,
-    summarize,
+    summarize_cosine,
     summarize_length,
+    summarize_share,
 )
 
 
@@ -34,7 +34,7 @@ def measure_parts(whole: Floats, parts: Mapping[str, Floats]) -> dict[str, PartM
     """Measure parts of Δ, given as differences of states [anchors, hidden] with the same anchors in the same order.
 
     Percentile bootstrap: all parts are resampled by the same draws of anchors. What differs between anchors makes the
-    length of their mean too long, and that of a resample's mean twice so, which is taken out of a length's interval.
+    products of their means too large, and those of a resample's means twice so, which is taken out of all intervals.
     Without a second anchor there are no intervals. `ValueError` for other shapes, and for no anchor.
     """
     count = len(whole)
@@ -46,16 +46,8 @@ def measure_parts(whole: Floats, parts: Mapping[str, Floats]) -> dict[str, PartM
 
 
 def _measure(means: Sequence[Floats], totals: Sequence[Floats], count: int) -> PartMeasure:
-    pairs = list(zip(means, totals, strict=True))
     return PartMeasure(
         norm=summarize_length([np.linalg.norm(mean, axis=1) for mean in means], count),
-        share=summarize([_find_shares(mean, total) for mean, total in pairs], count),
-        cosine=summarize([find_cosines(mean, total) for mean, total in pairs], count),
+        share=summarize_share(means, totals, count),
+        cosine=summarize_cosine(means, totals, count),
     )
-
-
-def _find_shares(mean: Floats, total: Floats) -> Floats:
-    """⟨part, Δ⟩ / |Δ|² of each row."""
-    along = np.einsum("ij,ij->i", mean, total)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return along / np.linalg.norm(total, axis=1) ** 2

@@ -71,18 +71,43 @@ def summarize_cosine(first: Measured, second: Measured, count: int) -> Mean:
     observed one. Products are corrected as squares are in `summarize_length`. A resample with no length left has any
     angle: it counts as −1 at the lower end and as 1 at the upper one.
     """
-    cosines = [find_cosines(*pair) for pair in zip(first, second, strict=False)]
+    cosines = [_find_cosines(*pair) for pair in zip(first, second, strict=False)]
     if len(cosines) < 2 or not all(np.isfinite(one).all() for one in cosines):
         return summarize(cosines, count)
     own, other = (np.maximum(0.0, _correct_products(one, one)) for one in (first, second))
     with np.errstate(divide="ignore", invalid="ignore"):
         corrected = np.clip(_correct_products(first, second) / np.sqrt(own * other), -1.0, 1.0)
-    known, value = own * other > 0, float(cosines[0][0])
+    low, high = _find_ends(corrected, own * other > 0, bound=1.0)
+    value = float(cosines[0][0])
+    return Mean(value=value, low=min(low, value), high=max(high, value), n=count)
+
+
+def summarize_share(part: Measured, whole: Measured, count: int) -> Mean:
+    """Summarize ⟨part, whole⟩ / |whole|² of two means by its percentile interval, less its bias; shapes as of cosines.
+
+    Both products are corrected as squares are in `summarize_length`, so that in each resample the shares of parts that
+    add up to the whole add up to 1. No interval where noise explains the whole's length: its parts may be any multiple.
+    """
+    shares = [_find_shares(*pair) for pair in zip(part, whole, strict=False)]
+    if len(shares) < 2 or not all(np.isfinite(one).all() for one in shares):
+        return summarize(shares, count)
+    squares = _correct_products(whole, whole)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected = _correct_products(part, whole) / squares
+        low, high = _find_ends(corrected, squares > 0, bound=np.inf)
+    value = float(shares[0][0])
+    if not np.isfinite([low, high]).all():
+        return Mean(value=value, low=None, high=None, n=count)
+    return Mean(value=value, low=min(low, value), high=max(high, value), n=count)
+
+
+def _find_ends(resampled: Floats, known: NDArray[np.bool_], *, bound: float) -> tuple[float, float]:
+    """The ends of a percentile interval, where a resample that is not known lies beyond either: at −bound and bound."""
     low, high = (
-        np.percentile(np.where(known, corrected, anything), end)
-        for anything, end in zip((-1.0, 1.0), ENDS, strict=True)
+        float(np.percentile(np.where(known, resampled, anything), end))
+        for anything, end in zip((-bound, bound), ENDS, strict=True)
     )
-    return Mean(value=value, low=min(float(low), value), high=max(float(high), value), n=count)
+    return low, high
 
 
 def _correct_products(first: Measured, second: Measured) -> Floats:
@@ -92,8 +117,15 @@ def _correct_products(first: Measured, second: Measured) -> Floats:
     return corrected
 
 
-def find_cosines(first: Floats, second: Floats) -> Floats:
+def _find_cosines(first: Floats, second: Floats) -> Floats:
     """The cosine of each row with the same row of another array; NaN where a length is 0."""
     along = np.einsum("ij,ij->i", first, second)
     with np.errstate(divide="ignore", invalid="ignore"):
         return along / (np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1))
+
+
+def _find_shares(part: Floats, whole: Floats) -> Floats:
+    """⟨part, whole⟩ / |whole|² of each row; NaN where the whole's length is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares: Floats = np.einsum("ij,ij->i", part, whole) / np.linalg.norm(whole, axis=1) ** 2
+    return shares

@@ -27,17 +27,60 @@ def test_length_share_and_cosine_are_those_of_the_mean_over_anchors() -> None:
     assert found["first"].norm.n == COUNT
 
 
-def test_intervals_are_the_percentiles_of_resampled_anchors() -> None:
+def test_intervals_are_percentiles_of_resampled_anchors_less_what_resampling_adds() -> None:
     found = measure_parts(WHOLE, {"first": FIRST})["first"]
-    chance, shares = np.random.default_rng(2), []
-    for _ in range(4_000):
-        rows = chance.integers(0, COUNT, size=COUNT)
-        part, total = FIRST[rows].mean(axis=0), WHOLE[rows].mean(axis=0)
-        shares.append(part @ total / (total @ total))
-    low, high = np.percentile(shares, [2.5, 97.5])
-    assert found.share.low == pytest.approx(low, abs=0.02)
-    assert found.share.high == pytest.approx(high, abs=0.02)
+    chance = np.random.default_rng(2)
+    rows = chance.integers(0, COUNT, size=(4_000, COUNT))
+    products = {}
+    for name, (one, other) in {
+        "along": (FIRST, WHOLE),
+        "part": (FIRST, FIRST),
+        "whole": (WHOLE, WHOLE),
+    }.items():
+        resampled = (one[rows].mean(axis=1) * other[rows].mean(axis=1)).sum(axis=1)
+        # The mean over resamples has 1 / COUNT of the covariance of the anchors more than the observed product.
+        covariance = (one * other).mean(axis=0) - one.mean(axis=0) * other.mean(axis=0)
+        products[name] = resampled - 2 * covariance.sum() / COUNT
+    shares = products["along"] / products["whole"]
+    cosines = products["along"] / np.sqrt(products["part"] * products["whole"])
+    for interval, expected, within in ((found.share, shares, 0.03), (found.cosine, cosines, 0.005)):
+        low, high = np.percentile(expected, [2.5, 97.5])
+        assert interval.low == pytest.approx(low, abs=within)
+        assert interval.high == pytest.approx(high, abs=within)
     assert found.norm.low < found.norm.value < found.norm.high
+
+
+@pytest.mark.parametrize("count", [12, 60])
+@pytest.mark.parametrize(("truth", "together"), [(0.05, 0.7), (0.95, 0.0), (0.95, 0.7)])
+def test_intervals_of_shares_and_cosines_hold_the_truth_though_anchors_differ(
+    count: int, truth: float, together: float
+) -> None:
+    # What differs between anchors is as long as Δ itself; plain percentiles hold less than half of these shares.
+    chance, width = np.random.default_rng(7), 128
+    delta, part = np.eye(width)[0], truth * np.eye(width)[0] + 0.5 * np.eye(width)[1]
+    cosine = truth / np.hypot(truth, 0.5)
+    hits = {"share": 0, "other": 0, "cosine": 0}
+    for _ in range(25):
+        own, other = 1.5 * chance.normal(0, width**-0.5, size=(2, count, width))
+        whole, first = delta + own, part + together * own + np.sqrt(1 - together**2) * other
+        found = measure_parts(whole, {"first": first, "second": whole - first})
+        share, second, angle = found["first"].share, found["second"].share, found["first"].cosine
+        assert share.value + second.value == pytest.approx(1.0)
+        assert share.low <= share.value <= share.high
+        hits["share"] += share.low <= truth <= share.high
+        hits["other"] += second.low <= 1 - truth <= second.high
+        hits["cosine"] += angle.low <= cosine <= angle.high
+    assert min(hits.values()) >= 21, hits
+
+
+def test_a_shift_that_noise_explains_has_shares_without_an_interval() -> None:
+    drawn = np.random.default_rng(3).normal(size=(2, 20, 300))
+    found = measure_parts(drawn[0], {"first": drawn[1]})["first"]
+    assert found.share.value == pytest.approx(
+        drawn[0].mean(axis=0) @ drawn[1].mean(axis=0) / np.linalg.norm(drawn[0].mean(axis=0)) ** 2
+    )
+    assert (found.share.low, found.share.high) == (None, None)
+    assert (found.cosine.low, found.cosine.high) == (-1.0, 1.0)
 
 
 def test_lengths_of_short_noisy_parts_lie_in_their_intervals() -> None:
