@@ -25,18 +25,21 @@ def compare_with_hooks(
     vlm: VisionLanguageModel, request: ExportRequest, reference: Reference
 ) -> tuple[str, ...]:
     """Compare an export with hooks on its source; lines on what was found. Raises `ExportError` if they differ."""
-    worst, left, positions = 0.0, 0.0, 0
-    shares = []
+    far: list[float] = []
+    mean: list[float] = []
+    shares, positions = [], 0
     first = request.shift.blocks[0]
     added = request.shift.added[0].double()
     for probe in reference.probes:
         logits, states = read_at_block(vlm, probe.prompt, first)
-        worst = max(worst, _relate(logits, probe.steered))
+        far.append(_relate(logits, probe.steered))
         moved = (probe.plain - probe.steered).abs().mean()
-        left = max(left, float((logits - probe.steered).abs().mean() / moved) if moved else 0.0)
+        mean.append(float((logits - probe.steered).abs().mean() / moved) if moved else 0.0)
         positions += len(logits)
         if added.any():
             shares.append(((states - probe.states).double() @ added / (added @ added)).mean())
+    # Python's max() passes over NaN.
+    worst, left = (float(torch.tensor(found).max()) for found in (far, mean))
     name = str(reference.dtype).removeprefix("torch.")
     said = (
         f"at {positions} positions of {len(reference.probes)} prompts, logits differ from hooks' by at most "
@@ -46,7 +49,7 @@ def compare_with_hooks(
     if not worst <= TOLERANCE[reference.dtype] or not left <= MOST_LEFT:
         raise ExportError(f"export: what was written, loaded again, is not the steered model: {said}.")
     share = float(torch.stack(shares).mean()) if shares else 1.0
-    if share < LEAST_SHARE:
+    if not share >= LEAST_SHARE:
         raise ExportError(
             f"export: {share:.0%} of the shift survives the rounding of states to {name}; give --dtype float32."
         )

@@ -90,7 +90,9 @@ class LoraFormat(ExportFormat):
         with warnings.catch_warnings():
             # That it cannot be merged, which the notes say.
             warnings.filterwarnings("ignore", message=".*lora_bias")
-            vlm = load_model(request.model, dtype=cast("Dtype", dtype), adapter=adapter)
+            vlm = load_model(
+                request.model, dtype=cast("Dtype", dtype), device=request.device, adapter=adapter
+            )
         return compare_with_hooks(vlm, request, reference)
 
 

@@ -106,6 +106,48 @@ def test_an_export_that_is_not_the_steered_model_leaves_nothing_behind(
 WRITE = type(CHECKPOINT).write
 
 
+def name_bias(block):
+    return f"language_model.model.layers.{block}.mlp.down_proj.bias"
+
+
+def flip(biases):
+    return {name: -value for name, value in biases.items()}
+
+
+def drop(biases):
+    return {**biases, name_bias(2): torch.zeros_like(biases[name_bias(2)])}
+
+
+def swap(biases):
+    return {**biases, name_bias(1): biases[name_bias(2)], name_bias(2): biases[name_bias(1)]}
+
+
+def weaken(biases):
+    return {name: value * 0.9 for name, value in biases.items()}
+
+
+def spoil(biases):
+    return {**biases, name_bias(2): torch.full_like(biases[name_bias(2)], torch.nan)}
+
+
+@pytest.fixture(scope="module")
+def referred(backbone_folder):
+    """A request, and what hooks give for it."""
+    request = make_request(backbone_folder("llama"))
+    return request, refer(request)
+
+
+@pytest.mark.parametrize("change", [flip, drop, swap, weaken, spoil])
+def test_a_written_export_with_other_biases_fails_its_proof_by_its_logits(referred, change, tmp_path):
+    request, reference = referred
+    path = write(request, tmp_path / "out") / "model.safetensors"
+    tensors = load_file(path)
+    biases = {name_bias(block): tensors[name_bias(block)] for block in request.shift.blocks}
+    save_file({**tensors, **change(biases)}, path, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="is not the steered model: at"):
+        CHECKPOINT.prove(request, tmp_path / "out", reference)
+
+
 def test_shards_stay_as_they_are_and_those_without_a_decoder_block_keep_their_bytes(
     make_vlm, backbone_folder, tmp_path
 ):

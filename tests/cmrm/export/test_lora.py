@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +95,13 @@ def test_it_is_proved_against_hooks_and_fails_where_a_bias_is_missing(backbone_f
         save_file(tensors, folder / WEIGHTS)
         with pytest.raises(ExportError, match="is not the steered model"):
             LORA.prove(request, folder, reference)
+
+
+def test_it_is_proved_on_the_device_that_was_asked_for(backbone_folder, tmp_path, monkeypatch):
+    request = replace(make_request(backbone_folder("llama")), device="cuda:9")
+    monkeypatch.setattr("cmrm.models.devices.torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="cuda"):
+        LORA.prove(request, tmp_path, SimpleNamespace(dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
