@@ -127,7 +127,7 @@ def copy_weights(
 def write_index(source: Path, target: Path, files: Mapping[str, WeightFile], *, where: str) -> None:
     """Write the index of a sharded checkpoint anew, over the files that are there now."""
     known = _read_index(source, where=where)
-    metadata = {**known.get("metadata", {}), "total_size": sum(one.size for one in files.values())}
+    metadata = {**(known.get("metadata") or {}), "total_size": sum(one.size for one in files.values())}
     if "total_parameters" in metadata:
         metadata["total_parameters"] = sum(
             _count(entry["shape"]) for one in files.values() for entry in one.tensors.values()

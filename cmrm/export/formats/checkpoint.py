@@ -33,7 +33,7 @@ from cmrm.export.weight_files import (
 from cmrm.models.model_classes import find_classes
 from cmrm.models.weights import LOAD_ERRORS, load_config
 from cmrm.steering.settings import Scope
-from cmrm.untrusted.printable import first_line
+from cmrm.untrusted.printable import first_line, show
 
 # A decoder block's last projection; vision towers name theirs otherwise, or lie elsewhere.
 _DOWN = re.compile(r"^(?P<stem>(?:.*\.)?layers)\.(?P<block>\d+)\.mlp\.down_proj\.weight$")
@@ -43,6 +43,8 @@ CARRIED = (
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
 CONFIG = "config.json"
+# A hub cache keeps files as links from snapshots/COMMIT/ to blobs/.
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class CheckpointFormat(ExportFormat):
         _plan(request)
         files = list_weight_files(request.model.folder, where=repr(request.model.id))
         _find_blocks(files, request)
+        _list_carried(request.model.folder, taken={*files, INDEX, CONFIG})
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
         source, where = request.model.folder, repr(request.model.id)
@@ -77,8 +80,14 @@ class CheckpointFormat(ExportFormat):
         if SINGLE not in files:
             written = {name: read_header(folder / name, where=where) for name in files}
             write_index(source, folder, written, where=where)
-        _carry(source, folder, taken={*files, INDEX, CONFIG})
-        config = _change_config(request.config, plan, dtype)
+        for path in _list_carried(source, taken={*files, INDEX, CONFIG}):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            copy_file(path, target)
+        config: dict[str, Any] = {**request.config, "text_config": dict(plan.text_config)}
+        # Else it is served as the source is, whose config may name another dtype than its files have.
+        if request.dtype != "auto":
+            _name_dtype(config, request.dtype)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         return Written(
             notes=tuple(_note(request, plan, dtype)),
@@ -162,25 +171,36 @@ def _make_biases(
     return made
 
 
-def _change_config(config: Mapping[str, Any], plan: BiasPlan, dtype: torch.dtype) -> dict[str, Any]:
-    served = str(dtype).removeprefix("torch.")
-    changed = {**config, "text_config": dict(plan.text_config)}
-    for section in (changed, changed["text_config"]):
-        for name in ("dtype", "torch_dtype"):
-            if name in section:
-                section[name] = served
-    if not {"dtype", "torch_dtype"} & set(changed):
-        changed["dtype"] = served
-    return changed
+def _name_dtype(config: dict[str, Any], served: str) -> None:
+    """Name the dtype to be served in a config."""
+    if not {"dtype", "torch_dtype"} & set(config):
+        config["dtype"] = served
+    for section in (config, config["text_config"]):
+        for name in {"dtype", "torch_dtype"} & set(section):
+            section[name] = served
 
 
-def _carry(source: Path, folder: Path, *, taken: Collection[str]) -> None:
-    """Copy what belongs to a model beside its weights; `taken` are the files that are written otherwise."""
+def _list_carried(source: Path, *, taken: Collection[str]) -> list[Path]:
+    """List what belongs to a model beside its weights; `taken` are the files that are written otherwise.
+
+    Raises `UserError` for a link out of the model's folder: what it leads to may be private.
+    """
+    inside = [source.resolve()]
+    if source.parent.name == SNAPSHOTS:
+        inside.append(source.resolve().parent.parent / "blobs")
+    found = []
     for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)}):
-        name = path.relative_to(source)
-        if path.is_file() and str(name) not in taken:
-            (folder / name).parent.mkdir(exist_ok=True)
-            copy_file(path, folder / name)
+        # The index of weights in another form leads to files that are not here.
+        if path.name.startswith(".") or path.name.endswith(".index.json") or not path.is_file():
+            continue
+        if not any(path.resolve().is_relative_to(one) for one in inside):
+            raise UserError(
+                f"--to checkpoint: {show(path.name)} in the model's folder is a link to a file outside of it, which "
+                "the export would publish. Put the file itself there, or remove the link."
+            )
+        if path.relative_to(source).as_posix() not in taken:
+            found.append(path)
+    return found
 
 
 def _note(request: ExportRequest, plan: BiasPlan, dtype: torch.dtype) -> Iterator[str]:
