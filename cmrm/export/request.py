@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -68,13 +68,16 @@ class ConstantShift:
 class Origin:
     """Where a shift comes from: the run's id and the arm's name, or a file of Δ.
 
-    `shifts` are the keys of its measurements in the run's store; `made_from` says what it was measured on.
+    `shifts` are the keys of its measurements in the run's store; `made_from` says what it was measured on. The run has
+    answers under this arm at the strengths `answered_at`, and at the blocks `answered_blocks`.
     """
 
     arm: str
     run: str | None = None
     shifts: tuple[str, ...] = ()
     made_from: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    answered_at: tuple[float, ...] = ()
+    answered_blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,17 @@ def make_constant(steering: Steering | None, *, arm: str) -> ConstantShift:
         )
     if len({part.scope for part in shifts}) > 1:
         refuse(arm, "has parts that act at different tokens (scope)")
+    made = _sum_up(steering, shifts)
+    if not made.added.any():
+        raise UserError(
+            f"export: the arm {arm!r} adds nothing at α = {made.alpha:g}, so its export would be the unsteered model. "
+            "Give a larger α, or blocks where its Δ is not zero."
+        )
+    return made
+
+
+def _sum_up(steering: Steering, shifts: Sequence[Intervention]) -> ConstantShift:
+    """Make one shift of an intervention, or of the parts of a stack with their strengths folded in."""
     first = shifts[0]
     if len(shifts) == 1:
         return ConstantShift(

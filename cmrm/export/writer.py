@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 from cmrm.errors import UserError
 from cmrm.export.canary import write_canary
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference
 from cmrm.export.request import ExportRequest
-from cmrm.untrusted.printable import show
+from cmrm.untrusted.printable import first_line, show
 
 Describe = Callable[[Written, tuple[str, ...]], str]
 CARD = "README.md"
@@ -44,6 +46,7 @@ def write_export(
     not the steered model; then nothing is left of it.
     """
     refuse_used(output)
+    refuse_inside(output, request.model.folder)
     with _unfinished(output) as folder:
         written = chosen.write(request, folder)
         proofs = chosen.prove(request, folder, reference)
@@ -53,7 +56,7 @@ def write_export(
 
 
 def refuse_used(output: Path) -> None:
-    """Raise `UserError` unless a path is free, or an empty folder."""
+    """Raise `UserError` unless a path is free, or an empty folder that can be replaced, where files can be made."""
     try:
         free = not any(output.iterdir()) if output.is_dir() else not os.path.lexists(output)
     except OSError as error:
@@ -62,6 +65,22 @@ def refuse_used(output: Path) -> None:
         ) from None
     if not free:
         raise UserError(f"--output {show(output)}: is there already; name a new or an empty folder.")
+    if output.is_dir() and (output.is_symlink() or os.path.ismount(output) or output.samefile(Path.cwd())):
+        raise UserError(
+            f"--output {show(output)}: is a link, a mount point or the working folder, which no finished folder can "
+            "replace; name a new folder in it."
+        )
+    above = next(one for one in output.absolute().parents if os.path.lexists(one))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--output {show(output)}: cannot be written ({show(above)} takes no files); name another."
+        )
+
+
+def refuse_inside(output: Path, model: Path) -> None:
+    """Raise `UserError` for a path in the folder of the model that is exported."""
+    if output.resolve().is_relative_to(model.resolve()):
+        raise UserError(f"--output {show(output)}: is inside the model's own folder; name one elsewhere.")
 
 
 @contextmanager
@@ -83,8 +102,14 @@ def _unfinished(output: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
+        own = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        fault = "cannot be written" if own else f"cannot be finished: {show(error.filename)}"
         raise UserError(
-            f"--output {show(output)}: cannot be written ({error.strerror}); nothing is left of it."
+            f"--output {show(output)}: {fault} ({error.strerror}); nothing is left of it."
+        ) from error
+    except SafetensorError as error:
+        raise UserError(
+            f"--output {show(output)}: cannot be written ({first_line(error)}); nothing is left of it."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

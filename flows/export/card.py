@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import HTTPError
+from yaml import YAMLError
 
 from cmrm.errors import UserError
 from cmrm.export.format import ExportFormat, Written
@@ -77,14 +78,42 @@ def _read_source_card(request: ExportRequest) -> Mapping[str, Any]:
 
             path = Path(hf_hub_download(request.model.id, SOURCE_CARD, revision=request.model.revision))
         return (metadata_load(path) if path.is_file() else None) or {}
-    except (HTTPError, OSError, ValueError, UserError):
+    except (HTTPError, OSError, ValueError, RecursionError, YAMLError, UserError):
         # A card that cannot be had, or whose front matter is damaged, says nothing.
         return {}
 
 
 def describe_effect(request: ExportRequest, chosen: ExportFormat) -> str:
     """Say whether serving the export gives the answers of the intervention that was measured."""
+    return "\n\n".join(filter(None, (_describe_scope(request, chosen), _describe_unanswered(request))))
+
+
+def _describe_unanswered(request: ExportRequest) -> str:
+    """Say which of strength and blocks the run has no answers under; '' if it has under both."""
+    shift, origin = request.shift, request.origin
+    others = []
+    if origin.answered_at and shift.alpha not in origin.answered_at:
+        strengths = ", ".join(f"{one:g}" for one in sorted(origin.answered_at))
+        others.append(f"α = {shift.alpha:g} (it has answers at α = {strengths})")
+    if origin.answered_blocks and shift.blocks != origin.answered_blocks:
+        others.append(
+            f"{_name_blocks(shift.blocks)} (it has answers at {_name_blocks(origin.answered_blocks)})"
+        )
+    if not others:
+        return ""
+    return (
+        f"The run that Δ is from has no answers under this arm at {' and at '.join(others)}: only an evaluation of "
+        "this export says what it does."
+    )
+
+
+def _describe_scope(request: ExportRequest, chosen: ExportFormat) -> str:
     shift = request.shift
+    if request.origin.run is None:
+        return (
+            f"It acts at the tokens of scope {chosen.acts_at}. Its Δ is from a file, without answers under it: only an "
+            "evaluation of this export says what it does."
+        )
     if shift.scope == chosen.acts_at:
         return f"It acts at the tokens of scope {shift.scope}, as the intervention that was measured does."
     if shift.is_same_at(chosen.acts_at, last_block=request.last_block):
@@ -101,15 +130,19 @@ def describe_effect(request: ExportRequest, chosen: ExportFormat) -> str:
 
 def _introduce(request: ExportRequest, chosen: ExportFormat) -> str:
     shift = request.shift
-    blocks = f"{'block' if len(shift.blocks) == 1 else 'blocks'} {', '.join(map(str, shift.blocks))}"
     return (
         f"{escape(request.name)} with a constant shift subtracted from the hidden states of its language "
         "model (cross-modality representation manipulation, [CMRM](https://arxiv.org/abs/2410.09047)): "
-        f"α = {shift.alpha:g} at {blocks} of {request.blocks}, counted from 0, as `{chosen.kind}`.\n\n"
+        f"α = {shift.alpha:g} at {_name_blocks(shift.blocks)} of {request.blocks}, counted from 0, as "
+        f"`{chosen.kind}`.\n\n"
         f"{describe_effect(request, chosen)}\n\n"
         "`canary.json` tells a server that steers from one that does not:\n\n"
         "```sh\ncmrm verify-serving URL --canary canary.json\n```"
     )
+
+
+def _name_blocks(blocks: Sequence[int]) -> str:
+    return f"{'block' if len(blocks) == 1 else 'blocks'} {', '.join(map(str, blocks))}"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

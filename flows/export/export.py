@@ -11,7 +11,7 @@ from cmrm.export import FORMATS
 from cmrm.export.candidates import list_candidates, read_candidates
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference, make_reference
-from cmrm.export.writer import CARD, Exported, refuse_used, write_export
+from cmrm.export.writer import CARD, Exported, refuse_inside, refuse_used, write_export
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from flows.export.card import write_card
@@ -66,6 +66,7 @@ def export(
     refuse_used(output)
     source = read_source(given, asked, store=store)
     request = source.request
+    refuse_inside(output, request.model.folder)
     chosen.check(request)
     spec = None if wish is None else find_spec(wish.spec, source.arm)
     if spec is not None:

@@ -15,7 +15,7 @@ from cmrm.steering.intervention import Intervention
 from cmrm.steering.shift import load_shift
 from storage.store import Store
 from tasks.export.arms import BlockChoice, RunArm, describe_origin, find_arm, make_shift, number_blocks
-from tasks.export.models import count_blocks
+from tasks.export.models import count_blocks, refuse_other_model
 
 SHIFT_ENDING = ".safetensors"
 WORDS = frozenset(("upper_half", "middle", "last", "all"))
@@ -60,7 +60,11 @@ def read_source(given: str, asked: Asked, *, store: str) -> ExportSource:
     blocks = count_blocks(arm.identity)
     shift = make_shift(arm, store=opened, blocks=blocks, chosen=chosen)
     request = _make_request(
-        arm.identity, shift, describe_origin(arm, store=opened), blocks=blocks, dtype=asked.dtype
+        arm.identity,
+        shift,
+        describe_origin(arm, store=opened, blocks=blocks),
+        blocks=blocks,
+        dtype=asked.dtype,
     )
     request = replace(request, label=arm.model.get("label"), device=asked.device)
     return ExportSource(request=request, arm=arm, blocks=chosen)
@@ -91,6 +95,7 @@ def _read_file(path: Path, asked: Asked, chosen: BlockChoice | None) -> ExportSo
     own = resolve_organism_model(asked.model)
     identity = resolve_model(asked.model if own is None else str(own), revision=asked.revision or "main")
     shift = load_shift(path)
+    refuse_other_model(shift.made_from, identity, where=f"--model: {path.name}")
     blocks = count_blocks(identity)
     numbers = shift.blocks if chosen is None else number_blocks(chosen, blocks)
     acting = Intervention(delta=shift.choose(numbers), alpha=asked.alpha, blocks=numbers)

@@ -37,8 +37,8 @@ BlockChoice = str | tuple[int, ...]
 class RunArm:
     """An arm of a finished run at one strength: its model, and its content as the key of its answers has it.
 
-    `model` is the run's record of it, and `identity` its files now. `measured` says whether the run answered at this
-    strength; `spec` is the run's, as recorded.
+    `model` is the run's record of it, and `identity` its files now. The run answered at the strengths `answered_at`;
+    `spec` is the run's, as recorded.
     """
 
     run: str
@@ -47,7 +47,7 @@ class RunArm:
     name: str
     alpha: float | None
     content: Mapping[str, Any]
-    measured: bool
+    answered_at: tuple[float, ...]
     spec: Mapping[str, Any]
 
 
@@ -71,20 +71,27 @@ def find_arm(store: Store, run: str, *, arm: str | None, alpha: float | None, mo
     chosen, folder = _choose_model(record, model)
     arms = _list_arms(store, report.content["used"].get(StageName.GENERATE, ()), chosen["name"])
     name, named_alpha = _choose_name(arms, arm)
+    if alpha is not None and named_alpha is not None and alpha != named_alpha:
+        raise UserError(
+            f"--alpha {alpha:g}: --arm {show(str(arm))} names another strength; give one of the two."
+        )
     strength = named_alpha if alpha is None else alpha
     known = arms[name]
+    if strength is not None and set(known) == {None}:
+        raise UserError(
+            f"--alpha: the arm {show(name)!r} has no strength of its own (a stack has its parts'); leave it out."
+        )
     if strength is None:
         curves = read_summary(store, report).curves
         strength = _choose_strength(curves, known, name, chosen["name"])
-    measured = strength in known
     return RunArm(
         run=str(record["run_id"]),
         model=chosen,
         identity=resolve_recorded(chosen, folder=folder),
         name=name,
         alpha=strength,
-        content=known[strength] if measured else next(iter(known.values())),
-        measured=measured,
+        content=known[strength] if strength in known else next(iter(known.values())),
+        answered_at=tuple(one for one in known if one is not None),
         spec=record["spec"],
     )
 
@@ -102,12 +109,19 @@ def make_shift(arm: RunArm, *, store: Store, blocks: int, chosen: BlockChoice | 
     return make_constant(steering, arm=arm.name)
 
 
-def describe_origin(arm: RunArm, *, store: Store) -> Origin:
-    """Say where an arm's shift comes from: its run, and what Δ was measured on."""
+def describe_origin(arm: RunArm, *, store: Store, blocks: int) -> Origin:
+    """Say where an arm's shift comes from: its run, what Δ was measured on, and where the run has answers under it."""
     parts = arm.content["parts"] if arm.content.get("kind") == "stack" else [arm.content]
     shifts = tuple(dict.fromkeys(part["shift"] for part in parts if isinstance(part.get("shift"), str)))
     made_from = load_shift_once(store.url, shifts[0]).made_from if shifts else {}
-    return Origin(arm=arm.name, run=arm.run, shifts=shifts, made_from=made_from)
+    return Origin(
+        arm=arm.name,
+        run=arm.run,
+        shifts=shifts,
+        made_from=made_from,
+        answered_at=arm.answered_at,
+        answered_blocks=make_shift(arm, store=store, blocks=blocks, chosen=None).blocks,
+    )
 
 
 def _choose_model(record: Mapping[str, Any], asked: str | None) -> tuple[Mapping[str, Any], str | None]:

@@ -10,7 +10,7 @@ from cmrm.models.model_classes import find_classes
 from cmrm.models.pinning import COMMIT
 from cmrm.models.revision import ModelIdentity, resolve_model
 from cmrm.models.weights import LOAD_ERRORS, load_config
-from cmrm.untrusted.printable import first_line
+from cmrm.untrusted.printable import first_line, show
 
 # What of a record's model no export carries: its field, and what it is called.
 NOT_CARRIED = {
@@ -39,6 +39,19 @@ def resolve_recorded(model: Mapping[str, Any], *, folder: str | None = None) -> 
             "they have changed, or are another model's. Run the spec again."
         )
     return identity
+
+
+def refuse_other_model(made_from: Mapping[str, str], identity: ModelIdentity, *, where: str) -> None:
+    """Raise `UserError` for a Δ that says on which files it was measured, if a model's are others.
+
+    Two models of one width would take each other's Δ without a word.
+    """
+    measured_on = made_from.get("fingerprint")
+    if measured_on is not None and measured_on != identity.fingerprint:
+        raise UserError(
+            f"{where} was measured on the files {show(measured_on)} ({show(made_from.get('model', ''))}), and those of "
+            f"{identity.id!r} are others. Give the model that it was measured on, or measure it on this one."
+        )
 
 
 def count_blocks(identity: ModelIdentity) -> int:

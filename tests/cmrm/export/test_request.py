@@ -80,3 +80,16 @@ def test_the_digest_is_of_blocks_and_vectors_and_not_of_the_strength():
         for alpha in (0.5, 1.0)
     )
     assert weak.digest == strong.digest == f"sha256:{hashlib.sha256(b'(2,)' + numbers.tobytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [
+        intervene(alpha=0.0),
+        intervene(delta=torch.zeros(2, 4)),
+        Stack(parts=(intervene(composition="direct"), intervene(composition="direct", alpha=0.0))[1:]),
+    ],
+)
+def test_an_arm_that_adds_nothing_is_refused(steering):
+    with pytest.raises(UserError, match="'my arm' adds nothing"):
+        make_constant(steering, arm="my arm")

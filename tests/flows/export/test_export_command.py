@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flows.cli import main
+from flows.export.card import read_licence
+from flows.export.source import Asked, read_source
 from storage.store import Store
 from tests.endpoint_server import Endpoint, complete
 
@@ -68,6 +71,7 @@ def test_the_card_says_where_the_export_comes_from_and_what_was_proved(finished,
         "α = 60 at block 3 of 4",
         "logits differ from hooks'",
         "At the last block",
+        "has no answers under this arm at block 3 (it has answers at blocks 2, 3)",
         "verify-serving",
     ):
         assert part in card
@@ -173,6 +177,10 @@ def test_a_server_that_refuses_or_is_not_there_costs_a_line_and_status_two(expor
         (["--arm", "CMRM@much"], "'much' is no strength"),
         (["--arm", "CMRM"], "α = 30, 60 and its report selects none"),
         ([], "several arms that can be exported"),
+        (["--arm", "CMRM@60", "--alpha", "30"], "names another strength"),
+        (["--arm", "CMRM@0"], "adds nothing at α = 0"),
+        (["--arm", "both", "--alpha", "2"], "'both' has no strength of its own"),
+        (["--arm", "both@2"], "'both' has no strength of its own"),
         (["--arm", "CMRM@60", "--blocks", "9"], "no block 9"),
         (["--arm", "CMRM@60", "--blocks", "some"], "--blocks 'some'"),
         (["--arm", "CMRM@60", "--revision", "main"], "--revision"),
@@ -204,6 +212,39 @@ def test_a_model_that_is_not_the_runs_is_refused(finished, make_llava, tmp_path,
     assert "not those on which the run's Δ was measured" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_export_into_the_models_own_folder_is_refused(finished, llava_folder, capsys):
+    given = ("export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--to", "checkpoint")
+    assert status(*given, "-o", llava_folder / "out") == 2
+    assert "inside the model's own folder" in " ".join(capsys.readouterr().err.split())
+    assert not (llava_folder / "out").exists()
+
+
+def test_a_file_of_delta_is_refused_for_other_files_than_it_was_measured_on(
+    finished, llava_folder, tmp_path, capsys
+):
+    path, _ = find_delta(finished / "store")
+    model = shutil.copytree(llava_folder, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    name = min(weights)
+    save_file({**weights, name: weights[name] + 1}, model / "model.safetensors", metadata={"format": "pt"})
+    given = ("--alpha", 60, "--to", "checkpoint", "-o", tmp_path / "out")
+    assert status("export", path, "--model", model, *given) == 2
+    assert "Give the model that it was measured on" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("front", ["license: [mit", 'license: "mit\x1b"', "license: m\udcff", "- a list", ""])
+def test_a_damaged_card_of_the_source_says_nothing_and_stops_nothing(finished, llava_folder, tmp_path, front):
+    source = read_source(
+        "latest",
+        Asked(model=None, revision=None, arm="CMRM@60", alpha=None, blocks=None, dtype="auto", device="cpu"),
+        store=str(finished / "store"),
+    )
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\n", errors="surrogateescape")
+    request = replace(source.request, model=replace(source.request.model, folder=tmp_path))
+    assert read_licence(request) == {"license": "other", "license_name": "as-the-base-model"}
+
+
 def test_a_file_of_delta_is_exported_for_a_model_elsewhere(finished, llava_folder, questions, tmp_path):
     path, measured = find_delta(finished / "store")
     model = shutil.copytree(llava_folder, tmp_path / "model")
@@ -215,7 +256,7 @@ def test_a_file_of_delta_is_exported_for_a_model_elsewhere(finished, llava_folde
         before = measured["delta"][place - 1] if place else torch.zeros(32)
         (name,) = (one for one in found if one.endswith(f"layers.{block}.mlp.down_proj.bias"))
         torch.testing.assert_close(found[name], -60 * (measured["delta"][place] - before))
-    assert "another intervention" in (tmp_path / "file" / "README.md").read_text()
+    assert "Its Δ is from a file, without answers under it" in (tmp_path / "file" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

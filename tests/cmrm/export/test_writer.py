@@ -1,0 +1,83 @@
+"""Where an export may be written, and what is left where its disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+import pytest
+from safetensors import SafetensorError
+
+from cmrm.errors import UserError
+from cmrm.export import FORMATS
+from cmrm.export.writer import refuse_inside, refuse_used, write_export
+from tests.cmrm.export.conftest import make_request
+
+CHECKPOINT = FORMATS.make("checkpoint")
+
+
+def test_a_new_and_an_empty_folder_are_taken_below_folders_that_are_not_there_yet_too(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for output in (tmp_path / "empty", tmp_path / "new", tmp_path / "a" / "b" / "c"):
+        refuse_used(output)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_what_a_finished_folder_cannot_replace_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name, said in {
+        "file": "is there already",
+        "dangling": "is there already",
+        "link": "is a link",
+        "file/below": "takes no files",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            refuse_used(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="working folder"):
+        refuse_used(tmp_path / "empty")
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "mounted"))
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(UserError, match="mount point"):
+        refuse_used(tmp_path / "mounted")
+
+
+def test_a_folder_in_the_models_own_is_refused_through_links_too(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for output in (tmp_path / "model", tmp_path / "model" / "out", tmp_path / "link" / "a" / "out"):
+        with pytest.raises(UserError, match="inside the model's own folder"):
+            refuse_inside(output, tmp_path / "model")
+    refuse_inside(tmp_path / "model-steered", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be written (No space left on device)"),
+        (SafetensorError("Error while serializing: I/O error"), "cannot be written (Error while serializing"),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/gone/model.safetensors"),
+            "cannot be finished: /gone/model.safetensors (No such file or directory)",
+        ),
+    ],
+)
+def test_a_full_disk_costs_a_line_and_leaves_nothing(backbone_folder, tmp_path, monkeypatch, error, said):
+    def fail(_own, _request, folder):
+        (folder / "half").write_text("half")
+        raise error
+
+    monkeypatch.setattr(type(CHECKPOINT), "write", fail)
+    with pytest.raises(UserError, match=re.escape(said)):
+        write_export(
+            make_request(backbone_folder("llama")),
+            CHECKPOINT,
+            None,
+            output=tmp_path / "out",
+            describe=lambda *_: "",
+        )
+    assert list(tmp_path.iterdir()) == []
