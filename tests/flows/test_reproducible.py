@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import cmrm.decoding.api
-import cmrm.steering.capture
+import cmrm.decoding.positions
 from cmrm.errors import UserError
 from flows.spec.spec import FIXED_BATCH, read_spec
 from storage.sql.database import connect
@@ -62,7 +62,9 @@ def record(patch: pytest.MonkeyPatch) -> Batches:
 def read(store: Path) -> list[tuple[Any, ...]]:
     """All states, to the bit, and all answers."""
     with connect(store) as sql:
-        states = sql.sql("SELECT sample_id, condition, block, vector::VARCHAR FROM hidden_states").fetchall()
+        states = sql.sql(
+            "SELECT sample_id, condition, block, position, vector::VARCHAR FROM hidden_states"
+        ).fetchall()
         answers = sql.sql("SELECT sample_id, condition, intervention, answer FROM responses").fetchall()
     return sorted(map(str, [*states, *answers]))
 
@@ -92,7 +94,8 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    spec, store = write(), tmp_path_factory.mktemp("whole") / "store"
+    positions = ["last", "mean_image", "first_answer"]
+    spec, store = write(positions=positions), tmp_path_factory.mktemp("whole") / "store"
     with pytest.MonkeyPatch.context() as patch:
         batches = record(patch)
         summary = run_plainly(spec, store).summary
@@ -109,7 +112,13 @@ class Moment:
 
 
 MOMENTS = {
-    "at the third batch of states": Moment(owner=cmrm.steering.capture, name="embed", call=3),
+    "at the third batch of states": Moment(owner=cmrm.decoding.positions, name="embed", call=3),
+    "at the second batch at first answer tokens": Moment(
+        owner=cmrm.decoding.positions, name="embed_first_answer", call=2
+    ),
+    "at the third batch at image tokens": Moment(
+        owner=cmrm.decoding.positions.ImageStates, name="read", call=3
+    ),
     "at the second batch of answers of a later arm": Moment(
         owner=cmrm.decoding.api, name="_answer_together", call=8
     ),
@@ -183,7 +192,7 @@ def test_a_fixed_batch_that_does_not_fit_is_an_error_and_no_smaller_one_is_tried
     def run_out(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(cmrm.steering.capture, "embed", run_out)
+    monkeypatch.setattr(cmrm.decoding.positions, "embed", run_out)
     with pytest.raises(
         UserError, match=r"batch of 3, and reproducible: true allows no smaller one\. Give a smaller"
     ):

@@ -127,6 +127,21 @@ def test_each_image_of_a_batch_is_read_once_and_kept_for_the_next(vlm: VisionLan
     assert not torch.allclose(first[0], first[1], atol=1e-3)
 
 
+def test_what_a_reader_keeps_for_later_batches_is_evicted_where_it_is_told_to(
+    vlm: VisionLanguageModel,
+) -> None:
+    reader = PositionReader(vlm, blocks=BLOCKS, positions=POSITIONS, prefixes=Prefixes(vlm))
+    passes = []
+    for forgets in (False, False, True):
+        if forgets:
+            reader.forget()
+        with count_tower(vlm) as seen:
+            reader.read(show((0, 0, 0)))
+        passes.append(seen)
+    # The image's states, and the prefix of the prompts.
+    assert passes == [[1, 1], [], [1, 1]]
+
+
 def test_the_images_that_were_not_used_for_longest_are_evicted(vlm: VisionLanguageModel) -> None:
     states = ImageStates(vlm, blocks=BLOCKS, positions=("last_image",))
     with count_tower(vlm) as seen:
