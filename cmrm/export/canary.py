@@ -59,7 +59,9 @@ class CanaryPrompt:
 class Canary:
     """A canary: what was exported, and its prompts.
 
-    `shift` is the digest of the shift, and `acts_at` the tokens at which the export steers.
+    `shift` is the digest of the shift, and `acts_at` the tokens at which the export steers. `repetition_penalty` is
+    what a request has to ask for where the model's generation config has another one, which servers take for a default;
+    None where it has none.
     """
 
     format: str
@@ -71,6 +73,7 @@ class Canary:
     blocks: tuple[int, ...]
     acts_at: str
     prompts: tuple[CanaryPrompt, ...]
+    repetition_penalty: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -118,7 +121,7 @@ def read_canary(path: Path) -> Canary:
         )
     try:
         return _restore(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(
             f"{where}: a field is missing or has another shape ({show(error)}); export again."
         ) from None
@@ -133,6 +136,7 @@ def _restore(content: Mapping[str, Any]) -> Canary:
         alpha=float(content["alpha"]),
         blocks=tuple(map(int, content["blocks"])),
         prompts=tuple(map(_restore_prompt, asked)),
+        repetition_penalty=None if (penalty := content.get("repetition_penalty")) is None else float(penalty),
     )
 
 

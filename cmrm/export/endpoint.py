@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cmrm.errors import UserError
-from cmrm.export.canary import CanaryPrompt
+from cmrm.export.canary import Canary, CanaryPrompt
 from cmrm.judges.address import find_url_fault, is_key, is_variable, read_key
 from cmrm.untrusted.redaction import redact
 
@@ -53,11 +54,11 @@ class Endpoint:
         if find_spec("openai") is None:
             raise UserError("verify-serving needs the openai package: pip install 'cmrm[endpoints]'.")
 
-    def ask(self, prompts: Sequence[CanaryPrompt]) -> list[Served]:
+    def ask(self, canary: Canary) -> list[Served]:
         """Ask all prompts, one after the other, at temperature 0; raises `UserError` if one gets no answer."""
-        return asyncio.run(self._ask(prompts))
+        return asyncio.run(self._ask(canary))
 
-    async def _ask(self, prompts: Sequence[CanaryPrompt]) -> list[Served]:
+    async def _ask(self, canary: Canary) -> list[Served]:
         import openai
 
         from cmrm.judges.asker import quote_error
@@ -65,6 +66,9 @@ class Endpoint:
         from cmrm.judges.pace import Pace
 
         key = self._read_key()
+        penalty = canary.repetition_penalty
+        # Not every server knows the field, so it is sent where it is needed alone.
+        more = {} if penalty is None else {"repetition_penalty": penalty}
         connection = Connection(key=key, timeout=self.timeout, pace=Pace(interval=0.0))
         failure: str
         try:
@@ -78,8 +82,8 @@ class Endpoint:
             ) as sdk:
                 model = self.model or await _find_model(sdk)
                 return [
-                    await _answer(sdk, connection, number, model, prompt, key=key)
-                    for number, prompt in enumerate(prompts)
+                    await _answer(sdk, connection, number, model, prompt, more=more, key=key)
+                    for number, prompt in enumerate(canary.prompts)
                 ]
         except openai.APIError as error:
             status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
@@ -102,20 +106,38 @@ class Endpoint:
 async def _find_model(sdk: AsyncOpenAI) -> str:
     from cmrm.judges.connection import ROW
 
-    page: Any = await sdk.models.list(extra_headers={ROW: "models"})
-    listed = page.data if isinstance(page.data, list) else []
-    names = [one.id for one in listed if isinstance(getattr(one, "id", None), str)]
+    # The SDK would parse what is no list of models, such as the page of a web server, without a check.
+    names = _read_names(await sdk.get("/models", cast_to=str, options={"headers": {ROW: "models"}}))
     if len(names) == 1:
-        return str(names[0])
+        return names[0]
     from cmrm.untrusted.printable import show_names
 
     raise UserError(
-        f"the server lists {show_names(names[:MOST_NAMES]) or 'no model'}; name the one to ask (--served-model)."
+        f"the server lists {show_names(names[:MOST_NAMES]) or 'no model'}; name the one to ask (--served-model), and "
+        "check that the address ends in /v1."
     )
 
 
+def _read_names(body: str) -> list[str]:
+    """Read the names of a list of models; none of what is no such list."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    listed = found.get("data") if isinstance(found, dict) else None
+    named = [one.get("id") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return [one for one in named if isinstance(one, str) and one]
+
+
 async def _answer(
-    sdk: AsyncOpenAI, connection: Connection, number: int, model: str, prompt: CanaryPrompt, *, key: str
+    sdk: AsyncOpenAI,
+    connection: Connection,
+    number: int,
+    model: str,
+    prompt: CanaryPrompt,
+    *,
+    more: Mapping[str, float],
+    key: str,
 ) -> Served:
     from cmrm.judges.connection import ROW
 
@@ -126,6 +148,7 @@ async def _answer(
         temperature=0,
         max_tokens=prompt.max_tokens,
         extra_headers={ROW: str(number)},
+        extra_body=more,
     )
     usage = connection.tallies.pop(str(number)).usage
     return Served(

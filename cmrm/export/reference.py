@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,8 +84,19 @@ def make_reference(
         blocks=request.shift.blocks,
         acts_at=acts_at,
         prompts=chosen,
+        repetition_penalty=_read_penalty(request.model.folder),
     )
     return Reference(probes=make_probes(vlm, acting, candidates), canary=canary, dtype=vlm.model.dtype)
+
+
+def _read_penalty(folder: Path) -> float | None:
+    """What a request has to say so that a server decodes greedily; None where a model's generation config is plain."""
+    try:
+        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        return None if found.get("repetition_penalty") in {None, 1} else 1.0
+    except (OSError, ValueError, AttributeError):
+        # transformers has loaded the model without it.
+        return None
 
 
 def make_probes(

@@ -61,7 +61,7 @@ def verify_serving(
     expected = read_canary(canary)
     if target.startswith(("http://", "https://")):
         endpoint = Endpoint(url=target, model=model, key_variable=key_variable, timeout=timeout)
-        answers = endpoint.ask(expected.prompts)
+        answers = endpoint.ask(expected)
     else:
         answers = _ask_folder(Path(target), expected, device=device)
     found = verify(expected, answers)

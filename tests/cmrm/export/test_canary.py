@@ -157,3 +157,11 @@ def test_an_image_that_is_not_a_png_inside_the_file_is_refused(url):
 def test_messages_of_another_shape_are_refused(content):
     with pytest.raises(UserError, match="canary"):
         restore_prompt(make_prompt(messages=({"role": "user", "content": content},)))
+
+
+def test_a_number_that_is_infinite_is_another_shape(tmp_path):
+    content = json.loads(write_canary(make_canary(), tmp_path).read_text())
+    content["blocks"] = [float("inf")]
+    (tmp_path / "inf.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="another shape"):
+        read_canary(tmp_path / "inf.json")

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, LlamaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, LlamaConfig, MistralConfig, Qwen2Config
 
 from cmrm.errors import UserError
 from cmrm.export import FORMATS
-from tests.cmrm.export.conftest import BLOCKS, TEXT, make_request, read_plainly, write
+from tests.cmrm.export.conftest import BLOCKS, TEXT, make_request, read_plainly, refer, write
 
 CHECKPOINT = FORMATS.make("checkpoint")
 WEIGHTS = "model.safetensors"
@@ -173,6 +173,60 @@ def test_a_config_that_leaves_the_defaults_of_its_text_model_out_is_completed_wi
     exported = write(request, tmp_path / "out")
     assert json.loads((exported / "config.json").read_text())["text_config"] == {**said, "mlp_bias": True}
     assert_same(read_plainly(exported)[0], steer_plainly(folder, request))
+
+
+@pytest.mark.parametrize(("kind", "config"), [("mistral", MistralConfig), ("qwen2", Qwen2Config)])
+def test_a_relabelled_config_says_what_its_own_kind_has_by_default(
+    make_vlm, backbone_folder, kind, config, tmp_path
+):
+    vocabulary = json.loads((backbone_folder("llama") / "config.json").read_text())["text_config"][
+        "vocab_size"
+    ]
+    window = {"sliding_window": None} if kind == "mistral" else {}
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    own = config(**{**TEXT, "num_attention_heads": 8}, **window, vocab_size=vocabulary, rope_parameters=rope)
+    source = make_vlm(own)
+    plain = config().to_dict()
+
+    def write_as_before(raw):
+        text = raw["text_config"]
+        assert text.pop("rope_parameters")["rope_theta"] == text.setdefault("rope_theta", 1e6)
+        kept = {"model_type", "sliding_window", "rope_theta"}
+        for name in [one for one, value in text.items() if plain.get(one) == value and one not in kept]:
+            del text[name]
+
+    change_config(source, write_as_before)
+    expected = AutoConfig.from_pretrained(source).text_config
+    request = make_request(source)
+    CHECKPOINT.check(request)
+    folder = write(request, tmp_path / "out")
+    found = AutoConfig.from_pretrained(folder).text_config
+    assert found.model_type == "llama"
+    for name in ("rms_norm_eps", "vocab_size", "num_key_value_heads", "tie_word_embeddings", "hidden_act"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.head_dim == TEXT["hidden_size"] // 8
+    assert found.rope_parameters["rope_theta"] == 1e6
+    assert found.attention_bias is (kind == "qwen2")
+    assert json.loads((folder / "config.json").read_text())["text_config"]["rope_theta"] == 1e6
+    assert_same(read_plainly(folder)[0], steer_plainly(source, request))
+
+
+def test_weights_that_the_dtype_does_not_hold_are_refused_by_name(source, tmp_path):
+    tensors = load_file(source / WEIGHTS)
+    name = next(one for one in tensors if one.endswith("embed_tokens.weight"))
+    tensors[name][3, 2] = 7e4
+    save_file(tensors, source / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match=r"float16: .*embed_tokens\.weight has numbers beyond 65504"):
+        write(make_request(source, dtype="float16"), tmp_path / "out")
+    write(make_request(source, dtype="bfloat16"), tmp_path / "other")
+
+
+@pytest.mark.parametrize(("own", "asked"), [(1.05, 1.0), (1.0, None), (None, None)])
+def test_a_canary_asks_for_no_repetition_penalty_where_servers_would_take_the_models(source, own, asked):
+    path = source / "generation_config.json"
+    said = json.loads(path.read_text()) | ({} if own is None else {"repetition_penalty": own})
+    path.write_text(json.dumps(said))
+    assert refer(make_request(source)).canary.repetition_penalty == asked
 
 
 def test_a_folder_of_pickled_weights_alone_is_refused_with_the_way_out(source):

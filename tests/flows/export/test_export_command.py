@@ -118,6 +118,17 @@ def test_a_server_is_asked_the_canarys_messages_and_read_by_its_text(exported, s
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+@pytest.mark.parametrize("penalty", [None, 1.0])
+def test_a_request_says_a_repetition_penalty_where_the_canary_does(exported, tmp_path, penalty):
+    content = json.loads((exported / "canary.json").read_text())
+    assert content["repetition_penalty"] is None
+    (tmp_path / "canary.json").write_text(json.dumps({**content, "repetition_penalty": penalty}))
+    with Endpoint(lambda handler, _asked: handler.give(200, complete("hm"))) as server:
+        status("verify-serving", server.url, "--canary", tmp_path / "canary.json", "--served-model", "mine")
+    assert all(one.body.get("repetition_penalty") == penalty for one in server.asked)
+    assert all(("repetition_penalty" in one.body) is (penalty is not None) for one in server.asked)
+
+
 def test_a_server_that_formats_prompts_otherwise_is_told_so(exported, capsys):
     with Endpoint(lambda handler, _asked: handler.give(200, complete("hm", usage=(1, 1)))) as server:
         done = status(
@@ -165,6 +176,34 @@ def test_a_server_that_refuses_or_is_not_there_costs_a_line_and_status_two(expor
     assert re.search(r"no such model\. \(404\)", capsys.readouterr().err)
     assert status("verify-serving", server.url, *given) == 2
     assert "gives no answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>hello</html>",
+        '"mine"',
+        "[1]",
+        "null",
+        '{"data": {"id": "mine"}}',
+        '{"data": ["mine"]}',
+        "[" * 99999,
+    ],
+)
+def test_a_page_that_is_no_list_of_models_costs_a_line_and_status_two(exported, body, capsys):
+    with Endpoint(lambda handler, _asked: handler.give(200, body)) as server:
+        assert status("verify-serving", server.url, "--canary", exported / "canary.json") == 2
+    assert "the server lists no model; name the one to ask" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_nobody_foresaw_does_not_end_with_the_status_of_an_unsteered_server(exported, tmp_path, capsys):
+    content = json.loads((exported / "canary.json").read_text())
+    for prompt in content["prompts"]:
+        # The processor refuses an image's mark without an image.
+        prompt["messages"] = [{"role": "user", "content": "<image>"}]
+    (tmp_path / "canary.json").write_text(json.dumps(content))
+    assert status("verify-serving", exported, "--canary", tmp_path / "canary.json", "--device", "cpu") == 2
+    assert "cannot be asked: ValueError" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
