@@ -195,7 +195,14 @@ def _read_converted(source: WeightFile, name: str, dtype: str) -> bytes:
         with source.path.open("rb") as file:
             file.seek(source.begin + start)
             return file.read(end - start)
-    return _to_bytes(source.read(name).to(DTYPES[dtype]))
+    value = source.read(name)
+    converted = value.to(DTYPES[dtype])
+    if dtype == "F16" and not (torch.isfinite(converted) == torch.isfinite(value)).all():
+        raise UserError(
+            f"--dtype float16: {show(name)} has numbers beyond {torch.finfo(torch.float16).max:g}, which float16 does "
+            "not hold; give bfloat16 or float32."
+        )
+    return _to_bytes(converted)
 
 
 def _to_bytes(value: Tensor) -> bytes:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from cmrm.errors import UserError
+from cmrm.untrusted.printable import first_line
+
 
 def verify_serving(
     target: str,
@@ -41,13 +44,21 @@ def verify_serving(
     """
     from flows.export.verify import verify_serving as ask_and_print
 
-    status = ask_and_print(
-        target,
-        canary=canary,
-        model=served_model,
-        key_variable=key_variable,
-        timeout=timeout,
-        device=device,
-    )
+    try:
+        status = ask_and_print(
+            target,
+            canary=canary,
+            model=served_model,
+            key_variable=key_variable,
+            timeout=timeout,
+            device=device,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        # A traceback would end with status 1, which says that the shift was dropped.
+        raise UserError(
+            f"verify-serving: cannot be asked: {type(error).__name__}: {first_line(error)}; --debug shows where."
+        ) from error
     if status:
         sys.exit(status)
