@@ -20,11 +20,12 @@ from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Expected, are_told_apart
 from cmrm.export.request import ExportRequest
 from cmrm.models.hook_handles import hooked
-from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, render, render_on_host, send
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import block_output
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.settings import Scope
+from cmrm.untrusted.printable import first_line
 
 # Prompts of a canary, and the tokens of an answer.
 MOST_PROMPTS = 6
@@ -139,7 +140,7 @@ def choose_prompts(
         raise UserError(
             f"export: of {len(candidates)} prompts, none is answered otherwise by the steered model within "
             f"{MAX_TOKENS} tokens, or none by a margin that holds on another machine, so no canary could tell it from "
-            "the plain one. Give a larger α, or prompts of your own (--canary-prompts)."
+            "the plain one. Give another α, or prompts of your own (--canary-prompts)."
         )
     return tuple(mixed[:MOST_PROMPTS])
 
@@ -184,7 +185,16 @@ class _Answer:
 def _answer_both(
     vlm: VisionLanguageModel, acting: Intervention, prompts: Sequence[Prompt]
 ) -> list[CanaryPrompt | None]:
-    inputs = render(vlm, prompts)
+    try:
+        rendered = render_on_host(vlm, prompts)
+    except UserError:
+        raise
+    except Exception as error:
+        # Processors raise nearly any exception for a text that they refuse.
+        raise UserError(
+            f"export: the processor refuses a canary's question ({first_line(error)}); give others (--canary-prompts)."
+        ) from error
+    inputs = send(vlm, rendered)
     ids, masks = inputs["input_ids"].cpu(), inputs["attention_mask"].bool().cpu()
     plain = _answer(vlm, inputs, None)
     steered = _answer(vlm, inputs, acting)

@@ -236,6 +236,14 @@ def test_what_cannot_be_exported_costs_a_line_and_status_two(finished, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_question_that_the_processor_refuses_costs_a_line_and_status_two(finished, tmp_path, capsys):
+    (tmp_path / "questions.txt").write_text("what is <image>?\n")
+    given = ("export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--to", "checkpoint")
+    assert status(*given, "-o", tmp_path / "out", "--canary-prompts", tmp_path / "questions.txt") == 2
+    assert "the processor refuses a canary's question" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_with_something_in_it_is_not_written_to(finished, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     given = ("export", "latest", "--store", finished / "store", "--arm", "CMRM@60", "--to", "checkpoint")
