@@ -55,6 +55,21 @@ def write_export(
     return Exported(folder=output, written=written, proofs=proofs)
 
 
+def replace_card(folder: Path, text: str) -> None:
+    """Write the card of a finished export anew, whole or not at all; raises `UserError` if it cannot be written."""
+    fresh = folder / f".{CARD}.partial"
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(folder / CARD)
+    except OSError as error:
+        raise UserError(
+            f"--output {show(folder)}: the card cannot be written anew ({error.strerror}); the export is whole, "
+            "and has the card without the evaluation."
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def refuse_used(output: Path) -> None:
     """Raise `UserError` unless a path is free, or an empty folder that can be replaced, where files can be made."""
     try:

@@ -11,7 +11,7 @@ from cmrm.export import FORMATS
 from cmrm.export.candidates import list_candidates, read_candidates
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference, make_reference
-from cmrm.export.writer import CARD, Exported, refuse_inside, refuse_used, write_export
+from cmrm.export.writer import Exported, refuse_inside, refuse_used, replace_card, write_export
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from flows.export.card import write_card
@@ -88,7 +88,7 @@ def export(
     card = write_card(
         request, chosen, exported.written, exported.proofs, name=output.name, evaluation=evaluation
     )
-    (output / CARD).write_text(card, encoding="utf-8")
+    replace_card(output, card)
     return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation)
 
 

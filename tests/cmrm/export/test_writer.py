@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from cmrm.errors import UserError
 from cmrm.export import FORMATS
-from cmrm.export.writer import refuse_inside, refuse_used, write_export
+from cmrm.export.writer import refuse_inside, refuse_used, replace_card, write_export
 from tests.cmrm.export.conftest import make_request
 
 CHECKPOINT = FORMATS.make("checkpoint")
@@ -81,3 +82,19 @@ def test_a_full_disk_costs_a_line_and_leaves_nothing(backbone_folder, tmp_path, 
             describe=lambda *_: "",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_card_that_cannot_be_written_anew_stays_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("the first card")
+    replace_card(tmp_path, "the second card")
+    assert (tmp_path / "README.md").read_text() == "the second card"
+    write_text = Path.write_text
+
+    def write_half(path, text, **more):
+        write_text(path, text[:5], **more)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(UserError, match="No space left on device"):
+        replace_card(tmp_path, "the third card")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "the second card"}
