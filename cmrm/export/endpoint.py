@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,15 @@ class Served:
 class Endpoint:
     """A server's address; `model` is the name under which it serves, '' for the only one that it lists.
 
-    `key_variable` names the environment variable with the API key, '' for a server without one. `timeout` is in
-    seconds, for each answer. Raises `UserError` for an address or a name that cannot be used.
+    `key_variable` names the environment variable with the API key, '' for a server without one. `fields` are added to
+    each request. `timeout` is in seconds, for each answer. Raises `UserError` for an address or a name that cannot be
+    used.
     """
 
     url: str
     model: str = ""
     key_variable: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class Endpoint:
         key = self._read_key()
         penalty = canary.repetition_penalty
         # Not every server knows the field, so it is sent where it is needed alone.
-        more = {} if penalty is None else {"repetition_penalty": penalty}
+        more = {**self.fields, **({} if penalty is None else {"repetition_penalty": penalty})}
         connection = Connection(key=key, timeout=self.timeout, pace=Pace(interval=0.0))
         failure: str
         try:
@@ -136,7 +138,7 @@ async def _answer(
     model: str,
     prompt: CanaryPrompt,
     *,
-    more: Mapping[str, float],
+    more: Mapping[str, Any],
     key: str,
 ) -> Served:
     from cmrm.judges.connection import ROW

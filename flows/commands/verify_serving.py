@@ -19,6 +19,7 @@ def verify_serving(
     canary: Path,
     served_model: str = "",
     key_variable: str = "",
+    request_fields: Path | None = None,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 120.0,
     device: str = "auto",
 ) -> None:
@@ -37,6 +38,8 @@ def verify_serving(
         Name under which the server serves. Default: the only one that it lists.
     key_variable
         Environment variable with the API key. Default: no key is sent.
+    request_fields
+        A JSON file of fields to add to each request, such as an export's request-fields.json.
     timeout
         Seconds for each answer.
     device
@@ -50,6 +53,7 @@ def verify_serving(
             canary=canary,
             model=served_model,
             key_variable=key_variable,
+            request_fields=request_fields,
             timeout=timeout,
             device=device,
         )

@@ -13,6 +13,7 @@ from rich.text import Text
 from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Reading, judge_readings, read_canary, read_text_start
 from cmrm.export.endpoint import Endpoint, Served
+from cmrm.export.request_fields import read_request_fields
 from cmrm.untrusted.printable import show
 from flows.server.client import quiet_prefect
 from flows.terminal.safe_text import show_safely
@@ -51,17 +52,32 @@ def verify(canary: Canary, answers: Sequence[Served]) -> list[Verified]:
 
 
 def verify_serving(
-    target: str, *, canary: Path, model: str, key_variable: str, timeout: float, device: str
+    target: str,
+    *,
+    canary: Path,
+    model: str,
+    key_variable: str,
+    request_fields: Path | None,
+    timeout: float,
+    device: str,
 ) -> int:
     """Ask a server (a URL) or a local folder, print what it answers, and return the exit status.
 
-    Raises `UserError` for a canary that cannot be read and a target that gives no answers.
+    Raises `UserError` for a canary or fields that cannot be read and a target that gives no answers.
     """
     quiet_prefect()
     expected = read_canary(canary)
     if target.startswith(("http://", "https://")):
-        endpoint = Endpoint(url=target, model=model, key_variable=key_variable, timeout=timeout)
+        endpoint = Endpoint(
+            url=target,
+            model=model,
+            key_variable=key_variable,
+            fields={} if request_fields is None else read_request_fields(request_fields),
+            timeout=timeout,
+        )
         answers = endpoint.ask(expected)
+    elif request_fields is not None:
+        raise UserError("--request-fields are of requests to a server; leave them out for a folder.")
     else:
         answers = _ask_folder(Path(target), expected, device=device)
     found = verify(expected, answers)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from cmrm.export.format import ExportError, ExportFormat, Written
 from cmrm.export.reference import Reference
 from cmrm.export.request import ExportRequest
+from cmrm.export.request_fields import FILE as FIELDS
+from cmrm.export.request_fields import prove_request_fields, write_request_fields
 from cmrm.export.vector_file import FILE, need_gguf, prove_vectors, read_vectors, write_vectors
 from cmrm.steering.settings import Scope
 
@@ -30,6 +32,7 @@ class EasySteerFormat(ExportFormat):
         shift = request.shift
         write_vectors(shift, folder / FILE, model_type=str(request.text_config.get("model_type", "")))
         (folder / SPEC).write_text(json.dumps(_make_spec(request), indent=2) + "\n", encoding="utf-8")
+        write_request_fields({"steering": _make_spec(request)}, folder)
         return Written(
             notes=(
                 f"{FILE} holds −αΔ with α = {shift.alpha:g} folded in: scale 1 is what was measured.",
@@ -44,6 +47,7 @@ class EasySteerFormat(ExportFormat):
     def prove(self, request: ExportRequest, folder: Path, reference: Reference) -> tuple[str, ...]:  # noqa: ARG002
         if json.loads((folder / SPEC).read_text(encoding="utf-8")) != _make_spec(request):
             raise ExportError(f"export: {SPEC}, read again, is not what was written.")
+        prove_request_fields({"steering": _make_spec(request)}, folder)
         return (prove_vectors(request.shift, read_vectors(folder / FILE)),)
 
 
@@ -68,6 +72,10 @@ vllm serve MODEL --enable-steer-vector --steering-config {SPEC}
 cmrm verify-serving http://127.0.0.1:8000/v1 --canary canary.json
 ```
 
-For single requests, start it with `--steer-algorithms direct` in place of `--steering-config`, and send the content of
-{SPEC} as the field `steering` of a request.
+For single requests, start it with `--steer-algorithms direct` in place of `--steering-config`, and add what
+{FIELDS} holds to a request:
+
+```sh
+cmrm verify-serving http://127.0.0.1:8000/v1 --canary canary.json --request-fields {FIELDS}
+```
 """

@@ -13,6 +13,8 @@ import numpy as np
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference
 from cmrm.export.request import ConstantShift, ExportRequest
+from cmrm.export.request_fields import FILE as FIELDS
+from cmrm.export.request_fields import prove_request_fields, write_request_fields
 from cmrm.export.vector_file import prove_vectors
 from cmrm.steering.settings import Scope
 
@@ -31,7 +33,8 @@ class VllmLensFormat(ExportFormat):
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
         shift = request.shift
-        (folder / FILE).write_text(json.dumps([_make_vector(shift)]) + "\n", encoding="utf-8")
+        (folder / FILE).write_text(_write_vectors(shift) + "\n", encoding="utf-8")
+        write_request_fields(_make_fields(shift), folder)
         return Written(
             notes=(
                 f"{FILE} holds −αΔ with α = {shift.alpha:g} folded in: scale 1 is what was measured.",
@@ -44,10 +47,19 @@ class VllmLensFormat(ExportFormat):
         )
 
     def prove(self, request: ExportRequest, folder: Path, reference: Reference) -> tuple[str, ...]:  # noqa: ARG002
+        prove_request_fields(_make_fields(request.shift), folder)
         (vector,) = json.loads((folder / FILE).read_text(encoding="utf-8"))
         numbers = np.frombuffer(base64.b64decode(vector["activations"]["data"]), dtype="<f4")
         rows = numbers.reshape(vector["activations"]["shape"]).astype(np.float32)
         return (prove_vectors(request.shift, dict(zip(vector["layer_indices"], rows, strict=True))),)
+
+
+def _make_fields(shift: ConstantShift) -> dict[str, Any]:
+    return {"vllm_xargs": {"apply_steering_vectors": _write_vectors(shift)}}
+
+
+def _write_vectors(shift: ConstantShift) -> str:
+    return json.dumps([_make_vector(shift)])
 
 
 def _make_vector(shift: ConstantShift) -> dict[str, Any]:
@@ -74,7 +86,13 @@ With the plug-in [vllm-lens](https://github.com/UKGovernmentBEIS/vllm-lens) besi
 vllm serve MODEL
 ```
 
-Each request brings the vectors along, as a string:
+Each request brings the vectors along, as a string; {FIELDS} holds the field. One without it is answered unsteered:
+
+```sh
+cmrm verify-serving http://127.0.0.1:8000/v1 --canary canary.json --request-fields {FIELDS}
+```
+
+From Python:
 
 ```python
 import json
@@ -85,7 +103,7 @@ import requests
 request = {{
     "model": "MODEL",
     "messages": [{{"role": "user", "content": "…"}}],
-    "vllm_xargs": {{"apply_steering_vectors": Path("{FILE}").read_text()}},
+    **json.loads(Path("{FIELDS}").read_text()),
 }}
 print(requests.post("http://127.0.0.1:8000/v1/chat/completions", json=request, timeout=60).json())
 ```

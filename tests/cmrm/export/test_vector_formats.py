@@ -106,12 +106,31 @@ def test_vllm_lens_gets_plain_float32_in_base64(tmp_path):
     assert vector == {"layer_indices": [2, 5], "scale": 1.0, "norm_match": False, "position_indices": None}
 
 
+def test_engines_that_steer_single_requests_get_the_fields_of_one(tmp_path):
+    for kind, name, file in (
+        ("vllm-lens", "vllm_xargs", "steering-vectors.json"),
+        ("easysteer", "steering", "steering.json"),
+    ):
+        (tmp_path / kind).mkdir()
+        _, request, chosen = write(kind, tmp_path / kind)
+        fields = json.loads((tmp_path / kind / "request-fields.json").read_text())
+        own = fields.pop(name)
+        assert not fields
+        found = json.loads(own["apply_steering_vectors"]) if name == "vllm_xargs" else own
+        assert found == json.loads((tmp_path / kind / file).read_text())
+        (tmp_path / kind / "request-fields.json").write_text("{}")
+        with pytest.raises(ExportError, match="is not what was written"):
+            chosen.prove(request, tmp_path / kind, None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_vectors_that_read_back_as_others_fail_the_export(kind, tmp_path):
     _, request, chosen = write(kind, tmp_path)
     (said,) = chosen.prove(request, tmp_path, None)
     assert "bit for bit" in said
     for path in tmp_path.iterdir():
+        if path.name == "request-fields.json":
+            continue
         content = path.read_bytes()
         for old, new in (
             (struct.pack("<f", ADDED[1, 2]), struct.pack("<f", -ADDED[1, 2])),

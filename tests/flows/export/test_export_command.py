@@ -129,6 +129,43 @@ def test_a_request_says_a_repetition_penalty_where_the_canary_does(exported, tmp
     assert all(("repetition_penalty" in one.body) is (penalty is not None) for one in server.asked)
 
 
+def test_a_server_that_steers_single_requests_is_sent_the_fields_that_ask_for_it(exported, tmp_path):
+    canary = json.loads((exported / "canary.json").read_text())
+    asking = {"vllm_xargs": {"apply_steering_vectors": "[1]"}}
+    (tmp_path / "fields.json").write_text(json.dumps(asking))
+
+    def act(handler, asked):
+        side = "steered" if asked.body.get("vllm_xargs") == asking["vllm_xargs"] else "unsteered"
+        (found,) = [one for one in canary["prompts"] if one["messages"] == asked.body["messages"]]
+        handler.give(200, complete(found[side]["text"]))
+
+    with Endpoint(act) as server:
+        given = [server.url, "--canary", exported / "canary.json", "--served-model", "mine"]
+        assert status("verify-serving", *given) == 1
+        assert status("verify-serving", *given, "--request-fields", tmp_path / "fields.json") == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "is not a JSON object"),
+        ("{", "is not JSON"),
+        ('{"steering": NaN}', "it holds NaN"),
+        ('{"model": "other", "top_k": 1}', "the canary itself says model;"),
+    ],
+)
+def test_fields_that_no_request_can_have_cost_a_line_and_status_two(
+    exported, tmp_path, capsys, content, said
+):
+    (tmp_path / "fields.json").write_text(content)
+    given = ["--canary", exported / "canary.json", "--request-fields", tmp_path / "fields.json"]
+    assert status("verify-serving", "http://127.0.0.1:9/v1", *given) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "fields.json").write_text("{}")
+    assert status("verify-serving", exported, *given) == 2
+    assert "leave them out for a folder" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_server_that_formats_prompts_otherwise_is_told_so(exported, capsys):
     with Endpoint(lambda handler, _asked: handler.give(200, complete("hm", usage=(1, 1)))) as server:
         done = status(
