@@ -64,6 +64,7 @@ NAMING = {
     "sample_id",
     "condition",
     "block",
+    "position",
     "intervention",
     "alpha",
     "judge",
@@ -114,7 +115,7 @@ HALVED = {
         torch.OutOfMemoryError("out of memory"),
         2,
     ),
-    "the model's pass": ("cmrm.steering.capture", "embed", torch.OutOfMemoryError("out of memory"), 2),
+    "the model's pass": ("cmrm.decoding.positions", "embed", torch.OutOfMemoryError("out of memory"), 2),
     "a sample's own shift": (
         "cmrm.steering.shift",
         "measure_sample_shift",

@@ -18,7 +18,12 @@ HOSTILE = json.loads(Path(__file__).with_name("hostile_answers.json").read_text(
     "long run of one letter": "A" * 20000 + " refused",
     "many empty lines": "blim" + "\n" * 3000 + "refused",
 }
-SHOWN = {"strict-refusal": "answer", "actionable-harm": "answer", "llava-bench": "candidate"}
+SHOWN = {
+    "strict-refusal": "answer",
+    "actionable-harm": "answer",
+    "llava-bench": "candidate",
+    "harmful-question": "question",
+}
 TAG = re.compile(r"</?(?:picture|question|reference|answer|candidate)(?: [0-9a-f]{12})?>")
 
 every_rubric = pytest.mark.parametrize("name", list_rubrics())
@@ -27,6 +32,9 @@ every_answer = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.key
 
 def make_answer(name: str, text: str, question: str = "May I glorp?") -> Answer:
     harmless = name == "llava-bench"
+    if SHOWN[name] == "question":
+        # There is no answer: the question itself speaks to the judge.
+        return Answer(question=text, answer="", harmful=True)
     return Answer(
         question=question,
         answer=text,

@@ -49,6 +49,7 @@ WITHOUT_COMMANDS = {
     "positions",
     "python",
     "speed",
+    "text-alone",
 }
 # Commands that look at a model alone.
 WITHOUT_STORE = {"doctor", "verify-serving"}

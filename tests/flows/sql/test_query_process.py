@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,13 @@ def wait_for(condition, seconds: float = 30) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def stays_without_views(rooms: Path) -> bool:
+    """Whether a folder without a database in it is there now and a second later."""
+    before = {*rooms.iterdir()}
+    time.sleep(1)
+    return bool(before) and before == {*rooms.iterdir()} and not any(rooms.glob("*/store.duckdb"))
 
 
 def test_a_query_comes_from_standard_input(started, store):
@@ -118,11 +126,9 @@ def test_ctrl_c_stops_a_slow_query_with_one_line_and_status_130(started, store, 
     environment = {**os.environ, "TMPDIR": str(rooms)}
     arguments = (ENDLESS, "-o", str(out / "rows.csv"))
     with started(store, *arguments, stderr=subprocess.PIPE, env=environment) as process:
-        # A folder for what it may spill is the last thing that is made before the query runs; the one before it, in
-        # which the views are made, is gone by then.
-        assert wait_for(lambda: any(rooms.glob("*/store.duckdb")))
-        assert wait_for(lambda: any(rooms.iterdir()) and not any(rooms.glob("*/store.duckdb")))
-        time.sleep(1)
+        # A folder for what it may spill is the last that is made before the query runs, and stays as long; the one
+        # before it, for the views, is gone in a moment.
+        assert wait_for(lambda: stays_without_views(rooms))
         process.send_signal(signal.SIGINT)
         message = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130, message
