@@ -127,10 +127,14 @@ def head_numbers(*titles: str) -> tuple[Heading, ...]:
 
 
 def make_row_groups(
-    rows: Sequence[tuple[str, tuple[ReportCell, ...]]], names: Mapping[str, str]
+    rows: Sequence[tuple[str, tuple[ReportCell, ...]]], names: Mapping[str, str] | None = None
 ) -> tuple[RowGroup, ...]:
-    """Group rows by model; row groups of a report on one model have no title."""
+    """Group rows by model; row groups of a report on one model have no title.
+
+    `names` are the short names of the report's models, where it has more than the rows do.
+    """
     models = dict.fromkeys(model for model, _ in rows)
+    names = shorten_models(list(models)) if names is None else names
     return tuple(
         RowGroup(
             title=names.get(model, model) if len(names) > 1 else "",

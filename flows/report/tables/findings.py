@@ -125,8 +125,7 @@ def make_shift_table(shifts: Sequence[ShiftSummary]) -> ReportTable | None:
 def _group_by_model(
     records: Sequence[Record], write: Callable[[Record], tuple[ReportCell, ...]]
 ) -> tuple[RowGroup, ...]:
-    names = shorten_models(list(dict.fromkeys(one["model"] for one in records)))
-    return make_row_groups([(one["model"], write(one)) for one in records], names)
+    return make_row_groups([(one["model"], write(one)) for one in records])
 
 
 def _write_states(one: Record) -> tuple[ReportCell, ...]:

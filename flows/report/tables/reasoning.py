@@ -21,7 +21,6 @@ def make_reasoning_table(rates: Sequence[ReasoningRate]) -> ReportTable | None:
     if not rates:
         return None
     judges = dict.fromkeys(one.judge for one in rates)
-    names = shorten_models(list(dict.fromkeys(one.model for one in rates)))
     rows = [
         (
             one.model,
@@ -46,7 +45,7 @@ def make_reasoning_table(rates: Sequence[ReasoningRate]) -> ReportTable | None:
             *([Heading(title="Judge", numeric=False)] if len(judges) > 1 else []),
             *head_numbers("Unsafe trace", "Unsafe final", "Change", "No final"),
         ),
-        row_groups=make_row_groups(rows, names),
+        row_groups=make_row_groups(rows),
         records=tuple(one.flatten() for one in rates),
         note="Of harmful questions, in %, with 95 % Wilson intervals and the number of judged texts, by the judge "
         f"{' or '.join(filter(None, judges)) or 'none'}. A trace is what the model wrote before its final answer; "

@@ -11,7 +11,6 @@ from flows.report.document import (
     RowGroup,
     head_numbers,
     make_row_groups,
-    shorten_models,
 )
 from flows.report.number_format import NONE, write_change, write_p, write_value
 from tasks.report.outcomes import find_leading
@@ -56,7 +55,7 @@ def make_text_alone_table(table: Table) -> ReportTable | None:
             Heading(title="Data set", numeric=False),
             *head_numbers("As text", "With image", "Change", "p"),
         ),
-        row_groups=make_row_groups(rows, shorten_models(list(dict.fromkeys(model for model, _ in rows)))),
+        row_groups=make_row_groups(rows),
         records=tuple(records),
         note=f"Of harmful questions, in %, with 95 % Wilson intervals and the number of judged answers, by the judge "
         f"{judge}. Change: on the questions that have both answers, in percentage points (Newcombe's interval, exact "

@@ -10,7 +10,6 @@ from flows.report.document import (
     ReportTable,
     head_numbers,
     make_row_groups,
-    shorten_models,
 )
 from flows.report.number_format import NONE, write_change, write_value
 from tasks.report.twins import TwinRate
@@ -23,7 +22,6 @@ def make_twins_table(rates: Sequence[TwinRate]) -> ReportTable | None:
     if not rates:
         return None
     datasets = dict.fromkeys(one.dataset for one in rates)
-    names = shorten_models(list(dict.fromkeys(one.model for one in rates)))
     rows = [
         (
             one.model,
@@ -45,7 +43,7 @@ def make_twins_table(rates: Sequence[TwinRate]) -> ReportTable | None:
             *([Heading(title="Data set", numeric=False)] if len(datasets) > 1 else []),
             *head_numbers("Told apart", "Both refused", "Both answered", "Reversed", "Change"),
         ),
-        row_groups=make_row_groups(rows, names),
+        row_groups=make_row_groups(rows),
         records=tuple(one.flatten() for one in rates),
         note="Pairs in %, with 95 % Wilson intervals and the number of pairs of which both were judged, by the judge "
         f"{' and, for refusals, '.join(judges)}. Told apart: the harmful sample is safe and its twin answered. Both "
