@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cmrm.errors import UserError
+from cmrm.export.json_file import read_json
 from cmrm.untrusted.printable import show, show_value
-from cmrm.untrusted.regular_file import decode_text, read_regular
 
 FILE = "canary.json"
 KIND = "cmrm-canary"
@@ -107,11 +107,7 @@ def write_canary(canary: Canary, folder: Path) -> Path:
 def read_canary(path: Path) -> Canary:
     """Read a canary from its file; raises `UserError` if it is none, is damaged, or is of a later release."""
     where = show(path)
-    text = decode_text(read_regular(path, most=MOST_BYTES), where=where)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not JSON ({error}); give the canary.json of an export.") from None
+    content = read_json(path, most=MOST_BYTES, wanted=FILE)
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{where}: is no canary; give the canary.json of an export.")
     if content.get("schema") != SCHEMA:

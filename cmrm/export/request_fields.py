@@ -9,8 +9,8 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.export.format import ExportError
+from cmrm.export.json_file import read_json
 from cmrm.untrusted.printable import show, show_names
-from cmrm.untrusted.regular_file import decode_text, read_regular
 
 FILE = "request-fields.json"
 # Vectors of all blocks of the widest models are a few MB.
@@ -36,12 +36,8 @@ def read_request_fields(path: Path) -> Mapping[str, Any]:
     Raises `UserError` if it is no JSON object, or has a field that the canary's requests say themselves.
     """
     where = show(path)
-    text = decode_text(read_regular(path, most=MOST_BYTES), where=where)
-    try:
-        # A request cannot hold NaN and inf, which are no JSON.
-        fields = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not JSON ({show(error)}); give the {FILE} of an export.") from None
+    # A request cannot hold NaN and inf, which are no JSON.
+    fields = read_json(path, most=MOST_BYTES, wanted=FILE, parse_constant=_refuse_constant)
     if not isinstance(fields, dict):
         raise UserError(f"{where}: is not a JSON object of a request's fields; give the {FILE} of an export.")
     if taken := sorted(OWN & fields.keys()):
