@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from cmrm.export import FORMATS, ConstantShift, ExportRequest, Origin
-from cmrm.export.writer import sync_tree
 from cmrm.models.revision import ModelIdentity, read_config
+from cmrm.new_folder import sync_tree
 
 SHARD = 2 * 2**30
 WIDTH = 4096

@@ -1,21 +1,35 @@
-"""`cmrm export`: write a steered model for other people's engines."""
+"""`cmrm export`: write a steered model for other people's engines, or a finished run for other people's tools."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
 from flows.commands.store import DEFAULT_STORE
+from flows.run_formats import RUN_FORMATS, RunExport, RunOptions, export_run, refuse_run_options
+
+if TYPE_CHECKING:
+    from flows.export.export import EvaluationWish
+    from flows.export.source import Asked
+
+MODEL_FORMATS = (
+    "Of a model: checkpoint (a transformers folder with the shift as a bias), gguf (a control vector for llama.cpp), "
+    "easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), or a format of an installed "
+    "package."
+)
+FORMATS_HELP = MODEL_FORMATS + "".join(
+    f" Of a run: {name} ({one.summary})." for name, one in RUN_FORMATS.items()
+)
 
 
 def export(
     source: str,
     /,
     *,
-    to: str,
+    to: Annotated[str, Parameter(help=FORMATS_HELP)],
     output: Annotated[Path, Parameter(alias="-o")],
     model: str | None = None,
     revision: str | None = None,
@@ -31,20 +45,18 @@ def export(
     store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
+    options: Annotated[RunOptions | None, Parameter(name="*")] = None,
 ) -> None:
-    """Write a steered model as a folder for other people's engines, proved and with a canary.
+    """Write a steered model for other people's engines, proved and with a canary, or a finished run for their tools.
 
-    The source model is run under hooks, the export is written, read again and held against them; the folder gets its
-    name only then. `cmrm verify-serving` tells by its canary.json whether a server steers.
+    A steered model is run under hooks, and its export written, read again and held against them; the folder gets its
+    name only then. `cmrm verify-serving` tells by its canary.json whether a server steers. A finished run is written
+    from the store alone: nothing is answered or judged again.
 
     Parameters
     ----------
     source
-        Id of a finished run, `latest`, or a file of Δ (.safetensors).
-    to
-        Format: checkpoint (a transformers folder with the shift as a bias), gguf (a control vector for llama.cpp),
-        easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), or a format of an installed
-        package.
+        Id of a finished run, `latest`, or for a model a file of Δ (.safetensors).
     output
         A new or an empty folder.
     model
@@ -78,49 +90,94 @@ def export(
     workers
         With --evaluate, where its jobs run; see `cmrm run --help`.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    from flows.export.evaluation_table import tabulate
     from flows.export.export import EvaluationWish
-    from flows.export.export import export as write
-    from flows.export.push import check_repository, list_upload
-    from flows.export.push import push as upload
+    from flows.export.push import check_repository
     from flows.export.source import Asked
-    from flows.terminal.safe_text import show_safely
-
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(Text(show_safely(text)))
 
     if push is not None:
         check_repository(push)
     elif dry_run:
         raise UserError("--dry-run lists what --push would upload; give --push OWNER/NAME.")
+    options = options or RunOptions()
+    if to in RUN_FORMATS:
+        # CMRM_WORKERS may be set for other commands, so --workers is no mistake.
+        others: dict[str, object] = {
+            "model": model,
+            "revision": revision,
+            "arm": arm,
+            "alpha": alpha,
+            "blocks": blocks,
+            "dtype": None if dtype == "auto" else dtype,
+            "device": None if device == "auto" else device,
+            "canary_prompts": canary_prompts,
+            "evaluate": evaluate,
+            "server": server,
+        }
+        run = RunExport(run=source, store=store, output=output, options=options, push=push, dry_run=dry_run)
+        export_run(run, to=to, others=others, say=_say)
+        _print_output(output)
+        return
+    refuse_run_options(options, to=to)
     wish = None if evaluate is None else EvaluationWish(spec=evaluate, server=server, workers=workers)
     asked = Asked(
         model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype, device=device
     )
-    made = write(
-        source,
-        asked,
-        to=to,
-        output=output,
-        store=store,
-        prompts=canary_prompts,
-        wish=wish,
-        say=say,
-    )
+    _export_model(source, asked, wish, to=to, output=output, store=store, prompts=canary_prompts)
+    if push is not None:
+        _push(output, push, dry_run=dry_run)
+
+
+def _export_model(
+    source: str,
+    asked: Asked,
+    wish: EvaluationWish | None,
+    *,
+    to: str,
+    output: Path,
+    store: str,
+    prompts: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from cmrm.export import FORMATS
+    from flows.export.evaluation_table import tabulate
+    from flows.export.export import export as write
+
+    if to not in (known := FORMATS.list_kinds()):
+        raise UserError(
+            f"export format {to!r} is unknown; known export formats: {', '.join((*known, *RUN_FORMATS))}."
+        )
+    made = write(source, asked, to=to, output=output, store=store, prompts=prompts, wish=wish, say=_say)
     for line in (*made.exported.written.notes, *made.exported.proofs):
-        say(f"  {line}")
+        _say(f"  {line}")
     if made.evaluation is not None:
-        console.print(tabulate(made.evaluation))
-        say(f"{made.evaluation.equal:,} of {made.evaluation.answers:,} answers equal those under hooks.")
-    console.print(Text(f"Exported: {output}"), soft_wrap=True)
-    if push is not None and dry_run:
-        say(f"Would be uploaded to {push}:")
-        for name, size in list_upload(output):
-            say(f"  {size:>15,}  {name}")
-    elif push is not None:
-        upload(output, push, say=say)
+        Console().print(tabulate(made.evaluation))
+        _say(f"{made.evaluation.equal:,} of {made.evaluation.answers:,} answers equal those under hooks.")
+    _print_output(output)
+
+
+def _push(output: Path, name: str, *, dry_run: bool) -> None:
+    from flows.export.push import list_upload, push
+
+    if not dry_run:
+        push(output, name, say=_say)
+        return
+    _say(f"Would be uploaded to {name}:")
+    for file, size in list_upload(output):
+        _say(f"  {size:>15,}  {file}")
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from flows.terminal.safe_text import show_safely
+
+    Console().print(Text(show_safely(text)))
+
+
+def _print_output(output: Path) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(f"Exported: {output}"), soft_wrap=True)

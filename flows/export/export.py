@@ -11,9 +11,10 @@ from cmrm.export import FORMATS
 from cmrm.export.candidates import list_candidates, read_candidates
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference, make_reference
-from cmrm.export.writer import Exported, refuse_inside, refuse_used, replace_card, write_export
+from cmrm.export.writer import Exported, refuse_inside, replace_card, write_export
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
+from cmrm.new_folder import refuse_used
 from flows.export.card import write_card
 from flows.export.evaluate import evaluate_export, find_spec, refuse_unevaluated
 from flows.export.source import Asked, ExportSource, read_source

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 from cmrm.errors import UserError
 from cmrm.export import FORMATS
-from cmrm.export.writer import refuse_inside, refuse_used, replace_card, write_export
+from cmrm.export.writer import refuse_inside, replace_card, write_export
+from cmrm.new_folder import refuse_used
 from tests.cmrm.export.conftest import make_request
 
 CHECKPOINT = FORMATS.make("checkpoint")
