@@ -131,11 +131,12 @@ def _run(given: Sequence[str]) -> None:
     from cmrm.errors import UserError
     from flows.errors import ServerLostError
     from storage.errors import StoreError
-    from tasks.core.signals import TERMINATED, StoppedError, stop_on_sigterm
+    from tasks.core.signals import TERMINATED, StoppedError, stop_on_sigterm, waking_main_thread
 
     stop_on_sigterm()
     try:
-        make_app()(given, exit_on_error=False, result_action="return_value")
+        with waking_main_thread():
+            make_app()(given, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         sys.exit(USER_ERROR)  # cyclopts has printed the message
     except ServerLostError as error:

@@ -1,4 +1,4 @@
-"""SIGTERM handling: flush finished rows, then exit, as on a preempted machine."""
+"""SIGINT and SIGTERM handling: flush finished rows, then exit, as on a preempted machine; no signal is lost."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from types import FrameType
 TERMINATED = 128 + signal.SIGTERM
 # Seconds that a worker process has to flush before it is forced to exit.
 GRACE = 6.0
+# Seconds between SIGINT or SIGTERM and each of the signals that wake the main thread.
+WAKE_SECONDS = (0.05, 0.2, 1.0)
 
 _at_work: ContextVar[bool] = ContextVar("cmrm_at_work", default=False)
 
@@ -65,6 +67,28 @@ def obey_parent() -> None:
 
 
 @contextmanager
+def waking_main_thread() -> Iterator[None]:
+    """Wake the main thread after SIGINT and SIGTERM while the body runs; enter it in the main thread.
+
+    Python runs a handler between two instructions of the main thread. A signal that comes after the last check and
+    before a wait for a lock begins, or that the kernel gives to another thread, interrupts no wait: the handler would
+    run when the wait ends by itself, which may be never. So a second, harmless signal (SIGURG) follows.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    earlier = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    handler = signal.signal(signal.SIGURG, _do_nothing)
+    main = threading.get_ident()
+    threading.Thread(target=_wake, args=(read, main), name="cmrm-wake", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(earlier)
+        signal.signal(signal.SIGURG, signal.SIG_DFL if handler is None else handler)
+        os.close(write)  # ends the thread
+
+
+@contextmanager
 def deferring_signals() -> Iterator[None]:
     """Defer SIGINT and SIGTERM that arrive while the body runs until after it; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
@@ -100,12 +124,35 @@ def _leave_soon(_signal: int, _frame: FrameType | None) -> None:
     raise StoppedError(leave=_leave)
 
 
+def _wake(read: int, main: int) -> None:
+    with os.fdopen(read, "rb", buffering=0) as numbers:
+        while came := numbers.read(64):
+            if {signal.SIGINT, signal.SIGTERM}.isdisjoint(came):
+                continue
+            for seconds in WAKE_SECONDS:
+                time.sleep(seconds)
+                signal.pthread_kill(main, signal.SIGURG)
+
+
+def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
+    """Handle a signal that is sent to interrupt a wait."""
+
+
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Resend SIGTERM where Python could not raise, as in a finalizer; the signal would be lost."""
-    if isinstance(unraisable.exc_value, StoppedError):
+    """Resend a signal whose exception Python could not raise, as in a finalizer; it would be lost."""
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    elif isinstance(error, StoppedError) or _is_prefects(error):
         os.kill(os.getpid(), signal.SIGTERM)
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _is_prefects(error: BaseException | None) -> bool:
+    """Whether Prefect's handler, which is in force during a flow, has raised it; never imports Prefect."""
+    exceptions = sys.modules.get("prefect.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.TerminationSignal)
 
 
 def _leave() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +27,11 @@ from tests.users_judges import HANG_SECONDS, JUDGED
 
 pytestmark = pytest.mark.usefixtures("without_figures", "without_heartbeat")
 
-# As the installed command does, and with the users' judges on the path.
-CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from flows.cli import start; start()"
+# As the installed command does, with the users' judges on the path; SIGUSR1 shows what each thread does.
+CODE = (
+    "import faulthandler, signal, sys; faulthandler.register(signal.SIGUSR1); "
+    "sys.path.insert(0, sys.argv.pop(1)); from flows.cli import start; start()"
+)
 # A run ends within 2 s of a signal; this allows for a busy machine, and is far from what is left of the judge's call.
 MOST_SECONDS = 20.0
 HANG_AT = 6
@@ -101,7 +105,13 @@ def stop(process: Forked, *signals: signal.Signals, log: Path) -> None:
     for number in signals:
         process.send_signal(number)
         time.sleep(0.2)
-    assert process.wait(timeout=HANG_SECONDS) == 128 + signals[0]
+    try:
+        assert process.wait(timeout=MOST_SECONDS) == 128 + signals[0]
+    except subprocess.TimeoutExpired as late:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+        process.kill()
+        raise AssertionError(log.read_text()) from late
     assert time.monotonic() - sent < MOST_SECONDS
     said = log.read_text()
     assert said.splitlines()[-1].startswith(WORDS[signals[0]])
