@@ -39,6 +39,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.watch:watch",
             "Poll for new revisions of a model, run each, and compare it with the last.",
         ),
+        "deploy": (
+            "flows.commands.deploy:deploy",
+            "Put a spec on a Prefect server as a deployment, with a schedule and notices.",
+        ),
         "judge": (
             "flows.commands.judge:judge",
             "Judge the answers of a finished run with more judges.",

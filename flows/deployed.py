@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -13,7 +12,8 @@ from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redacted_errors, redacting
 from flows.run import find_store, run_spec
 from flows.server.client import quiet_prefect
-from flows.spec.spec import read_spec
+from flows.server.variables import resolve_variables
+from flows.spec.parameters import read_given
 from tasks.job_codec import unpack_jobs
 
 log = logging.getLogger("cmrm.flows")
@@ -22,17 +22,23 @@ log = logging.getLogger("cmrm.flows")
 @flow(name="cmrm-run")
 @redacting
 def run_deployed(
-    spec: str, store: str | None = None, limit: int | None = None, workers: str | int = "auto"
+    spec: str | dict[str, Any],
+    store: str | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    workers: str | int = "auto",
 ) -> str:
-    """Run a spec file of the worker's machine on all of its devices; returns the run id.
+    """Run a spec on all devices of the worker's machine; returns the run id.
 
-    Without `store`, CMRM_STORE or the spec names it: a worker's working directory is temporary.
-    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to fix it.
+    `spec` is a file there, or the content itself. `store` and `model`, which replaces the spec's, may hold
+    `{{ prefect.variables.NAME }}`. Without `store`, CMRM_STORE or the spec names it: a worker's working directory is
+    temporary. Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to fix it.
     """
-    read = read_spec(Path(spec))
+    read = read_given(spec, model=resolve_variables(model, where="model"))
     if limit is not None:
         read = read.limit(limit)
-    return run_spec(read, store=find_store(read, store), workers=str(workers)).run_id
+    place = find_store(read, resolve_variables(store, where="store"))
+    return run_spec(read, store=place, workers=str(workers)).run_id
 
 
 # Prefect resolves parameter types in the function's module, so a decorator from another module would break it.

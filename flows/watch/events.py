@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.events import Event, RelatedResource, Resource
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redact_known
@@ -86,7 +86,7 @@ def _make_event(name: str, model: Mapping[str, Any], payload: dict[str, Any]) ->
         id=uuid5(NAMESPACE, digest([name, resource, payload])),
         event=name,
         resource=Resource(resource),
-        related=_find_flow_run(),
+        related=_find_related(),
         payload=payload,
     )
 
@@ -103,17 +103,22 @@ def _redact(value: Any) -> Any:
     return value
 
 
-def _find_flow_run() -> list[RelatedResource]:
-    if flow_run.id is None:
-        return []
+def _find_related() -> list[RelatedResource]:
+    """The flow run that sends an event, and its deployment if it has one, for automations to match."""
+    found = [
+        ("flow-run", flow_run.id, flow_run.name),
+        ("deployment", deployment.id, deployment.name),
+    ]
     return [
         RelatedResource(
             {
-                "prefect.resource.id": f"prefect.flow-run.{flow_run.id}",
-                "prefect.resource.role": "flow-run",
-                "prefect.resource.name": str(flow_run.name),
+                "prefect.resource.id": f"prefect.{role}.{id_}",
+                "prefect.resource.role": role,
+                "prefect.resource.name": str(name),
             }
         )
+        for role, id_, name in found
+        if id_ is not None
     ]
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 from rich.console import Console
@@ -26,9 +26,11 @@ from cmrm.statistics.regression import Thresholds
 from cmrm.untrusted.redaction import redact_known, redacting
 from flows.report.file_names import find_report_file
 from flows.run import Result, find_store, run_spec
+from flows.server.variables import resolve_variables
 from flows.spec.model_sections import ModelSpec
 from flows.spec.organism import place_organism
-from flows.spec.spec import Spec, read_spec
+from flows.spec.parameters import Content, name_given, read_given
+from flows.spec.spec import Spec
 from flows.terminal.safe_text import show_safely
 from flows.watch.events import send_updated, send_verdict
 from flows.watch.history import PastRun, find_past_runs, find_predecessor, identify_spec
@@ -73,13 +75,15 @@ def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
     retry_condition_fn=is_transient,
 )
 @redacting
-def poll(spec: Path, store: str, workers: str) -> PollResult:
+def poll(spec: str | Content, model: str | None, store: str, workers: str) -> PollResult:
     """Poll once: run the spec if a model has a new revision, and finish what a killed watch left.
+
+    `spec` and `model` are as for `read_given`.
 
     Raises `UserError` or `StoreError` for what the user can fix.
     """
     # Read again at each retry: the spec takes a missing model folder for a hub id.
-    read = read_spec(spec)
+    read = read_given(spec, model=model)
     now = _find_fingerprints(read)
     opened = Store.open(store)
     runs = find_past_runs(opened, read)
@@ -182,20 +186,30 @@ def _shorten(revision: str) -> str:
     return "+".join(one.removeprefix("sha256:")[:12] for one in revision.split("+"))
 
 
-@flow(name="cmrm-watch", flow_run_name="watch {spec}")
+def _name_poll() -> str:
+    return f"watch {name_given(flow_run.parameters['spec'])}"
+
+
+@flow(name="cmrm-watch", flow_run_name=_name_poll)
 @redacting
-def watch_deployed(spec: str, store: str | None = None, workers: str | int = "auto") -> State[PollResult]:
+def watch_deployed(
+    spec: str | dict[str, Any],
+    store: str | None = None,
+    model: str | None = None,
+    workers: str | int = "auto",
+) -> State[PollResult]:
     """Poll once as a Prefect flow, for a schedule; the final state is named after the outcome.
 
-    Without `store`, CMRM_STORE or the spec names it. If another watch holds the lease on the spec in the same store,
-    return Busy.
+    `spec` is a file where the flow runs, or the content itself. `store` and `model`, which replaces the spec's, may
+    hold `{{ prefect.variables.NAME }}`. Without `store`, CMRM_STORE or the spec names it. If another watch holds the
+    lease on the spec in the same store, return Busy.
     """
-    path = Path(spec)
-    read = read_spec(path)
-    opened = Store.create(find_store(read, store))
+    model = resolve_variables(model, where="model")
+    read = read_given(spec, model=model)
+    opened = Store.create(find_store(read, resolve_variables(store, where="store")))
     with lease(opened, identify_spec(read)) as holder:
         found = (
-            poll(path, opened.url, str(workers))
+            poll(spec, model, opened.url, str(workers))
             if holder is None
             else PollResult(outcome="Busy", text=f"{_describe(holder)} is polling this spec; skipped.")
         )

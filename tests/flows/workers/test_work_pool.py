@@ -1,7 +1,11 @@
-"""A real Prefect server and two `prefect worker start` processes do a run's jobs; one flow run is killed at work."""
+"""A real Prefect server and two `prefect worker start` processes do a run's jobs; one flow run is killed at work.
+
+They also do what `cmrm deploy` put there, whose automation tells a listener of a regression.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,19 +13,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import VariableCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 
+from cmrm.statistics.regression import Thresholds
 from flows.cli import main
 from flows.deployed import do_jobs
 from flows.run import run_spec
 from flows.spec.spec import read_spec
+from flows.watch.events import send_verdict
+from flows.watch.history import PastRun
+from storage.store import Store
+from tasks.compare.result import ComparedRun, RunComparison
 from tests.attempt import ROOT, start
+from tests.flows.watching import write_watched_spec
 from tests.forked import Forker
 from tests.same_tables import compare_stores
 
@@ -32,9 +48,10 @@ pytestmark = [
 POOL = "two-here"
 
 
-@pytest.fixture
-def workers(tmp_path: Path, prefect_server: str) -> Iterator[list[int]]:
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[list[int]]:
     """Two workers of a process pool that has the deployment cmrm-jobs/here; their process ids."""
+    folder = tmp_path_factory.mktemp("workers")
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     deployment = do_jobs.to_deployment(
@@ -52,10 +69,10 @@ def workers(tmp_path: Path, prefect_server: str) -> Iterator[list[int]]:
     with ExitStack() as stack:
         started = []
         for number in range(2):
-            log = stack.enter_context((tmp_path / f"worker-{number}.log").open("wb"))
+            log = stack.enter_context((folder / f"worker-{number}.log").open("wb"))
             process = stack.enter_context(
                 subprocess.Popen(
-                    [*command, "--name", f"w{number}"], cwd=tmp_path, env=environment, stdout=log, stderr=log
+                    [*command, "--name", f"w{number}"], cwd=folder, env=environment, stdout=log, stderr=log
                 )
             )
             stack.callback(end, process)
@@ -130,6 +147,104 @@ def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another
     assert set(states) == {"Completed", "Crashed"}
     # Both stages that need a model went out, and people can tell what a flow run does.
     assert {run.name.split(":")[0] for run in runs} == {"embed", "generate"}
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps what it is sent."""
+
+    def do_POST(self) -> None:
+        self.server.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The URL of a server, and what it is sent."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        server.heard = []
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", server.heard
+        server.shutdown()
+        thread.join()
+
+
+def wait(until: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_worker_runs_what_was_deployed_where_variables_say_and_a_regression_is_told(
+    llava_folder: Path,
+    tmp_path: Path,
+    write_spec: Callable[..., Path],
+    listener: tuple[str, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = write_watched_spec(write_spec, tmp_path, llava_folder)
+    moved = tmp_path / "moved"
+    (tmp_path / "model").rename(moved)
+    url, heard = listener
+    Webhook(url=url).save("listener", overwrite=True)
+    options = [
+        "--store",
+        "{{ prefect.variables.cmrm_store }}",
+        "--model",
+        "{{ prefect.variables.cmrm_model }}",
+    ]
+    main(["deploy", str(spec), "--pool", POOL, "--watch", "--notify", "webhook/listener", *options])
+    store = tmp_path / "store"
+    with get_client(sync_client=True) as client:
+        for name, value in (("cmrm_store", str(store)), ("cmrm_model", str(moved))):
+            client.create_variable(VariableCreate(name=name, value=value))
+        deployment = client.read_deployment_by_name("cmrm-watch/spec").id
+        run = client.create_flow_run_from_deployment(deployment)
+        wait(lambda: (state := client.read_flow_run(run.id).state) is not None and state.is_final())
+        state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert (state.name, state.message) == ("First", "First run, nothing to compare with.")
+    (recorded,) = Store.open(store).runs()
+    assert recorded["status"] == "finished"
+    assert recorded["models"][0]["id"] == str(moved)
+
+    # The event of another deployment's watch is not ours to tell of.
+    before, after = (
+        PastRun(run_id=name, stamp=name, models=({**recorded["models"][0], "fingerprint": name},), watched={})
+        for name in "ab"
+    )
+    found = made_up_regression(verdict='Regressed: "unsafe" +40')
+    for sender in (uuid4(), deployment):
+        monkeypatch.setattr("flows.watch.events.deployment", SimpleNamespace(id=sender, name="spec"))
+        send_verdict(before, after, found, store=str(tmp_path / str(sender)))
+    wait(lambda: heard)
+    (told,) = heard
+    assert told["event"] == "cmrm.safety.regressed"
+    assert told["model"] == recorded["models"][0]["label"]
+    assert told["payload"]["verdict"] == 'Regressed: "unsafe" +40'
+    assert told["payload"]["store"] == str(tmp_path / str(deployment))
+
+
+def made_up_regression(*, verdict: str) -> RunComparison:
+    run = ComparedRun(run_id="a", created_at="2026-01-01T00:00:00", models=())
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("changes", "categories", "unpaired", "shifts", "flips", "notes"), ()
+    )
+    return RunComparison(
+        before=run,
+        after=run,
+        thresholds=Thresholds(),
+        regressed=True,
+        judged=True,
+        verdict=verdict,
+        **nothing,
+    )
 
 
 def test_a_missing_deployment_is_an_error_of_one_line(

@@ -1,0 +1,1 @@
+"""`cmrm deploy`: a spec as a deployment on a Prefect server. Imports `flows.deployed`, `flows.watch` and below."""
