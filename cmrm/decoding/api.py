@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
 import torch
 
@@ -28,7 +29,7 @@ log = logging.getLogger("cmrm.cmrm")
 
 def answer(
     vlm: VisionLanguageModel,
-    requests: Iterable[DecodeRequest],
+    requests: Iterable[DecodeRequest | None],
     *,
     max_new_tokens: int,
     rows: int,
@@ -40,7 +41,8 @@ def answer(
     last prompt token, and arms with prompts of their own, have slots of their own, and share a part of the prefill
     (`RequestPrefill`). At most `rows` prompts
     are decoded at once, and as many again in arms of their own (a request of more prompts raises `ValueError`); the
-    next request is taken as soon as slots are free. Answers do not depend on how prompts are split into requests. A
+    next request is taken as soon as slots are free, and None among them says that there is none yet: what is under way
+    is decoded further before the next is asked for. Answers do not depend on how prompts are split into requests. A
     model that cannot do this (`why_apart`) decodes its arms one after the other, and raises `UserError` for arms that
     mix logits.
     """
@@ -64,7 +66,7 @@ def why_apart(vlm: VisionLanguageModel) -> str | None:
 @torch.inference_mode()
 def _answer_together(
     vlm: VisionLanguageModel,
-    requests: Iterable[DecodeRequest],
+    requests: Iterable[DecodeRequest | None],
     *,
     max_new_tokens: int,
     rows: int,
@@ -72,17 +74,21 @@ def _answer_together(
 ) -> Iterator[Answered]:
     decoders = _Decoders(vlm, rows=rows, rules=make_rules(vlm, max_new_tokens), prefixes=prefixes)
     collector = AnswerCollector(vlm)
-    source = enumerate(requests)
+    source, numbers = iter(requests), count()
     exhausted = False
     while not exhausted or decoders.busy:
         while not exhausted and decoders.ready:
-            number, request = next(source, (-1, None))
-            if request is None:
+            try:
+                request = next(source)
+            except StopIteration:
                 exhausted = True
                 break
-            if (count := len(request.prompts)) > rows:
+            if request is None:
+                break
+            number = next(numbers)
+            if (needed := len(request.prompts)) > rows:
                 raise ValueError(
-                    f"a decode request of {count} prompts needs {count} slots, and there are {rows}"
+                    f"a decode request of {needed} prompts needs {needed} slots, and there are {rows}"
                 )
             yield from collector.expect(number, request)
             decoders.take(split_request(request, number, most=decoders.most), request)
@@ -152,14 +158,14 @@ class _Decoders:
 
 
 def answer_apart(
-    vlm: VisionLanguageModel, requests: Iterable[DecodeRequest], *, max_new_tokens: int, reason: str
+    vlm: VisionLanguageModel, requests: Iterable[DecodeRequest | None], *, max_new_tokens: int, reason: str
 ) -> Iterator[Answered]:
     """Decode requests as `answer` does, with one `generate` call for each arm; `reason` says why not together.
 
     The count of steered states is that of the batch, including the padding fed after an answer has ended, divided
     evenly among its rows. Raises `UserError` for an arm that mixes logits.
     """
-    for number, request in enumerate(requests):
+    for number, request in enumerate(request for request in requests if request is not None):
         if request.contrasts:
             raise UserError(
                 f"interventions: logits of two prompts cannot be mixed on this model ({reason}); leave out the "

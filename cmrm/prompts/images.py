@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,23 +62,32 @@ def open_image(root: Path, name: str) -> Image.Image:
     has more than `MAX_PIXELS` pixels, or is truncated or damaged.
     """
     path = locate_image(root, name)
+    return _read(path, f"image {_show(name)} in {root}")
+
+
+def read_image(data: bytes, *, where: str) -> Image.Image:
+    """Read an image of a file's bytes as `open_image` does; `where` names it in errors. Raises `UserError`."""
+    return _read(BytesIO(data), where)
+
+
+def _read(file: Path | BytesIO, who: str) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse_a_bomb(image, name)
-            _refuse_damaged_exif(image, f"image {name!r} in {root}")
+        with Image.open(file, formats=FORMATS) as image:
+            _refuse_a_bomb(image, who)
+            _refuse_damaged_exif(image, who)
             upright = _to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(
-            f"image {name!r} in {root} cannot be read: it is {_name_format(path)}, and formats that are read are "
+            f"{who} cannot be read: it is {_name_format(file)}, and formats that are read are "
             f"{', '.join(FORMATS)}; convert the file or remove the row."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"image {_show(name)} is too large ({error}); scale it down.") from None
+        raise UserError(f"{who} is too large ({error}); scale it down.") from None
     except Exception as error:  # noqa: BLE001 - on damaged bytes Pillow's decoders raise nearly any exception
         raise UserError(
-            f"image {_show(name)} in {root} cannot be read ({first_line(error)}); replace the file or remove the row."
+            f"{who} cannot be read ({first_line(error)}); replace the file or remove the row."
         ) from None
     # Other metadata would be applied again by whoever processes the image.
     upright.info.clear()
@@ -279,11 +289,11 @@ def _draw_gaussian(count: int, seed: int) -> NDArray[np.uint8]:
     return np.searchsorted(np.asarray(bounds), fractions, side="right").astype(np.uint8)
 
 
-def _refuse_a_bomb(image: Image.Image, name: str) -> None:
+def _refuse_a_bomb(image: Image.Image, who: str) -> None:
     # Only the header has been read so far: decoding would allocate the memory.
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
-            f"image {_show(name)} has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}; scale it down."
+            f"{who} has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}; scale it down."
         )
 
 
@@ -323,10 +333,13 @@ def _may_give_orientation(data: bytes) -> bool:
     return ExifTags.Base.Orientation in tags or len(entries) < 12 * count
 
 
-def _name_format(path: Path) -> str:
+def _name_format(file: Path | BytesIO) -> str:
     """Name the format of a file that is not a supported image, by its first bytes."""
-    with path.open("rb") as file:
-        start = file.read(1024)
+    if isinstance(file, BytesIO):
+        start = file.getvalue()[:1024]
+    else:
+        with file.open("rb") as opened:
+            start = opened.read(1024)
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
         return "HEIC"
     if b"<svg" in start:

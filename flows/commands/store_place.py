@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-DEFAULT_STORE = "./cmrm-store"
+from storage.records.layout import DEFAULT_STORE
+
+__all__ = ["DEFAULT_STORE", "StorePlace"]
 
 StorePlace = Annotated[str, Parameter(env_var="CMRM_STORE")]

@@ -28,14 +28,15 @@ def place_organism(spec: Spec) -> Spec:
     return spec.model_copy(
         update={
             "datasets": datasets,
-            "model": spec.model and _place_model(spec.model),
-            "models": [_place_model(model) for model in spec.models],
+            "model": spec.model and place_organism_model(spec.model),
+            "models": [place_organism_model(model) for model in spec.models],
             "captions": spec.captions and _place_captioner(spec.captions),
         }
     )
 
 
-def _place_model(model: ModelSpec) -> ModelSpec:
+def place_organism_model(model: ModelSpec) -> ModelSpec:
+    """Replace a model of the embedded ones by its folder, under its own name; others are returned unchanged."""
     folder = None if is_folder(Path(model.id)) else resolve_organism_model(model.id)
     if folder is None:
         return model
@@ -43,7 +44,7 @@ def _place_model(model: ModelSpec) -> ModelSpec:
 
 
 def _place_captioner(captions: CaptionsSpec) -> CaptionsSpec:
-    return captions.model_copy(update={"by": captions.by and _place_model(captions.by)})
+    return captions.model_copy(update={"by": captions.by and place_organism_model(captions.by)})
 
 
 def _place_dataset(dataset: DatasetSpec, folder: Path) -> DatasetSpec:

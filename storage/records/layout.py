@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 from storage.errors import StoreError
 
+# The store where none is named.
+DEFAULT_STORE = "./cmrm-store"
+
 # The file that marks a folder as a store, with its schema version.
 MARK = "store.json"
 

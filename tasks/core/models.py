@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmrm.errors import UserError
@@ -157,38 +158,40 @@ def choose_device(device: str) -> str:
 
 
 def load_model_once(use: ModelUse) -> VisionLanguageModel:
-    """Load the model, or return this process's cached copy.
+    """Load the model, or return this process's cached copy; raises as `load_use` does."""
+    return load_once(use, partial(load_use, use))
+
+
+def load_use(use: ModelUse) -> VisionLanguageModel:
+    """Load a model as it is used.
 
     Raises `ModelChangedError` if the loaded files are not those of the identity.
     """
     # Imports torch and transformers with the first model: a run that reuses everything needs neither.
     from cmrm.models.loading import load_model
 
-    def load() -> VisionLanguageModel:
-        log.info("loading model %s", use.name)
-        identity = place(use.identity)
-        adapter = None if use.adapter is None else place(use.adapter)
-        read = [one for one in (identity, adapter) if one is not None]
-        try:
-            loaded = load_model(
-                identity,
-                dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
-                device=choose_device(use.device),
-                attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
-                device_map=use.device_map,  # type: ignore[arg-type] # as above
-                quantization=use.quantization,
-                adapter=adapter,
-                family=use.family,
-                image_backend=use.image_backend,
-                kept=() if use.reasoning is None else use.reasoning.special,
-            )
-        except UserError:
-            # In a folder that is still being written, files may not match each other.
-            for one in read:
-                check_unchanged(one)
-            raise
+    log.info("loading model %s", use.name)
+    identity = place(use.identity)
+    adapter = None if use.adapter is None else place(use.adapter)
+    read = [one for one in (identity, adapter) if one is not None]
+    try:
+        loaded = load_model(
+            identity,
+            dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
+            device=choose_device(use.device),
+            attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
+            device_map=use.device_map,  # type: ignore[arg-type] # as above
+            quantization=use.quantization,
+            adapter=adapter,
+            family=use.family,
+            image_backend=use.image_backend,
+            kept=() if use.reasoning is None else use.reasoning.special,
+        )
+    except UserError:
+        # In a folder that is still being written, files may not match each other.
         for one in read:
             check_unchanged(one)
-        return loaded
-
-    return load_once(use, load)
+        raise
+    for one in read:
+        check_unchanged(one)
+    return loaded

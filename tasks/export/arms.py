@@ -68,8 +68,8 @@ def find_arm(store: Store, run: str, *, arm: str | None, alpha: float | None, mo
     """
     record = find_finished(store, run)
     report = find_report(store, record, stages=READ)
-    chosen, folder = _choose_model(record, model)
-    arms = _list_arms(store, report.content["used"].get(StageName.GENERATE, ()), chosen["name"])
+    chosen, folder = choose_model(record, model)
+    arms = list_arms(store, report.content["used"].get(StageName.GENERATE, ()), chosen["name"])
     name, named_alpha = _choose_name(arms, arm)
     if alpha is not None and named_alpha is not None and alpha != named_alpha:
         raise UserError(
@@ -83,7 +83,7 @@ def find_arm(store: Store, run: str, *, arm: str | None, alpha: float | None, mo
         )
     if strength is None:
         curves = read_summary(store, report).curves
-        strength = _choose_strength(curves, known, name, chosen["name"])
+        strength = choose_strength(curves, known, name, chosen["name"])
     return RunArm(
         run=str(record["run_id"]),
         model=chosen,
@@ -124,7 +124,7 @@ def describe_origin(arm: RunArm, *, store: Store, blocks: int) -> Origin:
     )
 
 
-def _choose_model(record: Mapping[str, Any], asked: str | None) -> tuple[Mapping[str, Any], str | None]:
+def choose_model(record: Mapping[str, Any], asked: str | None) -> tuple[Mapping[str, Any], str | None]:
     """Choose one of a run's models, and the folder or hub id that was given for it, if any."""
     models: Sequence[Mapping[str, Any]] = record["models"]
     if asked is None and len(models) == 1:
@@ -143,7 +143,7 @@ def _choose_model(record: Mapping[str, Any], asked: str | None) -> tuple[Mapping
     raise UserError(f"--model: run {record['run_id']} has the models {names}; name one of them.")
 
 
-def _list_arms(
+def list_arms(
     store: Store, keys: Sequence[str], model: str
 ) -> dict[str, dict[float | None, Mapping[str, Any]]]:
     """List what a model was answered under: by intervention and strength, the content of its key."""
@@ -188,10 +188,10 @@ def _is_constant(content: Mapping[str, Any]) -> bool:
     return content.get("level") == "dataset" or content.get("kind") in CONSTANT_KINDS
 
 
-def _choose_strength(
+def choose_strength(
     curves: Sequence[Mapping[str, Any]], known: Mapping[float | None, Any], name: str, model: str
 ) -> float | None:
-    """The strength that the report's curve selects under its bound, else the one that there is."""
+    """Choose the strength that the report's curve selects under its bound, else the one that there is."""
     for curve in curves:
         if (curve["model"], curve["intervention"]) == (model, name):
             selected = curve["choice"]["alpha"]

@@ -66,7 +66,7 @@ class AnswerWriter:
         if proof is not None:
             self._acted.update({str(block): count for block, count in proof.acted.items()})
         if answer.fault is not None:
-            self.quarantine(quarantine_row(stored, stage=self.job.stage, reason=_explain(answer.fault)))
+            self.quarantine(quarantine_row(stored, stage=self.job.stage, reason=explain_fault(answer.fault)))
             return
         if (lack := self.job.find_lack(answer)) is not None:
             self.quarantine(quarantine_row(stored, stage=self.job.stage, reason=lack))
@@ -120,7 +120,8 @@ def _summarize(distances: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def _explain(fault: Fault) -> str:
+def explain_fault(fault: Fault) -> str:
+    """Say where numbers stopped being finite, and what helps."""
     where = "at the prompt" if fault.step == 0 else f"at generated token {fault.step}"
     what = (
         f"the logits are not finite {where}, though the states at all blocks are"

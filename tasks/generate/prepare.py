@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmrm.prompts.conditions import Condition, Prompt
-from tasks.generate.job import GenerateJob
-from tasks.shards.prompts import OwnPrompts, prepare_batch, prepare_own, quarantine_row, render_apart
+from tasks.shards.prompts import (
+    OwnPrompts,
+    PromptBuilder,
+    prepare_batch,
+    prepare_own,
+    quarantine_row,
+    render_apart,
+)
 from tasks.shards.samples import StoredSample
 from tasks.states.intervene import NOT_FINITE, build_acting, find_own_blocks
 from tasks.states.steering import (
@@ -34,6 +40,14 @@ if TYPE_CHECKING:
 Blocks = tuple[int, ...]
 # An arm's number, and the number of one of its interventions with a sample-level Δ.
 Leaf = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmUse:
+    """An arm: what it uses, None for plain answers, and the URL of the store that this is read from."""
+
+    use: Use | None
+    store: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +97,27 @@ class Steered:
 
 
 class RequestBuilder:
-    """Builds decode requests for the arms of one shard. Raises `UserError` for a block that the model lacks."""
+    """Builds decode requests for arms of one model on prompts of one condition; `stage` is that of quarantined rows.
 
-    def __init__(self, jobs: Sequence[GenerateJob], vlm: VisionLanguageModel) -> None:
+    Raises `UserError` for a block that the model lacks.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[ArmUse],
+        vlm: VisionLanguageModel,
+        *,
+        showing: PromptBuilder,
+        condition: Condition,
+        stage: str,
+    ) -> None:
         from cmrm.prefix.renderer import Renderer
 
         self.renderer = Renderer(vlm)
-        self._first = jobs[0]
+        self._showing, self._condition, self._stage = showing, condition, stage
         self._vlm = vlm
-        self._uses: list[Use | None] = [job.steering for job in jobs]
+        self._uses: list[Use | None] = [arm.use for arm in arms]
+        self._stores = [arm.store for arm in arms]
         # The interventions with a sample-level Δ, which every batch measures anew.
         self._measured: dict[Leaf, Steering | DefenceUse] = {
             (arm, number): leaf
@@ -103,7 +129,7 @@ class RequestBuilder:
         self._blocks = {leaf: find_own_blocks(vlm, one) for leaf, one in self._measured.items()}
         measured = {arm for arm, _ in self._measured}
         self._fixed: dict[int, Acting | None] = {
-            arm: None if one is None else build_acting(one, {}, store=self._first.store, vlm=vlm)
+            arm: None if one is None else build_acting(one, {}, store=self._stores[arm], vlm=vlm)
             for arm, one in enumerate(self._uses)
             if arm not in measured
         }
@@ -129,10 +155,10 @@ class RequestBuilder:
 
     def prepare(self, batch: Sequence[PendingSample]) -> Prepared:
         """Open images, build prompts and render them; runs in the prefetch thread."""
-        job, showing = self._first, self._first.showing
+        showing = self._showing
         arms = {one.stored.sample.id: one.arms for one in batch}
         samples = [one.stored for one in batch]
-        shown = prepare_batch(self.renderer, showing, samples, job.slice.condition, stage=job.stage)
+        shown = prepare_batch(self.renderer, showing, samples, self._condition, stage=self._stage)
         asked = [PendingSample(stored=one, arms=arms[one.sample.id]) for one in shown.samples]
         own_prompts = {
             arm: prepare_own(self.renderer, shown, prompts)
@@ -205,7 +231,7 @@ class RequestBuilder:
             arms=numbers,
             quarantined=[
                 QuarantinedSample(
-                    row=quarantine_row(one.stored, stage=self._first.stage, reason=NOT_FINITE), arms=lost
+                    row=quarantine_row(one.stored, stage=self._stage, reason=NOT_FINITE), arms=lost
                 )
                 for one, left in zip(prepared.asked, arms, strict=True)
                 if (lost := one.arms - left)
@@ -223,7 +249,7 @@ class RequestBuilder:
                 continue
             # A sample without this arm may lack what its prompt is made of.
             own = [
-                use.ask(prompt, one.stored.sample.id, self._first.store) if arm in one.arms else prompt
+                use.ask(prompt, one.stored.sample.id, self._stores[arm]) if arm in one.arms else prompt
                 for one, prompt in zip(asked, prompts, strict=True)
             ]
             if any(one is not plain for one, plain in zip(own, prompts, strict=True)):
@@ -240,7 +266,7 @@ class RequestBuilder:
             if isinstance(use, StepUse) and any(arm in one.arms for one in asked):
                 # A sample without this arm has no Δ to measure: two prompts alike.
                 made = [
-                    use.pair(prompt, one.stored.sample.id, self._first.store)
+                    use.pair(prompt, one.stored.sample.id, self._stores[arm])
                     if arm in one.arms
                     else (prompt, prompt)
                     for one, prompt in zip(asked, prompts, strict=True)
@@ -258,7 +284,7 @@ class RequestBuilder:
             for row, reason in own.refused.items():
                 if arm in left[row]:
                     left[row].remove(arm)
-                    told = quarantine_row(asked[row].stored, stage=self._first.stage, reason=reason)
+                    told = quarantine_row(asked[row].stored, stage=self._stage, reason=reason)
                     quarantined.append(QuarantinedSample(row=told, arms=frozenset([arm])))
         kept = [
             PendingSample(stored=one.stored, arms=frozenset(arms))
@@ -321,7 +347,7 @@ class RequestBuilder:
             for (owner, number), (delta, _) in own.items()
             if owner == arm
         }
-        return build_acting(use, deltas, store=self._first.store, vlm=self._vlm)
+        return build_acting(use, deltas, store=self._stores[arm], vlm=self._vlm)
 
 
 def _list_changed(

@@ -21,7 +21,7 @@ from tasks.core.stage_name import StageName
 from tasks.generate.answer_writer import AnswerWriter
 from tasks.generate.job import GenerateJob
 from tasks.generate.job_group import group_jobs, join
-from tasks.generate.prepare import PendingSample, QuarantinedSample, RequestBuilder
+from tasks.generate.prepare import ArmUse, PendingSample, QuarantinedSample, RequestBuilder
 from tasks.generate.steps import settle_steps
 from tasks.shards.answers import REASONING
 from tasks.shards.batch_size import choose_rows
@@ -125,9 +125,19 @@ class _ShardDecoder:
         self._arms = arms
         self._vlm = vlm
         self._thread = thread
-        self._builder = RequestBuilder([arm.job for arm in arms], vlm)
+        self._builder = self._make_builder()
         self._in_flight: list[StoredSample] = []
         self._failed: set[str] = set()
+
+    def _make_builder(self) -> RequestBuilder:
+        first = self._arms[0].job
+        return RequestBuilder(
+            [ArmUse(use=arm.job.steering, store=arm.job.store) for arm in self._arms],
+            self._vlm,
+            showing=first.showing,
+            condition=first.slice.condition,
+            stage=first.stage,
+        )
 
     @property
     def renderer(self) -> Renderer:
@@ -247,7 +257,7 @@ class _ShardDecoder:
         from cmrm.decoding.api import answer
         from cmrm.prefix.planner import Prefixes
 
-        builder, prefixes = RequestBuilder([arm.job for arm in self._arms], self._vlm), Prefixes(self._vlm)
+        builder, prefixes = self._make_builder(), Prefixes(self._vlm)
         prepared = builder.prepare([PendingSample(stored=stored, arms=frozenset(range(len(self._arms))))])
         if prepared.asked and (steered := builder.steer(prepared, prefixes)).samples:
             for _ in answer(self._vlm, [steered.request], max_new_tokens=1, rows=1, prefixes=prefixes):

@@ -7,12 +7,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cmrm.defences import Materials, OwnShiftDefence
+from cmrm.errors import UserError
 from cmrm.steering.blocks import choose_blocks
+from storage.records.hashing import digest_file
 from storage.shards.rows import need_manifest
 from storage.store import Store
 from tasks.core.stage_name import StageName
 from tasks.shards.prompts import PromptBuilder, Shown, quarantine_row
-from tasks.states.steering import DefenceUse, Steering, StepUse, Use, list_leaves, needs_own_shift
+from tasks.states.steering import (
+    DefenceUse,
+    FileSteering,
+    Steering,
+    StepUse,
+    Use,
+    list_leaves,
+    needs_own_shift,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,9 +90,7 @@ def build_acting(
         if isinstance(leaf, Steering):
             blocks = choose_blocks(vlm, leaf.blocks)
             delta = (
-                own[number]
-                if leaf.shift is None
-                else load_shift_once(store, leaf.shift).choose(blocks).to(vlm.device)
+                own[number] if leaf.shift is None else _load_own(leaf, store).choose(blocks).to(vlm.device)
             )
             parts.append(make_intervention(leaf, delta, blocks))
         elif isinstance(leaf.defence, OwnShiftDefence):
@@ -93,6 +101,14 @@ def build_acting(
     if len(parts) > 1:
         return Stack(parts=tuple(parts))
     return parts[0] if parts else None
+
+
+def _load_own(leaf: Steering, store: str) -> Shift:
+    """Load the dataset-level Δ of an intervention, from its file or by its key."""
+    assert leaf.shift is not None  # a Δ of each sample's own is measured and not loaded
+    if isinstance(leaf, FileSteering):
+        return _load_file_once(leaf)
+    return load_shift_once(store, leaf.shift)
 
 
 def find_own_blocks(vlm: VisionLanguageModel, leaf: Steering | DefenceUse) -> Blocks:
@@ -193,6 +209,15 @@ def load_shift_once(url: str, key: str) -> Shift:
     store = Store.open(url)
     manifest = need_manifest(store, StageName.SHIFT, key)
     return load_shift(store.local_path(manifest.path("shifts")))
+
+
+@lru_cache(maxsize=8)
+def _load_file_once(steering: FileSteering) -> Shift:
+    from cmrm.steering.shift import load_shift
+
+    if digest_file(steering.file) != steering.shift:
+        raise UserError(f"shift: {steering.file.name} has changed since it was named; start again.")
+    return load_shift(steering.file)
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cmrm.defences import DEFENCES, Defence, OwnShiftDefence, SteppedDefence
@@ -59,6 +60,13 @@ class Steering:
     def ask(self, prompt: Prompt, _sample: str, _store: str) -> Prompt:
         """The prompt that is asked: the plain one."""
         return prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSteering(Steering):
+    """CMRM by a file of Δ outside any store; `shift` is the SHA-256 of its bytes."""
+
+    file: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +256,11 @@ class CaptionUse:
 # One intervention of an arm: with one generation, or any.
 SingleUse = Steering | DefenceUse | StackUse
 Use = SingleUse | StepUse | CaptionUse
+
+
+def is_stepped(use: DefenceUse) -> bool:
+    """Whether a defence generates several times."""
+    return isinstance(use.defence, SteppedDefence)
 
 
 def list_steps(use: DefenceUse) -> tuple[str, ...]:

@@ -24,12 +24,23 @@ from flows.spec.spec import Spec, read_spec
 from tasks.report import stage as report
 from tests import users_judges as users
 from tests.commits import count_commits
+from tests.flows.shared_runs import run_plainly
 from tests.forked import RUN_ON_LLAVA, Forker
 from tests.made_once import copy_prefect_home
 from tests.preloaded import Preloaded
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
+# Arms of several kinds.
+ARMS = [
+    {"name": "CMRM", "alpha": [30.0, 60.0]},
+    {"name": "own", "level": "sample"},
+    {"name": "begin", "scope": "prefill"},
+    {"kind": "random", "name": "turned"},
+    {"kind": "direction", "name": "added", "scope": "every_step"},
+    {"kind": "prompt", "name": "asked", "template": "please, {question}"},
+    {"kind": "stack", "name": "both", "of": ["turned", "added"]},
+]
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +126,15 @@ def write_short_spec() -> Callable[..., Path]:
     return lambda folder, model, **changes: _write_spec(
         folder, model, **{**few, "interventions": steered, **changes}
     )
+
+
+@pytest.fixture(scope="session")
+def finished(llava_folder, tmp_path_factory, write_short_spec) -> Path:
+    """A finished run of the small LLaVA with arms of several kinds: the folder of its spec and store."""
+    folder = tmp_path_factory.mktemp("finished")
+    spec = write_short_spec(folder / "data", llava_folder, interventions=ARMS, conditions=["image"])
+    run_plainly(spec, folder / "store")
+    return folder
 
 
 @pytest.fixture

@@ -9,11 +9,18 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
+from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from cmrm.organism import ensure_organism
+from cmrm.prompts.conditions import Prompt
+from flows.answering.asking import ask
+from flows.answering.engine import find_engine
+from flows.answering.find import ArmWish, find_arm
 from flows.run import Result
+from storage.records.layout import cache_folder
 from tasks.report.defences import DefenceRow, DefenceTable
 from tests.flows.shared_runs import run_plainly
 
@@ -155,6 +162,38 @@ def test_defences_are_right_in_kind(table: DefenceTable) -> None:
     assert refused is not None
     assert refused.low is not None
     assert refused.low > 0
+
+
+def test_each_arm_asked_outside_of_the_run_gives_the_answers_of_the_run(result: Result, store: Path) -> None:
+    rows = duckdb.sql(
+        f"""
+        SELECT r.intervention, r.alpha, s.image, s.question, r.answer, r.tokens
+        FROM read_parquet('{store}/responses/**/*.parquet', hive_partitioning = false) r
+        JOIN read_parquet('{store}/samples/**/*.parquet', hive_partitioning = false) s USING (dataset, sample_id)
+        WHERE r.condition = 'image' AND NOT contains(r.intervention, ': ')
+        QUALIFY row_number() OVER (PARTITION BY r.intervention ORDER BY hash(sample_id)) <= 12
+        """
+    ).fetchall()
+    assert len(rows) == 13 * 12
+    images = ensure_organism(cache_folder()).data.folder / "images"
+    asked = []
+    for name, alpha, image, question, *stored in rows:
+        wish = ArmWish(
+            model="organism", store=str(store), shift=result.run_id, arm=name or "plain", alpha=alpha
+        )
+        arm = find_arm(wish)
+        prompt = Prompt(text=question, image=Image.open(images / image).convert("RGB"))
+        asked.append((ask(find_engine(arm.model), arm, prompt), name, stored))
+    answers = [(answer.result(60), name, stored) for answer, name, stored in asked]
+    assert [(name, [one.text, one.tokens]) for one, name, _ in answers] == [
+        (name, stored) for _, name, stored in answers
+    ]
+    generations = {
+        name: {one.generations for one, other, _ in answers if other == name} for name in ("ECSO", "ShiftDC")
+    }
+    assert generations["ShiftDC"] == {2}
+    # ECSO ends after its judgement where the model does not call its answer harmful.
+    assert generations["ECSO"] <= {2, 4}
 
 
 def test_the_report_has_the_tables_and_the_figure_as_files(result: Result, table: DefenceTable) -> None:
