@@ -17,7 +17,7 @@ from flows.calibrate.label_files import read_labels
 from flows.calibrate.result import CalibrationResult
 from flows.calibrate.sheet_files import write_sheet
 from flows.calibrate.text import print_calibration, print_plan, print_sheet
-from flows.spec.spec import check_spec
+from flows.plan.image_folders import find_run_images
 from flows.terminal.safe_text import show_safely
 from storage.errors import StoreError
 from storage.store import Store
@@ -28,7 +28,6 @@ from tasks.calibrate.planning import plan_labels
 from tasks.calibrate.sheet import Sheet, count_strata, draw_sheet, parse_sheet_name
 from tasks.calibrate.texts import read_texts
 from tasks.compare.finished_runs import find_finished
-from tasks.data.sources import find_image_folder
 from tasks.report.summary import read_summary
 
 # The size that is planned with where none is given: so many answers of each stratum.
@@ -51,7 +50,7 @@ def make_sheet(run: str, *, store: Store, size: int, seed: int, width: float, ou
     frame = read_frame(store, record)
     sheet = draw_sheet(frame, size=size, seed=seed)
     texts = read_texts(store, frame, sheet)
-    folders = _find_folders(store, record, [text.dataset for text in texts.values()])
+    folders = find_run_images(store, record, [text.dataset for text in texts.values()])
     console = Console()
     print_plan(console, sheet, plan_labels(sheet, width=width))
     thumbnails = write_sheet(sheet, texts, folders, out=out)
@@ -110,17 +109,6 @@ def _find_sheet(store: Store, frame: Frame, name: str, *, place: str) -> Sheet:
             f"{other} as the store has it now; give the labels of a sheet that was made of this store"
         )
     return sheet
-
-
-def _find_folders(store: Store, record: Mapping[str, Any], datasets: Sequence[str]) -> dict[str, Path | None]:
-    """Find the folders of the images of data sets."""
-    spec = check_spec(record["spec"], where=f"run {record['run_id']}: its spec")
-    folders: dict[str, Path | None] = {}
-    for name in dict.fromkeys(datasets):
-        images = spec.datasets[name].images if name in spec.datasets else None
-        own = images if isinstance(images, Path) else None
-        folders[name] = find_image_folder(own, store=store.url, dataset=name)
-    return folders
 
 
 def _read_agreement(store: Store, frame: Frame) -> list[Mapping[str, Any]]:

@@ -12,8 +12,8 @@ from cmrm.prompts.conditions import CONTROLS, Condition
 from cmrm.prompts.images import MeaninglessImage
 from cmrm.prompts.reasoning import ReasoningMarks
 from flows.pipeline import Outcome, run_judging
+from flows.plan.image_folders import find_own_images
 from flows.plan.judge import JudgePlan, check_judges, resolve_judges
-from flows.plan.prompts import find_own_images
 from flows.run import Result, Work, describe_run, do_recorded, name_devices, title_run
 from flows.server.client import find_server, quiet_prefect, reach_server
 from flows.spec.spec import check_spec

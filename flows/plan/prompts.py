@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cmrm.models.families import get_family
 from cmrm.models.mean_color import read_mean_color
 from cmrm.prompts.conditions import make_meaningless
+from flows.plan.image_folders import find_own_images
 from flows.spec.spec import Spec
 from tasks.core.models import ModelUse
-from tasks.data.sources import find_image_folder
 from tasks.shards.prompts import PromptBuilder
 
 
@@ -37,9 +35,3 @@ def choose_image_size(spec: Spec, model: ModelUse) -> int:
         return spec.images.size
     identity = model.identity
     return (model.family or get_family(identity.model_type, where=identity.id)).image_size
-
-
-def find_own_images(spec: Spec, dataset: str, *, store: str) -> Path | None:
-    """Find the local folder of a data set's own images."""
-    folder = spec.datasets[dataset].images
-    return find_image_folder(folder if isinstance(folder, Path) else None, store=store, dataset=dataset)

@@ -43,7 +43,8 @@ def escape_line(text: str) -> str:
 def _write(block: Block) -> Iterator[str]:
     match block:
         case ReportTable():
-            yield from _write_table(block)
+            yield from write_table(block)
+            yield f"As files: [CSV](tables/{block.name}.csv), [LaTeX](tables/{block.name}.tex)."
         case Picture():
             yield f"![{escape(block.caption)}](figures/{block.name}.png)"
         case Sentence():
@@ -53,8 +54,9 @@ def _write(block: Block) -> Iterator[str]:
             yield from (f"{fence}sh", " ".join(block.text.splitlines()), fence)
 
 
-def _write_table(table: ReportTable) -> Iterator[str]:
-    left = MOST_ROWS
+def write_table(table: ReportTable, *, most: int = MOST_ROWS) -> Iterator[str]:
+    """Write the first rows of a table, and its note."""
+    left = most
     for row_group in table.row_groups:
         if left <= 0:
             break
@@ -63,11 +65,10 @@ def _write_table(table: ReportTable) -> Iterator[str]:
         yield from _write_row_group(table, row_group, most=left)
         yield ""
         left -= len(row_group.rows)
-    if table.length > MOST_ROWS:
-        yield from (f"… and {table.length - MOST_ROWS:,} more rows, which tables/{table.name}.csv has.", "")
+    if table.length > most:
+        yield from (f"… and {table.length - most:,} more rows, which tables/{table.name}.csv has.", "")
     if table.note:
         yield from (escape_line(table.note), "")
-    yield f"As files: [CSV](tables/{table.name}.csv), [LaTeX](tables/{table.name}.tex)."
 
 
 def _write_row_group(table: ReportTable, row_group: RowGroup, *, most: int) -> Iterator[str]:
