@@ -90,9 +90,7 @@ def export(
     workers
         With --evaluate, where its jobs run; see `cmrm run --help`.
     """
-    from flows.export.export import EvaluationWish
-    from flows.export.push import check_repository
-    from flows.export.source import Asked
+    from flows.export.push import check_repository, push_or_list
 
     if push is not None:
         check_repository(push)
@@ -118,13 +116,16 @@ def export(
         _print_output(output)
         return
     refuse_run_options(options, to=to)
+    from flows.export.export import EvaluationWish
+    from flows.export.source import Asked
+
     wish = None if evaluate is None else EvaluationWish(spec=evaluate, server=server, workers=workers)
     asked = Asked(
         model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype, device=device
     )
     _export_model(source, asked, wish, to=to, output=output, store=store, prompts=canary_prompts)
     if push is not None:
-        _push(output, push, dry_run=dry_run)
+        push_or_list(output, push, kind="model", dry_run=dry_run, say=_say)
 
 
 def _export_model(
@@ -154,17 +155,6 @@ def _export_model(
         Console().print(tabulate(made.evaluation))
         _say(f"{made.evaluation.equal:,} of {made.evaluation.answers:,} answers equal those under hooks.")
     _print_output(output)
-
-
-def _push(output: Path, name: str, *, dry_run: bool) -> None:
-    from flows.export.push import list_upload, push
-
-    if not dry_run:
-        push(output, name, say=_say)
-        return
-    _say(f"Would be uploaded to {name}:")
-    for file, size in list_upload(output):
-        _say(f"  {size:>15,}  {file}")
 
 
 def _say(text: str) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import first_line, show
 
-MESSAGE = "Upload a steered model exported by cmrm"
+# What a repository is, as the hub names it.
+Kind = Literal["model", "dataset"]
+MESSAGES: Mapping[Kind, str] = MappingProxyType(
+    {
+        "model": "Upload a steered model exported by cmrm",
+        "dataset": "Upload the answers and verdicts of a run, exported by cmrm",
+    }
+)
 
 
 def check_repository(name: str) -> None:
@@ -30,7 +40,17 @@ def list_upload(folder: Path) -> list[tuple[str, int]]:
     return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
 
 
-def push(folder: Path, name: str, *, say: Callable[[str], None]) -> None:
+def push_or_list(folder: Path, name: str, *, kind: Kind, dry_run: bool, say: Callable[[str], None]) -> None:
+    """Upload a finished export, or say what would be uploaded; raises `UserError` as `push` does."""
+    if not dry_run:
+        push(folder, name, kind=kind, say=say)
+        return
+    say(f"Would be uploaded to {name}:")
+    for file, size in list_upload(folder):
+        say(f"  {size:>15,}  {file}")
+
+
+def push(folder: Path, name: str, *, kind: Kind, say: Callable[[str], None]) -> None:
     """Create a private repository, unless it is there, and upload the folder in one commit.
 
     The token is the hub's own: HF_TOKEN, or that of `hf auth login`. Raises `UserError` if the hub refuses.
@@ -40,11 +60,13 @@ def push(folder: Path, name: str, *, say: Callable[[str], None]) -> None:
 
     hub = HfApi()
     try:
-        made = hub.create_repo(name, repo_type="model", private=True, exist_ok=True)
-        done = hub.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=MESSAGE)
+        made = hub.create_repo(name, repo_type=kind, private=True, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=made.repo_id, repo_type=kind, folder_path=folder, commit_message=MESSAGES[kind]
+        )
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"--push {show(name)}: the hub refuses it ({show(first_line(error))}). Log in (hf auth login, or HF_TOKEN) "
-            f"and upload the finished export: hf upload {name} {folder}"
+            f"and upload the finished export: hf upload {name} {shlex.quote(str(folder))} . --repo-type {kind}"
         ) from None
     say(f"Pushed: {done.commit_url}")

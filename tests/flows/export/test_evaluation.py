@@ -99,19 +99,21 @@ def test_a_push_uploads_the_folder_to_a_private_repository_and_a_refusal_keeps_t
     calls = []
 
     def create(_hub, name, **options):
-        calls.append((name, options["private"], options["exist_ok"]))
+        calls.append((name, options["repo_type"], options["private"], options["exist_ok"]))
         return SimpleNamespace(repo_id=name)
 
-    def upload(_hub, *, repo_id, folder_path, commit_message):
-        calls.append((repo_id, sorted(path.name for path in folder_path.iterdir()), commit_message))
+    def upload(_hub, *, repo_id, repo_type, folder_path, commit_message):
+        calls.append(
+            (repo_id, repo_type, sorted(path.name for path in folder_path.iterdir()), commit_message)
+        )
         raise HfHubHTTPError("403 Forbidden\nnot yours", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(HfApi, "create_repo", create)
     monkeypatch.setattr(HfApi, "upload_folder", upload)
     output = tmp_path / "out"
     assert status(*give(finished / "store", questions, output), "--push", "me/steered") == 2
-    assert calls[0] == ("me/steered", True, True)
-    assert calls[1][:2] == ("me/steered", sorted(path.name for path in output.iterdir()))
+    assert calls[0] == ("me/steered", "model", True, True)
+    assert calls[1][:3] == ("me/steered", "model", sorted(path.name for path in output.iterdir()))
     said = " ".join(capsys.readouterr().err.split())
     assert "403 Forbidden" in said
     assert "hf upload me/steered" in said
