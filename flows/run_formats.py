@@ -26,9 +26,16 @@ class RunOptions:
     ----------
     images
         Of a run: attach its images, or none of them.
+    states
+        Of a run as a data set: write its hidden states too.
+    include_harmful
+        Of a run as a data set: write the text and images of harmful samples, and the answers to them, which are left
+        out otherwise.
     """
 
     images: Literal["attach", "none"] | None = None
+    states: bool | None = None
+    include_harmful: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,15 @@ class RunFormat:
         return found
 
 
-RUN_FORMATS: Mapping[str, RunFormat] = MappingProxyType({})
+RUN_FORMATS: Mapping[str, RunFormat] = MappingProxyType(
+    {
+        "dataset": RunFormat(
+            summary="a data set of the Hugging Face hub: Parquet files with images, and a card",
+            target="flows.hub.export:export_dataset",
+            options=frozenset({"images", "states", "include_harmful", "push"}),
+        ),
+    }
+)
 
 
 def export_run(asked: RunExport, *, to: str, others: Mapping[str, object], say: Say) -> None:

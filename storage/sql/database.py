@@ -50,12 +50,15 @@ SET lock_configuration = true;
 """
 
 
-def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    url: str | Path, *, run: str | None = None, memory: str | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open a store for SQL: a view for each kind of table (`KINDS`), shifts, runs and comparisons.
 
     The views show the files of all current manifests, and are empty but typed on an empty store. SQL cannot write,
     read other files, use the network or lift these restrictions. Macros are those of `storage.sql.macros`. With `run`,
-    a run's id or `latest`, the views show only what that run used.
+    a run's id or `latest`, the views show only what that run used. `memory`, such as 512MiB, is what a query may hold
+    before it spills to the disk, by default most of the machine's.
     Raises StoreError if there is no such store or run.
     """
     store = Store.open(url)
@@ -74,6 +77,8 @@ def connect(url: str | Path, *, run: str | None = None) -> duckdb.DuckDBPyConnec
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
     register(connection)
+    if memory is not None:
+        connection.execute(f"SET memory_limit = {text(memory)}")
     connection.execute(_CONFINEMENT.format(protocol=PROTOCOL, spill=text(_make_spill(connection))))
     _close_at_exit(connection)
     return connection
