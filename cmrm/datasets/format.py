@@ -18,6 +18,8 @@ FetchImages = Callable[[Iterable[Record | Rejected], str], Iterator[Record | Rej
 OWN_OPTIONS = frozenset(("columns", "harmful", "constants"))
 # Needed by formats whose rows may embed images or name them by URL: the image folder and the downloader.
 IMAGES = frozenset(("images", "fetch_images"))
+# Judges of users' own files: both what a safe model refuses and what has a short reference may be in them.
+OWN_JUDGES = ("refusal", "match")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Format:
     `read(path, *, dataset, **options)` yields samples and rejected rows in file order. `harmful` is None if each row
     states it. `options` are the fields of a spec's data set that the reader takes, `files` those of them that are paths
     of additional files. `needs` are further arguments: `images` (the image folder), `open_rows`, or `fetch_images`,
-    which is None where nothing is downloaded.
+    which is None where nothing is downloaded. `judges` are the kinds of judges that fit the data set and need no model
+    of their own, the first one first.
     """
 
     read: Callable[..., Iterator[Sample | Rejected]]
@@ -35,3 +38,4 @@ class Format:
     options: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    judges: tuple[str, ...] = ("refusal",)

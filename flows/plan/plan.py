@@ -21,10 +21,10 @@ from cmrm.steering.settings import IMAGE_POSITIONS
 from flows.plan.captions import refuse_no_images
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan
+from flows.plan.sources import fetch_files, make_source
 from flows.plan.states import Samples
 from flows.spec.model_sections import ModelSpec
 from flows.spec.spec import Spec
-from storage.backends.remote_files import RemoteFileError, fetch_file
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.models import ModelUse
@@ -34,9 +34,6 @@ from tasks.data.pair import Pairing, plan_pairing
 from tasks.data.sources import Source
 from tasks.judge.loaded import JudgeUse
 from tasks.shards.samples import count_samples
-
-# Fields of a data set, besides its own file, that name a file and go to its format.
-FILE_OPTIONS = ("answers", "captions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +55,12 @@ class Plan:
     def sources(self) -> list[Source]:
         """List the sources of the data sets."""
         return [
-            Source(
-                dataset=name,
-                format=dataset.format,
-                path=self._find_file(dataset.path),
-                images=dataset.images if isinstance(dataset.images, Path) else None,
-                options={
-                    name: self._find_file(value) if name in FILE_OPTIONS else value
-                    for name, value in dataset.options().items()
-                },
-                fraction=self.spec.anchors.from_.get(name, 0.0),
-                limit=dataset.limit,
+            make_source(
+                name,
+                dataset,
+                files=self.files,
                 kept=self.store.image_cache(name),
-                url=dataset.path if isinstance(dataset.path, str) else None,
-                images_url=dataset.images if isinstance(dataset.images, str) else None,
+                fraction=self.spec.anchors.from_.get(name, 0.0),
                 run=self.fetched,
             )
             for name, dataset in self.spec.datasets.items()
@@ -155,7 +144,7 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         captioner=None if captioner is None else resolve_use(captioner),
         judges=resolve_judges(spec.judges),
         store=store,
-        files=fetch_files(spec),
+        files=fetch_files(spec.datasets),
         fetched=uuid4().hex,
     )
 
@@ -177,23 +166,6 @@ def refuse_image_positions(spec: Spec, models: Sequence[ModelUse]) -> None:
         family = model.family or get_family(model.identity.model_type, where=model.name)
         if reason := explain_no_image_tokens(family):
             raise UserError(f"positions: there is no {asked[0]} in {model.name}: {reason}.")
-
-
-def fetch_files(spec: Spec) -> dict[str, Path]:
-    """Download all remote files of a spec, except image folders; returns local paths by URL.
-
-    Raises `UserError` naming the field of a file that cannot be downloaded.
-    """
-    found: dict[str, Path] = {}
-    for name, dataset in spec.datasets.items():
-        for field_name in ("path", "pair_with", *FILE_OPTIONS):
-            url = getattr(dataset, field_name)
-            if isinstance(url, str) and url not in found:
-                try:
-                    found[url] = fetch_file(url)
-                except RemoteFileError as error:
-                    raise UserError(f"datasets.{name}.{field_name}: {error}.") from None
-    return found
 
 
 def resolve_use(model: ModelSpec) -> ModelUse:

@@ -22,12 +22,9 @@ def place_organism(spec: Spec) -> Spec:
     The data sets are written to the user's cache and not to a store, since they can be regenerated. Raises `UserError`
     for an unknown `organism://` path.
     """
-    folder = cache_folder()
-    with naming_variable("CMRM_CACHE", folder):
-        datasets = {name: _place_dataset(dataset, folder) for name, dataset in spec.datasets.items()}
     return spec.model_copy(
         update={
-            "datasets": datasets,
+            "datasets": {name: place_dataset(dataset) for name, dataset in spec.datasets.items()},
             "model": spec.model and place_organism_model(spec.model),
             "models": [place_organism_model(model) for model in spec.models],
             "captions": spec.captions and _place_captioner(spec.captions),
@@ -47,11 +44,14 @@ def _place_captioner(captions: CaptionsSpec) -> CaptionsSpec:
     return captions.model_copy(update={"by": captions.by and place_organism_model(captions.by)})
 
 
-def _place_dataset(dataset: DatasetSpec, folder: Path) -> DatasetSpec:
-    update: dict[str, Any] = {
-        field: path
-        for field in PATH_FIELDS
-        if (value := getattr(dataset, field)) is not None
-        and (path := resolve_organism_path(str(value), folder)) is not None
-    }
+def place_dataset(dataset: DatasetSpec) -> DatasetSpec:
+    """Replace `organism://` paths of a data set by local ones; raises `UserError` as `place_organism` does."""
+    folder = cache_folder()
+    with naming_variable("CMRM_CACHE", folder):
+        update: dict[str, Any] = {
+            field: path
+            for field in PATH_FIELDS
+            if (value := getattr(dataset, field)) is not None
+            and (path := resolve_organism_path(str(value), folder)) is not None
+        }
     return dataset.model_copy(update=update)

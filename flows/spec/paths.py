@@ -42,7 +42,7 @@ def start_paths_at(folder: Path, spec: Spec, *, where: str) -> Spec:
         store = str(folder / expand_home(store, field=f"{where}: store"))
     return spec.model_copy(
         update={
-            "datasets": {name: _start_dataset(folder, name, one) for name, one in spec.datasets.items()},
+            "datasets": {name: start_dataset(folder, name, one) for name, one in spec.datasets.items()},
             "model": spec.model and spec.model.start_paths(folder),
             "models": [model.start_paths(folder) for model in spec.models],
             **_start_captioner(folder, spec),
@@ -111,7 +111,8 @@ def _start_captioner(folder: Path, spec: Spec) -> dict[str, Any]:
     return {"captions": spec.captions.model_copy(update={"by": by})}
 
 
-def _start_dataset(folder: Path, name: str, dataset: DatasetSpec) -> DatasetSpec:
+def start_dataset(folder: Path, name: str, dataset: DatasetSpec) -> DatasetSpec:
+    """Make the paths of a data set absolute, relative ones from `folder` on."""
     update: dict[str, Any] = {
         field: folder / expand_home(str(value), field=f"datasets.{name}.{field}")
         for field in PATH_FIELDS

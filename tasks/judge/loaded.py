@@ -81,7 +81,7 @@ def describe_spec(use: JudgeUse) -> Mapping[str, Any]:
 def load_judge(use: JudgeUse) -> Judge:
     """Make the judge, or return this process's cached copy; loading one with a model frees any other model."""
     # The copy cached forever is only asked for its settings if it has a model, and never for a verdict.
-    return load_once(use, lambda: _place(use)) if use.place == "devices" else _keep(use)
+    return load_once(use, lambda: place_judge(use)) if use.place == "devices" else _keep(use)
 
 
 @lru_cache(maxsize=MOST_KEPT)
@@ -89,8 +89,8 @@ def _keep(use: JudgeUse) -> Judge:
     return build_plugin(JUDGES, use.kind, use.options)
 
 
-def _place(use: JudgeUse) -> Judge:
-    """Make the judge on the device assigned to this process, if any."""
+def place_judge(use: JudgeUse) -> Judge:
+    """Make the judge on the device assigned to this process, if any, whatever else is loaded."""
     judge = build_plugin(JUDGES, use.kind, use.options)
     device = getattr(judge, "device", None)
     return judge if device is None else replace(judge, device=choose_device(device))  # type: ignore[call-arg]

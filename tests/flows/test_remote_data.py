@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cmrm.errors import UserError
-from flows.plan.plan import fetch_files
+from flows.plan.sources import fetch_files
 from flows.spec.spec import read_spec
 from storage.maintenance.inventory import take_inventory
 from storage.sql.database import connect
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_had_costs_one_line_that_names_its_field(
     with pytest.raises(
         UserError, match=r"^datasets\.own\.path: http://127[^\n]* answers 404 \(Not Found\)\.$"
     ):
-        fetch_files(read_spec(spec))
+        fetch_files(read_spec(spec).datasets)
 
 
 @pytest.mark.parametrize(

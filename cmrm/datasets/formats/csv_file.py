@@ -10,7 +10,7 @@ from typing import Any
 from cmrm.datasets.columns import OwnColumns, read_columns
 from cmrm.datasets.csv_rows import read_table
 from cmrm.datasets.fields import cut
-from cmrm.datasets.format import IMAGES, OWN_OPTIONS, FetchImages, Format
+from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
 from cmrm.datasets.held_images import make_own_samples
 from cmrm.datasets.rows import Record
 from cmrm.errors import UserError
@@ -80,4 +80,6 @@ def _null_empty_cells(records: Iterable[Record | Rejected], own: OwnColumns) -> 
         yield dataclasses.replace(record, fields=fields)
 
 
-FORMAT = Format(read=read_csv, harmful=None, options=OWN_OPTIONS | {"delimiter"}, needs=IMAGES)
+FORMAT = Format(
+    read=read_csv, harmful=None, options=OWN_OPTIONS | {"delimiter"}, needs=IMAGES, judges=OWN_JUDGES
+)

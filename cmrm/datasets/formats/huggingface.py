@@ -15,7 +15,7 @@ from typing import Any
 
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.fields import RowError, clean
-from cmrm.datasets.format import IMAGES, OWN_OPTIONS, FetchImages, Format
+from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
 from cmrm.datasets.held_images import make_own_samples, read_held_image
 from cmrm.datasets.parquet_rows import number_rows
 from cmrm.errors import UserError
@@ -133,5 +133,9 @@ def _is_its_own(location: str, folder: Path) -> bool:
 
 
 FORMAT = Format(
-    read=read_huggingface, harmful=None, options=OWN_OPTIONS | {"revision", "split", "config"}, needs=IMAGES
+    read=read_huggingface,
+    harmful=None,
+    options=OWN_OPTIONS | {"revision", "split", "config"},
+    needs=IMAGES,
+    judges=OWN_JUDGES,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.documents import MAX_NAMED, open_document, read_entries
 from cmrm.datasets.fields import cut
-from cmrm.datasets.format import IMAGES, OWN_OPTIONS, FetchImages, Format
+from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
 from cmrm.datasets.held_images import make_own_samples
 from cmrm.errors import UserError
 from cmrm.prompts.sample import Rejected, Sample
@@ -55,4 +55,4 @@ def _find_rows(path: Path) -> list[str]:
     raise UserError(f"{path} holds {what}: {shown}{more}; name the right one, as in `rows: data`.")
 
 
-FORMAT = Format(read=read_json, harmful=None, options=OWN_OPTIONS | {"rows"}, needs=IMAGES)
+FORMAT = Format(read=read_json, harmful=None, options=OWN_OPTIONS | {"rows"}, needs=IMAGES, judges=OWN_JUDGES)

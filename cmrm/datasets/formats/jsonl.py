@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.compressed import strip_compression
-from cmrm.datasets.format import IMAGES, OWN_OPTIONS, FetchImages, Format
+from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
 from cmrm.datasets.held_images import make_own_samples
 from cmrm.datasets.rows import read_objects
 from cmrm.prompts.sample import Rejected, Sample
@@ -40,4 +40,4 @@ def read_jsonl(
     return make_own_samples(records, own, images=images, fetch_images=fetch_images)
 
 
-FORMAT = Format(read=read_jsonl, harmful=None, options=OWN_OPTIONS, needs=IMAGES)
+FORMAT = Format(read=read_jsonl, harmful=None, options=OWN_OPTIONS, needs=IMAGES, judges=OWN_JUDGES)

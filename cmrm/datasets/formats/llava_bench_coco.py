@@ -127,4 +127,5 @@ FORMAT = Format(
     harmful=False,
     options=frozenset(("answers", "captions")),
     files=frozenset(("answers", "captions")),
+    judges=("refusal", "overlap"),
 )

@@ -119,4 +119,4 @@ def _get_letter(fields: Mapping[str, Any], choices: list[str]) -> str | None:
     return answer.strip()
 
 
-FORMAT = Format(read=read_mmbench, harmful=False, needs=frozenset(("images",)))
+FORMAT = Format(read=read_mmbench, harmful=False, needs=frozenset(("images",)), judges=("choice",))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.datasets.columns import read_columns
-from cmrm.datasets.format import IMAGES, OWN_OPTIONS, FetchImages, Format, OpenRows
+from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format, OpenRows
 from cmrm.datasets.held_images import make_own_samples
 from cmrm.datasets.parquet_rows import find_shards, make_shard_check, read_shards
 from cmrm.prompts.sample import Rejected, Sample
@@ -38,4 +38,6 @@ def read_parquet(
     return make_own_samples(records, own, images=images, fetch_images=fetch_images)
 
 
-FORMAT = Format(read=read_parquet, harmful=None, options=OWN_OPTIONS, needs=IMAGES | {"open_rows"})
+FORMAT = Format(
+    read=read_parquet, harmful=None, options=OWN_OPTIONS, needs=IMAGES | {"open_rows"}, judges=OWN_JUDGES
+)

@@ -43,4 +43,4 @@ def read_pope(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(read_objects(path, dataset=dataset), make, dataset=dataset, id_field="question_id")
 
 
-FORMAT = Format(read=read_pope, harmful=False)
+FORMAT = Format(read=read_pope, harmful=False, judges=("match",))

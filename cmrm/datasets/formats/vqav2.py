@@ -109,5 +109,9 @@ def _get_number(fields: Mapping[str, Any], name: str) -> int:
 
 
 FORMAT = Format(
-    read=read_vqav2, harmful=False, options=frozenset(("answers",)), files=frozenset(("answers",))
+    read=read_vqav2,
+    harmful=False,
+    options=frozenset(("answers",)),
+    files=frozenset(("answers",)),
+    judges=("vqa",),
 )
