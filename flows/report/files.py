@@ -29,7 +29,9 @@ def write_report_files(
     """
     folder = report_folder(run_id)
     document = make_document(summary, run_id=run_id, store_name=store_name, keys=keys)
-    answers = read_answers(store, report.content["used"], interventions=list(report.content["settings"]))
+    # In the order of the spec: a manifest's content is stored with its keys sorted.
+    interventions = dict.fromkeys(row.arm.intervention for row in summary.table.rows)
+    answers = read_answers(store, report.content["used"], interventions=[*interventions])
     pictures = {}
     written = []
     for path in _find_figures(report):
