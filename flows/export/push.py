@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -40,20 +40,31 @@ def list_upload(folder: Path) -> list[tuple[str, int]]:
     return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
 
 
-def push_or_list(folder: Path, name: str, *, kind: Kind, dry_run: bool, say: Callable[[str], None]) -> None:
+def push_or_list(
+    folder: Path,
+    name: str,
+    *,
+    kind: Kind,
+    dry_run: bool,
+    say: Callable[[str], None],
+    replaced: Sequence[str] = (),
+) -> None:
     """Upload a finished export, or say what would be uploaded; raises `UserError` as `push` does."""
     if not dry_run:
-        push(folder, name, kind=kind, say=say)
+        push(folder, name, kind=kind, say=say, replaced=replaced)
         return
     say(f"Would be uploaded to {name}:")
     for file, size in list_upload(folder):
         say(f"  {size:>15,}  {file}")
 
 
-def push(folder: Path, name: str, *, kind: Kind, say: Callable[[str], None]) -> None:
+def push(
+    folder: Path, name: str, *, kind: Kind, say: Callable[[str], None], replaced: Sequence[str] = ()
+) -> None:
     """Create a private repository, unless it is there, and upload the folder in one commit.
 
-    The token is the hub's own: HF_TOKEN, or that of `hf auth login`. Raises `UserError` if the hub refuses.
+    Files of the repository that match a pattern in `replaced` and are not in the folder are deleted by it. The token is
+    the hub's own: HF_TOKEN, or that of `hf auth login`. Raises `UserError` if the hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
@@ -62,7 +73,11 @@ def push(folder: Path, name: str, *, kind: Kind, say: Callable[[str], None]) -> 
     try:
         made = hub.create_repo(name, repo_type=kind, private=True, exist_ok=True)
         done = hub.upload_folder(
-            repo_id=made.repo_id, repo_type=kind, folder_path=folder, commit_message=MESSAGES[kind]
+            repo_id=made.repo_id,
+            repo_type=kind,
+            folder_path=folder,
+            commit_message=MESSAGES[kind],
+            delete_patterns=[*replaced],
         )
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(

@@ -10,21 +10,26 @@ from cmrm.errors import UserError
 from cmrm.new_folder import write_new_folder
 from flows.export.push import push_or_list
 from flows.hub.card import CardFacts, write_card
+from flows.hub.eval_results import FOLDER as RESULTS
 from flows.hub.eval_results import write_eval_results
 from flows.hub.images import RunImages
 from flows.hub.rows import order_arms, write_table
 from flows.hub.tables import (
+    TABLES,
     Harmful,
     HubTable,
     drop_images,
     make_answers_table,
+    make_captions_table,
     make_quarantine_table,
     make_samples_table,
     make_states_table,
+    make_text_verdicts_table,
 )
 from flows.hub.views import RunViews
 from flows.plan.image_folders import find_run_images
 from flows.run_formats import RunExport, Say
+from flows.terminal.progress import draw_tentative_bars
 from storage.sql.database import connect
 from storage.store import Store
 from tasks.compare.finished_runs import find_finished, find_report
@@ -55,7 +60,11 @@ def export_dataset(asked: RunExport, say: Say) -> None:
         images = RunImages(find_run_images(store, record, views.list_datasets()))
         tables = _choose_tables(asked, views, summary)
         say(f"Writing {', '.join(one.name for one in tables)} of run {run} to {asked.output}.")
-        written = [write_table(table, views, folder, images=images) for table in tables]
+        with draw_tentative_bars() as bars:
+            written = [
+                write_table(table, views, folder, images=images, bar=bars.start(table.name))
+                for table in tables
+            ]
         facts = CardFacts(
             name=asked.output.name if asked.push is None else asked.push.rpartition("/")[2],
             run=run,
@@ -72,16 +81,23 @@ def export_dataset(asked: RunExport, say: Say) -> None:
     for line in _describe(facts):
         say(f"  {line}")
     if asked.push is not None:
-        push_or_list(asked.output, asked.push, kind="dataset", dry_run=asked.dry_run, say=say)
+        push_or_list(
+            asked.output,
+            asked.push,
+            kind="dataset",
+            dry_run=asked.dry_run,
+            replaced=[f"{name}/*" for name in (*TABLES, RESULTS)],
+            say=say,
+        )
 
 
 def _choose_tables(asked: RunExport, views: RunViews, summary: Summary) -> list[HubTable]:
     """Make the tables that there are rows for; raises `UserError` for states of a run that kept none."""
     judges = views.list_judges([judge.name for judge in summary.judges])
-    interventions = dict.fromkeys(row.arm.intervention for row in summary.table.rows if row.arm.intervention)
-    tables = [make_answers_table(judges, order=order_arms([*interventions])), make_samples_table()]
-    if views.count("quarantine"):
-        tables.append(make_quarantine_table())
+    order = order_arms([row.arm for row in summary.table.rows])
+    tables = [make_answers_table(judges, order=order), make_samples_table()]
+    others = (make_text_verdicts_table(), make_captions_table(), make_quarantine_table())
+    tables += [table for table in others if views.count(table.view)]
     if asked.options.states:
         widths = views.list_widths()
         if not widths:

@@ -13,6 +13,7 @@ from flows.hub.images import Cell, RunImages
 from flows.hub.shards import ShardWriter
 from flows.hub.tables import IMAGE, HubTable
 from flows.hub.views import RunViews
+from flows.terminal.progress import Bar
 from storage.errors import StoreError
 from storage.sql.views import text
 from tasks.report.outcomes import Arm
@@ -32,11 +33,15 @@ class WrittenTable:
     withheld: int
 
 
-def write_table(table: HubTable, views: RunViews, folder: Path, *, images: RunImages) -> WrittenTable:
+def write_table(
+    table: HubTable, views: RunViews, folder: Path, *, images: RunImages, bar: Bar
+) -> WrittenTable:
     """Write a table to a new folder of its name; memory is that of a row group.
 
     Raises `StoreError` if a row of the store became none or several, or cannot be read.
     """
+    expected = views.count(table.view)
+    bar.expect(expected)
     withheld = 0
     with ShardWriter(folder / table.name, table.schema) as writer:
         for batch in views.read(table):
@@ -44,7 +49,7 @@ def write_table(table: HubTable, views: RunViews, folder: Path, *, images: RunIm
             withheld += named[WITHHELD].true_count if WITHHELD in named else 0
             for piece in _fill_images(_name_arms(named), table.schema, images):
                 writer.write(_conform(piece, table.schema))
-    expected = views.count(table.view)
+            bar.advance(batch.num_rows)
     if writer.rows != expected:
         raise StoreError(
             f"{table.view}: {expected:,} rows became {writer.rows:,}, so some belong to several samples or have "
@@ -53,9 +58,13 @@ def write_table(table: HubTable, views: RunViews, folder: Path, *, images: RunIm
     return WrittenTable(table=table, rows=writer.rows, withheld=withheld)
 
 
-def order_arms(interventions: Sequence[str]) -> str:
-    """Write the SQL of the place of an answer's arm in the report: by intervention, condition and strength."""
-    return f"{_place('r.intervention', ['', *interventions])}, {_place('r.condition', CONDITIONS)}, r.alpha"
+def order_arms(arms: Sequence[Arm]) -> str:
+    """Write the SQL of the place of an answer's arm, given a report's arms in order; others come last."""
+    models = [*dict.fromkeys(arm.model for arm in arms)]
+    interventions = ["", *dict.fromkeys(arm.intervention for arm in arms if arm.intervention)]
+    places = {"model": models, "intervention": interventions, "condition": CONDITIONS}
+    listed = [_place(f"r.{column}", values) for column, values in places.items()]
+    return ", ".join([*listed, "r.alpha"])
 
 
 def _place(column: str, values: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ _HARMFUL_SAMPLE = "coalesce(s.harmful, true)"
 _HARMFUL_ROW = "coalesce(q.stage = 'ingest' OR s.harmful, true)"
 # A reason may quote the row.
 _UNQUOTED = r"regexp_replace(q.reason, '[''\"].*', '…', 's')"
+# The names of all tables, whether a run has rows for them or not.
+TABLES = ("answers", "samples", "text_verdicts", "captions", "quarantine", "states")
 # Numbered ids in the order of their numbers.
 _BY_SAMPLE = "{0}.dataset, length({0}.sample_id), {0}.sample_id"
 # Stands for the condition of rows whose text is withheld.
@@ -85,7 +87,7 @@ class JudgeColumns:
 def make_answers_table(judges: Sequence[JudgeColumns], *, order: str) -> HubTable:
     """Make the table of answers: a row for each sample and arm, with the columns of each judge.
 
-    `order` is the SQL of an arm's place in the report.
+    `order` is the SQL of the place of an answer's arm among those of its sample.
     """
     verdicts, aggregates = _make_judge_columns(judges)
     same = " AND ".join(
@@ -139,7 +141,7 @@ def make_answers_table(judges: Sequence[JudgeColumns], *, order: str) -> HubTabl
         source=f"responses r LEFT JOIN samples s USING (dataset, sample_id) LEFT JOIN {judged} v ON {same} "
         "AND v.answer_digest = r.answer_digest AND v.alpha IS NOT DISTINCT FROM r.alpha",
         hidden=_HARMFUL_SAMPLE,
-        order=f"{_BY_SAMPLE.format('r')}, r.model, {order}",
+        order=f"{_BY_SAMPLE.format('r')}, {order}",
     )
 
 
@@ -177,6 +179,45 @@ def make_samples_table() -> HubTable:
         source="samples s",
         hidden=_HARMFUL_SAMPLE,
         order=_BY_SAMPLE.format("s"),
+    )
+
+
+def make_text_verdicts_table() -> HubTable:
+    """Make the table of verdicts on texts that are no answers."""
+    names = ("model", "dataset", "sample_id", "condition", "intervention", "alpha")
+    said = ("judge", "subject", "ended", "verdict", "refused", "score")
+    return HubTable(
+        name="text_verdicts",
+        view="text_judgements",
+        comment="one row for each judge and text that is no answer: a question alone, or a reasoning trace",
+        columns=(
+            *(_stored("text_judgements", name, f"t.{name}") for name in (*names, *said)),
+            _stored("text_judgements", "raw", "t.raw", sensitive=True),
+            _make_withheld(),
+        ),
+        source="text_judgements t LEFT JOIN samples s USING (dataset, sample_id)",
+        hidden=_HARMFUL_SAMPLE,
+        order=f"t.judge, t.subject, {_BY_SAMPLE.format('t')}, t.model, t.intervention, t.condition, t.alpha",
+    )
+
+
+def make_captions_table() -> HubTable:
+    """Make the table of captions that the run generated, which stand for images under the condition `caption`."""
+    return HubTable(
+        name="captions",
+        view="captions",
+        comment="one row for each caption that the run generated, to be shown under the condition caption",
+        columns=(
+            *(_stored("captions", name, f"c.{name}") for name in ("model", "dataset", "sample_id", "style")),
+            _stored("captions", "caption", "c.caption", sensitive=True),
+            _stored("captions", "prompt", "c.prompt"),
+            _stored("captions", "tokens", "c.tokens"),
+            _stored("captions", "finish_reason", "c.finish_reason"),
+            _make_withheld(),
+        ),
+        source="captions c LEFT JOIN samples s USING (dataset, sample_id)",
+        hidden=_HARMFUL_SAMPLE,
+        order=f"{_BY_SAMPLE.format('c')}, c.model, c.style",
     )
 
 

@@ -49,7 +49,7 @@ class RunViews:
 
     def list_judges(self, known: Sequence[str]) -> list[JudgeColumns]:
         """List the judges with verdicts, those of `known` first and in its order, with the columns that they fill."""
-        counts = ", ".join(f"count({name})" for name in EXTRA)
+        counts = ", ".join(f"count(nullif(CAST({name} AS VARCHAR), ''))" for name in EXTRA)
         # Made of constants.
         rows = self._ask(f"SELECT judge, {counts} FROM judgements GROUP BY judge")  # noqa: S608
         found = {

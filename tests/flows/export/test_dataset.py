@@ -260,8 +260,14 @@ def test_a_push_makes_a_private_data_set_and_a_dry_one_lists_its_files(
         calls.append((name, options))
         return SimpleNamespace(repo_id=name)
 
-    def upload(_hub, *, repo_id, repo_type, folder_path, commit_message):
+    def upload(_hub, *, repo_id, repo_type, folder_path, commit_message, delete_patterns):
         calls.append((repo_id, repo_type, sorted(path.name for path in folder_path.iterdir())))
+        # Files of an earlier push, such as a second one of answers, would be read beside the new ones.
+        earlier = ["README.md", ".gitattributes", "answers/00001.parquet", "states/00000.parquet", "mine.txt"]
+        assert list(huggingface_hub.utils.filter_repo_objects(earlier, allow_patterns=delete_patterns)) == [
+            "answers/00001.parquet",
+            "states/00000.parquet",
+        ]
         return SimpleNamespace(commit_url="https://hub/commit/1")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
@@ -320,7 +326,26 @@ def hostile(tmp_path_factory) -> Path:
             ("ingest", "bench", None),
         )
     ]
-    write_record(store, "20260101-000000-abcdef", [*made.keys, commit_rows(store, "quarantine", rows)])
+    said = {"model": "llava-tiny", "tokens": 2, "finish_reason": "stop", "prompt_tokens": 2}
+    captions = [
+        {
+            **said,
+            "dataset": dataset,
+            "sample_id": sample,
+            "style": "plain",
+            "prompt": "say",
+            "caption": sample,
+        }
+        for dataset, sample in (("vlsafe", "v3"), ("bench", "b3"))
+    ]
+    texts = [
+        {"judge": "guard", "subject": "question", "dataset": dataset, "sample_id": sample, "verdict": "safe",
+         "raw": f"guard on {sample}"}
+        for dataset, sample in (("bench", "b3"), ("vlsafe", "v3"))
+    ]  # fmt: skip
+    kept = {"quarantine": rows, "captions": captions, "text_judgements": texts}
+    others = [commit_rows(store, kind, found) for kind, found in kept.items()]
+    write_record(store, "20260101-000000-abcdef", [*made.keys, *others])
     twice = commit_rows(store, "samples", [*make_samples("bench", 1)])
     write_record(store, "20250101-000000-abcdef", [*made.keys, twice])
     return folder
@@ -353,6 +378,24 @@ def test_quarantined_rows_are_a_table_whose_reasons_quote_no_harmful_row(hostile
     assert "| ingest | bench | the text holds … | 2 |" in card
     whole = export(hostile, tmp_path / "all", "--include-harmful")
     assert pq.read_table(whole / "quarantine")["reason"].to_pylist().count(reason) == 4
+
+
+def test_captions_and_verdicts_on_texts_are_tables_of_runs_that_have_them(hostile, tmp_path):
+    folder = export(hostile, tmp_path / "out")
+    columns = ["sample_id", "caption", "withheld"]
+    assert pq.read_table(folder / "captions", columns=columns).to_pylist() == [
+        {"sample_id": "b3", "caption": "b3", "withheld": False},
+        {"sample_id": "v3", "caption": None, "withheld": True},
+    ]
+    columns = ["judge", "subject", "sample_id", "verdict", "raw"]
+    assert pq.read_table(folder / "text_verdicts", columns=columns).to_pylist() == [
+        {"judge": "guard", "subject": "question", "sample_id": "b3", "verdict": "safe", "raw": "guard on b3"},
+        {"judge": "guard", "subject": "question", "sample_id": "v3", "verdict": "safe", "raw": None},
+    ]
+    listed = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    assert dict(listed) == {
+        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "7"
+    }  # fmt: skip
 
 
 def test_hostile_names_and_texts_are_data_in_the_files_and_text_on_the_card(hostile, tmp_path):

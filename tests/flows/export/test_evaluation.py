@@ -102,7 +102,8 @@ def test_a_push_uploads_the_folder_to_a_private_repository_and_a_refusal_keeps_t
         calls.append((name, options["repo_type"], options["private"], options["exist_ok"]))
         return SimpleNamespace(repo_id=name)
 
-    def upload(_hub, *, repo_id, repo_type, folder_path, commit_message):
+    def upload(_hub, *, repo_id, repo_type, folder_path, commit_message, delete_patterns):
+        assert delete_patterns == []
         calls.append(
             (repo_id, repo_type, sorted(path.name for path in folder_path.iterdir()), commit_message)
         )
