@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from flows.plan.imported import import_jobs
 from flows.plan.judge import Judged, JudgePlan
 from flows.plan.plan import Plan
 from flows.plan.steps import Generated
-from flows.stages import Stages
+from flows.stages import OnDone, Stages
 from storage.records.manifest import Manifest
-from tasks.core.stage_name import StageName
-from tasks.data.embed_images import extract_image_vectors
+from storage.store import Store
+from tasks.core.stage_name import ANSWERS, StageName
+from tasks.data.embed_images import EmbedImagesJob, extract_image_vectors
 from tasks.data.ingest import ingest
-from tasks.data.pair import pair_images
+from tasks.data.pair import PairJob, pair_images
 from tasks.generate.captions import caption_images
 from tasks.generate.job import GenerateJob
 from tasks.generate.stage import generate_answers
+from tasks.imported.stage import ImportJob, import_answers_stage
+from tasks.imported.survey import SurveyedAnswers
 from tasks.judge.stage import judge_answers, judge_on_devices
 from tasks.judge.texts import judge_texts, judge_texts_on_devices
 from tasks.overhead import OverheadJob, measure_overhead
@@ -42,22 +46,20 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
     """Run a plan; jobs whose result is committed and verifies are reused."""
     judging = plan.judging
 
-    def judge(job: GenerateJob, made: Manifest) -> None:
-        if job.gives_answers:
+    def judge(job: GenerateJob | ImportJob, made: Manifest) -> None:
+        if isinstance(job, ImportJob) or job.gives_answers:
             verdicts.add(made.key, partial(judging.background_jobs, job.as_answered(made)))
 
     with stages.run_in_background(judge_answers) as verdicts:
         # Pair questions that have no image with one, if the spec asks for it.
-        pairings = plan.pairings()
-        image_vectors = stages.run(
-            extract_image_vectors, [job for pairing in pairings for job in pairing.looks]
-        )
-        paired = stages.run(pair_images, [pairing.job for pairing in pairings])
+        image_vectors, paired = _pair(plan, stages)
 
         # Rows in, samples out, split into anchors and targets.
         ingested = stages.run(ingest, plan.ingest_jobs({job.dataset: made for job, made in paired}))
         samples = {job.dataset: manifest for job, manifest in ingested}
         plan.refuse_nothing_to_do(samples)
+        # Files of answers that other systems gave, if the spec names any: mistakes show before models are loaded.
+        surveyed = plan.survey_imported(samples)
 
         # Captions by one model for several are the same jobs.
         captioned: dict[str, Manifest] = {}
@@ -114,6 +116,9 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             measured += shifts
             labelled += directions
 
+        # What other systems answered to the samples that the plain arms of the first model were asked.
+        answered += import_all(plan.store, surveyed, answered, stages, each=judge)
+
         judged = verdicts.finish([one.responses.key for one in answered])
         used = {
             StageName.EMBED_IMAGES: [made for _, made in image_vectors],
@@ -125,11 +130,35 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             StageName.DIRECTION: [made for _, made in labelled],
             StageName.PROBE: [made for _, made in probed],
             StageName.CAPTION: [*captioned.values()],
-            StageName.GENERATE: [one.responses for one in answered],
+            **{
+                stage: [one.responses for one in answered if one.responses.stage == stage]
+                for stage in ANSWERS
+            },
             StageName.OVERHEAD: [made for _, made in timed],
         }
-        outcome = _conclude(judging, stages, answered, judged, used)
+        outcome = _conclude(judging.with_imported(surveyed), stages, answered, judged, used)
         return replace(outcome, keys=tuple(dict.fromkeys((*between, *outcome.keys))))
+
+
+def _pair(
+    plan: Plan, stages: Stages
+) -> tuple[list[tuple[EmbedImagesJob, Manifest]], list[tuple[PairJob, Manifest]]]:
+    pairings = plan.pairings()
+    image_vectors = stages.run(extract_image_vectors, [job for pairing in pairings for job in pairing.looks])
+    return image_vectors, stages.run(pair_images, [pairing.job for pairing in pairings])
+
+
+def import_all(
+    store: Store,
+    surveyed: Sequence[SurveyedAnswers],
+    answered: Sequence[AnswerShard],
+    stages: Stages,
+    *,
+    each: OnDone[ImportJob] | None = None,
+) -> list[AnswerShard]:
+    """Import the answers that other systems gave to what the plain arms among `answered` were asked."""
+    jobs = import_jobs(store, surveyed, answered)
+    return [job.as_answered(made) for job, made in stages.run(import_answers_stage, jobs, each=each)]
 
 
 def run_judging(

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cmrm.flows")
 
 # Stages that load no model when they run on the CPU; no later stage loads one either.
-WITHOUT_MODEL = {StageName.JUDGE, StageName.JUDGE_TEXTS, StageName.REPORT}
+WITHOUT_MODEL = {StageName.IMPORT_ANSWERS, StageName.JUDGE, StageName.JUDGE_TEXTS, StageName.REPORT}
 # Longest title in a flow run's name, in characters.
 MOST_NAME = 120
 

@@ -19,8 +19,10 @@ from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from flows.terminal.safe_text import show_safely
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from dataclasses import Field
 
+    from flows.spec.imported_arms import Arms, ImportedArmSpec
     from tasks.judge.loaded import JudgeUse
 
 FILES = (".yaml", ".yml", ".json")
@@ -31,14 +33,15 @@ def judge(
     run: str,
     /,
     *,
-    judge: Annotated[list[str], Parameter(negative="")],
+    judge: Annotated[list[str] | None, Parameter(negative="")] = None,
+    answers: Annotated[list[str] | None, Parameter(negative="")] = None,
     store: StorePlace = DEFAULT_STORE,
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
 ) -> None:
-    """Judge the answers of a finished run with more judges.
+    """Judge the answers of a finished run with more judges, or other systems' answers beside them.
 
-    The result is a new run with the same answers. No question is answered again.
+    The result is a new run with the same answers. No question is answered again. Give --judge, --answers, or both.
 
     Parameters
     ----------
@@ -47,6 +50,9 @@ def judge(
     judge
         A kind of judge (`cmrm judges` lists them), a kind with options such as llama-guard:device=cuda,name=guard,
         or a YAML file with one judge or a list of judges, as in a spec. Repeatable.
+    answers
+        Answers that another system gave, as NAME=FILE: an Inspect log, or JSONL, CSV or Parquet with columns id and
+        answer. Or a YAML file with arms, as in a spec. Repeatable.
     store
         The store of the run: a folder or an fsspec URL.
     server
@@ -57,8 +63,13 @@ def judge(
     from flows.commands.judge_again import judge_again
     from flows.commands.result_text import print_result
 
-    added = [one for text in judge for one in read_judges(text)]
-    result = judge_again(run, added, store=store, server=server, workers=workers)
+    if not judge and not answers:
+        raise UserError(
+            "give a judge to add (--judge refusal), answers of another system (--answers NAME=FILE), or both."
+        )
+    added = [one for text in judge or () for one in read_judges(text)]
+    arms = read_answers(answers or ())
+    result = judge_again(run, added, arms=arms, store=store, server=server, workers=workers)
     print_result(Console(), result)
 
 
@@ -110,6 +121,28 @@ def read_judges(text: str) -> list[JudgeUse]:
         raise UserError(f"--judge {kind}: {found}.")
     read = {name: parse_yaml(value, where=f"--judge {kind}: {name}") for name, value in given.items()}
     return read_judge_list({"kind": kind, **read}, folder=Path.cwd(), where=f"--judge {kind}")
+
+
+def read_answers(texts: Sequence[str]) -> Arms:
+    """Parse `--answers` arguments: NAME=FILE, or a file with arms as in a spec; raises `UserError`."""
+    from flows.spec.imported_arms import read_arms
+
+    found: dict[str, ImportedArmSpec] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        path = Path(text)
+        if path.suffix in FILES and not equals:
+            arms = read_arms(_read_file(path), folder=path.resolve().parent, where=show(text))
+        elif name and file:
+            arms = read_arms({name: {"answers": file}}, folder=Path.cwd(), where="--answers")
+        else:
+            raise UserError(
+                f"--answers {show(text)}: write NAME=FILE, or name a YAML file with arms as in a spec."
+            )
+        if twice := sorted(found.keys() & arms.keys()):
+            raise UserError(f"--answers: {show(twice[0])} is given twice; give each a unique name.")
+        found |= arms
+    return found
 
 
 def _read_file(path: Path) -> Any:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from flows.hub.tables import Harmful, HubTable, JudgeColumns
 from storage.errors import StoreError
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS
 
 BATCH = 500
 # What a judge may say beside its verdict.
@@ -44,7 +44,8 @@ class RunViews:
 
     def count_unanswered(self) -> int:
         """Count the questions that were put aside in place of an answer."""
-        ((count,),) = self._ask("SELECT count(*) FROM quarantine WHERE stage = ?", [str(StageName.GENERATE)])
+        stages = [str(stage) for stage in ANSWERS]
+        ((count,),) = self._ask("SELECT count(*) FROM quarantine WHERE list_contains(?, stage)", [stages])
         return int(count)
 
     def list_judges(self, known: Sequence[str]) -> list[JudgeColumns]:

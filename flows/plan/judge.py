@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from cmrm.errors import UserError
 from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.stage_name import StageName
+from tasks.imported.survey import SurveyedAnswers
 from tasks.judge.loaded import JudgeUse, check_judge, resolve_judge
 from tasks.judge.stage import JudgeJob, VerdictJob, plan_judging
 from tasks.judge.texts import plan_questions, plan_traces
@@ -25,6 +26,7 @@ LATER_STAGES = frozenset(
         StageName.CAPTION,
         StageName.SHIFT_PARTS,
         StageName.JUDGE_TEXTS,
+        StageName.IMPORT_ANSWERS,
     )
 )
 
@@ -33,12 +35,20 @@ Judged = Sequence[tuple[JudgeJob, Manifest]]
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePlan:
-    """Plan to judge answers and report; `models` are the judged models, as run records describe them."""
+    """Plan to judge answers and report; `models` are the judged models, as run records describe them.
+
+    `imported` are the arms that other systems answered, as `SurveyedAnswers.describe` returns them.
+    """
 
     spec: Spec
     judges: tuple[JudgeUse, ...]
     models: tuple[Mapping[str, str], ...]
     store: Store
+    imported: tuple[Mapping[str, Any], ...] = ()
+
+    def with_imported(self, surveyed: Sequence[SurveyedAnswers]) -> JudgePlan:
+        """The plan with more arms that other systems answered."""
+        return replace(self, imported=(*self.imported, *(one.describe() for one in surveyed)))
 
     def background_jobs(self, answers: AnswerShard) -> list[JudgeJob]:
         """Jobs of a shard of answers for judges without a model, which run while the next shard is generated."""
@@ -109,6 +119,7 @@ class JudgePlan:
                 utility_loss=self.spec.choice.utility_loss,
                 over_refusal=self.spec.choice.over_refusal,
                 passes={one.name: one.count_passes() for one in self.spec.all_interventions()},
+                imported=self.imported,
             )
         ]
 

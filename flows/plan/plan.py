@@ -18,10 +18,12 @@ from cmrm.models.reasoning import find_reasoning_marks
 from cmrm.models.revision import resolve_model
 from cmrm.models.system_prompts import read_system_line
 from cmrm.steering.settings import IMAGE_POSITIONS
+from cmrm.untrusted.printable import show
 from flows.plan.captions import refuse_no_images
+from flows.plan.imported import survey_imported
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan
-from flows.plan.sources import fetch_files, make_source
+from flows.plan.sources import fetch_files, fetch_named, make_source
 from flows.plan.states import Samples
 from flows.spec.model_sections import ModelSpec
 from flows.spec.spec import Spec
@@ -32,6 +34,7 @@ from tasks.core.quarantine import explain_quarantine
 from tasks.data.ingest import IngestJob, plan_ingest
 from tasks.data.pair import Pairing, plan_pairing
 from tasks.data.sources import Source
+from tasks.imported.survey import SurveyedAnswers
 from tasks.judge.loaded import JudgeUse
 from tasks.shards.samples import count_samples
 
@@ -105,6 +108,11 @@ class Plan:
             raise UserError("anchors.from: every sample is an anchor, and none is left; give smaller shares.")
         refuse_no_images(self.spec, samples, self.store)
 
+    def survey_imported(self, samples: Samples) -> list[SurveyedAnswers]:
+        """Find the sample of each answer that another system gave; raises `UserError` before any model is loaded."""
+        files = [arm.make(name, self.files) for name, arm in self.spec.arms.items()]
+        return survey_imported(files, self.spec, samples, self.store)
+
     def by_model(self) -> list[ModelPlan]:
         """Split the plan by model, in the order of the spec."""
         return [
@@ -137,6 +145,8 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         raise UserError(
             f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`."
         )
+    if shared := [name for name in spec.arms if name in names]:
+        raise UserError(f"arms: a model is named {show(shared[0])}, too; rename the arm.")
     captioner = None if spec.captions is None else spec.captions.by
     return Plan(
         spec=spec,
@@ -144,7 +154,10 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         captioner=None if captioner is None else resolve_use(captioner),
         judges=resolve_judges(spec.judges),
         store=store,
-        files=fetch_files(spec.datasets),
+        files={
+            **fetch_files(spec.datasets),
+            **fetch_named((f"arms.{show(name)}.answers", arm.answers) for name, arm in spec.arms.items()),
+        },
         fetched=uuid4().hex,
     )
 

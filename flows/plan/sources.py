@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cmrm.errors import UserError
@@ -54,13 +54,20 @@ def fetch_files(datasets: Mapping[str, DatasetSpec]) -> dict[str, Path]:
 
     Raises `UserError` naming the field of a file that cannot be downloaded.
     """
+    return fetch_named(
+        (f"datasets.{name}.{field_name}", getattr(dataset, field_name))
+        for name, dataset in datasets.items()
+        for field_name in ("path", "pair_with", *FILE_OPTIONS)
+    )
+
+
+def fetch_named(named: Iterable[tuple[str, Path | str | None]]) -> dict[str, Path]:
+    """Download the files of those fields, given by name, that are URLs; returns and raises as `fetch_files` does."""
     found: dict[str, Path] = {}
-    for name, dataset in datasets.items():
-        for field_name in ("path", "pair_with", *FILE_OPTIONS):
-            url = getattr(dataset, field_name)
-            if isinstance(url, str) and url not in found:
-                try:
-                    found[url] = fetch_file(url)
-                except RemoteFileError as error:
-                    raise UserError(f"datasets.{name}.{field_name}: {error}.") from None
+    for field_name, url in named:
+        if isinstance(url, str) and url not in found:
+            try:
+                found[url] = fetch_file(url)
+            except RemoteFileError as error:
+                raise UserError(f"{field_name}: {error}.") from None
     return found

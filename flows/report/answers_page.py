@@ -12,7 +12,7 @@ from cmrm.prompts.reasoning import ReasoningMarks, SplitAnswer, split_trace
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm, sort_arms
 from tasks.shards.answers import find_judged_marks
@@ -113,7 +113,7 @@ def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventio
     Above 2,000 samples or 20,000 answers, samples are drawn evenly from the data sets, by the question's text.
     Raises `StoreError` if a file is missing.
     """
-    responses = [*_find(store, StageName.GENERATE, used[StageName.GENERATE])]
+    responses = [made for stage in ANSWERS for made in _find(store, stage, used.get(stage, ()))]
     arms = sort_arms(dict.fromkeys(map(_read_arm, responses)), interventions)
     answered = {_sample_key(row) for row in _rows(store, responses, "responses", ("dataset", "sample_id"))}
     most = min(MOST_SAMPLES, MOST_ANSWERS // max(1, len(arms)))

@@ -24,6 +24,7 @@ from flows.report.tables.findings import (
     make_shift_table,
     make_states_table,
 )
+from flows.report.tables.imported import make_imported_changes_table, make_imported_table
 from flows.report.tables.judges import make_agreement_table, make_judges_table
 from flows.report.tables.main import (
     describe_settings,
@@ -72,6 +73,11 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             ],
         ),
         ("changes", "Changes", [make_changes_table(table)]),
+        (
+            "imported",
+            "Answered elsewhere",
+            [make_imported_table(summary.imported), make_imported_changes_table(summary.imported_changes)],
+        ),
         (
             "interventions",
             "Interventions",

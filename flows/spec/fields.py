@@ -10,11 +10,12 @@ from cmrm.prompts.conditions import CONTROLS, PAPER_CONDITIONS, Condition, Meani
 from cmrm.steering.settings import POSITIONS, Position
 from cmrm.untrusted.printable import show_value
 from flows.spec.captions import CaptionsSpec
+from flows.spec.imported_arms import ImportedArmSpec
 from flows.spec.interventions import DefenceSpec, InterventionField, InterventionSpec, StackSpec
 from flows.spec.judge_fields import JudgeField, read_judge_field, refuse_shared_names
 from flows.spec.model_sections import ModelSpec
 from flows.spec.secrets import find_secret
-from flows.spec.section import PathText, Section
+from flows.spec.section import Name, PathText, Section
 from flows.spec.sections import (
     AnchorsSpec,
     ChoiceSpec,
@@ -58,6 +59,8 @@ class SpecFields(Section):
             ]
         )
     )
+    # Answers that other systems gave, by the name of the arm.
+    arms: dict[Name, ImportedArmSpec] = Field(default_factory=dict)
     generation: GenerationSpec = GenerationSpec()
     captions: CaptionsSpec | None = None
     judges: list[JudgeField] = Field(
@@ -141,7 +144,7 @@ class SpecFields(Section):
     def _leave_out_what_is_new(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Records of specs without it stay those of releases that did not know it: the same run is found again.
         content: dict[str, Any] = write(self)
-        for name, usual in (("captions", None), ("positions", ["last"]), ("directions", [])):
+        for name, usual in (("captions", None), ("positions", ["last"]), ("directions", []), ("arms", {})):
             if content.get(name, 0) == usual:
                 del content[name]
         return content

@@ -34,7 +34,7 @@ MOST_TEMPLATE = 2**16
 def start_paths_at(folder: Path, spec: Spec, *, where: str) -> Spec:
     """Make the paths of a spec absolute; raises `UserError` for a path that is too long."""
     for field, path in _list_paths(spec):
-        if field.startswith("datasets.") and is_remote(str(path)):
+        if field.startswith(("datasets.", "arms.")) and is_remote(str(path)):
             continue
         refuse_long_path(path, where=f"{where}: {field}")
     store = spec.store
@@ -51,6 +51,10 @@ def start_paths_at(folder: Path, spec: Spec, *, where: str) -> Spec:
                 for one in spec.interventions
             ],
             "judges": [start_judge_at(folder, judge) for judge in spec.judges],
+            "arms": {
+                name: arm.start_at(folder, field=f"arms.{show(name)}.answers")
+                for name, arm in spec.arms.items()
+            },
             "store": store,
         }
     )
@@ -75,6 +79,7 @@ def _list_paths(spec: Spec) -> list[tuple[str, str | Path]]:
     for name, dataset in spec.datasets.items():
         found += [(f"datasets.{name}.{field}", getattr(dataset, field)) for field in PATH_FIELDS]
         found += [(f"datasets.{name}.clip.id", None if dataset.clip is None else dataset.clip.id)]
+    found += [(f"arms.{show(name)}.answers", arm.answers) for name, arm in spec.arms.items()]
     models = [("model", spec.model)] + [(f"models.{index}", one) for index, one in enumerate(spec.models)]
     models += [("captions.by", None if spec.captions is None else spec.captions.by)]
     for field, model in models:

@@ -107,6 +107,27 @@ class Spec(SpecFields):
         return self
 
     @model_validator(mode="after")
+    def _compare_imported_arms(self) -> Self:
+        own = [one.asked_for for one in self.all_models()]
+        for name, arm in self.arms.items():
+            if name in own:
+                raise ValueError(
+                    f"arms: tables could not tell {show_value(name)} from the model of that name; rename one"
+                )
+            if arm.dataset is not None and arm.dataset not in self.judged():
+                raise ValueError(
+                    f"arms.{show(name)}.dataset: {show_value(arm.dataset)} is no data set that is answered; there are "
+                    f"{show_names(self.judged())}"
+                )
+            if "condition" not in arm.columns and arm.condition not in self.conditions:
+                raise ValueError(
+                    f"arms.{show(name)}.condition: {arm.condition} is none of the run's conditions "
+                    f"({show_names(self.conditions) or 'it has none'}), so nothing could be compared with its answers; "
+                    "add it to conditions, or correct it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _show_the_captions(self) -> Self:
         if self.captions is not None and not (
             self.shows_captions() or "caption" in self.labelled_conditions() or self._asks_for_captions()

@@ -264,7 +264,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             late=("prompt_tokens",),
             schema=pa.schema(
                 [
-                    _MODEL,
+                    _column(
+                        "model",
+                        pa.string(),
+                        "model and revision; of an answer given elsewhere the arm's name",
+                    ),
                     _DATASET,
                     _SAMPLE,
                     _CONDITION,
@@ -290,7 +294,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             schema=pa.schema(
                 [
                     _column("judge", pa.string(), "name of the judge"),
-                    _maybe("model", pa.string(), "model and revision that gave the answer"),
+                    _maybe(
+                        "model",
+                        pa.string(),
+                        "model and revision that gave the answer, or the name of another system's arm",
+                    ),
                     _DATASET,
                     _SAMPLE,
                     _CONDITION,

@@ -12,12 +12,12 @@ from storage.records.manifest import Manifest
 from storage.shards.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.compare.finished_runs import find_report
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.outcomes import Arm
 from tasks.report.table import sort_arms
 
 # The stages whose results are read.
-READ = (StageName.INGEST, StageName.GENERATE, StageName.JUDGE)
+READ = (StageName.INGEST, *ANSWERS, StageName.JUDGE)
 SIDES = ("unsafe", "safe")
 _ARM = ("model", "condition", "intervention", "alpha")
 _JUDGED = (*_ARM, "judge", "dataset", "sample_id", "answer_digest", "verdict")
@@ -82,7 +82,7 @@ def read_frame(store: Store, record: Mapping[str, Any]) -> Frame:
     places = {arm: place for place, arm in enumerate(arms)}
     return Frame(
         run_id=run_id,
-        salt=digest(sorted(used.get(StageName.GENERATE, ()))),
+        salt=digest(sorted(key for stage in ANSWERS for key in used.get(stage, ()))),
         judges=tuple(_sort_judges(judges, report)),
         arms=tuple(arms),
         answers=sorted(answers, key=lambda one: (places[one.arm], one.question)),

@@ -10,7 +10,7 @@ from storage.shards.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.calibrate.frame import Frame
 from tasks.calibrate.sheet import Sheet
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.outcomes import Arm
 from tasks.shards.answers import find_judged_marks
 
@@ -39,7 +39,7 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
     used: Mapping[str, list[str]] = frame.report.content["used"]
     made = {
         stage: [need_manifest(store, stage, key) for key in used.get(stage, ())]
-        for stage in (StageName.INGEST, StageName.GENERATE, StageName.JUDGE)
+        for stage in (StageName.INGEST, *ANSWERS, StageName.JUDGE)
     }
     ids = {(row.answer.arm, *row.answer.question): row.id for row in sheet.rows}
     questions = {row.answer.question for row in sheet.rows}
@@ -53,7 +53,7 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
     texts = {}
     columns = (*_ARM, "dataset", "sample_id", "answer")
     marks = find_judged_marks(made[StageName.JUDGE])
-    for manifest in made[StageName.GENERATE]:
+    for manifest in (one for stage in ANSWERS for one in made[stage]):
         for row in iterate_all(store, [manifest], "responses", columns):
             question = row["dataset"], row["sample_id"]
             if (name := ids.get((Arm(*(row[part] for part in _ARM)), *question))) is None:

@@ -40,6 +40,15 @@ def match_models(before: Sequence[str], after: Sequence[str]) -> tuple[Labels, L
     return old, new
 
 
+def match_arms(reports: Sequence[Manifest]) -> tuple[Labels, Labels]:
+    """Map the models of two reports to common names, and the arms that other systems answered, each by its own name."""
+    before, after = ([model["name"] for model in report.content["models"]] for report in reports)
+    old, new = match_models(before, after)
+    was, now = map(_list_imported, reports)
+    common = {name: name for name in now if name in was}
+    return {**old, **common}, {**new, **common}
+
+
 def describe_differences(
     reports: Sequence[Manifest],
     answered: Sequence[Sequence[Manifest]],
@@ -50,6 +59,7 @@ def describe_differences(
     """Describe, in a sentence each, what only one run has, and what both have with different settings."""
     return [
         *_find_lonely_models(reports, labels),
+        *_find_other_files(reports),
         *_find_lonely(
             [name_of(arm) for arm in pairs.before.outcomes.arms],
             [name_of(arm) for arm in pairs.after.outcomes.arms],
@@ -85,6 +95,22 @@ def _find_lonely_models(reports: Sequence[Manifest], labels: Sequence[Labels]) -
         for model in report.content["models"]:
             if model["name"] not in names:
                 yield f"Only the {when} run has the model {model['name']}"
+
+
+def _list_imported(report: Manifest) -> dict[str, str]:
+    """The digests of the files of arms that other systems answered, by name."""
+    arms = report.content.get("imported", {}).get("arms", ())
+    return {arm["name"]: arm["digest"] for arm in arms}
+
+
+def _find_other_files(reports: Sequence[Manifest]) -> Iterator[str]:
+    before, after = map(_list_imported, reports)
+    for own, other, when in ((before, after, "earlier"), (after, before, "later")):
+        if alone := [name for name in own if name not in other]:
+            yield f"Only the {when} run has answers of {_list(alone)}, given elsewhere"
+    for name, digest in after.items():
+        if before.get(name, digest) != digest:
+            yield f"The answers of {name}, given elsewhere, come from another file: {before[name][:12]} → {digest[:12]}"
 
 
 def _find_lonely(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from storage.store import Store
 from tasks.compare.category_changes import compare_categories
 from tasks.compare.changes import compare_pairs, count_unpaired, find_flips
 from tasks.compare.finished_runs import find_finished, find_report
-from tasks.compare.matching import describe_differences, match_models
+from tasks.compare.matching import describe_differences, match_arms
 from tasks.compare.result import ComparedRun, RunComparison
 from tasks.compare.run_pairs import RunPairs, read_side
 from tasks.compare.shift_changes import compare_shifts
@@ -23,12 +23,12 @@ from tasks.compare.verdict import make_verdict
 from tasks.core.commit import NO_ROWS, commit_files
 from tasks.core.progress import report_rows
 from tasks.core.stage import Job, make_stage
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS, StageName
 
 # Part of the key: raise it when the same two runs yield other numbers or other text.
 VERSION = 3
 # The stages that a comparison reads; a run without the rest, such as hidden states, can still be compared.
-READ = (StageName.INGEST, StageName.GENERATE, StageName.JUDGE, StageName.SHIFT)
+READ = (StageName.INGEST, *ANSWERS, StageName.JUDGE, StageName.SHIFT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
     reports = [need_manifest(store, StageName.REPORT, key) for key in (job.before, job.after)]
     # Finding verifies every byte, so each is found once.
     before, after = ({stage: _find_all(store, report, stage) for stage in READ} for report in reports)
-    labels = match_models(*([model["name"] for model in report.content["models"]] for report in reports))
+    labels = match_arms(reports)
     pairs = RunPairs(
         *(
             read_side(store, ingested=made[StageName.INGEST], judged=made[StageName.JUDGE], labels=names)

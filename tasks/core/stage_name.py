@@ -20,9 +20,14 @@ class StageName(StrEnum):
     PROBE = "probe"
     CAPTION = "caption"
     GENERATE = "generate"
+    IMPORT_ANSWERS = "import"
     OVERHEAD = "overhead"
     JUDGE = "judge"
     JUDGE_TEXTS = "judge-texts"
     REPORT = "report"
     # Storage finds the reports that a comparison refers to, so it defines this name.
     COMPARE = comparisons.COMPARE
+
+
+# The stages whose results are answers, in the order in which runs and reports have them.
+ANSWERS = (StageName.GENERATE, StageName.IMPORT_ANSWERS)

@@ -15,14 +15,14 @@ from cmrm.judges.judge import find_fault
 from cmrm.prompts.reasoning import ReasoningMarks, find_final
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
-from storage.shards.rows import need_manifest, read_rows
+from storage.shards.rows import read_rows
 from storage.store import Store
 from storage.tables.arrow import from_rows
 from tasks.core.call_thread import iterate_apart
 from tasks.core.stage import Job, Stage, make_stage
 from tasks.core.stage_name import StageName
 from tasks.judge.loaded import JudgeUse, describe_spec, load_judge
-from tasks.shards.answers import AnswerShard, keep_marks
+from tasks.shards.answers import AnswerShard, keep_marks, need_responses
 from tasks.shards.isolation import CONTROLS, MOST_REASON, describe_error, may_be_of_a_sample
 from tasks.shards.prompts import PromptBuilder, quarantine_row
 from tasks.shards.run_shard import Finished, work_through
@@ -113,7 +113,7 @@ class JudgeJob(VerdictJob):
         return {**super().content(), **({} if marks is None else {"reasoning": marks.content()})}
 
     def read_rows(self, store: Store) -> Mapping[str, dict[str, Any]]:
-        rows = read_answers(store, need_manifest(store, StageName.GENERATE, self.responses))
+        rows = read_answers(store, need_responses(store, self.responses))
         return {row["sample_id"]: row for row in rows}
 
     def find_text(self, row: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,6 @@ from cmrm.judges import Verdict
 from cmrm.prompts.reasoning import ReasoningMarks, split_trace
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
-from storage.shards.rows import need_manifest
 from storage.store import Store
 from tasks.core.stage import make_stage
 from tasks.core.stage_name import StageName
@@ -22,7 +21,7 @@ from tasks.judge.stage import (
     give_verdicts,
     read_answers,
 )
-from tasks.shards.answers import AnswerShard
+from tasks.shards.answers import AnswerShard, need_responses
 from tasks.shards.samples import slice_samples
 
 # The table of all these verdicts.
@@ -46,7 +45,7 @@ class TraceJob(VerdictJob):
         return {**super().content(), "subject": "trace", "reasoning": self.reasoning.content()}
 
     def read_rows(self, store: Store) -> Mapping[str, dict[str, Any]]:
-        rows = read_answers(store, need_manifest(store, StageName.GENERATE, self.responses))
+        rows = read_answers(store, need_responses(store, self.responses))
         return {row["sample_id"]: row for row in rows if self.find_text(row) is not None}
 
     def find_text(self, row: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cmrm.statistics.rates import Rate
 from cmrm.statistics.ratios import Cost
+from tasks.report.imported import ImportedChange, sum_up_imported
 from tasks.report.outcomes import Arm, find_leading, name_intervention
 from tasks.report.reasoning import ReasoningRate
 from tasks.report.table import Cell, Row, Table
@@ -51,20 +52,22 @@ def make_headline(
     states: Sequence[Mapping[str, Any]] = (),
     costs: Sequence[Mapping[str, Any]] = (),
     reasoning: Sequence[ReasoningRate] = (),
+    imported: Sequence[ImportedChange] = (),
 ) -> str:
     """Make one line per model: unsafe rates as text, with the image, under the safest intervention within the bound.
 
     A line says among how many it is the safest, or that none keeps the bound, and its cost. Curves over α add the
     strength that the bound selects, with its effect on the held-out half of the questions. Where `reasoning` has
-    answers without a final part, which are in no unsafe rate, the line has their share. A run without verdicts is
-    summarized by its `costs` in seconds and by the effect of its interventions on the `states`.
+    answers without a final part, which are in no unsafe rate, the line has their share. `imported` adds a line for
+    each arm that another system answered, which `table` lacks. A run without verdicts is summarized by its `costs` in
+    seconds and by the effect of its interventions on the `states`.
     """
     if table.rows:
         models = table.models()
         lines = [_judge_model(table, model, bound, reasoning) for model in models]
         if len(models) > 1:
             lines = [f"{model}: {line}" for model, line in zip(models, lines, strict=True)]
-        return "\n".join([*lines, *_describe_choices(curves)])
+        return "\n".join([*lines, *sum_up_imported(imported), *_describe_choices(curves)])
     return "\n".join([*_sum_up_costs(costs), *_sum_up_states(states)]) or NOT_COMPARED
 
 

@@ -16,7 +16,7 @@ from tasks.core.progress import report_rows
 from tasks.core.quarantine import read_quarantine
 from tasks.core.software import gather_software
 from tasks.core.stage import Job, make_stage
-from tasks.core.stage_name import StageName
+from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.agreement import describe_agreement
 from tasks.report.captions import summarize_captions
 from tasks.report.categories import draw_categories, rate_categories
@@ -30,6 +30,8 @@ from tasks.report.directions import gather_directions
 from tasks.report.figure import Figure
 from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound, make_headline
+from tasks.report.imported import VERSION as IMPORTED_VERSION
+from tasks.report.imported import ImportedArm, compare_imported, leave_out
 from tasks.report.judge_costs import describe_judges
 from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
 from tasks.report.parts import VERSION as PARTS_VERSION
@@ -69,7 +71,7 @@ MADE_BY_MODELS = (
 ASKED_OF_MODELS = (
     StageName.CAPTION,
     StageName.EXTRACT_STATES,
-    StageName.GENERATE,
+    *ANSWERS,
     StageName.OVERHEAD,
     StageName.JUDGE,
     StageName.JUDGE_TEXTS,
@@ -82,7 +84,8 @@ Made = Mapping[StageName, Sequence[Manifest]]
 class ReportJob(Job):
     """One run: the keys of its results, its interventions' settings by name, and the bound that selects α.
 
-    `passes` counts by name the sequences that are decoded for one answer. `models` and `judges` are as returned by
+    `passes` counts by name the sequences that are decoded for one answer. `imported` are the arms that other systems
+    answered, each as `SurveyedAnswers.describe` returns it. `models` and `judges` are as returned by
     their `describe`: a report loads none of them.
     """
 
@@ -94,6 +97,7 @@ class ReportJob(Job):
     utility_loss: float
     over_refusal: float | None
     passes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    imported: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def stage(self) -> StageName:
@@ -117,6 +121,11 @@ class ReportJob(Job):
             **({"texts": TEXTS_VERSION} if self.used.get(StageName.JUDGE_TEXTS) else {}),
             **({"parts": PARTS_VERSION} if self.used.get(StageName.SHIFT_PARTS) else {}),
             **({"directions": DIRECTIONS_VERSION} if self.used.get(StageName.PROBE) else {}),
+            **(
+                {"imported": {"version": IMPORTED_VERSION, "arms": [dict(one) for one in self.imported]}}
+                if self.imported
+                else {}
+            ),
         }
 
 
@@ -125,9 +134,11 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     made = {stage: [need_manifest(store, stage, key) for key in keys] for stage, keys in job.used.items()}
     outcomes = read_outcomes(store, made)
     harmful = {(one.dataset, one.sample_id): one.harmful for one in outcomes.samples}
-    table = make_table(
-        outcomes, settings=job.settings, quarantined=_count_unanswered(store, made[StageName.GENERATE])
-    )
+    answered = [one for stage in ANSWERS for one in made.get(stage, ())]
+    table = make_table(outcomes, settings=job.settings, quarantined=_count_unanswered(store, answered))
+    imported = [ImportedArm(**one) for one in job.imported]
+    own = leave_out(table, {one.name for one in imported})
+    changes = compare_imported(outcomes, table, {one.name for one in imported})
     curves = make_curves(
         outcomes,
         interventions=list(job.settings),
@@ -140,7 +151,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     costs = describe_costs(iterate_all(store, made[StageName.OVERHEAD], "timings"))
     defences = make_defence_table(
         outcomes,
-        table,
+        own,
         settings=job.settings,
         passes=job.passes,
         tokens=_count_tokens(job, store, made[StageName.GENERATE]),
@@ -150,7 +161,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     texts = made.get(StageName.JUDGE_TEXTS, ())
     reasoning = rate_traces(
         store,
-        answered=made[StageName.GENERATE],
+        answered=answered,
         judged=made[StageName.JUDGE],
         texts=texts,
         outcomes=outcomes,
@@ -171,7 +182,13 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         version=VERSION,
         title=job.title,
         headline=make_headline(
-            table, bound=bound, curves=curves, states=states, costs=costs, reasoning=reasoning
+            own,
+            bound=bound,
+            curves=curves,
+            states=states,
+            costs=costs,
+            reasoning=reasoning,
+            imported=changes,
         ),
         models=job.models,
         judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges, texts=texts)),
@@ -197,6 +214,8 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         twins=tuple(rate_twins(outcomes, table)),
         defences=defences,
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
+        imported=tuple(imported),
+        imported_changes=tuple(changes),
     )
     manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
     report_rows(1)

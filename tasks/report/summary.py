@@ -14,6 +14,7 @@ from storage.store import Store
 from tasks.report.captions import CaptionSummary
 from tasks.report.categories import CategoryRate
 from tasks.report.defences import DefenceTable
+from tasks.report.imported import ImportedArm, ImportedChange
 from tasks.report.judge_costs import JudgeTotals
 from tasks.report.questions import QuestionRate
 from tasks.report.reasoning import ReasoningRate
@@ -120,6 +121,8 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "twins": TwinRate,
         "stimuli": StimulusSummary,
         "figures": FigureCaption,
+        "imported": ImportedArm,
+        "imported_changes": ImportedChange,
     }
 )
 # The keys that only some runs have.
@@ -136,6 +139,8 @@ OPTIONAL = frozenset(
         "defences",
         "captions",
         "stimuli",
+        "imported",
+        "imported_changes",
     )
 )
 
@@ -187,6 +192,9 @@ class Summary:
     captions: tuple[CaptionSummary, ...] = ()
     # Only of a run that showed a meaningless image; earlier releases did not measure them.
     stimuli: tuple[StimulusSummary, ...] = ()
+    # Only of a run with arms that other systems answered.
+    imported: tuple[ImportedArm, ...] = ()
+    imported_changes: tuple[ImportedChange, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""

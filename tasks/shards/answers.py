@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from cmrm.prompts.reasoning import ReasoningMarks, is_split
 from storage.records.manifest import Manifest
+from storage.shards.rows import need_manifest
+from storage.store import Store
+from tasks.core.stage_name import ANSWERS, StageName
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Slice
 
@@ -26,6 +29,12 @@ class AnswerShard:
     responses: Manifest
     label: str
     reasoning: ReasoningMarks | None = None
+
+
+def need_responses(store: Store, key: str) -> Manifest:
+    """Find the manifest of answers that a run has just used, generated or imported; StoreError if it is gone."""
+    stage = next((one for one in ANSWERS if store.look_up(one, key) is not None), StageName.GENERATE)
+    return need_manifest(store, stage, key)
 
 
 def keep_marks(marks: ReasoningMarks | None, answers: Iterable[str]) -> ReasoningMarks | None:

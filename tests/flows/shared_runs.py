@@ -11,8 +11,10 @@ from uuid import uuid4
 import pytest
 
 from flows import run
+from flows.commands.judge_again import read_finished
 from flows.plan.plan import make_plan
-from flows.run import Result
+from flows.run import Result, Work, describe_run
+from flows.spec.imported_arms import NO_ARMS, Arms
 from flows.spec.organism import place_organism
 from flows.spec.spec import read_spec
 from flows.stages import LookupObserver, OnDone, Stages
@@ -23,6 +25,7 @@ from storage.records.manifest import Manifest
 from storage.shards.rows import expect_manifest
 from storage.store import Store
 from tasks.core.stage import AnyJob, Stage
+from tasks.judge.loaded import JudgeUse
 from tasks.report import stage as report
 
 
@@ -50,7 +53,20 @@ def run_plainly(spec: Path, store: Path | str) -> Result:
     forget_found_whole()
     opened = Store.create(store)
     plan = make_plan(place_organism(read_spec(spec)), store=opened)
-    work: Any = run._describe(plan)
+    return _do_plainly(run._describe(plan), opened)
+
+
+def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: Arms = NO_ARMS) -> Result:
+    """Judge the latest run again as `flows.commands.judge_again` does, but for the same."""
+    forget_found_whole()
+    opened = Store.open(store)
+    finished = read_finished(opened, "latest", judges, arms)
+    plan = finished.plan
+    record = describe_run(plan.spec, plan.models, plan.judges)
+    return _do_plainly(Work(store=opened.url, title="", record=record, do=finished.judge), opened)
+
+
+def _do_plainly(work: Any, opened: Store) -> Result:
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
         outcome = work.do(PlainStages(opened, bars, InProcessWorkers(), LookupObserver()))
