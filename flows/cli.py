@@ -55,9 +55,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.calibrate:calibrate",
             "Hold the judges of a finished run against people's labels.",
         ),
+        "log": (
+            "flows.commands.log:log",
+            "Show a finished run in Weights & Biases or MLflow.",
+        ),
         "export": (
             "flows.commands.export:export",
-            "Write a steered model as a folder for other people's engines, proved and with a canary.",
+            "Write a steered model for other people's engines, or a finished run for other people's tools.",
         ),
         "verify-serving": (
             "flows.commands.verify_serving:verify_serving",

@@ -13,6 +13,8 @@ from cmrm.untrusted.redaction import redacted_errors, redacting
 from flows.run import find_store, run_spec
 from flows.server.client import quiet_prefect
 from flows.server.variables import resolve_variables
+from flows.sinks import make_sinks
+from flows.sinks.log import choose_kinds, log_afterwards
 from flows.spec.parameters import read_given
 from tasks.job_codec import unpack_jobs
 
@@ -23,22 +25,28 @@ log = logging.getLogger("cmrm.flows")
 @redacting
 def run_deployed(
     spec: str | dict[str, Any],
+    *,
     store: str | None = None,
     model: str | None = None,
     limit: int | None = None,
     workers: str | int = "auto",
+    log_to: list[str] | None = None,
 ) -> str:
     """Run a spec on all devices of the worker's machine; returns the run id.
 
     `spec` is a file there, or the content itself. `store` and `model`, which replaces the spec's, may hold
     `{{ prefect.variables.NAME }}`. Without `store`, CMRM_STORE or the spec names it: a worker's working directory is
-    temporary. Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to fix it.
+    temporary. The finished run is shown in the sinks of `log_to`, else of CMRM_LOG_TO.
+    Raises `UserError` or `StoreError`, which fail the flow run with a message that says how to fix it.
     """
     read = read_given(spec, model=resolve_variables(model, where="model"))
     if limit is not None:
         read = read.limit(limit)
     place = find_store(read, resolve_variables(store, where="store"))
-    return run_spec(read, store=place, workers=str(workers)).run_id
+    sinks = make_sinks(choose_kinds(log_to))
+    result = run_spec(read, store=place, workers=str(workers))
+    log_afterwards(result.run_id, place, sinks, say=log.info)
+    return result.run_id
 
 
 # Prefect resolves parameter types in the function's module, so a decorator from another module would break it.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
+from flows.commands.log_to import LogTo
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,6 +35,7 @@ def deploy(
     model: str | None = None,
     workers: str = "auto",
     limit: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    log_to: LogTo = (),
     embed: Annotated[bool, Parameter(negative="")] = False,
     tag: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
     job_variable: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
@@ -42,10 +44,11 @@ def deploy(
     remove: Annotated[bool, Parameter(negative="")] = False,
     server: str | None = None,
 ) -> None:
-    """Put a spec on a Prefect server as a deployment, or bring the one that is there up to date.
+    """Put a spec on a Prefect server as a deployment, with a schedule and notices.
 
-    The command states the whole deployment: what an earlier one had and this one leaves out is taken away, and each
-    change is said. A run is started by its schedule, or by `prefect deployment run FLOW/NAME`.
+    A deployment that is there is brought up to date, and each change is said. The command states all of it: what an
+    earlier one had and this one leaves out is taken away. A run is started by its schedule, or by `prefect deployment
+    run FLOW/NAME`.
 
     Parameters
     ----------
@@ -74,6 +77,9 @@ def deploy(
         Where a run's jobs that need a model run; see `cmrm run --help`.
     limit
         Use at most this many samples of each data set.
+    log_to
+        Show each finished run in this sink, with the worker's environment; see `cmrm run --help`. Default: those of the
+        worker's CMRM_LOG_TO.
     embed
         Keep the spec's content in the deployment, so that the worker needs no file; its paths become absolute.
     tag
@@ -116,6 +122,7 @@ def deploy(
             model=model,
             workers=workers,
             limit=limit,
+            log_to=log_to,
             cron=cron,
             timezone=timezone,
             tags=tag,

@@ -47,7 +47,7 @@ def export(
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     options: Annotated[RunOptions | None, Parameter(name="*")] = None,
 ) -> None:
-    """Write a steered model for other people's engines, proved and with a canary, or a finished run for their tools.
+    """Write a steered model for other people's engines, or a finished run for other people's tools.
 
     A steered model is run under hooks, and its export written, read again and held against them; the folder gets its
     name only then. `cmrm verify-serving` tells by its canary.json whether a server steers. A finished run is written

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
+from flows.commands.log_to import LogTo
 from flows.commands.store_place import DEFAULT_STORE
 from storage.store import Store
 
@@ -24,6 +25,7 @@ def watch(
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     once: Annotated[bool, Parameter(negative="")] = False,
+    log_to: LogTo = (),
     every: Annotated[float, Parameter(validator=validators.Number(gte=1, lte=LONGEST_INTERVAL))] = 3600.0,
 ) -> None:
     """Poll for new revisions of a model, run each, and compare it with the last.
@@ -40,6 +42,8 @@ def watch(
         Where jobs that need a model run; see `cmrm run --help`.
     once
         Poll once and exit: status 0 if safety did not get worse, 1 if it did, 2 if that could not be decided.
+    log_to
+        Show each new run in this sink too; see `cmrm run --help`.
     every
         Seconds between two polls.
     """
@@ -57,6 +61,6 @@ def watch(
     read = read_spec(spec)
     url = Store.open(store or read.store or DEFAULT_STORE).url
     if not once:
-        watch_on(spec, server=server, seconds=every, store=url, workers=workers)
-    elif status := watch_once(spec, server=server, store=url, workers=workers):
+        watch_on(spec, server=server, seconds=every, store=url, workers=workers, log_to=[*log_to])
+    elif status := watch_once(spec, server=server, store=url, workers=workers, log_to=[*log_to]):
         sys.exit(status)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import show_value
 from flows.server.variables import list_variables
+from flows.sinks import SINKS
 from flows.spec.parameters import replace_model
 from flows.spec.secrets import find_secret, refuse_credentials
 from flows.spec.spec import Spec, read_spec
@@ -72,6 +73,7 @@ class Options:
     model: str | None
     workers: str
     limit: int | None
+    log_to: Sequence[str]
     cron: str | None
     timezone: str
     tags: Sequence[str]
@@ -121,6 +123,8 @@ def make_wanted(spec: Path, options: Options, *, kind: Kind, pool: str) -> Wante
         raise UserError("--notify: only a watch finds out whether safety regressed; give --watch too.")
     if options.limit is not None and kind == "watch":
         raise UserError("--limit: a watch takes no limit; set limit in the data sets of the spec.")
+    for kind_of_sink in options.log_to:
+        SINKS.find(kind_of_sink)
     read = read_spec(spec)
     _check(read, spec, options)
     flow = FLOWS[kind]
@@ -131,6 +135,7 @@ def make_wanted(spec: Path, options: Options, *, kind: Kind, pool: str) -> Wante
         "model": options.model,
         "workers": options.workers,
         "limit": options.limit,
+        "log_to": [*options.log_to] or None,
     }
     given = {name: value for name, value in parameters.items() if value is not None}
     return Wanted(

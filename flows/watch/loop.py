@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 STATUS = {"Regressed": 1, "Unjudged": 2}
 
 
-def watch_once(spec: Path, *, server: str | None, **options: str | None) -> int:
+def watch_once(spec: Path, *, server: str | None, **options: Any) -> int:
     """Poll once and print the result; returns the exit status. Raises `UserError` or `StoreError` if it fails.
 
-    `options` are those of the flow: `store` and `workers`.
+    `options` are those of the flow: `store`, `workers` and `log_to`.
     """
     quiet_prefect()
     found = _poll(spec, reach_server(server), options)
@@ -37,7 +37,7 @@ def watch_once(spec: Path, *, server: str | None, **options: str | None) -> int:
     return STATUS.get(found.outcome, 0)
 
 
-def watch_on(spec: Path, *, server: str | None, seconds: float, **options: str | None) -> None:
+def watch_on(spec: Path, *, server: str | None, seconds: float, **options: Any) -> None:
     """Poll every `seconds` until interrupted; errors are printed, and retried at the next poll."""
     quiet_prefect()
     console = Console()
@@ -59,7 +59,7 @@ def watch_on(spec: Path, *, server: str | None, seconds: float, **options: str |
         threading.Event().wait(seconds)
 
 
-def _poll(spec: Path, ready: Ready, options: Mapping[str, str | None]) -> PollResult:
+def _poll(spec: Path, ready: Ready, options: Mapping[str, Any]) -> PollResult:
     from flows.watch.poll import watch_deployed
 
     with ready(), translate_server_errors():

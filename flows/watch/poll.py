@@ -5,6 +5,7 @@ The verdict is written to the run record last, so that the next poll resumes wha
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from cmrm.untrusted.redaction import redact_known, redacting
 from flows.report.file_names import find_report_file
 from flows.run import Result, find_store, run_spec
 from flows.server.variables import resolve_variables
+from flows.sinks import make_sinks
+from flows.sinks.log import choose_kinds, log_afterwards
 from flows.spec.model_sections import ModelSpec
 from flows.spec.organism import place_organism
 from flows.spec.parameters import Content, name_given, read_given
@@ -39,6 +42,8 @@ from storage.store import Store
 from tasks.compare.stage import compare_runs
 from tasks.core.models import join_fingerprints
 
+log = logging.getLogger("cmrm.flows")
+
 PollOutcome = Literal["First", "Unchanged", "Ok", "Regressed", "Unjudged", "Busy"]
 # Retries, and the seconds before the first retry, doubled each time.
 RETRIES = 4
@@ -48,11 +53,12 @@ JITTER = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PollResult:
-    """Result of one poll: outcome, text for people, and the path of a new report."""
+    """Result of one poll: outcome, text for people, the path of a new report, and the id of its run."""
 
     outcome: PollOutcome
     text: str
     report: str | None = None
+    new_run: str | None = None
 
 
 def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -89,7 +95,8 @@ def poll(spec: str | Content, model: str | None, store: str, workers: str) -> Po
     runs = find_past_runs(opened, read)
     if not runs:
         result = _run(read, opened, workers, now)
-        return PollResult(outcome="First", text="First run, nothing to compare with.", report=result.report)
+        text = "First run, nothing to compare with."
+        return PollResult(outcome="First", text=text, report=result.report, new_run=result.run_id)
     last = runs[-1]
     if last.fingerprints != now:
         return _measure(read, opened, workers, last, now)
@@ -171,6 +178,7 @@ def _compare(spec: Spec, store: Store, before: PastRun, after: PastRun) -> PollR
         outcome="Regressed" if found.regressed else "Ok" if found.judged else "Unjudged",
         text=f"{changed} (runs {before.run_id} → {after.run_id}). {found.verdict}",
         report=f"{store.url}/{find_report_file(after.run_id)}",
+        new_run=after.run_id,
     )
 
 
@@ -194,16 +202,19 @@ def _name_poll() -> str:
 @redacting
 def watch_deployed(
     spec: str | dict[str, Any],
+    *,
     store: str | None = None,
     model: str | None = None,
     workers: str | int = "auto",
+    log_to: list[str] | None = None,
 ) -> State[PollResult]:
     """Poll once as a Prefect flow, for a schedule; the final state is named after the outcome.
 
     `spec` is a file where the flow runs, or the content itself. `store` and `model`, which replaces the spec's, may
     hold `{{ prefect.variables.NAME }}`. Without `store`, CMRM_STORE or the spec names it. If another watch holds the
-    lease on the spec in the same store, return Busy.
+    lease on the spec in the same store, return Busy. A new run is shown in the sinks of `log_to`, else of CMRM_LOG_TO.
     """
+    sinks = make_sinks(choose_kinds(log_to))
     model = resolve_variables(model, where="model")
     read = read_given(spec, model=model)
     opened = Store.create(find_store(read, resolve_variables(store, where="store")))
@@ -213,4 +224,6 @@ def watch_deployed(
             if holder is None
             else PollResult(outcome="Busy", text=f"{_describe(holder)} is polling this spec; skipped.")
         )
+    if found.new_run is not None:
+        log_afterwards(found.new_run, opened.url, sinks, say=log.info)
     return Completed(name=found.outcome, message=found.text, data=found)

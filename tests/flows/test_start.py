@@ -44,7 +44,8 @@ OWN = {"cmrm", "flows", "storage", "tasks"}
 # The command line, and the compiled parts and helpers that its libraries bring.
 COMMAND_LINE = {"attr", "attrs", "cyclopts", "docstring_parser", "markdown_it", "mdurl", "pygments", "rich"}
 ARROW = {"cloudpickle", "cython_runtime", "numpy", "pyarrow"}
-SQL = {"_duckdb", "duckdb", "fsspec", "safetensors"}
+# fsspec imports zstandard where it is installed.
+SQL = {"_duckdb", "duckdb", "fsspec", "safetensors", "zstandard"}
 PLAN = {
     "PIL",
     "annotated_types",
