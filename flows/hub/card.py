@@ -113,7 +113,7 @@ def _write_front_matter(facts: CardFacts) -> str:
 
 
 def _introduce(facts: CardFacts) -> str:
-    models = ", ".join(escape(str(one["name"])) for one in facts.summary.models)
+    models = ", ".join(map(escape, facts.summary.table.models()))
     headline = "\n>\n".join(f"> {escape(line)}" for line in facts.summary.headline.splitlines())
     return (
         f"What {models} answered with images, without them and under interventions on hidden states (cross-modality "
@@ -171,6 +171,8 @@ def _describe_images(facts: CardFacts) -> str:
         "An image is the file that the model was shown, byte by byte; `answers` has it in rows whose condition is "
         "`image`. Under `query` and `caption` there was none, and under the others a meaningless one."
     )
+    if facts.summary.imported:
+        said += " Of arms of other systems, that is what their files say or what was stated of them."
     if facts.lost:
         said += (
             f" **{facts.lost:,} images are missing**: their files were gone, or others than those that were shown, "
@@ -196,9 +198,14 @@ def _describe_origin(facts: CardFacts) -> str:
         + f": key `{one.key}`, sha256 `{facts.shifts.get(one.key, 'unknown')}`"
         for one in summary.shifts
     ]
-    return "\n".join(
-        ["## How it was made", "", *(f"* {escape(line)}" for line in [*sentences, *judges]), *shifts]
-    )
+    imported = [
+        f"* Arm {escape(one.name)}: answers of another system, from {escape(one.file)} (sha256 `{one.digest}`), "
+        f"{one.used:,} of {one.answers:,} of them used. Nothing proves how they were made"
+        + "".join(f"; {escape(name)}: {escape(value)}" for name, value in one.made_by.items())
+        for one in summary.imported
+    ]
+    lines = [f"* {escape(line)}" for line in [*sentences, *judges]]
+    return "\n".join(["## How it was made", "", *lines, *imported, *shifts])
 
 
 def _describe_quarantine(facts: CardFacts) -> str:
