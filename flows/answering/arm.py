@@ -36,8 +36,8 @@ class AnsweringArm:
     use: SingleUse | StepUse | None
     scene: Scene | None
     max_new_tokens: int
-    shifts: Mapping[str, str] = field(default_factory=dict, hash=False)
-    source: Mapping[str, str] = field(default_factory=dict, hash=False)
+    shifts: Mapping[str, str] = field(default_factory=dict, compare=False)
+    source: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:

@@ -103,14 +103,15 @@ class BatchBuilder:
 
     def choose_rows(self, questions: Sequence[Question], prefixes: Prefixes) -> int:
         """Choose how many prompts like these are decoded at once, as free memory allows."""
-        alone = self._requests.count_alone()
+        asked = frozenset(map(self.number, questions))
+        alone = self._requests.count_alone(asked)
         return choose_rows(
             self._requests.renderer,
             self._showing,
             self._kind.condition,
             [one.stored for one in self._make_samples(questions)],
             prefixes,
-            arms=len(self.arms) - alone,
+            arms=len(asked) - alone,
             alone=alone,
             requests=REQUESTS,
             max_new_tokens=questions[0].limit,

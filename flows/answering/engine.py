@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from tasks.core.models import ModelUse, choose_device, load_use
 if TYPE_CHECKING:
     from cmrm.models.vlm import VisionLanguageModel
 
+# How long the interpreter's exit waits for a decoding step.
+STOP_SECONDS = 10.0
+
 
 class Engine:
     """Answers questions for all arms of one model, which is loaded with the first of them.
@@ -33,7 +37,10 @@ class Engine:
         self._loaded: tuple[VisionLanguageModel, BatchBuilders] | None = None
         self._queue = QuestionQueue()
         self._decoding, self._preparing = DaemonThread("cmrm-answers"), DaemonThread("cmrm-prompts")
-        weakref.finalize(self, _stop, (self._decoding, self._preparing))
+        self._stopping = threading.Event()
+        # At the interpreter's exit the threads must end before it, since they may be inside of torch.
+        weakref.finalize(self, _stop, (self._decoding, self._preparing)).atexit = False
+        _running.add(self)
         # What steps of a defence have answered, by question: later steps read it.
         self.earlier: dict[str, dict[str, str]] = {}
 
@@ -41,11 +48,21 @@ class Engine:
         """Queue a question, whose future gets the answer, or `UserError` where it has none."""
         self._queue.put(question, partial(self._decoding.submit, self._serve))
 
+    def stop(self) -> None:
+        """End the threads after the decoding step under way; questions that are open end with an error."""
+        self._stopping.set()
+        _stop((self._decoding, self._preparing))
+        for thread in (self._decoding, self._preparing):
+            thread.join(STOP_SECONDS)
+
     def _serve(self) -> None:
         while (limit := self._queue.find_limit()) is not None:
             try:
                 vlm, builders = self._load()
-                Session(vlm, self._queue, builders, self._preparing, limit=limit).run()
+                session = Session(
+                    vlm, self._queue, builders, self._preparing, limit=limit, stopping=self._stopping
+                )
+                session.run()
             except BaseException as error:  # noqa: BLE001 - raised where the answers are awaited
                 for question in self._queue.take_all():
                     question.end(error)
@@ -57,6 +74,8 @@ class Engine:
         return self._loaded
 
 
+# Engines whose threads may run.
+_running: weakref.WeakSet[Engine] = weakref.WeakSet()
 # Engines in use, by how their model is loaded.
 _engines: weakref.WeakValueDictionary[ModelUse, Engine] = weakref.WeakValueDictionary()
 _finding = threading.Lock()
@@ -71,6 +90,12 @@ def find_engine(model: ModelUse) -> Engine:
         if found is None:
             found = _engines[loaded] = Engine(loaded)
         return found
+
+
+@atexit.register
+def _stop_all() -> None:
+    for engine in list(_running):
+        engine.stop()
 
 
 def _stop(threads: Sequence[DaemonThread]) -> None:

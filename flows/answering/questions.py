@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
@@ -52,12 +53,12 @@ class Question:
 
     def end(self, answer: ArmAnswer | BaseException) -> None:
         """Give the answer, or what was wrong, to whoever still waits for it."""
-        if self.answer.done():
-            return
-        if isinstance(answer, BaseException):
-            self.answer.set_exception(answer)
-        else:
-            self.answer.set_result(answer)
+        # Who asked may stop waiting at any moment.
+        with suppress(InvalidStateError):
+            if isinstance(answer, BaseException):
+                self.answer.set_exception(answer)
+            else:
+                self.answer.set_result(answer)
 
     @property
     def condition(self) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
@@ -18,7 +19,6 @@ from tasks.core.daemon_thread import DaemonThread
 from tasks.core.oom import ANSWERING, run_unless_oom
 from tasks.generate.answer_writer import explain_fault
 from tasks.generate.stage import MOST_IN_REQUEST, REQUESTS
-from tasks.shards.isolation import may_be_of_a_sample
 
 if TYPE_CHECKING:
     from cmrm.decoding.requests import Answered, DecodeRequest
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from cmrm.prefix.planner import Prefixes
 
 log = logging.getLogger("cmrm.answering")
+
+
+class EngineStoppedError(UserError):
+    """The program ends, or the model was given back, before a question was answered."""
+
+    def __str__(self) -> str:
+        return "the program ended before this question was answered"
 
 
 class Session:
@@ -39,9 +46,10 @@ class Session:
         thread: DaemonThread,
         *,
         limit: int,
+        stopping: threading.Event,
     ) -> None:
         self._vlm, self._queue, self._builders, self._thread = vlm, queue, builders, thread
-        self._limit, self._rows = limit, 0
+        self._limit, self._rows, self._stopping = limit, 0, stopping
         # Taken from the queue and not answered yet; those of them that are being decoded.
         self._open: list[Question] = []
         self._decoding: set[int] = set()
@@ -83,9 +91,13 @@ class Session:
         """Decode requests as questions arrive: None while there is none yet, and an end once all are answered."""
         preparing: Future[Batch] | None = None
         while True:
+            if self._stopping.is_set():
+                raise EngineStoppedError
             preparing = preparing or self._prepare(size)
             if preparing is None and not self._open:
                 return
+            if preparing is None and not self._decoding:
+                raise RuntimeError(f"{len(self._open)} questions are neither prepared nor decoded")
             if preparing is None or (self._decoding and not preparing.done()):
                 yield None
                 continue
@@ -169,14 +181,21 @@ class Session:
         return rows
 
     def _isolate(self, error: Exception) -> None:
-        """End open questions with an error, or ask each alone where one of several may have caused it."""
+        """End an open question with an error, or ask each alone where one of several, or its arm, caused it."""
         left, self._open = self._open, []
-        if len(left) > 1 and may_be_of_a_sample(error):
+        if len(left) > 1 and not isinstance(error, EngineStoppedError):
             log.warning("%s: asking %d questions one by one", type(error).__name__, len(left))
             for question in left:
                 alone = QuestionQueue()
                 alone.give_back([question])
-                Session(self._vlm, alone, self._builders, self._thread, limit=self._limit).run()
+                Session(
+                    self._vlm,
+                    alone,
+                    self._builders,
+                    self._thread,
+                    limit=self._limit,
+                    stopping=self._stopping,
+                ).run()
             return
         for question in left:
             question.end(error)

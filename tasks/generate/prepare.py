@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -134,13 +134,17 @@ class RequestBuilder:
             if arm not in measured
         }
 
-    def count_alone(self) -> int:
-        """How many arms share their prefill with no other: those that ask otherwise, or change the whole prompt."""
+    def count_alone(self, arms: Collection[int] | None = None) -> int:
+        """How many of these arms, of all where none are given, share their prefill with no other.
+
+        These are the ones that ask otherwise, or change the whole prompt.
+        """
         from cmrm.decoding.requests import shares_prefill
 
         return sum(
             not shares_prefill(self._probe(arm), asks_otherwise=use is not None and asks_otherwise(use))
             for arm, use in enumerate(self._uses)
+            if arms is None or arm in arms
         )
 
     def _probe(self, arm: int) -> Acting | None:
