@@ -65,7 +65,7 @@ class Shown:
 
 def list_options(form: Format) -> list[str]:
     """List the options of a format that a task takes, besides its file and its image folder."""
-    return sorted({*form.options, *GENERAL_OPTIONS} & DatasetSpec.model_fields.keys())
+    return sorted({*form.options, *GENERAL_OPTIONS})
 
 
 def read_options(name: str, given: Mapping[str, Any]) -> DatasetSpec:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from cmrm.datasets import Match, find_format
+from cmrm.datasets import Match, find_format, list_formats
+from cmrm.errors import UserError
 from cmrm.models.image_backend import AUTO
 from cmrm.prompts.images import MOST_CONTRAST
 from cmrm.untrusted.printable import show_value
@@ -84,6 +95,7 @@ class DatasetSpec(Section):
 
     `pair_with` and `clip` pair questions that have no image with one, by captions or by CLIP. `limit` keeps at most so
     many samples. `match: basename` finds images by file name. Files, and the base of image names in rows, may be URLs.
+    A format of another package may have options that are no fields here; they stand beside the fields in a spec.
     """
 
     format: str
@@ -105,6 +117,20 @@ class DatasetSpec(Section):
     split: str | None = None
     revision: str | None = None
     config: str | None = None
+
+    _own_options: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_own_options(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        own = _find_own_options(given, known=cls.model_fields)
+        made = validate({name: value for name, value in given.items() if name not in own} if own else given)
+        made._own_options.update(own)
+        return made
+
+    @model_serializer(mode="wrap")
+    def _write_own_options(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**write(self), **self._own_options}
 
     @field_validator("format")
     @classmethod
@@ -149,11 +175,24 @@ class DatasetSpec(Section):
             "categories",
         )
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        found |= self._own_options
         if self.harmful is not None:
             found["harmful"] = (
                 self.harmful if isinstance(self.harmful, bool) else self.harmful.model_dump(exclude_none=True)
             )
         return found
+
+
+def _find_own_options(given: Any, *, known: Collection[str]) -> dict[str, Any]:
+    """Find the options of a data set that its format has and `known` has not; none for an unknown format."""
+    name = given.get("format") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name not in list_formats():
+        return {}
+    try:
+        options = find_format(name).options
+    except UserError:
+        return {}  # the field's own validator says why
+    return {option: given[option] for option in options if option in given and option not in known}
 
 
 Share = Annotated[Number, Field(ge=0, le=1)]

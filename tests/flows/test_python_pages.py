@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 import cmrm
 from cmrm.judges import list_judges
 from flows.report.document import Document, Section
 from flows.report.writers.markdown import write_markdown
+from flows.spec.sections import DatasetSpec
 from storage.sql.macros import create_macros
 from storage.store import Store
 from tests.flows.shared_runs import run_plainly
@@ -94,6 +96,14 @@ def test_each_way_to_extend_it_works(folder: Path, monkeypatch):
     try:
         assert "length" in list_judges()
         names = run_blocks(blocks)
+        mine = 'mine: {format: wugs, path: wugs.jsonl, polite: "yes"}'
+        assert f"In a spec: `{mine}`" in (DOCS / "extend.md").read_text()
+        read = DatasetSpec.model_validate(yaml.safe_load(mine)["mine"])
+        assert read.options() == {"polite": "yes"}
+        # As a run's record keeps it.
+        assert DatasetSpec.model_validate(read.model_dump(mode="json")) == read
+        with pytest.raises(ValidationError, match="rude"):
+            DatasetSpec.model_validate({"format": "wugs", "path": "wugs.jsonl", "rude": "yes"})
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
             del sys.modules[name]
