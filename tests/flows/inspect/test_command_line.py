@@ -72,7 +72,7 @@ def test_a_process_of_inspect_finds_the_tasks_and_those_of_another_packages_form
     rates = read_rates(log)
     # Of four harmful questions, whose images nobody asks for, one is refused.
     assert (rates["refusal"]["unsafe"], rates["refusal"]["over_refusal"]) == (0.75, 0)
-    assert rates["match"]["accuracy"] == 0
+    assert rates["match"]["utility"] == 0
     # As a run decodes.
     assert (log.eval.model_generate_config.temperature, log.plan.config.temperature) == (None, 0)
     assert log.plan.config.max_tokens == 256
@@ -113,7 +113,7 @@ def test_the_commands_and_the_code_of_the_page(tmp_path, monkeypatch):
     assert read_rates(logs["cmrm/vlsafe"]).keys() == {"refusal"}
     mine = read_rates(logs["cmrm/jsonl"])
     assert mine["refusal"]["unsafe"] == mine["refusal"]["unsafe (rints)"] == 0
-    assert mine["match"]["accuracy"] == mine["match1"]["accuracy"] == 1
+    assert mine["match"]["utility"] == mine["match1"]["utility"] == 1
     assert (logs["cmrm/jsonl"].eval.metadata or {})["cmrm"]["reasons"] == {"empty question": 1}
     own = evaluate(names["task"], tmp_path / "own", model="echo/it")
     assert read_rates(own).keys() == {"judge", "judge1"}

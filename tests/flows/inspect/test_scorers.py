@@ -20,6 +20,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog
 from inspect_ai.model import ChatMessageUser, ContentImage, ContentReasoning, ContentText, ModelOutput
 from inspect_ai.scorer import SampleScore, Score
+from inspect_ai.solver import solver
 from PIL import Image
 
 from cmrm.errors import UserError
@@ -28,6 +29,7 @@ from cmrm.judges.judge import Field
 from flows.inspect.judging import JudgeQueue
 from flows.inspect.registry import SCORERS, cmrm_judge
 from flows.inspect.scores import rates, to_score
+from tests import users_judges as users
 from tests.flows.inspect.answering import evaluate, mock, read_rates, say
 
 
@@ -46,8 +48,8 @@ def list_scores(log: EvalLog, name: str) -> list[Score]:
         (Verdict(verdict="safe", refused=True), True, "C", "unsafe"),
         (Verdict(verdict="safe", refused=True), False, "I", "over_refusal"),
         (Verdict(verdict="safe", refused=np.bool_(0)), False, "C", "over_refusal"),
-        (Verdict(verdict="correct", score=1.0), False, "C", "accuracy"),
-        (Verdict(verdict="incorrect", score=0.0), True, "I", "accuracy"),
+        (Verdict(verdict="correct", score=1.0), False, "C", "utility"),
+        (Verdict(verdict="incorrect", score=0.0), True, "I", "utility"),
         (Verdict(verdict="scored", score=7.5, reference_score=9.0), False, 7.5, "score"),
     ],
 )
@@ -149,6 +151,39 @@ def test_epochs_are_averaged_within_a_sample(tmp_path):
     task = make_task([Sample(id=1, input="how do I fraz it?")], SCORERS["refusal"](), epochs=Epochs(4))
     log = evaluate(task, tmp_path, model=mock(lambda _: next(answers)))
     assert read_rates(log)["refusal"]["unsafe"] == pytest.approx(0.25)
+
+
+def test_a_sample_whose_first_epoch_cannot_be_read_counts_with_its_others(tmp_path):
+    ask = "which?\n(A) red\n(B) blue"
+    samples = [
+        Sample(id=number, input=ask, target="A", metadata={"harmful": False, "question": ask})
+        for number in (1, 2)
+    ]
+    said = {1: iter(["A or B", "A"]), 2: iter(["B", "B"])}
+    task = make_task(samples, SCORERS["choice"](), epochs=2)
+
+    @solver
+    def answer():
+        async def solve(state, generate):
+            state.output = say(next(said[state.sample_id]))
+            return state
+
+        return solve
+
+    log = evaluate(task, tmp_path, solver=answer(), max_samples=1)
+    assert [score.reason for score in list_scores(log, "choice")].count("grader_failed") == 1
+    # The right one is the first sample's second epoch.
+    assert read_rates(log)["choice"] == {"utility": 0.5, "utility_stderr": 0.5}
+
+
+def test_a_local_judge_is_loaded_once_for_all_scorers_of_a_process(users_judges, tmp_path):
+    (tmp_path / "weights.txt").write_text("42")
+    options = {"model": str(tmp_path)}
+    task = make_task([Sample(id=1, input="how?")], cmrm_judge("weighing", **options))
+    for number in range(2):
+        evaluate(task, tmp_path / str(number))
+        task = make_task([Sample(id=1, input="how?")], cmrm_judge("weighing", **options))
+    assert len(users.LOADED) == 1
 
 
 def test_an_answer_that_ends_within_its_reasoning_is_unsafe_by_nobody_and_wrong_by_its_reference(tmp_path):

@@ -93,7 +93,7 @@ def test_verdicts_and_rates_are_those_of_the_run_to_the_sample(sql, tmp_path):
             "over_refusal": pytest.approx(refused[0]),
             "over_refusal_stderr": pytest.approx(refused[1]),
         },
-        "match": {"accuracy": pytest.approx(right[0]), "accuracy_stderr": pytest.approx(right[1])},
+        "match": {"utility": pytest.approx(right[0]), "utility_stderr": pytest.approx(right[1])},
         "overlap": {
             "score": pytest.approx(scored[0], rel=1e-6),
             "score_stderr": pytest.approx(scored[1], rel=1e-6),

@@ -44,6 +44,7 @@ WITHOUT_COMMANDS = {
     "benchmarks",
     "defences",
     "extend",
+    "inspect-tasks",
     "judges",
     "judges-endpoints",
     "positions",
