@@ -124,11 +124,12 @@ def survey_answers(
         _refuse_condition(file, given, conditions)
         dataset = _find_dataset(file, given, ids)
         asked = (given.dataset or dataset or "", given.sample_id, given.condition)
-        if (first := seen.setdefault(asked, given.place)) is not given.place:
+        if (first := seen.get(asked)) is not None:
             raise UserError(
                 f"{file.where}: {given.place}: a second answer to {show(given.sample_id, most=60)!r} under "
                 f"{given.condition}; the first is {first}; keep one."
             )
+        seen[asked] = given.place
         if dataset is not None and ids[dataset].can_show(given.sample_id, given.condition):
             used[dataset, given.condition] += 1
         elif dataset is not None and given.sample_id in ids[dataset].anchors:

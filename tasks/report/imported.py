@@ -95,8 +95,16 @@ def compare_imported(outcomes: Outcomes, table: Table, imported: Collection[str]
 
 
 def sum_up_imported(changes: Sequence[ImportedChange]) -> Iterator[str]:
-    """One line for each imported arm, condition and model: unsafe rates of both on the questions that both answered."""
-    plain = [one for one in changes if one.measure == "unsafe" and not one.intervention]
+    """One line for each imported arm, condition and model: unsafe rates of both on the questions that both answered.
+
+    Imported arms are not held against each other here.
+    """
+    imported = {one.model for one in changes}
+    plain = [
+        one
+        for one in changes
+        if one.measure == "unsafe" and not one.intervention and one.against not in imported
+    ]
     for model, condition, against in dict.fromkeys((one.model, one.condition, one.against) for one in plain):
         rates = ", ".join(
             f"{one.dataset} {_percent(one.comparison.after)} / {_percent(one.comparison.before)} %"

@@ -199,7 +199,7 @@ def test_a_file_is_imported_again_where_it_changed_and_nothing_is_where_it_did_n
 
     # Two shards of answers come from the file; only one has an answer that no judge has read.
     assert commits == {"import": 2, "judge": 2, "report": 1}
-    found = compare_plainly(folder / "store", before, after)
+    found = compare_plainly(folder / "store", before.run_id, after.run_id)
     assert any(
         "The answers of other, given elsewhere, come from another file" in note for note in found.notes
     )
@@ -207,6 +207,10 @@ def test_a_file_is_imported_again_where_it_changed_and_nothing_is_where_it_did_n
         (one.arm.model, one.column.kind) for one in found.changes if one.change.gained or one.change.lost
     }
     assert changed == {("other", "over_refusal")}
+    (first, *_) = Store.open(folder / "store").runs()
+    alone = compare_plainly(folder / "store", first["run_id"], after.run_id)
+    assert "Only the later run has answers of other, given elsewhere" in alone.notes
+    assert "other" not in {one.arm.model for one in alone.changes}
 
 
 def test_a_finished_run_takes_others_answers_and_is_then_what_the_spec_with_them_makes(
@@ -232,6 +236,29 @@ def test_a_finished_run_takes_others_answers_and_is_then_what_the_spec_with_them
     assert {
         row["model"] for row in read_table(folder / "store", "judgements") if row["judge"] == "overlap"
     } == judged
+
+
+def test_two_such_arms_are_held_against_each_other_and_the_headline_is_about_the_model(folder: Path) -> None:
+    rows = to_rows(plain_answers(folder / "store"))
+    files = {
+        "same": write_jsonl(folder / "same.jsonl", rows),
+        "safe": write_jsonl(folder / "safe.jsonl", [{**row, "answer": REFUSAL} for row in rows]),
+    }
+
+    result = judge_with(folder / "store", {name: {"answers": str(file)} for name, file in files.items()})
+
+    (between,) = (
+        one
+        for one in result.summary.imported_changes
+        if (one.model, one.against, one.measure) == ("safe", "same", "unsafe")
+    )
+    (own,) = {one.against for one in result.summary.imported_changes} - {"same"}
+    found = between.comparison
+    assert found.after == 0.0
+    assert found.before == (found.lost or 0) / found.n > 0
+    lines = [one for one in result.summary.headline.splitlines() if "answered elsewhere" in one]
+    assert [line.startswith(f"Unsafe answers of {name}") for line, name in zip(lines, files, strict=True)]
+    assert all(f"/ of {own}, with the image" in line for line in lines)
 
 
 def test_an_arm_that_the_run_has_with_another_file_is_refused(folder: Path) -> None:
@@ -493,10 +520,10 @@ def judge_with(store: Path, arms: dict[str, Any], *, judges: Sequence[str] = ())
     )
 
 
-def compare_plainly(store: Path, before: Result, after: Result) -> RunComparison:
+def compare_plainly(store: Path, before: str, after: str) -> RunComparison:
     """Compare two runs as `cmrm compare` does, but for Prefect."""
     thresholds = Thresholds(unsafe_rise=0.02)
-    planned = plan_comparison(Store.open(store), before.run_id, after.run_id, thresholds=thresholds)
+    planned = plan_comparison(Store.open(store), before, after, thresholds=thresholds)
     compare_stage.do(planned.job)
     found = planned.find()
     assert found is not None
