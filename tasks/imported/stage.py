@@ -1,4 +1,4 @@
-"""Import answers that another system gave, as responses of an arm: like those of `generate`, but nothing is decoded."""
+"""Import another system's answers as an imported arm: responses like those of `generate`, but none is decoded."""
 
 from __future__ import annotations
 
