@@ -43,4 +43,5 @@ class FailingSink(KeepingSink):
     key: str = "sk-canary-5d1f"
 
     def log(self, run: LoggedRun) -> str:
-        raise ConnectionError(f"401: {self.key} may not log {run.run_id}\nat https://tracker.example.com")
+        # Longer than a message shows: what is left out of its middle begins within the key.
+        raise ConnectionError(f"{'401 ' * 18}{self.key} may not log {run.run_id}{' again' * 30}\nat a host")
