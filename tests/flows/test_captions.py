@@ -18,7 +18,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import render
 from cmrm.prompts.conditions import Prompt
-from flows.commands.judge_again import find_answers, read_finished
+from flows.plan.finished import find_answers, read_finished
 from flows.plan.plan import make_plan
 from flows.spec.judge_fields import read_judge_field
 from flows.spec.spec import read_spec

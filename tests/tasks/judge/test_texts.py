@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from cmrm.judges import Answer, Judge, Verdict
 from cmrm.judges.judge import Field, Subject
 from cmrm.prompts.reasoning import ReasoningMarks
-from flows.commands.judge_again import _find_marks
+from flows.plan.finished import find_marks
 from flows.report.answers_page import read_answers
 from flows.report.tables.reasoning import describe_no_final
 from flows.report.tables.text_alone import make_questions_table
@@ -382,9 +382,9 @@ def test_a_finished_run_is_judged_again_as_it_was_judged(place: Place, answers: 
     }
     key = answers.responses.key
     responses = replace(answers.responses, provenance={"reasoning": MARKS.content()})
-    assert _find_marks([responses], [made[MARKS]], []) == {key: MARKS}
+    assert find_marks([responses], [made[MARKS]], []) == {key: MARKS}
     # The spec said `reasoning: none`.
-    assert _find_marks([responses], [made[None]], []) == {}
+    assert find_marks([responses], [made[None]], []) == {}
     # No judge of answers was asked.
-    assert _find_marks([responses], [], []) == {key: MARKS}
-    assert _find_marks([answers.responses], [made[MARKS]], []) == {key: MARKS}
+    assert find_marks([responses], [], []) == {key: MARKS}
+    assert find_marks([answers.responses], [made[MARKS]], []) == {key: MARKS}
