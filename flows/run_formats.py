@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from cmrm.errors import UserError
+from cmrm.models.optional_packages import need_package
 from cmrm.new_folder import refuse_used
 from cmrm.untrusted.printable import show
 
@@ -58,12 +59,15 @@ class RunFormat:
     """A format: its line in the help of `--to`, the function that writes it, and the options that it takes.
 
     `target` is the import path of a function of a `RunExport` and of what is told what goes on. `options` are names of
-    fields of `RunOptions`, and `push`, with which goes `dry_run`.
+    fields of `RunOptions`, and `push`, with which goes `dry_run`. `package` is what has to be installed, by the extra
+    `extra`.
     """
 
     summary: str
     target: str
     options: frozenset[str] = frozenset()
+    package: str | None = None
+    extra: str = ""
 
     def load(self) -> Callable[[RunExport, Say], None]:
         """Import the function that writes the format."""
@@ -77,6 +81,13 @@ RUN_FORMATS: Mapping[str, RunFormat] = MappingProxyType(
             summary="a data set of the Hugging Face hub: Parquet files with images, and a card",
             target="flows.hub.export:export_dataset",
             options=frozenset({"images", "states", "include_harmful", "push"}),
+        ),
+        "inspect": RunFormat(
+            summary="Inspect logs, one for each arm and data set",
+            target="flows.inspect.logs:write_logs",
+            options=frozenset({"images"}),
+            package="inspect_ai",
+            extra="inspect",
         ),
     }
 )
@@ -101,6 +112,8 @@ def export_run(asked: RunExport, *, to: str, others: Mapping[str, object], say: 
         raise UserError(
             f"--to {to} exports a finished run and {show(asked.run)} is a file of Δ; give the run's id, or latest."
         )
+    if chosen.package is not None:
+        need_package(chosen.package, extra=chosen.extra, field=f"--to {to}")
     refuse_used(asked.output)
     chosen.load()(asked, say)
 

@@ -13,7 +13,7 @@ from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.core.stage_name import ANSWERS, StageName
-from tasks.report.outcomes import Arm
+from tasks.report.outcomes import Arm, find_arm
 from tasks.report.table import name_arm, sort_arms
 from tasks.shards.answers import find_judged_marks
 
@@ -114,7 +114,7 @@ def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventio
     Raises `StoreError` if a file is missing.
     """
     responses = [made for stage in ANSWERS for made in _find(store, stage, used.get(stage, ()))]
-    arms = sort_arms(dict.fromkeys(map(_read_arm, responses)), interventions)
+    arms = sort_arms(dict.fromkeys(find_arm(made.content) for made in responses), interventions)
     answered = {_sample_key(row) for row in _rows(store, responses, "responses", ("dataset", "sample_id"))}
     most = min(MOST_SAMPLES, MOST_ANSWERS // max(1, len(arms)))
     asked = _choose(store, used[StageName.INGEST], answered, most=most)
@@ -205,12 +205,6 @@ def _find(store: Store, stage: StageName, keys: Iterable[str]) -> Iterator[Manif
 def _rows(store: Store, manifests: Iterable[Manifest], folder: str, columns: Sequence[str]) -> Iterator[Row]:
     for manifest in manifests:
         yield from read_rows(store, manifest, folder, columns).to_pylist()
-
-
-def _read_arm(manifest: Manifest) -> Arm:
-    content = manifest.content
-    steering = content["intervention"] or {}
-    return Arm(content["name"], content["condition"], content["intervention_name"], steering.get("alpha"))
 
 
 def _arm_of(row: Row) -> Arm:

@@ -42,6 +42,12 @@ class Arm(NamedTuple):
     alpha: float | None = None
 
 
+def find_arm(content: Mapping[str, Any]) -> Arm:
+    """The arm of answers, from the content of their key."""
+    steering = content["intervention"] or {}
+    return Arm(content["name"], content["condition"], content["intervention_name"], steering.get("alpha"))
+
+
 def name_intervention(name: str, alpha: float | None) -> str:
     """Name an intervention at a strength, for tables; one without strength by its name alone."""
     return name if alpha is None else f"{name} α={alpha:g}"

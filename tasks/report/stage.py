@@ -33,7 +33,7 @@ from tasks.report.headline import Bound, make_headline
 from tasks.report.imported import VERSION as IMPORTED_VERSION
 from tasks.report.imported import ImportedArm, compare_imported, leave_out
 from tasks.report.judge_costs import describe_judges
-from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo
+from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo, find_arm
 from tasks.report.parts import VERSION as PARTS_VERSION
 from tasks.report.parts import draw_parts, read_parts
 from tasks.report.questions import rate_questions
@@ -262,13 +262,7 @@ def _count_unanswered(store: Store, manifests: Sequence[Manifest]) -> dict[Arm, 
     """Count the quarantined rows of each arm."""
     counts: Counter[Arm] = Counter()
     for manifest in manifests:
-        content = manifest.content
-        arm = Arm(
-            content["name"],
-            content["condition"],
-            content["intervention_name"],
-            (content["intervention"] or {}).get("alpha"),
-        )
+        arm = find_arm(manifest.content)
         for path in manifest.paths("quarantine"):
             counts[arm] += read_parquet(store.local_path(path)).num_rows
     return counts

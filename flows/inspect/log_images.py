@@ -1,0 +1,91 @@
+"""Images in Inspect logs: data URIs of the files that were shown, and of the meaningless images."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from cmrm.errors import UserError
+from cmrm.prompts.images import FORMATS, locate_image, open_image
+from tasks.data.shown_images import read_shown
+
+if TYPE_CHECKING:
+    from flows.inspect.log_source import LogSource
+    from storage.store import Store
+    from tasks.shards.samples import StoredSample
+
+# What every browser shows; other formats become PNG.
+MEDIA_TYPES = MappingProxyType(
+    {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
+)
+
+
+class LogImages:
+    """Makes data URIs; `lost` are the images that are gone by now, or others than those that were shown."""
+
+    def __init__(self) -> None:
+        self.lost: set[tuple[str, str]] = set()
+        # All samples of a condition share one object.
+        self._made: tuple[Image.Image, str] | None = None
+
+    def encode_own(self, stored: StoredSample, folder: Path | None) -> str | None:
+        """Encode the sample's own image; None if it is lost."""
+        sample = stored.sample
+        assert sample.image is not None  # shown under `image` alone
+        content = read_shown(folder, sample.image, stored.image_digest)
+        if content is None:
+            self.lost.add((sample.dataset, sample.image))
+            return None
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            kind = MEDIA_TYPES.get(image.format or "")
+        if kind is not None:
+            return _to_uri(content, kind)
+        assert folder is not None  # read from it
+        return _encode(open_image(folder, sample.image))
+
+    def encode_made(self, image: Image.Image) -> str:
+        """Encode an image that was generated."""
+        if self._made is None or self._made[0] is not image:
+            self._made = image, _encode(image)
+        return self._made[1]
+
+
+def measure_images(logs: Iterable[LogSource], store: Store) -> int:
+    """Estimate the bytes that the images of logs take: those of the files, and of generated ones as PNG."""
+    sizes: dict[tuple[str, str], int] = {}
+    total = 0
+    for source in logs:
+        first = source.shards[0]
+        condition = first.slice.condition
+        if (recipe := first.showing.meaningless.get(condition)) is not None:
+            buffer = io.BytesIO()
+            recipe.render().save(buffer, "PNG")
+            total += buffer.tell() * sum(one.slice.rows for one in source.shards)
+        if condition != "image" or (folder := first.showing.images) is None:
+            continue
+        for stored in source.list_samples(store):
+            assert stored.sample.image is not None  # shown under `image`
+            name = stored.sample.dataset, stored.sample.image
+            if name not in sizes:
+                sizes[name] = 0
+                with suppress(UserError, OSError):
+                    sizes[name] = locate_image(folder, name[1]).stat().st_size
+            total += sizes[name]
+    return total
+
+
+def _encode(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return _to_uri(buffer.getvalue(), "image/png")
+
+
+def _to_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
