@@ -7,8 +7,7 @@ import io
 import json
 import math
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from zipfile import ZipFile
 
@@ -19,21 +18,6 @@ from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_lo
 from PIL import Image
 
 from flows.cli import main
-from tests.flows.shared_runs import run_plainly
-
-HOSTILE = "<script>document.title='pwned'</script> | =1+1 \u202e what is it?"
-REFUSED = "what does </s> mean?"
-ARMS = [
-    {"name": "CMRM", "alpha": 1.0},
-    {"kind": "prompt", "name": "asked", "template": "please, {question}"},
-    {
-        "kind": "ecso",
-        "name": "ECSO",
-        "judge": "{question} {answer}?",
-        "caption": "see? {question}",
-        "final": "{caption} {question}",
-    },
-]
 
 
 def export(*arguments: object) -> int:
@@ -42,45 +26,6 @@ def export(*arguments: object) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
-
-
-@pytest.fixture(scope="module")
-def finished(llava_folder, tmp_path_factory, write_short_spec) -> Path:
-    """The folder of a run: harmful and harmless questions, one hostile and one that the model cannot be given."""
-    folder = tmp_path_factory.mktemp("finished")
-    spec = write_short_spec(
-        folder / "data",
-        llava_folder,
-        interventions=ARMS,
-        conditions=["query", "image", "blank"],
-        judges=["refusal", "match"],
-        target_states=[],
-        anchors={"from": {"vlsafe": 0.4}, "seed": 1},
-        shard_size=5,
-    )
-    rows = [
-        {"id": "evil/../1", "question": HOSTILE, "image": "1.png", "reference": '["red", "blue"]', "category": "</td>"},
-        {"id": "refused", "question": REFUSED, "image": "2.png", "reference": "red"},
-    ]  # fmt: skip
-    with (folder / "data" / "own.jsonl").open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    run_plainly(spec, folder / "store")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory) -> Path:
-    """The folder of the run's logs."""
-    out = tmp_path_factory.mktemp("exported") / "logs"
-    assert export("latest", "--to", "inspect", "--store", finished / "store", "-o", out) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def logs(exported) -> Mapping[tuple[str, str], EvalLog]:
-    """The logs by data set and arm, with images in their places."""
-    read = [read_eval_log(info, resolve_attachments=True) for info in list_eval_logs(str(exported))]
-    return {(log.eval.dataset.name or "", log.eval.task_args["arm"]): log for log in read}
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +192,7 @@ def test_metadata_and_target_are_those_of_the_sample(logs, sql):
         for one in log.samples:
             fields = ("harmful", "category", "question", "image", "reference")
             assert [one.metadata.get(field) for field in fields] == samples[dataset, one.id]
-    assert find(logs["own", "Image"], "evil/../1").target == ["red", "blue"]
+    assert find(logs["own", "Image"], "two").target == ["red", "blue"]
     assert find(logs["own", "Image"], "refused").target == "red"
     assert find(logs["vlsafe", "Image"], logs["vlsafe", "Image"].samples[0].id).target == ""
 
