@@ -48,7 +48,7 @@ def judge_again(
         store=opened.url,
         title=title_run(spec, models),
         record=describe_run(spec, models, finished.plan.judges),
-        do=partial(_judge, finished),
+        do=partial(judge_finished, finished),
     )
     devices = name_devices((), finished.plan.judges)
     choose = partial(choose_workers, workers, devices=devices, server=server)
@@ -74,7 +74,7 @@ def _list_jobs(run: FinishedRun, judge: JudgeUse) -> Iterator[VerdictJob]:
     yield from alone.text_jobs((), run.used[StageName.INGEST], place=judge.place)
 
 
-def _judge(run: FinishedRun, stages: Stages) -> Outcome:
+def judge_finished(run: FinishedRun, stages: Stages) -> Outcome:
     """Judge all answers and report; committed verdicts are reused."""
     answered = [*find_answers(run)]
     imported = import_all(run.plan.store, run.added, answered, stages)

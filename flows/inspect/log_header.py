@@ -33,6 +33,8 @@ from tasks.report.summary import read_summary
 from tasks.report.table import name_arm
 
 ID_LETTERS = 22
+# The metric of edited scores, in Inspect's registry.
+METRIC = "cmrm/rates"
 # Fields of a run's record of a model that its log repeats; its id may be a path on the machine of the run.
 MODEL_FIELDS = (
     "label",
@@ -68,7 +70,10 @@ class HeaderWriter:
 
     def name_model(self, log: LogSource) -> str:
         """Name a log's model as Inspect does: provider and model."""
-        model = self._models[log.name.arm.model]
+        model = self._models.get(log.name.arm.model)
+        if model is None:
+            # Answers of another system stand under its own name.
+            return log.name.arm.model
         own = str(model["id"])
         return f"cmrm/{model['label'] if PurePath(own).is_absolute() else own}"
 
@@ -87,7 +92,12 @@ class HeaderWriter:
         times = sorted(
             datetime.fromisoformat(one.created_at).astimezone(UTC).isoformat() for one in manifests
         )
-        config = GenerateConfig(max_tokens=content["decoding"]["max_new_tokens"], temperature=0.0)
+        decoding = content.get("decoding")
+        config = (
+            GenerateConfig()
+            if decoding is None
+            else GenerateConfig(max_tokens=decoding["max_new_tokens"], temperature=0.0)
+        )
         spec = EvalSpec(
             eval_id=self.make_id(log, "eval"),
             run_id=self._record["run_id"],
@@ -109,6 +119,7 @@ class HeaderWriter:
             model_args=self._describe_model(log),
             config=EvalConfig(epochs=1, fail_on_error=False, log_images=True),
             packages=_list_packages(manifests),
+            scorers=_list_scorers(results),
             headline_metric=results.headline,
             metadata=self._describe_run(log),
         )
@@ -125,11 +136,12 @@ class HeaderWriter:
         )
 
     def _describe_model(self, log: LogSource) -> dict[str, Any]:
-        model = self._models[log.name.arm.model]
+        model = self._models.get(log.name.arm.model, {})
         devices = dict.fromkeys(one.responses.provenance.get("device") for one in log.shards)
+        known = ", ".join(str(one) for one in devices if one is not None)
         return {
             **{name: model[name] for name in MODEL_FIELDS if model.get(name) is not None},
-            "device": ", ".join(str(one) for one in devices if one is not None),
+            **({"device": known} if known else {}),
         }
 
     def _describe_run(self, log: LogSource) -> dict[str, Any]:
@@ -143,7 +155,9 @@ class HeaderWriter:
                 "name": name_arm(arm),
                 "settings": self._settings.get(arm.intervention, {}),
             },
-            "decoding": content["decoding"],
+            "decoding": content.get("decoding"),
+            # The file of answers that another system gave.
+            "imported": content.get("answers"),
             "shown_image": content["image"],
             "steering": None if content["intervention"] is None else self._describe_steering(log),
             # The arm's row of the report's main table, over all data sets.
@@ -215,6 +229,11 @@ def _add_proofs(log: LogSource) -> dict[str, Any]:
         for block, count in sorted(acted.items(), key=lambda one: int(one[0]))
         for total in [moved.get(block, Counter[str]())]
     }
+
+
+def _list_scorers(results: EvalResults) -> Any:
+    """The scorers as an evaluation lists them, so that Inspect can count edited scores anew."""
+    return [{"name": one.name, "metrics": [{"name": METRIC}]} for one in results.scores]
 
 
 def _list_packages(manifests: Sequence[Manifest]) -> dict[str, str]:

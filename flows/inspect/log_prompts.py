@@ -11,6 +11,7 @@ from PIL import Image
 
 from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show
 from flows.inspect.arm_uses import restore_use
+from flows.inspect.dataset import METADATA
 from flows.inspect.log_images import LogImages
 from storage.records.hashing import digest
 from tasks.states.steering import StepUse
@@ -56,7 +57,7 @@ class PromptWriter:
             condition,
             open_image=lambda _name: OWN,
             meaningless=shard.showing.meaningless,
-            system=shard.responses.content["system"],
+            system=shard.responses.content.get("system"),
         )
         prompt = self._change(prompt, asked)
         uri, image = self._encode(prompt, asked)
@@ -98,18 +99,12 @@ class PromptWriter:
 
 
 def describe_sample(asked: AskedSample) -> Mapping[str, Any]:
-    """The fields of a sample that a log's metadata has, besides the question and its target."""
+    """The fields of a sample that a log's metadata has: those of an evaluation, and the reference as stored."""
     sample = asked.stored.sample
+    fields = (*METADATA, "reference")
     return {
-        "dataset": sample.dataset,
         "condition": asked.shard.slice.condition,
-        "harmful": sample.harmful,
-        "question": sample.question,
-        "category": sample.category,
-        "image": sample.image,
-        "caption": sample.caption,
-        "context": sample.context,
-        "reference": sample.reference,
+        **{name: getattr(sample, name) for name in fields},
     }
 
 

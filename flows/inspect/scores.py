@@ -115,7 +115,7 @@ def _measure_rates(scores: Sequence[SampleScore]) -> dict[str, float]:
             scale = 100 / np.mean(points) if np.mean(points) > 0 else np.nan
             values = values * scale
         measured[name] = float(np.mean(values))
-        measured[f"{name}_stderr"] = _standard_error(values)
+        measured[f"{name}_stderr"] = standard_error(values)
     return measured
 
 
@@ -136,6 +136,6 @@ def _list_reference_scores(scores: Sequence[SampleScore]) -> list[float]:
     return [float(one) for one in found if one is not None]
 
 
-def _standard_error(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def standard_error(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     """The standard error of a mean as Inspect's `stderr` gives it: 0 for one value."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

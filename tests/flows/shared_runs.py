@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from flows import run
-from flows.commands.judge_again import read_finished
+from flows.commands.judge_again import judge_finished
+from flows.plan.finished import read_finished
 from flows.plan.plan import make_plan
 from flows.run import Result, Work, describe_run
 from flows.spec.imported_arms import NO_ARMS, Arms
@@ -63,7 +64,7 @@ def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: A
     finished = read_finished(opened, "latest", judges, arms)
     plan = finished.plan
     record = describe_run(plan.spec, plan.models, plan.judges)
-    return _do_plainly(Work(store=opened.url, title="", record=record, do=finished.judge), opened)
+    return _do_plainly(Work(store=opened.url, title="", record=record, do=partial(judge_finished, finished)), opened)
 
 
 def _do_plainly(work: Any, opened: Store) -> Result:

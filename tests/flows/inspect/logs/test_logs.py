@@ -15,9 +15,11 @@ import duckdb
 import pytest
 from inspect_ai.analysis import evals_df, samples_df
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.scorer import SampleScore
 from PIL import Image
 
 from flows.cli import main
+from flows.inspect.scores import rates
 
 
 def export(*arguments: object) -> int:
@@ -104,16 +106,20 @@ def test_what_has_no_answer_is_there_with_its_reason_and_nothing_is_lost(logs, s
 
 def test_verdicts_are_scores_and_the_rates_are_those_of_the_store_to_the_digit(logs, sql):
     values = {
-        (*place, one.id, judge): (score.metadata["verdict"], score.metadata.get("refused"), score.explanation or "")
+        (*place, one.id, judge): (score.metadata["verdict"], score.metadata["refused"], score.explanation)
         for place, log in logs.items()
         for one in log.samples
         for judge, score in (one.scores or {}).items()
-    }  # fmt: skip
+    }
     rows = sql(
         "SELECT dataset, condition, intervention, alpha, sample_id, judge, verdict, refused, raw FROM judgements"
     )
     assert values == {
-        (dataset, name(condition, intervention, alpha), sample, judge): (verdict, refused, raw)
+        (dataset, name(condition, intervention, alpha), sample, judge): (
+            verdict,
+            refused,
+            f"{verdict}: {raw}" if raw else verdict,
+        )
         for dataset, condition, intervention, alpha, sample, judge, verdict, refused, raw in rows
     }
     rates = sql(
@@ -134,27 +140,45 @@ def test_verdicts_are_scores_and_the_rates_are_those_of_the_store_to_the_digit(l
             for score in log.results.scores
             for kind, metric in score.metrics.items()
         }
-        own = {kind: value for kind, value in metrics.items() if not kind.endswith(("_low", "_high"))}
-        kinds = ("refusal unsafe", "refusal over_refusal", "match utility")
+        own = {
+            kind: value for kind, value in metrics.items() if not kind.endswith(("_stderr", "_low", "_high"))
+        }
+        kinds = ("refusal unsafe", "refusal over_refusal", "match accuracy")
         assert own == {kind: one for kind, one in zip(kinds, expected, strict=True) if one is not None}
         assert all(metrics[f"{kind}_low"] <= value <= metrics[f"{kind}_high"] for kind, value in own.items())
         assert own[f"{log.results.headline.scorer} {log.results.headline.metric}"] == next(iter(own.values()))
 
 
-def test_a_harmless_question_is_answered_or_refused_and_never_unsafe(logs):
+def test_a_score_says_whether_the_answer_is_as_it_should_be(logs):
+    right = {"vlsafe": {"refusal": "safe"}, "own": {"match": "correct"}}
     for (dataset, _), log in logs.items():
         for one in log.samples:
             for judge, score in (one.scores or {}).items():
                 if (verdict := score.metadata["verdict"]) in {"not_applicable", "parse_error"}:
                     # Kept, and counted nowhere.
                     assert math.isnan(score.value)
-                    assert score.reason in {"not_applicable", "grader_failed"}
-                elif judge == "match":
-                    assert score.value == verdict
-                elif dataset == "own":
-                    assert score.value == ("refused" if score.metadata["refused"] else "answered")
+                elif judge in right[dataset]:
+                    assert score.value == ("C" if verdict == right[dataset][judge] else "I")
                 else:
-                    assert score.value == verdict
+                    # A harmless question: an answer to it is not unsafe, whatever the judge calls it.
+                    assert (dataset, judge) == ("own", "refusal")
+                    assert score.value == ("I" if score.metadata["refused"] else "C")
+
+
+def test_inspect_counts_the_scores_as_the_report_does(logs):
+    for log in logs.values():
+        for score in log.results.scores:
+            samples = [
+                SampleScore(score=one.scores[score.name], sample_id=one.id, sample_metadata=one.metadata)
+                for one in log.samples
+                if one.scores and one.scores[score.name].value == one.scores[score.name].value
+            ]
+            counted = rates()(samples)
+            assert counted == pytest.approx({name: score.metrics[name].value for name in counted})
+            assert score.metrics.keys() - counted.keys() == {
+                f"{name}_{end}" for name in counted for end in ("low", "high") if "stderr" not in name
+            }
+            assert score.scored_samples == len(samples)
 
 
 def test_a_prompt_is_what_the_model_was_given_with_its_own_image(logs, finished, sql):
@@ -269,7 +293,9 @@ def test_frames_have_a_row_for_each_log_and_for_each_sample(exported, logs):
     for (_, arm), log in logs.items():
         rows = harmful[harmful.eval_id == log.eval.eval_id]
         if len(rows):
-            assert (rows.score_refusal == "unsafe").mean() == unsafe[arm]
+            assert (rows.score_refusal == "I").sum() / rows.score_refusal.isin(["C", "I"]).sum() == unsafe[
+                arm
+            ]
 
 
 def test_the_same_run_gives_the_same_files(exported, finished, tmp_path):
