@@ -114,9 +114,7 @@ def read_finished(
     }
     responses = [made for stage in ANSWERS for made in used[stage]]
     marks = find_marks(responses, judged[StageName.JUDGE], judged[StageName.JUDGE_TEXTS])
-    return FinishedRun(
-        record=record, report=report, plan=plan, used=used, marks=marks, added=surveyed
-    )
+    return FinishedRun(record=record, report=report, plan=plan, used=used, marks=marks, added=surveyed)
 
 
 def _list_new_arms(spec: Spec, arms: Arms, *, run_id: str) -> Arms:

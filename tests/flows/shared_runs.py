@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -64,7 +65,9 @@ def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: A
     finished = read_finished(opened, "latest", judges, arms)
     plan = finished.plan
     record = describe_run(plan.spec, plan.models, plan.judges)
-    return _do_plainly(Work(store=opened.url, title="", record=record, do=partial(judge_finished, finished)), opened)
+    return _do_plainly(
+        Work(store=opened.url, title="", record=record, do=partial(judge_finished, finished)), opened
+    )
 
 
 def _do_plainly(work: Any, opened: Store) -> Result:
