@@ -12,7 +12,7 @@ from inspect_ai.scorer import Score
 from cmrm.judges import Verdict
 from cmrm.judges.judge import Usage
 from cmrm.statistics.rates import Mean
-from flows.inspect.scores import NAMES, standard_error, to_score
+from flows.inspect.scores import standard_error, to_score
 from tasks.report.outcomes import Arm, Column, Outcomes, SampleInfo, keep_measured, rate_measured
 
 # The metric that gives such rates in an evaluation.
@@ -74,7 +74,7 @@ def make_results(
 
 def find_headline(columns: Sequence[Column]) -> HeadlineMetric | None:
     """The metric that a list of logs shows: the report's first column."""
-    return HeadlineMetric(scorer=columns[0].judge, metric=NAMES[columns[0].kind]) if columns else None
+    return HeadlineMetric(scorer=columns[0].judge, metric=columns[0].kind) if columns else None
 
 
 def _to_verdict(row: Row) -> Verdict:
@@ -109,7 +109,7 @@ def _rate_judge(
             rate = rate_measured(values)
             low, high = rate.interval or (None, None)
             value, counts = rate.value, {"successes": rate.successes, "n": rate.n}
-        name = NAMES[column.kind]
+        name = column.kind
         told = {
             name: value,
             f"{name}_stderr": standard_error(np.array(measured)),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from inspect_ai._cli.main import inspect
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 
 from flows.cli import main
@@ -65,3 +69,25 @@ def logs(exported) -> Mapping[tuple[str, str], EvalLog]:
     """The logs by data set and arm, with images in their places."""
     read = [read_eval_log(info, resolve_attachments=True) for info in list_eval_logs(str(exported))]
     return {(log.eval.dataset.name or "", log.eval.task_args["arm"]): log for log in read}
+
+
+@pytest.fixture(scope="session")
+def site(finished, tmp_path_factory) -> Path:
+    """The static site of the run's logs, made by the commands of the page; `logs` and `plain` are beside it."""
+    folder = tmp_path_factory.mktemp("page")
+    page = (Path(__file__).parents[4] / "docs" / "inspect-logs.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    commands = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CMRM_STORE", str(finished / "store"))
+        for program, *arguments in commands:
+            if program == "cmrm":
+                main(arguments)
+            elif arguments[:2] == ["view", "bundle"]:
+                done = CliRunner().invoke(inspect, arguments, catch_exceptions=False)
+                assert done.exit_code == 0, done.output
+            else:
+                # Installing, and the viewer as a server of its own.
+                assert (program, arguments[0]) in {("pip", "install"), ("inspect", "view")}
+    return folder / "site"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
+from inspect_ai.log import list_eval_logs, read_eval_log
 
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.reasoning import ReasoningMarks
+from flows.cli import main
 from flows.inspect.arm_uses import restore_use
 from flows.inspect.log_prompts import PromptWriter
 from flows.inspect.log_samples import make_sample
 from flows.inspect.log_source import LogName, LogSource, read_run
+from flows.spec.imported_arms import read_arms
 from flows.spec.spec import check_spec
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
@@ -19,6 +23,7 @@ from storage.store import Store
 from storage.tables.arrow import from_rows, table_path
 from storage.tables.parquet import to_parquet
 from tasks.report.outcomes import Arm
+from tests.flows.shared_runs import judge_plainly
 
 SPEC = {
     "model": {"id": "nowhere"},
@@ -106,3 +111,23 @@ def test_verdicts_on_traces_and_on_questions_have_the_name_of_their_judge_and_of
         ("guard_trace", "unsafe"),
         ("guard_question", "unsafe"),
     ]
+
+
+def test_a_log_of_a_run_joins_a_run_as_an_arm_and_has_a_log_there(finished, exported, logs, tmp_path):
+    store = shutil.copytree(finished / "store", tmp_path / "store")
+    (tmp_path / "given.eval").write_bytes(next(exported.glob("*own-asked_*")).read_bytes())
+    given = {"given": {"answers": "given.eval"}}
+    judge_plainly(store, arms=read_arms(given, folder=tmp_path, where="--answers"))
+    main(["export", "latest", "--to", "inspect", "--store", str(store), "-o", str(tmp_path / "logs")])
+    found = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "logs"))]
+    (log,) = [one for one in found if one.eval.model == "given"]
+    assert len(found) == len(logs) + 1
+    before = {one.id: one for one in logs["own", "asked"].samples}
+    assert {one.id for one in log.samples} == before.keys()
+    for one in log.samples:
+        assert one.output.completion == before[one.id].output.completion
+        assert (one.error is None) == (before[one.id].error is None)
+        # What the other system was asked is not known; the sample is shown as the run asks it.
+        assert one.metadata["question"] == before[one.id].metadata["question"]
+    assert log.eval.metadata["imported"]["kind"] == "inspect"
+    assert log.eval.metadata.get("steering") is None

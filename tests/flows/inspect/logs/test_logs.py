@@ -143,7 +143,7 @@ def test_verdicts_are_scores_and_the_rates_are_those_of_the_store_to_the_digit(l
         own = {
             kind: value for kind, value in metrics.items() if not kind.endswith(("_stderr", "_low", "_high"))
         }
-        kinds = ("refusal unsafe", "refusal over_refusal", "match accuracy")
+        kinds = ("refusal unsafe", "refusal over_refusal", "match utility")
         assert own == {kind: one for kind, one in zip(kinds, expected, strict=True) if one is not None}
         assert all(metrics[f"{kind}_low"] <= value <= metrics[f"{kind}_high"] for kind, value in own.items())
         assert own[f"{log.results.headline.scorer} {log.results.headline.metric}"] == next(iter(own.values()))
