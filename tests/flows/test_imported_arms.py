@@ -287,7 +287,11 @@ def test_traces_between_the_marks_that_a_spec_names_are_split_off_before_judges_
     assert traces == Counter(row["dataset"] for row in rows)
 
 
-def test_sql_shows_the_arm_and_where_it_comes_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sql_shows_the_arm_and_where_it_comes_from(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The file is read for one shard after the other.
+    monkeypatch.setattr("tasks.imported.stage.MOST_SHARDS", 1)
     rows = [{**row, "tokens": 7} for row in to_rows(plain_answers(folder / "store"))]
     run_plainly(add_arm(folder, rows), folder / "store")
 
@@ -509,6 +513,15 @@ def test_the_arms_of_the_page_read_as_the_page_says(tmp_path: Path) -> None:
     marks = long["reasoner"].make("reasoner", {}).reasoning
     assert marks is not None
     assert (marks.opening, marks.closing) == ("<think>", "</think>")
+
+
+def test_a_file_behind_a_url_is_called_by_its_name_alone(tmp_path: Path) -> None:
+    url = "https://example.com/folder/answers.jsonl?version=3"
+    (arm,) = read_arms({"other": {"answers": url}}, folder=tmp_path, where="--answers").values()
+
+    file = arm.make("other", {url: tmp_path / "cached"})
+
+    assert (file.shown, file.path, file.kind) == ("answers.jsonl", tmp_path / "cached", "jsonl")
 
 
 def judge_with(store: Path, arms: dict[str, Any], *, judges: Sequence[str] = ()) -> Result:
