@@ -28,7 +28,7 @@ def deploy(
     pool: str | None = None,
     watch: Annotated[bool, Parameter(negative="")] = False,
     cron: str | None = None,
-    timezone: str = "UTC",
+    timezone: str | None = None,
     notify: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
     name: str | None = None,
     store: str | None = None,
@@ -62,7 +62,7 @@ def deploy(
     cron
         The schedule, five fields such as '17 3 * * *'.
     timezone
-        The time zone of the schedule, such as Europe/Berlin.
+        The time zone of the schedule, such as Europe/Berlin. Default: UTC.
     notify
         With --watch, a block TYPE/NAME that is told when safety regressed, such as slack-webhook/on-call or
         webhook/pager; repeatable. Its automation on the server is named after the deployment.
@@ -148,14 +148,14 @@ def _need_server(server: str | None) -> str:
 def _deploy(console: Console, wanted: Wanted, *, create_pool: str | None, dry_run: bool, url: str) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.deploy.apply import apply, create_process_pool, find_pool, has_worker, look_up
+    from flows.deploy.apply import apply, check_pool, create_process_pool, has_worker, look_up
     from flows.server.client import show_url
 
     with get_client(sync_client=True) as client:
-        if create_pool is None:
-            find_pool(client, wanted.pool, server=show_url(url))
-        elif not dry_run and create_process_pool(client, wanted.pool):
+        if create_pool is not None and not dry_run and create_process_pool(client, wanted.pool):
             _say(console, f"Work pool {wanted.pool}: created, of type {create_pool}.")
+        if create_pool is None or not dry_run:
+            check_pool(client, wanted, server=show_url(url))
         found = look_up(client, wanted)
         if found.changes and not dry_run:
             apply(client, wanted, found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +19,11 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, Concurrency
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
 from cmrm.errors import UserError
-from cmrm.untrusted.printable import show
+from cmrm.untrusted.printable import show, show_names, show_value
 from flows.deploy.notices import find_automation, find_blocks, make_automation, name_blocks
 from flows.deploy.wanted import Wanted
 
@@ -52,16 +53,25 @@ class Found:
     changes: Sequence[Change]
 
 
-def find_pool(client: SyncPrefectClient, name: str, *, server: str) -> None:
-    """Raise `UserError` unless the server has the work pool."""
+def check_pool(client: SyncPrefectClient, wanted: Wanted, *, server: str) -> None:
+    """Raise `UserError` unless the server has the work pool, and the pool every job variable."""
+    name = wanted.pool
     try:
-        client.read_work_pool(name)
+        pool = client.read_work_pool(name)
     except ObjectNotFound:
         others = ", ".join(pool.name for pool in client.read_work_pools()) or NONE
         raise UserError(
             f"--pool: the Prefect server at {server} has no work pool {show(name)} (there: {show(others)}). Make it: "
             f"prefect work-pool create {show(name)} --type process, or give --create-pool process."
         ) from None
+    # A pool that no worker has begun to serve may have no template yet.
+    known = pool.base_job_template.get("variables", {}).get("properties")
+    for variable in wanted.job_variables if known else ():
+        if variable not in known:
+            raise UserError(
+                f"--job-variable: the work pool {show(name)} has none named {show_value(variable)}; it has "
+                f"{show_names(known)}."
+            )
 
 
 def create_process_pool(client: SyncPrefectClient, name: str) -> bool:
@@ -107,7 +117,22 @@ def look_up(client: SyncPrefectClient, wanted: Wanted) -> Found:
 
 
 def apply(client: SyncPrefectClient, wanted: Wanted, found: Found) -> None:
-    """Create the deployment with its automation, or bring both up to date."""
+    """Create the deployment with its automation, or bring both up to date.
+
+    Raises `UserError` for values that the server refuses, such as a job variable of another type.
+    """
+    try:
+        _apply(client, wanted, found)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+            raise
+        reason = error.response.json().get("detail", error)
+        raise UserError(
+            f"deploy: the Prefect server refuses {show(wanted.full_name)}: {show(reason)}"
+        ) from error
+
+
+def _apply(client: SyncPrefectClient, wanted: Wanted, found: Found) -> None:
     if found.deployment is None:
         deployment_id = _create(client, wanted)
     else:
@@ -278,10 +303,19 @@ def _write_fields(
         **{name: _write_value(value) for name, value in parameters.items()},
         "schedule": schedule,
         "tags": ", ".join(sorted(tags)),
-        **{f"job variable {name}": _write_value(value) for name, value in sorted(job_variables.items())},
+        **{f"job variable {name}": _write_value(value) for name, value in _flatten(job_variables)},
         "at once": "" if at_once is None else f"{at_once}, the next is dropped",
         "release": version or "",
     }
+
+
+def _flatten(job_variables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """List job variables by name, those of the environment one by one."""
+    for name, value in sorted(job_variables.items()):
+        if name == "env" and isinstance(value, Mapping):
+            yield from ((f"env.{own}", text) for own, text in sorted(value.items()))
+        else:
+            yield name, value
 
 
 def _write_value(value: Any) -> str:

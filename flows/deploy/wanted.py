@@ -75,7 +75,7 @@ class Options:
     limit: int | None
     log_to: Sequence[str]
     cron: str | None
-    timezone: str
+    timezone: str | None
     tags: Sequence[str]
     job_variables: Sequence[str]
     notify: Sequence[str]
@@ -183,11 +183,13 @@ def _place_store(store: str | None) -> str | None:
     return store if store is None or list_variables(store) else Store.open(store).url
 
 
-def _read_cron(cron: str | None, timezone: str) -> CronSchedule | None:
+def _read_cron(cron: str | None, timezone: str | None) -> CronSchedule | None:
     if cron is None:
+        if timezone is not None:
+            raise UserError("--timezone: it is that of a schedule; give --cron too.")
         return None
     try:
-        return CronSchedule(cron=cron, timezone=timezone)
+        return CronSchedule(cron=cron, timezone=timezone or "UTC")
     except ValidationError as error:
         field = error.errors()[0]["loc"][0]
         raise UserError(

@@ -61,7 +61,11 @@ def read_fields(client: SyncPrefectClient, name: str) -> dict[str, Any]:
 
 
 def test_a_deployment_is_made_once_then_changed_where_the_options_differ_then_removed(
-    client: SyncPrefectClient, deploy: Callable[..., list[str]], small_spec: Path, tmp_path: Path
+    client: SyncPrefectClient,
+    deploy: Callable[..., list[str]],
+    refuse: Callable[..., str],
+    small_spec: Path,
+    tmp_path: Path,
 ) -> None:
     options = ["--pool", POOL, "--name", "small", "--cron", "17 3 * * *", "--store", str(tmp_path / "store")]
     planned = deploy(*options, "--create-pool", "process", "--dry-run")
@@ -98,23 +102,30 @@ def test_a_deployment_is_made_once_then_changed_where_the_options_differ_then_re
     assert deploy(*options)[0] == "cmrm-run/small: unchanged."
     assert read_fields(client, "cmrm-run/small")["updated"] == made["updated"]
 
+    said = refuse(*options, "--job-variable", "imagee=x")
+    assert f"--job-variable: the work pool {POOL} has none named 'imagee'; it has" in said
+    said = refuse(*options, "--job-variable", 'stream_output={"a": 1}')
+    assert "deploy: the Prefect server refuses cmrm-run/small: Error" in said
+    assert "{'a': 1} is not of type" in said
+    assert read_fields(client, "cmrm-run/small")["updated"] == made["updated"]
+
     # A schedule that was paused on the server stays paused when its time changes; one made by hand stays.
     client.update_deployment_schedule(made["id"], schedule["id"], active=False)
     options[5] = "0 4 * * *"
-    said = deploy(*options, "--tag", "nightly", "--limit", "3", "--job-variable", "stream_output=false")
+    said = deploy(*options, "--tag", "nightly", "--limit", "3", "--job-variable", 'env={"A": "b"}')
     assert said[:5] == [
         "cmrm-run/small: updated.",
         "  limit: 3",
         "  schedule: 17 3 * * * (UTC) → 0 4 * * * (UTC)",
         "  tags: cmrm → cmrm, nightly",
-        "  job variable stream_output: false",
+        "  job variable env.A: b",
     ]
     changed = read_fields(client, "cmrm-run/small")
     assert changed["id"] == made["id"]
     (schedule,) = changed["schedules"]
     assert (schedule["schedule"]["cron"], schedule["active"]) == ("0 4 * * *", False)
     assert changed["parameters"]["limit"] == 3
-    assert changed["job_variables"]["stream_output"] is False
+    assert changed["job_variables"] == {"env": {**shipped, "A": "b"}}
 
     said = deploy("--pool", POOL, "--name", "small", "--store", str(tmp_path / "store"))
     assert "  schedule: 0 4 * * * (UTC) → none" in said
@@ -218,6 +229,7 @@ def test_an_embedded_spec_needs_no_file_and_a_variable_may_be_set_later(
         ([], ["--pool: name the work pool"]),
         (["--pool", "p", "--cron", "17 3 * *"], ["--cron: '17 3 * *' is none", "17 3 * * *"]),
         (["--pool", "p", "--cron", "1 1 * * *", "--timezone", "Mars"], ["--timezone: 'Mars' is none"]),
+        (["--pool", "p", "--timezone", "Europe/Berlin"], ["--timezone: it is that of a schedule"]),
         (["--pool", "p", "--notify", "webhook/x"], ["--notify: only a watch", "--watch"]),
         (["--pool", "p", "--watch", "--limit", "2"], ["--limit: a watch takes no limit"]),
         (["--pool", "p", "--name", "a/b"], ["--name: 'a/b' is no name"]),
