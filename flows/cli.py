@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "judge": (
             "flows.commands.judge:judge",
-            "Judge the answers of a finished run, or others' beside them, with more judges.",
+            "Judge the answers of a finished run with more judges, or other systems' answers beside them.",
         ),
         "judges": (
             "flows.commands.judge:judges",
