@@ -74,8 +74,7 @@ def _read(file: Path | BytesIO, who: str) -> Image.Image:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_a_bomb(image, who)
-            _refuse_damaged_exif(image, who)
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+            return make_upright(image, who=who)
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -86,13 +85,29 @@ def _read(file: Path | BytesIO, who: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{who} is too large ({error}); scale it down.") from None
     except Exception as error:  # noqa: BLE001 - on damaged bytes Pillow's decoders raise nearly any exception
-        raise UserError(
-            f"{who} cannot be read ({first_line(error)}); replace the file or remove the row."
-        ) from None
+        raise UserError(_explain_damage(error, who)) from None
+
+
+def make_upright(image: Image.Image, *, who: str) -> Image.Image:
+    """Make an opened image 8-bit RGB, upright (EXIF), transparency over white; `who` names it in errors.
+
+    Raises `UserError` if it is truncated or damaged.
+    """
+    try:
+        _refuse_damaged_exif(image, who)
+        upright = _to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
+        raise UserError(_explain_damage(error, who)) from None
     # Other metadata would be applied again by whoever processes the image.
     upright.info.clear()
     upright.getexif().clear()
     return upright
+
+
+def _explain_damage(error: Exception, who: str) -> str:
+    return f"{who} cannot be read ({first_line(error)}); replace the file or remove the row."
 
 
 def count_pixels(root: Path, name: str) -> int:
