@@ -33,9 +33,9 @@ SLOW := $(wildcard tests/storage/backends/test_s3*.py) tests/storage/shards/test
 	tests/cmrm/models/test_quantization.py tests/cmrm/judges/test_endpoint_failures.py tests/cmrm/judges/test_conversation.py
 FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
 
-# Other people's engines, each in an environment of its own, kept from one checkout to the next: four gigabytes, and
+# Other people's programs, each in an environment of its own, kept from one checkout to the next: four gigabytes, and
 # llama.cpp is built for half an hour. As few of its parts as will do, for the processor at hand and others.
-SERVING ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cmrm-serving
+ENVIRONMENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cmrm-environments
 ENGINES := runtimes vllm llama
 LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF \
 	$(foreach part,TESTS EXAMPLES TOOLS SERVER,-DLLAMA_BUILD_$(part)=OFF) -DLLAVA_BUILD=OFF
@@ -56,8 +56,8 @@ test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
 test-fast: $(VENV)/.dev-stamp ## Set up and run the tests that take no more than a minute together
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
-test-serving: $(VENV)/.dev-stamp $(ENGINES:%=$(SERVING)/%/installed.txt) ## Set up other people's engines; serve exports by them
-	CMRM_SERVING=$(SERVING) $(OFFLINE) $(BIN)/python -m pytest tests/serving
+test-serving: $(VENV)/.dev-stamp $(ENGINES:%=$(ENVIRONMENTS)/%/installed.txt) ## Set up other people's engines; serve exports by them
+	CMRM_ENVIRONMENTS=$(ENVIRONMENTS) $(OFFLINE) $(BIN)/python -m pytest tests/serving
 
 soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments, fifty times, and compare their tables
 	$(OFFLINE) $(BIN)/python -m tests.soak
@@ -107,7 +107,7 @@ $(VENV)/.docs-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 
 # The list that an environment was made from is its stamp, whatever the files' times: a new checkout has new ones. torch
 # brings what its build needs, all others are listed. Where one cannot be made, its tests say that they were skipped.
-$(SERVING)/%/installed.txt: tests/serving/environments/%.txt FORCE
+$(ENVIRONMENTS)/%/installed.txt: tests/environments/%.txt FORCE
 	@cmp -s $< $@ || { rm -rf $(@D) && $(PYTHON) -m venv $(@D) && \
 		{ grep '^torch==' $< | xargs -r $(@D)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --quiet; } && \
 		CMAKE_ARGS='$(LLAMA_PARTS)' $(@D)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --quiet \

@@ -1,4 +1,4 @@
-"""Other people's engines, each in an environment of its own that the Makefile makes, and servers among them."""
+"""Other people's engines, each in an environment of its own, and servers among them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.other_environments import TORCHVISION_SITE, find_environment
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
 QUIET = {
@@ -36,10 +38,7 @@ def find_python(engine: str) -> str:
     """The interpreter of an engine's environment, or this one for transformers; skips where it could not be made."""
     if engine == "transformers":
         return sys.executable
-    python = Path(os.environ["CMRM_SERVING"]) / engine / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"there is no environment for {engine}: make test-serving says why")
-    return str(python)
+    return find_environment(engine, target="test-serving")
 
 
 def read_block(title: str) -> str:
@@ -124,7 +123,7 @@ def serve_vllm(folder: Path, log: Path):
         [find_python("vllm"), *module, "--model", str(folder), *options],
         log,
         health="/health",
-        PYTHONPATH=str(Path(__file__).with_name("vllm_site")),
+        PYTHONPATH=str(TORCHVISION_SITE),
     )
 
 

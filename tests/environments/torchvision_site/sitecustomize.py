@@ -1,4 +1,4 @@
-"""Lets vLLM's processes import torchvision beside a torch for CPUs alone; Python imports this file when it starts.
+"""Lets a process import torchvision beside a torch for CPUs alone; Python imports this file when it starts.
 
 The index has torchvision for CUDA only. Its own operators do not load then, and it asks for the signatures of two,
 which no image processor calls.
