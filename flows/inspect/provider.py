@@ -27,7 +27,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from cmrm.errors import UserError
-from flows.inspect.arguments import read_arguments
+from flows.answering.arguments import read_wish
 from flows.inspect.messages import read_messages
 from flows.inspect.options import refuse_options, refuse_tools
 from storage.errors import StoreError
@@ -60,7 +60,7 @@ class SteeredModelAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
         try:
-            self._wish = read_arguments(model_name, model_args)
+            self._wish = read_wish(model_name, model_args, option="-M ")
             refuse_options(config)
             if base_url is not None:
                 raise UserError("model_base_url: cmrm answers in this process; leave it out.")

@@ -36,6 +36,7 @@ from inspect_ai.tool import ToolInfo
 from PIL import Image
 
 from flows.answering import engine as engines
+from flows.answering.arguments import read_wish
 from flows.answering.questions import ArmAnswer
 from flows.inspect import provider, registry
 
@@ -133,13 +134,14 @@ def test_arguments_that_cannot_be_are_refused_at_once(arguments: dict[str, Any],
 
 
 def test_what_inspect_reads_as_a_list_or_number_is_the_text_that_was_given() -> None:
-    wish = provider.read_arguments(
-        "organism", {"shift": "d.safetensors", "alpha": 1, "blocks": [5, 6], "scope": "all"}
+    wish = read_wish(
+        "organism", {"shift": "d.safetensors", "alpha": 1, "blocks": [5, 6], "scope": "all"}, option="-M "
     )
     assert (wish.alpha, wish.blocks) == (1.0, (5, 6))
-    wish = provider.read_arguments("organism", {"shift": 20301130, "arm": ["CMRM", "blocks 4–7"]})
+    wish = read_wish("organism", {"shift": 20301130, "arm": ["CMRM", "blocks 4–7"]}, option="-M ")
     assert (wish.shift, wish.arm) == ("20301130", "CMRM, blocks 4–7")
-    assert provider.read_arguments("o", {"shift": "d.safetensors", "alpha": 1, "blocks": 5}).blocks == (5,)
+    wish = read_wish("o", {"shift": "d.safetensors", "alpha": 1, "blocks": 5}, option="-M ")
+    assert wish.blocks == (5,)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""The arguments of a model in Inspect (`-M`), read into the arm that answers."""
+"""Arguments of a model in another program, as it has read them, into the arm that answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,30 @@ from cmrm.untrusted.printable import show_value
 from flows.answering.find import ArmWish
 
 
-def read_arguments(model: str, given: Mapping[str, Any]) -> ArmWish:
-    """Read the name behind `cmrm/` and the model's arguments; raises `UserError` for unknown or wrong ones."""
+def read_wish(model: str, given: Mapping[str, Any], *, option: str, others: Sequence[str] = ()) -> ArmWish:
+    """Read a model's name and its arguments.
+
+    Messages put `option` before an argument's name; `others` are arguments that the program reads itself. Raises
+    `UserError` for unknown or wrong ones.
+    """
     if unknown := [name for name in given if name not in _READERS]:
-        raise UserError(f"-M {unknown[0]}: cmrm has no such argument; it has {', '.join(_READERS)}.")
-    read = {name: _READERS[name](name, value) for name, value in given.items() if value is not None}
+        known = ", ".join([*_READERS, *others])
+        raise UserError(f"{option}{unknown[0]}: cmrm has no such argument; it has {known}.")
     try:
-        return ArmWish(model=model, **read)
+        return ArmWish(
+            model=model,
+            **{name: _READERS[name](name, value) for name, value in given.items() if value is not None},
+        )
     except UserError as error:
-        raise UserError(f"-M {error}") from None
+        raise UserError(f"{option}{error}") from None
 
 
 def _read_text(name: str, value: Any) -> str:
-    # Inspect reads what looks like a number, and cuts at commas.
+    # These programs read what looks like a number, and Inspect cuts at commas.
     if isinstance(value, list):
         return ", ".join(_read_text(name, one) for one in value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"-M {name}: {show_value(value)} is no text.")
+        raise UserError(f"{name}: {show_value(value)} is no text.")
     return str(value)
 
 
@@ -37,7 +44,7 @@ def _read_path(name: str, value: Any) -> Path:
 
 def _read_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"-M {name}: {show_value(value)} is no number; give one, such as 1.")
+        raise UserError(f"{name}: {show_value(value)} is no number; give one, such as 1.")
     return float(value)
 
 
