@@ -33,8 +33,8 @@ SLOW := $(wildcard tests/storage/backends/test_s3*.py) tests/storage/shards/test
 	tests/cmrm/models/test_quantization.py tests/cmrm/judges/test_endpoint_failures.py tests/cmrm/judges/test_conversation.py
 FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
 
-# Other people's programs, each in an environment of its own, kept from one checkout to the next: four gigabytes, and
-# llama.cpp is built for half an hour. As few of its parts as will do, for the processor at hand and others.
+# Other people's programs, each in an environment of its own, kept from one checkout to the next: lmms-eval two gigabytes,
+# engines four, and llama.cpp is built for half an hour. As few of its parts as will do, for the processor at hand and others.
 ENVIRONMENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cmrm-environments
 ENGINES := runtimes vllm llama
 LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF \
@@ -42,7 +42,7 @@ LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-serving soak bench check format docs clean FORCE
+.PHONY: help demo test test-fast test-serving test-lmms soak bench check format docs clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-fast: $(VENV)/.dev-stamp ## Set up and run the tests that take no more than
 
 test-serving: $(VENV)/.dev-stamp $(ENGINES:%=$(ENVIRONMENTS)/%/installed.txt) ## Set up other people's engines; serve exports by them
 	CMRM_ENVIRONMENTS=$(ENVIRONMENTS) $(OFFLINE) $(BIN)/python -m pytest tests/serving
+
+test-lmms: $(VENV)/.dev-stamp $(ENVIRONMENTS)/lmms/installed.txt ## Set up lmms-eval; run its tasks on a steered model
+	CMRM_ENVIRONMENTS=$(ENVIRONMENTS) $(OFFLINE) $(BIN)/python -m pytest tests/lmms
 
 soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments, fifty times, and compare their tables
 	$(OFFLINE) $(BIN)/python -m tests.soak
