@@ -12,10 +12,12 @@ from tests.preloaded import RUN, Forked, Preloaded
 # What a run on the random LLaVA imports.
 RUN_ON_LLAVA = (
     *RUN,
+    "transformers.models.clip.image_processing_pil_clip",
     "transformers.models.clip.modeling_clip",
     "transformers.models.llama.modeling_llama",
     "transformers.models.llava.modeling_llava",
     "transformers.models.llava.processing_llava",
+    "tests.warm",
 )
 # Prefect reads its settings as it is imported. Code that begins with one of these has those of its own environment, the
 # second without the session's server: a run of it starts an embedded one.
@@ -28,11 +30,19 @@ NO_SERVER = (
 )
 
 
+# For runs whose figures nobody looks at: making pictures of them takes as long as the rest of a small run's work.
+NO_PICTURES = "import tasks.report.figure\ntasks.report.figure._save = lambda *_, **__: b''\n"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forker:
-    """Starts runs from a process that has imported all that they need; what they say goes into a file."""
+    """Starts runs from a process that has imported all that they need; what they say goes into a file.
+
+    Each process runs the code `first` before its own.
+    """
 
     parent: Preloaded
+    first: str = ""
 
     def start(
         self, code: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
@@ -40,5 +50,5 @@ class Forker:
         """Run `code` as `python -c` does, in a process of its own; what it says goes into `log`."""
         with log.open("wb") as said, Path(os.devnull).open("rb") as nothing:
             return self.parent.start(
-                code, *arguments, stdin=nothing, stdout=said, stderr=said, env=environment
+                self.first + code, *arguments, stdin=nothing, stdout=said, stderr=said, env=environment
             )

@@ -23,18 +23,19 @@ from types import TracebackType
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
-# What a run, its report, and a watch import.
+# What a run, its report, and a watch import, late as well.
 RUN = (
-    *(
-        "flows.cli",
-        "flows.run",
-        "flows.watch.poll",
-        "flows.pipeline",
-        "flows.report.files",
-        "cmrm.models.loading",
-    ),
+    *("flows.cli", "flows.run", "flows.commands.run", "flows.pipeline", "flows.report.files", "flows.watch.poll"),
+    *("flows.server.artifacts", "flows.server.dead_runs", "flows.server.progress", "flows.workers.process"),
+    *("cmrm.decoding.api", "cmrm.models.loading", "cmrm.judges.match", "cmrm.judges.refusal"),
+    *("cmrm.datasets.formats.jsonl", "cmrm.datasets.formats.vlsafe"),
     *("cmrm.statistics.paired_tests", "cmrm.statistics.separability"),
-    *("tasks.compare.stage", "tasks.report.figures", "prefect.artifacts"),
+    *("tasks.compare.stage", "tasks.report.figures"),
+    *("prefect.artifacts", "prefect.flow_engine", "prefect.task_engine", "prefect.utilities.visualization"),
+    *("pandas", "pyarrow.dataset", "scipy.stats", "statsmodels.stats.contingency_tables"),
+    *("sklearn.decomposition", "sklearn.linear_model", "sklearn.model_selection"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    "fastapi",
 )
 # Takes orders at a socket until its standard input ends; each answer is the child's id, then how it ended.
 PARENT = """

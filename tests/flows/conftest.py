@@ -25,7 +25,7 @@ from tasks.report import stage as report
 from tests import users_judges as users
 from tests.commits import count_commits
 from tests.flows.shared_runs import run_plainly
-from tests.forked import RUN_ON_LLAVA, Forker
+from tests.forked import NO_PICTURES, RUN_ON_LLAVA, Forker
 from tests.made_once import copy_prefect_home
 from tests.preloaded import Preloaded
 
@@ -61,9 +61,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def forker(prefect_server: str) -> Iterator[Forker]:
-    """The maker of processes that have all imports behind them and know the session's Prefect server."""
+    """The maker of processes that have all imports behind them, know the session's Prefect server and draw nothing."""
     with Preloaded(*RUN_ON_LLAVA, environment={**QUIET, "PREFECT_API_URL": prefect_server}) as parent:
-        yield Forker(parent=parent)
+        yield Forker(parent=parent, first=NO_PICTURES)
 
 
 @pytest.fixture

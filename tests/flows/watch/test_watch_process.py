@@ -81,7 +81,7 @@ def tiny(tmp_path: Path, llava_folder: Path, write_spec: Callable[..., Path]) ->
 def start(forker: Forker) -> Callable[..., Forked]:
     """The starter of watches: `start(moment, *arguments)`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return partial(forker.parent.start, KILLED_WATCH, **pipes)
+    return partial(forker.parent.start, forker.first + KILLED_WATCH, **pipes)
 
 
 def poll(spec: Path) -> None:
