@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows import run as flows_run
 from flows.cli import main
 from flows.spec.spec import Spec, read_spec
 from storage.sql.database import connect
@@ -231,6 +232,8 @@ def test_the_commands_of_each_page_run(
     # What a command writes beside the specs stays out of the checkout.
     (tmp_path / "specs").symlink_to(ROOT / "specs")
     monkeypatch.chdir(tmp_path)
+    # As where no server is named: a run that is committed asks none, and one with work to do has the session's.
+    monkeypatch.setattr(flows_run, "find_server", lambda _: None)
     blocks = re.findall(
         r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     )
