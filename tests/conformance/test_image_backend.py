@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +12,7 @@ from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, Qwen
 
 from cmrm.organism.places import resolve_organism_model
 from tests.conformance.builders import BUILDERS
-from tests.conformance.examining import ROOT, TORCHVISION
+from tests.conformance.examining import examine_elsewhere
 from tests.conformance.pixels import digest_pixels, make_noise, show_image, show_judge
 
 PILLOW = f"pillow {version('pillow')}"
@@ -37,17 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def shown(folders: Mapping[str, Path]) -> Shown:
     """What a process that can import torchvision makes of the image, by the folder's name."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.conformance.pixels", *map(str, folders.values())],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TORCHVISION)])},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    (found,) = examine_elsewhere([*map(str, folders.values())], program="tests.conformance.pixels")
     return {name: found[str(folder)] for name, folder in folders.items()}
 
 
