@@ -25,7 +25,14 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 # What a run, its report, and a watch import, late as well.
 RUN = (
-    *("flows.cli", "flows.run", "flows.commands.run", "flows.pipeline", "flows.report.files", "flows.watch.poll"),
+    *(
+        "flows.cli",
+        "flows.run",
+        "flows.commands.run",
+        "flows.pipeline",
+        "flows.report.files",
+        "flows.watch.poll",
+    ),
     *("flows.server.artifacts", "flows.server.dead_runs", "flows.server.progress", "flows.workers.process"),
     *("cmrm.decoding.api", "cmrm.models.loading", "cmrm.judges.match", "cmrm.judges.refusal"),
     *("cmrm.datasets.formats.jsonl", "cmrm.datasets.formats.vlsafe"),

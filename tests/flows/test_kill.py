@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +13,8 @@ import numpy as np
 import pytest
 
 from storage.sql.database import connect
-from tests.forked import Forker
+from tests.forked import NO_SERVER, Forker
+from tests.made_once import copy_prefect_home
 from tests.same_tables import compare_stores
 from tests.soak import check_kept
 
@@ -60,7 +59,6 @@ storage.shards.writer.ShardWriter.append = append_or_die
 from flows.cli import main
 main(["run", spec, "--store", store])
 """
-ROOT = Path(__file__).parents[2]
 # Random moments of all stages are test_soak's; within a shard of so short a run only a hand on the trigger kills.
 MOMENTS = ("embed", "within embed", "within generate", "report", "never")
 TABLES = {
@@ -71,16 +69,8 @@ TABLES = {
 }
 
 
-def run_until(moment: str, spec: Path, store: Path) -> int:
-    """Run in a process of its own, to the moment in which it kills itself; its exit status."""
-    command = [sys.executable, "-c", KILLED_RUN, moment, str(spec), str(store)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert "Traceback" not in done.stderr
-    return done.returncode
-
-
 def run_forked_until(forker: Forker, moment: str, spec: Path, store: Path) -> int:
-    """The same in a process that has all imports behind it."""
+    """Run in a process of its own, to the moment in which it kills itself; its exit status."""
     log = store.with_name(f"{store.name}.log")
     status = forker.start(KILLED_RUN, [moment, str(spec), str(store)], log=log).wait()
     assert "Traceback" not in log.read_text()
@@ -193,12 +183,13 @@ def mentions(path: Path, text: str) -> bool:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the server among the processes of /proc")
 def test_a_killed_run_leaves_no_server_behind(
-    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    llava_folder: Path, tmp_path: Path, write_spec: Callable[..., Path], forker: Forker
 ) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
-    store = tmp_path / "store"
-    assert run_until("ingest", write_spec(tmp_path / "data", llava_folder), store) == -signal.SIGKILL
+    home, log = copy_prefect_home(tmp_path / "home"), tmp_path / "log"
+    arguments = ["ingest", str(write_spec(tmp_path / "data", llava_folder)), str(tmp_path / "store")]
+    run = forker.start(NO_SERVER + KILLED_RUN, arguments, log=log, environment={"PREFECT_HOME": str(home)})
+    assert run.wait() == -signal.SIGKILL, log.read_text()
+    assert "Traceback" not in log.read_text()
 
     def still_there() -> list[str]:
         return [

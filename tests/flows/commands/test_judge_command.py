@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -29,6 +28,7 @@ from tasks.core import models
 from tasks.report import stage as report
 from tests.endpoint_server import Endpoint, find
 from tests.flows.shared_runs import run_plainly
+from tests.forked import Forker
 from tests.users_judges import JUDGED, LOADED
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[3]
 # Each verdict is put down as it comes, and the judge, which runs ahead, is told.
 KILLED_JUDGING = """
 import sys
+sys.path.insert(0, sys.argv.pop(1))
 import storage.shards.writer, tasks.judge.stage
 from tests.users_judges import FLUSHED
 
@@ -216,7 +217,7 @@ def test_a_judge_that_looks_is_shown_what_the_model_was_shown(folder: Path, fini
 
 
 def test_verdicts_that_came_before_a_judges_end_are_not_asked_for_again(
-    folder: Path, users_judges: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, users_judges: Path, monkeypatch: pytest.MonkeyPatch, forker: Forker
 ) -> None:
     monkeypatch.setenv("CMRM_TEST_DIE_AFTER", "5")
     with pytest.raises(ConnectionError, match="the endpoint is gone"):
@@ -225,15 +226,9 @@ def test_verdicts_that_came_before_a_judges_end_are_not_asked_for_again(
     assert len(first) == 5
     # The same in a process that is killed, its verdicts put down one by one.
     monkeypatch.setenv("CMRM_TEST_KILL", "1")
-    arguments = ["judge", "latest", "--judge", "dying", "--store", str(folder / "store")]
-    path = os.pathsep.join((str(ROOT), str(users_judges)))
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_JUDGING, *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=120,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    arguments = [str(users_judges), "judge", "latest", "--judge", "dying", "--store", str(folder / "store")]
+    killed = forker.start(KILLED_JUDGING, arguments, log=folder / "log")
+    assert killed.wait(timeout=120) == -signal.SIGKILL, (folder / "log").read_text()
     monkeypatch.delenv("CMRM_TEST_DIE_AFTER")
     JUDGED.clear()
     judge(folder, "dying")
