@@ -34,7 +34,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def started() -> Iterator[Callable[..., AbstractContextManager[Forked]]]:
     """The starter of real processes of `cmrm sql`, each killed at the end if it is still there."""
-    code = "import sys; from flows.cli import main; main(sys.argv[1:])"
+    # On one core, whatever the machine has: what runs for hours would take all of them until it is stopped.
+    one_core = f"os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}])"
+    code = f"import os, sys; {one_core}; from flows.cli import main; main(sys.argv[1:])"
     with Preloaded(*IMPORTED) as parent:
 
         @contextmanager
