@@ -43,11 +43,18 @@ from tests.made_once import copy_made
 torch.set_num_threads(1)
 # What a saved model's files depend on, beside the code that builds it.
 MODEL_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+# Thresholds of the collection of garbage.
+USUALLY = gc.get_threshold()
 # The same examples every time, and no judgement by the clock of a busy machine.
 settings.register_profile(
     "deterministic", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("deterministic")
+
+
+def pytest_collection() -> None:
+    """Look for garbage rarely while the tests are imported: that makes a million objects, and they stay."""
+    gc.set_threshold(100 * USUALLY[0])
 
 
 def pytest_collection_finish() -> None:
@@ -57,6 +64,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*USUALLY)
 
 
 def pytest_sessionfinish() -> None:

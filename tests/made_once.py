@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import inspect
 import os
@@ -37,17 +38,17 @@ def _identify(make: Make, packages: Sequence[str], sources: Sequence[object]) ->
 
 
 def _make(make: Make, kept: Path) -> None:
-    """Make it beside its place and rename it there whole: other processes may be at the same."""
+    """Make it beside its place and rename it there whole; other processes that want it wait meanwhile."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, ignore_cleanup_errors=True) as temporary:
-        unfinished = Path(temporary) / "made"
-        unfinished.mkdir()
-        make(unfinished)
-        try:
+    with (kept.parent / f"{kept.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.is_dir():
+            return
+        with tempfile.TemporaryDirectory(dir=kept.parent, ignore_cleanup_errors=True) as temporary:
+            unfinished = Path(temporary) / "made"
+            unfinished.mkdir()
+            make(unfinished)
             unfinished.rename(kept)
-        except OSError:
-            if not kept.is_dir():
-                raise
 
 
 def make_prefect_home(home: Path) -> None:
