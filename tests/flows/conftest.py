@@ -21,10 +21,11 @@ from prefect.settings import (
 from flows.server.client import QUIET
 from flows.server.embedded import EmbeddedServer
 from flows.spec.spec import Spec, read_spec
+from tasks.report import figure
 from tasks.report import stage as report
 from tests import users_judges as users
 from tests.commits import count_commits
-from tests.flows.shared_runs import run_plainly
+from tests.flows.shared_runs import run_plainly, save_nothing
 from tests.forked import NO_PICTURES, RUN_ON_LLAVA, Forker
 from tests.made_once import copy_prefect_home
 from tests.preloaded import Preloaded
@@ -68,9 +69,10 @@ def forker(prefect_server: str) -> Iterator[Forker]:
 
 @pytest.fixture
 def without_figures() -> Iterator[None]:
-    """Do without the report's figures of states, which nothing that the test asserts shows."""
+    """Do without pictures of the report's figures and panels of states, which nothing that the test asserts shows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(figure, "_save", save_nothing)
         yield
 
 

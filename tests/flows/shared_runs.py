@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from storage.shards.rows import expect_manifest
 from storage.store import Store
 from tasks.core.stage import AnyJob, Stage
 from tasks.judge.loaded import JudgeUse
+from tasks.report import figure
 from tasks.report import stage as report
 
 
@@ -50,12 +51,17 @@ class PlainStages(Stages):
         return made, len(jobs) - len(missing)
 
 
-def run_plainly(spec: Path, store: Path | str) -> Result:
-    """Run a spec as `flows.run.run_spec` does, but for Prefect and the report's panels of states."""
+def save_nothing(*_: Any) -> bytes:
+    """No picture of a figure: making them takes as long as the rest of a small run's report."""
+    return b""
+
+
+def run_plainly(spec: Path, store: Path | str, *, save: Callable[..., bytes] = save_nothing) -> Result:
+    """Run a spec as `flows.run.run_spec` does, but for Prefect, panels of states, and how figures are saved."""
     forget_found_whole()
     opened = Store.create(store)
     plan = make_plan(place_organism(read_spec(spec)), store=opened)
-    return _do_plainly(run._describe(plan), opened)
+    return _do_plainly(run._describe(plan), opened, save)
 
 
 def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: Arms = NO_ARMS) -> Result:
@@ -66,13 +72,16 @@ def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: A
     plan = finished.plan
     record = describe_run(plan.spec, plan.models, plan.judges)
     return _do_plainly(
-        Work(store=opened.url, title="", record=record, do=partial(judge_finished, finished)), opened
+        Work(store=opened.url, title="", record=record, do=partial(judge_finished, finished)),
+        opened,
+        save_nothing,
     )
 
 
-def _do_plainly(work: Any, opened: Store) -> Result:
+def _do_plainly(work: Any, opened: Store, save: Callable[..., bytes]) -> Result:
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(figure, "_save", save)
         outcome = work.do(PlainStages(opened, bars, InProcessWorkers(), LookupObserver()))
     # Runs are told apart by the order of their ids.
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"

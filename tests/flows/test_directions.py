@@ -22,6 +22,7 @@ from flows.spec.spec import check_spec, read_spec
 from storage.records.layout import report_folder
 from storage.sql.database import connect
 from storage.store import Store
+from tasks.report import figure
 from tests.conformance.builders import BUILDERS
 from tests.flows.shared_runs import run_plainly
 
@@ -62,7 +63,7 @@ def runs(
     run_plainly(write_spec(folder / "data", llava_folder, **FEW), store)
     before = list_keys(store)
     spec = write_spec(folder / "data", llava_folder, **FEW, **ASKED)
-    return Runs(store, spec, before, run_plainly(spec, store))
+    return Runs(store, spec, before, run_plainly(spec, store, save=figure._save))
 
 
 class States(NamedTuple):

@@ -18,6 +18,7 @@ from flows.spec.spec import check_spec, read_spec
 from storage.records.layout import report_folder
 from storage.sql.database import connect
 from storage.store import Store
+from tasks.report import figure
 from tasks.report.parts import choose_blocks
 from tests.conformance.builders import BUILDERS
 from tests.flows.shared_runs import run_plainly
@@ -47,7 +48,7 @@ def runs(
     run_plainly(write_spec(folder / "data", llava_folder, **FEW, interventions=[WHOLE]), store)
     before = {stage: list_keys(store, stage) for stage in ("embed", "shift", "generate")}
     spec = write_spec(folder / "data", llava_folder, **FEW, interventions=[WHOLE, BY_PART], parts=["noise"])
-    return store, before, run_plainly(spec, store)
+    return store, before, run_plainly(spec, store, save=figure._save)
 
 
 def test_parts_add_up_in_every_block_and_are_the_means_of_the_states_differences(runs: Any) -> None:
