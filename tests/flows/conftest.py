@@ -42,6 +42,11 @@ ARMS = [
     {"kind": "prompt", "name": "asked", "template": "please, {question}"},
     {"kind": "stack", "name": "both", "of": ["turned", "added"]},
 ]
+# By itself Prefect's server writes each state of each task run alone, which takes half of its time.
+MANY_AT_ONCE = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +56,10 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         server = EmbeddedServer(log=home / "server.log")
-        server.start()
+        with pytest.MonkeyPatch.context() as of_server:
+            for name, value in MANY_AT_ONCE.items():
+                of_server.setenv(name, value)
+            server.start()
         server.wait()
         patch.setenv("PREFECT_API_URL", server.url)
         patch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
