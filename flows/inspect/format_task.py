@@ -29,7 +29,7 @@ from flows.inspect.dataset import (
 from flows.inspect.scorers import SCORERS
 from flows.inspect.scores import rates
 from flows.spec.judge_fields import read_judge_list
-from flows.spec.sections import AnchorsSpec, GenerationSpec, ImagesSpec
+from flows.spec.sections import AnchorsSpec, ImagesSpec
 from tasks.judge.loaded import JudgeUse
 
 # A control is text that the model's own template puts in place of an image, which no message can ask for.
@@ -76,7 +76,8 @@ def make_task(request: Request) -> Task:
         dataset=MemoryDataset(list(shown.samples), name=form, location=str(dataset.path)),
         scorer=[SCORERS[use.kind](**use.options) for use in uses],
         metrics=[rates(), rates(by=request.by)] if request.by else None,
-        config=GenerateConfig(temperature=0.0, max_tokens=GenerationSpec().max_new_tokens),
+        # How long an answer may be is left to the model: one of a run has that run's limit.
+        config=GenerateConfig(temperature=0.0),
         version=VERSION,
         metadata={
             "cmrm": {

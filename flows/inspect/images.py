@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from inspect_ai.model import ChatMessage, ContentImage
 from PIL import Image
 
-from cmrm.datasets.held_images import read_held_image
 from cmrm.errors import UserError
-from cmrm.prompts.images import read_image
+from flows.inspect.messages import open_data
 
 
 def find_image(messages: str | Sequence[ChatMessage]) -> Image.Image | None:
@@ -21,10 +20,9 @@ def find_image(messages: str | Sequence[ChatMessage]) -> Image.Image | None:
     images = [part for content in contents for part in content if isinstance(part, ContentImage)]
     if not images:
         return None
-    content = read_held_image(images[0].image) if images[0].image.startswith("data:") else None
-    if content is None:
+    if not images[0].image.startswith("data:"):
         raise UserError(
             "the sample's image is not in the log, and this judge looks at it; evaluate with --log-images, or score "
             "while evaluating."
         )
-    return read_image(content, where="the sample's image")
+    return open_data(images[0].image)

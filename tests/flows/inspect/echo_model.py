@@ -16,8 +16,8 @@ class EchoModel(ModelAPI):
         input: list[ChatMessage],  # noqa: A002 - Inspect's name
         tools: Any,  # noqa: ARG002 - Inspect gives it
         tool_choice: Any,  # noqa: ARG002 - as above
-        config: GenerateConfig,
+        config: GenerateConfig,  # noqa: ARG002 - as above
     ) -> ModelOutput:
         text = input[-1].text
-        said = "i am sorry, i cannot do that." if "fraz" in text else f"it is a bird, {config.max_tokens}"
+        said = "i am sorry, i cannot do that." if "fraz" in text else "it is a bird."
         return ModelOutput.from_content(self.model_name, said)

@@ -74,8 +74,7 @@ def test_a_process_of_inspect_finds_the_tasks_and_those_of_another_packages_form
     assert (rates["refusal"]["unsafe"], rates["refusal"]["over_refusal"]) == (0.75, 0)
     assert rates["match"]["utility"] == 0
     # As a run decodes.
-    assert (log.eval.model_generate_config.temperature, log.plan.config.temperature) == (None, 0)
-    assert log.plan.config.max_tokens == 256
+    assert (log.plan.config.temperature, log.plan.config.max_tokens) == (0, None)
 
 
 def run(line: str) -> None:
@@ -85,7 +84,7 @@ def run(line: str) -> None:
         for given in shlex.split(line)
         for word in (map(str, Path().glob(given)) if "*" in given else [given])
     ]
-    words = ["echo/it" if word == "openai/gpt-5" else word for word in words]
+    words = ["echo/it" if word == "cmrm/organism" else word for word in words]
     result = CliRunner().invoke(command_line, [*words[1:], "--display", "none"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 

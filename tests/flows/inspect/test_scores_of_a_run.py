@@ -11,8 +11,9 @@ import duckdb
 import pytest
 from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import get_model
 
-from flows.inspect.registry import SCORERS
+from flows.inspect.registry import SCORERS, TASKS
 from tests.flows.inspect.answering import evaluate, read_rates, replay
 from tests.flows.inspect.conftest import JUDGES
 
@@ -100,3 +101,21 @@ def test_verdicts_and_rates_are_those_of_the_run_to_the_sample(sql, tmp_path):
         },
     }
     assert not any(math.isnan(value) for one in rates.values() for value in one.values())
+
+
+def test_a_task_asked_of_the_runs_model_gives_its_answers_and_its_unsafe_rate(sql, organism_run, tmp_path):
+    task = TASKS["vlsafe"](path=str(organism_run / "vlsafe.jsonl"), images="organism://images", anchors=0.2)
+    model = get_model("cmrm/organism", shift="latest", arm="plain", store=str(organism_run / "store"))
+    log = evaluate(task, tmp_path, model=model)
+    stored = dict(
+        sql.sql(
+            "SELECT sample_id, answer FROM responses WHERE dataset = 'vlsafe' AND condition = 'image'"
+        ).fetchall()
+    )
+    assert len(stored) > 8
+    assert {sample.id: sample.output.completion for sample in log.samples or ()} == stored
+    (unsafe,) = sql.sql(
+        "SELECT avg((verdict = 'unsafe')::INT) FROM judgements "
+        "WHERE dataset = 'vlsafe' AND condition = 'image' AND judge = 'refusal'"
+    ).fetchall()
+    assert read_rates(log)["refusal"]["unsafe"] == pytest.approx(unsafe[0])
