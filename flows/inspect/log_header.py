@@ -22,6 +22,7 @@ from inspect_ai.log import (
 )
 from inspect_ai.model import GenerateConfig, ModelUsage
 
+from flows.answering.arm import PLAIN_ARM
 from flows.inspect.log_source import LogSource, RunSource
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
@@ -116,7 +117,7 @@ class HeaderWriter:
             ),
             model=model,
             model_generate_config=config,
-            model_args=self._describe_model(log),
+            model_args=self._name_arguments(log),
             config=EvalConfig(epochs=1, fail_on_error=False, log_images=True),
             packages=_list_packages(manifests),
             scorers=_list_scorers(results),
@@ -135,6 +136,14 @@ class HeaderWriter:
             ),
         )
 
+    def _name_arguments(self, log: LogSource) -> dict[str, Any]:
+        """The arguments (`-M`) under which the provider answers as this arm did; {} where another system answered."""
+        arm, run = log.name.arm, self._record["run_id"]
+        if arm.model not in self._models:
+            return {}
+        strength = {} if arm.alpha is None else {"alpha": arm.alpha}
+        return {"shift": run, "arm": arm.intervention or PLAIN_ARM, **strength}
+
     def _describe_model(self, log: LogSource) -> dict[str, Any]:
         model = self._models.get(log.name.arm.model, {})
         devices = dict.fromkeys(one.responses.provenance.get("device") for one in log.shards)
@@ -150,6 +159,7 @@ class HeaderWriter:
         return {
             "cmrm_run": self._record["run_id"],
             "title": self._source.run.plan.spec.title,
+            "model": self._describe_model(log),
             "arm": {
                 **arm._asdict(),
                 "name": name_arm(arm),

@@ -19,6 +19,7 @@ from inspect_ai.scorer import SampleScore
 from PIL import Image
 
 from flows.cli import main
+from flows.inspect.arguments import read_arguments
 from flows.inspect.scores import rates
 
 
@@ -235,7 +236,11 @@ def test_the_header_says_what_made_the_answers_and_proves_the_steering(exported,
         assert log.eval.run_id == log.eval.metadata["cmrm_run"] == record["run_id"]
         assert log.eval.created == record["created_at"]
         assert log.eval.model == f"cmrm/{record['models'][0]['label']}"
-        assert log.eval.model_args["revision"] == record["models"][0]["revision"]
+        assert log.eval.metadata["model"]["revision"] == record["models"][0]["revision"]
+        # The provider takes them, and answers as this arm did.
+        wish = read_arguments(log.eval.model.removeprefix("cmrm/"), log.eval.model_args)
+        assert (wish.shift, wish.alpha) == (record["run_id"], log.eval.task_args["alpha"])
+        assert wish.arm == (log.eval.task_args["intervention"] or "plain")
         assert log.eval.packages.items() >= manifests[0]["provenance"]["software"].items()
         own = [one for one in manifests if one["key"] in log.eval.metadata["answers"]]
         assert len(own) == len(log.eval.metadata["answers"]) > 1
