@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmrm.datasets.image_folder import ImageFolder
-from storage.records.hashing import digest_bytes
+from tasks.data.shown_images import read_shown
 
 Cell = Mapping[str, Any]
 
@@ -19,7 +18,7 @@ class RunImages:
     """
 
     def __init__(self, folders: Mapping[str, Path | None]) -> None:
-        self._folders = {name: None if root is None else ImageFolder(root) for name, root in folders.items()}
+        self._folders = folders
         self._last: tuple[tuple[str, str, str | None], Cell | None] | None = None
         self.lost: set[tuple[str, str]] = set()
 
@@ -35,14 +34,7 @@ class RunImages:
         return cell
 
     def _read(self, dataset: str, name: str, digest: str | None) -> Cell | None:
-        folder = self._folders.get(dataset)
-        found = None if folder is None else folder.find(name)
-        if found is None:
-            return None
-        try:
-            content = found[1].read_bytes()
-        except OSError:
-            return None  # it is counted among the lost
-        if digest_bytes(content) != digest:
+        content = read_shown(self._folders.get(dataset), name, digest)
+        if content is None:
             return None
         return {"bytes": content, "path": PurePosixPath(name.replace("\\", "/")).name}
