@@ -20,9 +20,8 @@ MODEL_FORMATS = (
     "easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), or a format of an installed "
     "package."
 )
-FORMATS_HELP = MODEL_FORMATS + "".join(
-    f" Of a run: {name} ({one.summary})." for name, one in RUN_FORMATS.items()
-)
+RUNS = ", ".join(f"{name} ({one.summary})" for name, one in RUN_FORMATS.items())
+FORMATS_HELP = f"{MODEL_FORMATS} Of a run: {RUNS}."
 
 
 def export(

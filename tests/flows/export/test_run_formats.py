@@ -95,6 +95,6 @@ def test_a_file_of_delta_is_no_run(formats, tmp_path, capsys):
 
 def test_the_help_says_which_formats_are_of_runs(capsys):
     for name, one in run_formats.RUN_FORMATS.items():
-        assert f"Of a run: {name} ({one.summary})." in export.FORMATS_HELP
+        assert f"{name} ({one.summary})" in export.FORMATS_HELP
     assert status("--help") == 0
     assert "--images" in capsys.readouterr().out

@@ -18,8 +18,8 @@ from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_lo
 from inspect_ai.scorer import SampleScore
 from PIL import Image
 
+from flows.answering.arguments import read_wish
 from flows.cli import main
-from flows.inspect.arguments import read_arguments
 from flows.inspect.scores import rates
 
 
@@ -238,7 +238,7 @@ def test_the_header_says_what_made_the_answers_and_proves_the_steering(exported,
         assert log.eval.model == f"cmrm/{record['models'][0]['label']}"
         assert log.eval.metadata["model"]["revision"] == record["models"][0]["revision"]
         # The provider takes them, and answers as this arm did.
-        wish = read_arguments(log.eval.model.removeprefix("cmrm/"), log.eval.model_args)
+        wish = read_wish(log.eval.model.removeprefix("cmrm/"), log.eval.model_args, option="-M ")
         assert (wish.shift, wish.alpha) == (record["run_id"], log.eval.task_args["alpha"])
         assert wish.arm == (log.eval.task_args["intervention"] or "plain")
         assert log.eval.packages.items() >= manifests[0]["provenance"]["software"].items()
