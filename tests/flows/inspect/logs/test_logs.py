@@ -312,7 +312,10 @@ def test_the_same_run_gives_the_same_files(exported, finished, tmp_path):
     assert first == again
 
 
-def test_images_are_left_out_on_request_and_those_that_are_gone_are_counted(finished, tmp_path, capsys):
+def test_images_are_left_out_on_request_and_those_that_are_gone_are_counted(
+    finished, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("flows.inspect.logs.LARGE", 100)
     given = ("latest", "--to", "inspect", "--store", finished / "store")
     assert export(*given, "-o", tmp_path / "none", "--images", "none") == 0
     for info in list_eval_logs(str(tmp_path / "none")):
@@ -326,7 +329,9 @@ def test_images_are_left_out_on_request_and_those_that_are_gone_are_counted(fini
     finally:
         gone.write_bytes(kept[0])
         other.write_bytes(kept[1])
-    assert "4 images are gone" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 images are gone" in shown
+    assert shown.count("GB of images; --images none leaves them out") == 1
     for info in list_eval_logs(str(tmp_path / "lost")):
         for one in read_eval_log(info).samples:
             lost = one.metadata["image"] in {"1.png", "2.png"} and one.metadata["condition"] == "image"
