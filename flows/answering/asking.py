@@ -80,7 +80,8 @@ class _Steps:
         while self._steps:
             step = self._steps.pop(0)
             if step == PLAIN:
-                self._put(step, replace(self._arm, use=None), name_prompt(self._prompt))
+                plain = replace(self._arm, use=None, scene=None)
+                self._put(step, plain, name_prompt(self._prompt))
                 return
             use = self._make(step, tuple(earlier))
             if use.stepped.is_needed(step, earlier):

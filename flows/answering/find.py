@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cmrm.errors import UserError
 from cmrm.models.mean_color import read_mean_color
-from cmrm.models.pinning import COMMIT
+from cmrm.models.pinning import COMMIT, find_folder
 from cmrm.prompts.conditions import make_meaningless
 from cmrm.steering.settings import DEFAULT_COMPOSITION, DEFAULT_SCOPE
 from cmrm.untrusted.printable import show, show_names
@@ -117,7 +117,10 @@ def _resolve(wish: ArmWish) -> ModelUse:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return resolve_use(place_organism_model(section))
+    section = place_organism_model(section)
+    if wish.revision is not None and find_folder(section.id) is not None:
+        raise UserError(f"revision: {wish.model!r} is a folder, which has no revisions; leave it out.")
+    return resolve_use(section)
 
 
 def _find_file(wish: ArmWish, path: Path) -> AnsweringArm:
@@ -275,6 +278,8 @@ def _digest_shifts(use: SingleUse, store: str | None) -> dict[str, str]:
 def _choose_intervention(spec: Spec, wish: ArmWish) -> _Chosen:
     """Choose the arm that is named, by NAME, NAME@α or `plain`, or the only one."""
     known = {one.name: one for one in spec.all_interventions()}
+    if wish.arm is None and not known:
+        wish = replace(wish, arm=PLAIN_ARM)
     if wish.arm is None:
         if len(known) == 1:
             return _Chosen(intervention=next(iter(known.values())), alpha=wish.alpha)

@@ -166,6 +166,7 @@ def test_a_run_on_other_files_than_the_model_has_is_refused(
         ({"shift": "missing.safetensors", "alpha": 1.0}, "shift: missing.safetensors cannot be read"),
         ({"shift": None, "alpha": 1.0}, "alpha: nothing is named that has arms"),
         ({"shift": None, "dtype": "int3"}, "dtype: "),
+        ({"shift": None, "revision": "v2"}, "revision: .* is a folder, which has no revisions"),
         ({"spec": Path("spec.yaml")}, "spec: a run or file of Δ is named by shift as well"),
     ],
 )
@@ -174,6 +175,17 @@ def test_what_cannot_be_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UserError, match=said):
         find(finished, model, **wished)
+
+
+def test_the_only_arm_needs_no_name(finished: Path, model: str) -> None:
+    spec = yaml.safe_load((finished / "data" / "spec.yaml").read_text())
+    for interventions, name in (
+        ([], "plain"),
+        ([{"kind": "prompt", "name": "asked", "preset": "adashield-s"}], "asked"),
+    ):
+        file = finished / "data" / "few.yaml"
+        file.write_text(yaml.safe_dump({**spec, "interventions": interventions}))
+        assert find(finished, model, shift=None, spec=file).name == name
 
 
 def test_an_unknown_run_is_refused(finished: Path, model: str) -> None:
