@@ -52,13 +52,25 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--connections", type=int, default=64, help="Inspect's --max-connections; 0: adaptive, as by default"
+    )
     given = parser.parse_args()
     assert registry.provide_model
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), model=given.model, questions=given.questions, device=given.device)
+        bench = Bench(
+            Path(folder),
+            model=given.model,
+            questions=given.questions,
+            device=given.device,
+            connections=given.connections or None,
+        )
         bench.turn()  # untimed: loads the models
         turns = [bench.turn() for _ in range(given.turns)]
-    print(f"{given.questions} questions, at most {TOKENS} tokens, {given.model} on {given.device}; seconds")
+    asked = f"{given.connections} at once" if given.connections else "adaptive"
+    print(
+        f"{given.questions} questions, {asked}, at most {TOKENS} tokens, {given.model} on {given.device}; s"
+    )
     for name in turns[0]:
         print(f"  {name:<22} median {statistics.median(turn[name] for turn in turns):7.2f}")
     for above, below in (("Inspect, images", "cmrm run, images"), ("hf, text", "Inspect, text")):
@@ -69,15 +81,16 @@ def main() -> None:
 class Bench:
     """The model, the questions, and a store in which they are ingested."""
 
-    def __init__(self, folder: Path, *, model: str, questions: int, device: str) -> None:
-        self.folder, self.device = folder, device
+    def __init__(
+        self, folder: Path, *, model: str, questions: int, device: str, connections: int | None
+    ) -> None:
+        self.folder, self.device, self.connections = folder, device, connections
         own = resolve_organism_model(model)
         self.model = folder / "model" if own is None else own
         side = 32 if own is not None else 112
         if own is None:
             torch.manual_seed(0)
-            shape = replace(SHAPES["llava-small"], hidden=256, wide=688, heads=4, key_heads=4, side=side)
-            vlm = build(shape, device="cpu", dtype=torch.float32)
+            vlm = build(replace(SHAPES["llava-small"], side=side), device="cpu", dtype=torch.float32)
             vlm.model.save_pretrained(self.model)
             vlm.processor.save_pretrained(self.model)
         (folder / "images").mkdir()
@@ -168,7 +181,8 @@ class Bench:
             if images:
                 content.insert(0, ContentImage(image=str(self.folder / "images" / f"{number}.png")))
             samples.append(Sample(id=str(number), input=[ChatMessageUser(content=content)]))
-        return Task(dataset=MemoryDataset(samples), config=GenerateConfig(max_tokens=TOKENS))
+        config = GenerateConfig(max_tokens=TOKENS, max_connections=self.connections)
+        return Task(dataset=MemoryDataset(samples), config=config)
 
     def _evaluate(self, task: Task, model: Model) -> dict[str, str]:
         log: EvalLog

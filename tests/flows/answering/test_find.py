@@ -124,6 +124,20 @@ def test_a_file_of_delta_does_what_the_run_did_with_it(finished: Path, model: st
         assert answer.result(60).text == text
 
 
+def test_a_file_of_delta_that_changes_after_it_was_named_is_refused(
+    finished: Path, model: str, tmp_path: Path
+) -> None:
+    import cmrm
+
+    file = tmp_path / "delta.safetensors"
+    cmrm.save_shift(Shift(delta=torch.ones(1, 32), blocks=(0,), count=1), file)
+    arm = find(finished, model, shift=str(file), alpha=1.0)
+    cmrm.save_shift(Shift(delta=torch.zeros(1, 32), blocks=(0,), count=1), file)
+    answer = ask(find_engine(arm.model), arm, Prompt(text="what is it?"), max_new_tokens=2)
+    with pytest.raises(UserError, match="has changed since it was named"):
+        answer.result(60)
+
+
 def test_the_parts_of_a_stack_keep_their_strengths(finished: Path, model: str) -> None:
     use = find(finished, model, arm="both").use
     assert isinstance(use, StackUse)
