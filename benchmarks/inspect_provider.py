@@ -5,7 +5,8 @@
 
 In each turn all four are timed, one after the other, on loaded models: the stage of `cmrm run` that answers, with its
 files, a whole `inspect_ai.eval` of the same image questions, and two of the questions as text alone, by cmrm and by
-`hf`. Ratios are medians over the turns of each turn's ratio. Answers must be equal, or nothing is printed.
+`hf`. Ratios are medians over the turns of each turn's ratio, by the clock and by CPU seconds. Answers must be
+equal, or nothing is printed.
 """
 
 from __future__ import annotations
@@ -72,10 +73,13 @@ def main() -> None:
         f"{given.questions} questions, {asked}, at most {TOKENS} tokens, {given.model} on {given.device}; s"
     )
     for name in turns[0]:
-        print(f"  {name:<22} median {statistics.median(turn[name] for turn in turns):7.2f}")
+        print(f"  {name:<26} median {statistics.median(turn[name] for turn in turns):7.2f}")
     for above, below in (("Inspect, images", "cmrm run, images"), ("hf, text", "Inspect, text")):
-        ratios = sorted(turn[above] / turn[below] for turn in turns)
-        print(f"  {above} / {below}: {statistics.median(ratios):.2f} × ({ratios[0]:.2f}–{ratios[-1]:.2f})")
+        for clock in ("", ", CPU"):
+            ratios = sorted(turn[above + clock] / turn[below + clock] for turn in turns)
+            print(
+                f"  {above} / {below}{clock}: {statistics.median(ratios):.2f} × ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+            )
 
 
 class Bench:
@@ -128,9 +132,10 @@ class Bench:
         return found
 
     def _time(self, found: dict[str, float], name: str, work: Callable[[], dict[str, str]]) -> dict[str, str]:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         answers = work()
         found[name] = time.perf_counter() - began
+        found[f"{name}, CPU"] = time.process_time() - used
         return answers
 
     def _ingest(self) -> list[GenerateJob]:
