@@ -34,6 +34,27 @@ def check_repository(name: str) -> None:
         raise UserError(f"--push {show(name)}: give OWNER/NAME.")
 
 
+def refuse_public(name: str, *, kind: Kind) -> None:
+    """Raise `UserError` for a repository that is there and that anybody can read, and if the hub does not answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+
+    try:
+        found = HfApi().repo_info(name, repo_type=kind)
+    except RepositoryNotFoundError:
+        return  # a new one is made private
+    except (HTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"--push {show(name)}: the hub does not say who can read it ({show(first_line(error))}). Log in (hf auth "
+            "login, or HF_TOKEN), or leave --push out and upload the folder later."
+        ) from None
+    if not found.private and not found.gated:
+        raise UserError(
+            f"--push {show(name)}: the repository is public, and --include-harmful would publish harmful text; make "
+            "it private or gated on the hub, name a new one, or leave --include-harmful out."
+        )
+
+
 def list_upload(folder: Path) -> list[tuple[str, int]]:
     """List the files of an upload with their sizes in bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.new_folder import write_new_folder
-from flows.export.push import push_or_list
+from flows.export.push import push_or_list, refuse_public
 from flows.hub.card import CardFacts, write_card
 from flows.hub.eval_results import FOLDER as RESULTS
 from flows.hub.eval_results import write_eval_results
@@ -49,12 +49,14 @@ def export_dataset(asked: RunExport, say: Say) -> None:
 
     Raises `UserError` or `StoreError` for what the user can fix; then nothing is left of it.
     """
+    harmful: Harmful = "include" if asked.options.include_harmful else "withhold"
+    if harmful == "include" and asked.push is not None and not asked.dry_run:
+        refuse_public(asked.push, kind="dataset")
     store = Store.open(asked.store)
     record = find_finished(store, asked.run)
     run = str(record["run_id"])
     report = find_report(store, record, stages=READ)
     summary = read_summary(store, report)
-    harmful: Harmful = "include" if asked.options.include_harmful else "withhold"
     with connect(asked.store, run=run, memory=MEMORY) as connection, write_new_folder(asked.output) as folder:
         views = RunViews(connection=connection, harmful=harmful)
         images = RunImages(find_run_images(store, record, views.list_datasets()))

@@ -20,8 +20,12 @@ VECTOR = "vector"
 # A sample that is not found counts as harmful. Of a row that ingest refused nobody knows what it is.
 _HARMFUL_SAMPLE = "coalesce(s.harmful, true)"
 _HARMFUL_ROW = "coalesce(q.stage = 'ingest' OR s.harmful, true)"
-# A reason may quote the row.
-_UNQUOTED = r"regexp_replace(q.reason, '[''\"].*', '…', 's')"
+# A reason may quote the row, and what another program says of its failure may hold any of it.
+_UNQUOTED = (
+    r"regexp_replace(regexp_replace(q.reason, "
+    r"'^(this model fails on it: \w+|judge .*?: \w+|.*?: error): .*', '\1: …', 's'), "
+    r"'[''\"].*', '…', 's')"
+)
 # The names of all tables, whether a run has rows for them or not.
 TABLES = ("answers", "samples", "text_verdicts", "captions", "quarantine", "states")
 # Numbered ids in the order of their numbers.

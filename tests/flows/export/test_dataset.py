@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import datasets
 import duckdb
+import httpx
 import huggingface_hub
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
 from flows.cli import main
@@ -25,6 +27,11 @@ from tests.made_up import EVIL, make_samples
 from tests.made_up_run import make_up
 from tests.made_up_store import commit_rows
 
+FAILURES = {
+    "embed": "this model fails on it: ValueError",
+    "import": "gpt: error",
+    "judge": "judge guard: TypeError",
+}
 PAGE = Path(__file__).parents[3] / "docs" / "hub.md"
 
 
@@ -286,6 +293,45 @@ def test_a_push_makes_a_private_data_set_and_a_dry_one_lists_its_files(
     assert "image" not in pq.read_schema(tmp_path / "pushed" / "answers" / "00000.parquet").names
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        (SimpleNamespace(private=False, gated=False), "the repository is public"),
+        (SimpleNamespace(private=False, gated="manual"), ""),
+        (SimpleNamespace(private=True, gated=False), ""),
+        (RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://x"))), ""),
+        (OSError("no route"), "the hub does not say who can read it (no route)"),
+    ],
+)  # fmt: skip
+def test_harmful_text_is_pushed_to_no_repository_that_anybody_can_read(
+    hostile, tmp_path, capsys, monkeypatch, case
+):
+    found, refused = case
+    pushed = []
+
+    def look_up(_hub, name, *, repo_type):
+        assert (name, repo_type) == ("me/mine", "dataset")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", look_up)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "create_repo", lambda _hub, name, **_: SimpleNamespace(repo_id=name)
+    )
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "upload_folder",
+        lambda *_, **given: pushed.append(given["repo_id"]) or SimpleNamespace(commit_url="there"),
+    )
+    given = ("latest", "--store", hostile, "--to", "dataset", "-o", tmp_path / "out", "--push", "me/mine")
+    assert status(*given, "--include-harmful") == (2 if refused else 0)
+    assert refused in " ".join(capsys.readouterr().err.split())
+    assert pushed == ([] if refused else ["me/mine"])
+    # Refused before anything is written.
+    assert list(tmp_path.iterdir()) == ([] if refused else [tmp_path / "out"])
+
+
 def test_the_commands_and_the_code_of_the_page_run(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CMRM_STORE", str(finished / "store"))
@@ -326,6 +372,12 @@ def hostile(tmp_path_factory) -> Path:
             ("ingest", "bench", None),
         )
     ]
+    # What another program says of its failure quotes without marks.
+    rows += [
+        {"stage": stage, "dataset": dataset, "sample_id": sample, "reason": f"{said}: cannot frobnicate it", "raw": ""}
+        for dataset, sample in (("vlsafe", "v5"), ("bench", "b5"))
+        for stage, said in FAILURES.items()
+    ]  # fmt: skip
     said = {"model": "llava-tiny", "tokens": 2, "finish_reason": "stop", "prompt_tokens": 2}
     captions = [
         {
@@ -362,7 +414,7 @@ def write_record(store, run, keys):
 def test_quarantined_rows_are_a_table_whose_reasons_quote_no_harmful_row(hostile, tmp_path):
     folder = export(hostile, tmp_path / "out")
     found = pq.read_table(folder / "quarantine").to_pylist()
-    assert len(found) == len(ask(hostile, "FROM quarantine")) == 7
+    assert len(found) == len(ask(hostile, "FROM quarantine")) == 13
     said = {(row["stage"], row["dataset"], row["sample_id"], row["reason"], row["raw"]) for row in found}
     reason = "the text holds '<s> frobnicate \\' it' and \"frobnicate all\" of it"
     assert said > {
@@ -371,10 +423,12 @@ def test_quarantined_rows_are_a_table_whose_reasons_quote_no_harmful_row(hostile
         ("generate", "bench", "b5", reason, "frobnicate it"),
         ("ingest", "bench", "b5", "the text holds …", None),
         ("ingest", "bench", None, "the text holds …", None),
+        *((stage, "vlsafe", "v5", f"{said}: …", None) for stage, said in FAILURES.items()),
+        *((stage, "bench", "b5", f"{said}: cannot frobnicate it", "") for stage, said in FAILURES.items()),
     }
     card = (folder / "README.md").read_text()
     answers = pq.read_table(folder / "answers").num_rows
-    assert f"{answers + 2:,} answers were asked for: {answers:,} are here, and 2 questions" in card
+    assert f"{answers + 4:,} answers were asked for: {answers:,} are here, and 4 questions" in card
     assert "| ingest | bench | the text holds … | 2 |" in card
     whole = export(hostile, tmp_path / "all", "--include-harmful")
     assert pq.read_table(whole / "quarantine")["reason"].to_pylist().count(reason) == 4
@@ -394,7 +448,7 @@ def test_captions_and_verdicts_on_texts_are_tables_of_runs_that_have_them(hostil
     ]
     listed = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
     assert dict(listed) == {
-        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "7"
+        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "13"
     }  # fmt: skip
 
 
