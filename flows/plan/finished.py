@@ -12,7 +12,7 @@ from cmrm.prompts.images import MeaninglessImage
 from cmrm.prompts.reasoning import ReasoningMarks
 from cmrm.untrusted.printable import show
 from flows.plan.image_folders import find_own_images
-from flows.plan.imported import survey_imported
+from flows.plan.imported import refuse_model_names, survey_imported
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.sources import fetch_named
 from flows.spec.imported_arms import NO_ARMS, Arms
@@ -90,6 +90,7 @@ def read_finished(
             f"--judge: run {record['run_id']} has another judge named {other[0].name!r}; give this one a unique "
             "name (name: in its YAML file, or kind:name=…)."
         )
+    refuse_model_names(arms, [model["name"] for model in record["models"]])
     more = _list_new_arms(spec, arms, run_id=record["run_id"])
     extended = _add_arms(spec, record["spec"], more).model_copy(update={"judges": [*spec.judges, *added]})
     pinned = [JudgeUse(**judge) for judge in record.get("judges", ())]

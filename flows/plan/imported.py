@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from cmrm.errors import UserError
+from cmrm.untrusted.printable import show
 from flows.plan.states import Samples
 from flows.spec.spec import Spec
 from storage.store import Store
@@ -14,6 +16,12 @@ from tasks.imported.survey import SurveyedAnswers, list_ids, survey_answers
 from tasks.shards.answers import AnswerShard
 
 log = logging.getLogger("cmrm.flows")
+
+
+def refuse_model_names(arms: Iterable[str], models: Collection[str]) -> None:
+    """Raise `UserError` for an arm of another system that tables could not tell from a model of the run."""
+    if shared := [name for name in arms if name in models]:
+        raise UserError(f"arms: a model is named {show(shared[0])}, too; rename the arm.")
 
 
 def survey_imported(

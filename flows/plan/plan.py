@@ -20,7 +20,7 @@ from cmrm.models.system_prompts import read_system_line
 from cmrm.steering.settings import IMAGE_POSITIONS
 from cmrm.untrusted.printable import show
 from flows.plan.captions import refuse_no_images
-from flows.plan.imported import survey_imported
+from flows.plan.imported import refuse_model_names, survey_imported
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan
 from flows.plan.sources import fetch_files, fetch_named, make_source
@@ -145,8 +145,7 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
         raise UserError(
             f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`."
         )
-    if shared := [name for name in spec.arms if name in names]:
-        raise UserError(f"arms: a model is named {show(shared[0])}, too; rename the arm.")
+    refuse_model_names(spec.arms, names)
     captioner = None if spec.captions is None else spec.captions.by
     return Plan(
         spec=spec,

@@ -60,7 +60,7 @@ class SurveyedAnswers:
     """A file of answers, with the digest of its bytes and what became of each answer.
 
     `used` counts the answers to a run's targets by data set and condition. `anchors` counts those to anchors, which are
-    never judged, and `unknown` those to no sample of the run, of which `named` are some.
+    never judged, and `unknown` those to no sample that the run asks under their condition, of which `named` are some.
     """
 
     file: AnswersFile
@@ -98,8 +98,9 @@ class SurveyedAnswers:
         were = "answer belongs" if self.unknown == 1 else "answers belong"
         more = "" if self.unknown <= len(self.named) else ", …"
         return (
-            f"{self.file.where}: {self.unknown} {were} to no sample of this run and "
-            f"{'is' if self.unknown == 1 else 'are'} left out ({', '.join(self.named)}{more})"
+            f"{self.file.where}: {self.unknown} {were} to no sample that this run asks under "
+            f"{'its' if self.unknown == 1 else 'their'} condition and {'is' if self.unknown == 1 else 'are'} left out "
+            f"({', '.join(self.named)}{more})"
         )
 
 
@@ -118,6 +119,7 @@ def survey_answers(
     used: Counter[tuple[str, str]] = Counter()
     anchors = unknown = 0
     named: list[str] = []
+    elsewhere: set[str] = set()
     for given in file.read():
         if len(seen) >= MOST_ANSWERS:
             raise UserError(f"{file.where}: has more than {MOST_ANSWERS:,} answers, the most that are read.")
@@ -136,12 +138,14 @@ def survey_answers(
             anchors += 1
         else:
             unknown += 1
+            if given.dataset is not None and given.dataset not in ids and len(elsewhere) < MOST_NAMED:
+                elsewhere.add(given.dataset)
             if len(named) < MOST_NAMED:
                 named.append(show(given.sample_id, most=60))
     if file.digest() != digest:
         raise UserError(f"{file.where}: changed while it was read; wait until it is written, and run again.")
     if not used:
-        raise UserError(_explain_no_use(file, ids, anchors=anchors, named=named))
+        raise UserError(_explain_no_use(file, ids, anchors=anchors, named=named, elsewhere=elsewhere))
     return SurveyedAnswers(
         file=file,
         digest=digest,
@@ -179,7 +183,12 @@ def _find_dataset(file: AnswersFile, given: GivenAnswer, ids: Mapping[str, Datas
 
 
 def _explain_no_use(
-    file: AnswersFile, ids: Mapping[str, DatasetIds], *, anchors: int, named: Sequence[str]
+    file: AnswersFile,
+    ids: Mapping[str, DatasetIds],
+    *,
+    anchors: int,
+    named: Sequence[str],
+    elsewhere: AbstractSet[str],
 ) -> str:
     if anchors:
         return (
@@ -188,6 +197,12 @@ def _explain_no_use(
         )
     if not named:
         return f"{file.where}: holds no answer; give one to each question."
+    if elsewhere:
+        return (
+            f"{file.where}: its answers are to samples of {show_names(sorted(elsewhere))}, and the data sets of this "
+            f"run are {show_names(ids)}; state the one of all rows (`dataset: {show(min(ids), most=60)}`), or name "
+            "the column that has it (`columns: {dataset: NAME}`)."
+        )
     own = min((one for some in ids.values() for one in some.targets), default="")
     return (
         f"{file.where}: none of its answers belongs to a sample of this run: it has ids such as {', '.join(named[:2])} "

@@ -147,7 +147,10 @@ def test_every_answer_is_used_quarantined_or_counted_with_its_name(
         2,
         ["nobody-0", "nobody-1"],
     )
-    assert "2 answers belong to no sample of this run and are left out (nobody-0, nobody-1)" in caplog.text
+    assert (
+        "2 answers belong to no sample that this run asks under their condition and are left out (nobody-0, nobody-1)"
+        in caplog.text
+    )
     reasons = {
         row["sample_id"]: row["reason"]
         for row in read_table(folder / "store", "quarantine")
@@ -269,6 +272,14 @@ def test_an_arm_that_the_run_has_with_another_file_is_refused(folder: Path) -> N
         judge_with(folder / "store", {"other": {"answers": str(spec)}})
 
 
+def test_an_arm_named_like_a_model_of_a_finished_run_is_refused(finished: tuple[Path, Result]) -> None:
+    folder, result = finished
+    (name,) = {row.arm.model for row in result.summary.table.rows}
+
+    with pytest.raises(UserError, match=f"arms: a model is named {name}, too; rename the arm"):
+        judge_with(folder / "store", {name: {"answers": str(folder / "other.jsonl")}})
+
+
 def test_traces_between_the_marks_that_a_spec_names_are_split_off_before_judges_read(folder: Path) -> None:
     rows = to_rows(plain_answers(folder / "store"))
     for row in rows:
@@ -346,6 +357,7 @@ def test_a_killed_import_keeps_the_shards_that_it_committed(
         ('{"id": "a", "answer": "y", "condition": "noise"}', {}, "line 1: is an answer under noise, which is"),
         ('{"id": "a", "answer": "y"}\n{"id": "a", "answer": "n"}', {}, "line 2: a second answer to 'a' under"),
         ('{"id": "a", "answer": "yes"}', {}, "none of its answers belongs to a sample of this run: it has ids"),
+        ('{"id": "a", "answer": "y", "dataset": "else"}', {}, "are to samples of else, and the data sets of this run"),
         ("", {}, "holds no answer"),
         ('{"id": "a", "answer": "y"}', {"columns": {"id": "name"}}, "line 1: no field 'name'; its fields are"),
         ('{"id": "7", "answer": "y"}', {"answers": "gone.jsonl"}, "gone.jsonl: does not exist"),

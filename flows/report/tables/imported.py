@@ -22,7 +22,8 @@ DIGEST_DIGITS = 12
 ARMS_NOTE = (
     "Nothing here was answered by this run, and no steering is proved. Used: answers to the samples that this run "
     "answers. Anchors measure Δ and are never judged. Of no sample: answers left out since no sample of the run has "
-    "their id. Samples without an answer are quarantined, with the reason."
+    "their id, or the one that has it lacks what their condition shows. Samples without an "
+    "answer are quarantined, with the reason."
 )
 CHANGES_NOTE = (
     "On the samples that have a verdict in both, under the same condition, by the first judge of each kind. Before: "
