@@ -23,6 +23,8 @@ REASON_CHARACTERS = 500
 # Of a row, so much is searched for URLs with a secret; less of it is stored.
 _SCRUBBED = 16 * RAW_CHARACTERS
 
+FOR_A_DOCUMENT = "write `format: json` for rows of your own, or give the file as it was published"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -43,10 +45,13 @@ class Line:
     truncated: bool
 
 
-def read_objects(path: Path, *, dataset: str) -> Iterator[Record | Rejected]:
+def read_objects(
+    path: Path, *, dataset: str, for_a_document: str = FOR_A_DOCUMENT
+) -> Iterator[Record | Rejected]:
     """Read a JSONL file, one JSON object a line; blank lines, a byte order mark and CRLF are accepted.
 
-    Raises `UserError` if the file cannot be opened or is not JSONL (one JSON array or one indented object).
+    `for_a_document` says what to do with a file that is one JSON document. Raises `UserError` for such a file (one JSON
+    array or one indented object), and if it cannot be opened.
     """
     first = True
     for line in read_lines(path):
@@ -54,10 +59,7 @@ def read_objects(path: Path, *, dataset: str) -> Iterator[Record | Rejected]:
         if not text.strip() and not line.truncated:
             continue
         if first and (text.lstrip().startswith("[") or text.strip() == "{"):
-            raise UserError(
-                f"{path} is one JSON document, not JSONL (one object a line); write `format: json` for rows of your "
-                "own, or give the file as it was published."
-            )
+            raise UserError(f"{path} is one JSON document, not JSONL (one object a line); {for_a_document}.")
         first = False
         try:
             refuse_a_long_line(line)

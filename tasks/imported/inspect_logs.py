@@ -12,7 +12,7 @@ from cmrm.errors import UserError
 from cmrm.untrusted.printable import first_line, show
 from cmrm.untrusted.regular_file import open_regular
 from tasks.imported.given_answer import GivenAnswer
-from tasks.imported.rows import AnswerColumns, make_answer
+from tasks.imported.rows import MOST_ERROR, AnswerColumns, make_answer
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -22,8 +22,9 @@ MOST_JSON_BYTES = 2**30
 MOST_MEMBER_BYTES = 2**28
 # Inspect's names of why a model stopped, in the store's words.
 FINISHED: Mapping[str, str] = {"max_tokens": "length", "model_length": "length"}
-MOST_ERROR = 300
 # Fields of a sample that are large and not read.
+# The tasks of cmrm in Inspect, which say of a sample under which condition it was asked.
+OWN_TASKS = "cmrm/"
 UNREAD = {"store", "events", "messages", "attachments"}
 
 
@@ -64,11 +65,13 @@ def read_log(path: Path, columns: AnswerColumns, *, epoch: int | None, where: st
         )
     if epoch is not None and epoch > epochs:
         raise UserError(f"{where}: the log has no epoch {epoch}, it has {epochs}; correct `epoch`.")
+    own = (header.eval.task_registry_name or header.eval.task).startswith(OWN_TASKS)
     for sample in _read_samples(path, where):
         if sample.epoch == (epoch or 1):
-            yield make_answer(
-                columns, _to_fields(sample), place=f"sample {show(str(sample.id), most=60)}", where=where
-            )
+            fields = _to_fields(sample)
+            if own:
+                fields["condition"] = (sample.metadata or {}).get("condition")
+            yield make_answer(columns, fields, place=f"sample {show(str(sample.id), most=60)}", where=where)
 
 
 def _to_fields(sample: EvalSample) -> dict[str, Any]:

@@ -36,7 +36,10 @@ STORED_ID = "sample_id"
 MOST_CHARACTERS = 2**22
 MOST_TOKENS = 2**31 - 1
 MOST_REASON = 40
+MOST_ERROR = 300
 MOST_NAMED = 12
+FOR_A_DOCUMENT = "write each answer as an object on a line of its own"
+HINTS = {"csv": ", or name what separates fields (`delimiter`)"}
 NULL = "the answer is null"
 EMPTY = "the answer is empty"
 
@@ -50,10 +53,14 @@ class AnswerColumns:
     dataset: str | None = None
 
     def make(self, fields: Mapping[str, Any], *, place: str) -> GivenAnswer:
-        """Make the answer of a row; raises `RowError` for one without an id, an answer or a usable number."""
-        texts = {name: self._read_text(fields, name) for name in ("dataset", "condition", "error")}
-        text, fault = self._read_answer(fields, texts["error"])
-        condition = texts["condition"] or self.condition
+        """Make the answer of a row; raises `RowError` for one without an id, an answer or a usable number.
+
+        A row with an error may lack every other column but the id.
+        """
+        error = self._read_error(fields)
+        self._refuse_absent(fields, ("id",) if error is not None else self.given)
+        text, fault = self._read_answer(fields, error)
+        condition = self._read_text(fields, "condition") or self.condition
         if condition not in get_args(Condition):
             raise RowError(
                 f"the condition {show_value(condition)} is none of {', '.join(get_args(Condition))}"
@@ -62,7 +69,7 @@ class AnswerColumns:
         return GivenAnswer(
             place=place,
             sample_id=self._read_id(fields),
-            dataset=texts["dataset"] or self.dataset,
+            dataset=self._read_dataset(fields),
             condition=condition,
             text=text,
             fault=fault,
@@ -75,10 +82,31 @@ class AnswerColumns:
         return self.given.get(field_name, field_name)
 
     def _find(self, fields: Mapping[str, Any], field_name: str) -> Any:
-        found = find_field(fields, self._name(field_name))
-        if found is ABSENT and field_name in self.given:
-            raise RowError(self._explain_absent(fields, field_name))
-        return found
+        return find_field(fields, self._name(field_name))
+
+    def _refuse_absent(self, fields: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            # Where an error would lie is there only if something went wrong.
+            nested_error = name == "error" and "." in self._name(name)
+            if name in self.given and not nested_error and self._find(fields, name) is ABSENT:
+                raise RowError(self._explain_absent(fields, name))
+
+    def _read_dataset(self, fields: Mapping[str, Any]) -> str | None:
+        """Read the data set: the stated one is that of all rows, unless a column is named for it."""
+        if self.dataset is not None and "dataset" not in self.given:
+            return self.dataset
+        return self._read_text(fields, "dataset") or self.dataset
+
+    def _read_error(self, fields: Mapping[str, Any]) -> str | None:
+        """Read why there is no answer, of an object its `message`; None where nothing went wrong."""
+        found = self._find(fields, "error")
+        if found is False or found == {}:
+            return None
+        if isinstance(found, Mapping):
+            message = found.get("message")
+            return show(message, most=MOST_ERROR) if isinstance(message, str) else show_value(found)
+        said = self._read_text(fields, "error")
+        return None if said is None else show(said, most=MOST_ERROR)
 
     def _read_id(self, fields: Mapping[str, Any]) -> str:
         found = self._find(fields, "id")
@@ -135,7 +163,7 @@ def read_rows(
     for record in _open(path, kind, delimiter, where):
         place = f"{word} {record.line}"
         if isinstance(record, Rejected):
-            raise UserError(f"{where}: {place}: {record.reason}; correct the {word}.")
+            raise UserError(f"{where}: {place}: {record.reason}; correct the {word}{HINTS.get(kind, '')}.")
         fields = _null_empty(record) if kind == "csv" else record.fields
         yield make_answer(columns, fields, place=place, where=where)
 
@@ -164,7 +192,7 @@ def _open(
 ) -> Iterable[Record | Rejected]:
     try:
         if kind == "jsonl":
-            yield from read_objects(path, dataset="")
+            yield from read_objects(path, dataset="", for_a_document=FOR_A_DOCUMENT)
         elif kind == "csv":
             yield from read_table(path, dataset="", delimiter=delimiter)
         else:

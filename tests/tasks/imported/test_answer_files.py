@@ -106,6 +106,108 @@ def test_an_answer_that_cannot_be_used_has_its_reason(tmp_path: Path, answer: An
     assert read(path) == [("a", "", fault, None, None)]
 
 
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"error": False, "answer": "x"}, ""),
+        ({"error": {}, "answer": "x"}, ""),
+        ({"error": [], "answer": "x"}, ""),
+        ({"error": {"code": "expired", "message": "too late"}}, "error: too late"),
+        ({"error": {"code": "expired"}, "answer": None}, "error: {'code': 'expired'}"),
+        ({"error": "a\0b"}, None),
+    ],
+)
+def test_an_error_may_be_a_text_or_an_object(tmp_path: Path, row: dict[str, Any], fault: str | None) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "a", **row}))
+
+    if fault is None:
+        with pytest.raises(UserError, match="line 1: field 'error' holds a NUL character"):
+            read(path)
+    else:
+        assert [one[1:3] for one in read(path)] == [("" if fault else "x", fault)]
+
+
+def test_a_long_error_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "".join(
+            json.dumps({"id": number, "error": error}) + "\n"
+            for number, error in enumerate(["x" * 10_000, {"message": "x" * 10_000}, {"x": "x" * 10_000}])
+        )
+    )
+
+    assert all(10 < len(fault) < 400 for _, _, fault, *_ in read(tmp_path / "a.jsonl"))
+
+
+def test_a_row_with_an_error_needs_no_answer_and_one_with_an_answer_no_error(tmp_path: Path) -> None:
+    body = {"choices": [{"message": {"content": "no"}}], "usage": {"completion_tokens": 4}}
+    path = tmp_path / "batch.jsonl"
+    rows = [
+        {"custom_id": "a", "response": {"body": body}},
+        {"custom_id": "b", "response": {"body": {"error": {"message": "filtered"}}}},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {
+        "id": "custom_id",
+        "answer": "response.body.choices.0.message.content",
+        "tokens": "response.body.usage.completion_tokens",
+        "error": "response.body.error",
+    }
+
+    assert [one[:4] for one in read(path, columns=columns)] == [
+        ("a", "no", "", 4),
+        ("b", "", "error: filtered", None),
+    ]
+    # A column that lies in no other is looked for in each row, so that a wrong name is seen.
+    with pytest.raises(UserError, match="line 1: no field 'err'"):
+        read(path, columns={**columns, "error": "err"})
+
+
+def test_a_stated_data_set_is_that_of_all_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "a", "answer": "x", "dataset": "its name elsewhere"}))
+
+    assert [one.dataset for one in open_file(path).read()] == ["its name elsewhere"]
+    assert [one.dataset for one in open_file(path, dataset="mine").read()] == ["mine"]
+
+
+@pytest.mark.parametrize(("task", "condition"), [("cmrm/vlsafe", "query"), ("asked", "image")])
+def test_a_log_of_a_task_of_cmrm_says_how_its_samples_were_asked(
+    tmp_path: Path, task: str, condition: str
+) -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.dataset import Sample
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
+    from inspect_ai.model import ModelOutput
+
+    sample = Sample(id="a", input="what is it?", metadata={"condition": "query"})
+    log = EvalLog(
+        eval=EvalSpec(
+            created="2026-01-01T00:00:00+00:00",
+            task=task,
+            dataset=EvalDataset(samples=1, sample_ids=["a"]),
+            model="mockllm/model",
+            config=EvalConfig(epochs=1),
+        ),
+        samples=[
+            EvalSample(
+                id="a",
+                epoch=1,
+                input=sample.input,
+                target="",
+                metadata=sample.metadata,
+                output=ModelOutput.from_content("mockllm/model", "a bird"),
+            )
+        ],
+        status="success",
+    )
+    write_eval_log(log, str(tmp_path / "a.eval"))
+
+    (given,) = open_file(tmp_path / "a.eval").read()
+
+    assert (given.sample_id, given.text, given.condition) == ("a", "a bird", condition)
+
+
 def test_an_empty_cell_of_a_csv_file_is_an_answer_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,answer,error\na,,\nb,,timed out\n")
 
@@ -124,7 +226,7 @@ def test_an_empty_cell_of_a_csv_file_is_an_answer_that_is_missing(tmp_path: Path
         (b'{"id": "a", "answer": "x", "tokens": -1}', "line 1: field 'tokens' is '-1', no number of tokens"),
         (b'{"id": "a", "answer": "x", "tokens": 99999999999}', "no number of tokens"),
         (b'{"id": "a\\ud800", "answer": "x"}', "line 1: field 'id' is not valid UTF-8"),
-        (b"[" * 100_000, "is one JSON document, not JSONL"),
+        (b"[" * 100_000, "not JSONL (one object a line); write each answer as an object on a line of its own"),
         (b'{"id":' + b"[" * 100_000, "line 1: not valid JSON"),
         (b"\xff\xfe{\x00", "is UTF-16; save it as UTF-8"),
         (b"\x1f\x8brubbish", "cannot be decompressed"),
@@ -140,6 +242,13 @@ def test_hostile_rows_cost_one_short_line(tmp_path: Path, data: bytes, said: str
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
+
+
+def test_another_delimiter_of_a_csv_file_is_named_as_what_to_state(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;answer\na;no, never\n")
+
+    with pytest.raises(UserError, match=r"line 2: 2 fields where the header has 1; .*\(`delimiter`\)"):
+        read(tmp_path / "a.csv")
 
 
 def test_control_characters_of_a_file_stay_out_of_messages(tmp_path: Path) -> None:
