@@ -106,6 +106,11 @@ class SteeredModel(lmms):
 
     def clean(self) -> None:
         """Free the model, before judges of a task load theirs; another question loads it again."""
+        if not self._record.is_begun:
+            eval_logger.warning(
+                "cmrm was asked nothing: all answers are from lmms-eval's cache, which tells models apart by the text "
+                "of --model_args, and not by what a run or file of Δ holds."
+            )
         self._engine = None
         super().clean()
 

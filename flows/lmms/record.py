@@ -31,6 +31,11 @@ class AnswerRecord:
         self._proofs: list[SteeringProof] = []
         self.unanswered: list[Mapping[str, str]] = []
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether any question was asked."""
+        return bool(self._answers or self.unanswered)
+
     def add(self, answer: ArmAnswer) -> None:
         """Count an answer."""
         self._answers += 1

@@ -7,6 +7,7 @@ import sys
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
+from loguru import logger
 
 
 def make_model(arguments="", **given):
@@ -50,10 +51,16 @@ def refusal(work, *arguments, **given):
 
 def main():
     questions, settings = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+    warned = []
+    logger.add(warned.append, level="WARNING")
+    make_model().clean()
+    said = {"cached": "".join(warned)}
+    warned.clear()
     model = make_model()
-    said = {"ordered": [one.text for one in ask(model, questions, settings=settings)]}
+    said["ordered"] = [one.text for one in ask(model, questions, settings=settings)]
     # As lmms-eval does before the judges of a task, and then asks a task of another kind.
     model.clean()
+    said["not cached"] = "".join(warned)
     said["again"] = [one.text for one in ask(model, questions, settings=settings)]
     request = Instance(
         request_type="loglikelihood",

@@ -55,6 +55,11 @@ def test_a_question_without_an_answer_is_an_error_or_empty_as_asked(said):
     assert empty == ""
 
 
+def test_a_model_that_is_asked_nothing_says_that_the_answers_are_from_a_cache(said):
+    assert "all answers are from lmms-eval's cache" in said["cached"]
+    assert said["not cached"] == ""
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
