@@ -22,8 +22,10 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
 ROOT = Path(__file__).parents[3]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
-# The page of servers asks some that no test has here; `tests/flows/sinks` runs that of trackers without a network.
-PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in {"serving", "trackers"})
+# Pages whose commands are run elsewhere: beside the code that they are about (`tests/flows`), or in lanes of their own
+# (`tests/serving`, `tests/lmms`).
+RUN_ELSEWHERE = {"hub", "inspect", "inspect-logs", "inspect-tasks", "serving", "trackers", "utility"}
+PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in RUN_ELSEWHERE)
 NAMES = ("main", "transfer", "alpha", "ablation", "pca", "overhead", "own-data", "defences", "parts")
 # Enough to show what each shows; the pages' commands are run on as many, so that they reuse it.
 LIMITS = {
@@ -45,7 +47,6 @@ WITHOUT_COMMANDS = {
     "benchmarks",
     "defences",
     "extend",
-    "inspect-tasks",
     "judges",
     "judges-endpoints",
     "positions",
