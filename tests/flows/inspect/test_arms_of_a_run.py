@@ -192,7 +192,7 @@ def test_the_commands_and_the_code_of_the_page(steered, tmp_path, monkeypatch) -
         # The run that the page begins with is there already.
         commands += [line for line in text.splitlines() if line.startswith("inspect ")]
     for line in commands:
-        run(line)
+        run(line, model="cmrm/organism")
     made = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "logs"), descending=False)]
     assert len(made) == len(commands) + 2 == 4
     unsafe = [next(iter(log.results.scores)).metrics["unsafe"].value for log in made if log.results]

@@ -77,14 +77,14 @@ def test_a_process_of_inspect_finds_the_tasks_and_those_of_another_packages_form
     assert (log.plan.config.temperature, log.plan.config.max_tokens) == (0, None)
 
 
-def run(line: str) -> None:
-    """Run a command line of Inspect in this process; the shell's part is the glob, and the model is one that echoes."""
+def run(line: str, *, model: str = "echo/it") -> None:
+    """Run a command line of Inspect in this process, with a model in place of the embedded one; globs are expanded."""
     words = [
         word
         for given in shlex.split(line)
         for word in (map(str, Path().glob(given)) if "*" in given else [given])
     ]
-    words = ["echo/it" if word == "cmrm/organism" else word for word in words]
+    words = [model if word == "cmrm/organism" else word for word in words]
     result = CliRunner().invoke(command_line, [*words[1:], "--display", "none"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
