@@ -30,6 +30,7 @@ from storage.shards.rows import need_manifest
 from tasks.core.quarantine import read_quarantine
 from tasks.core.software import gather_software
 from tasks.core.stage_name import StageName
+from tasks.imported.inspect_logs import RUN_FIELD
 from tasks.report.summary import read_summary
 from tasks.report.table import name_arm
 
@@ -157,7 +158,7 @@ class HeaderWriter:
         arm, content = log.name.arm, log.content
         row = next((row for row in self._table.rows if row.arm == arm), None)
         return {
-            "cmrm_run": self._record["run_id"],
+            RUN_FIELD: self._record["run_id"],
             "title": self._source.run.plan.spec.title,
             "model": self._describe_model(log),
             "arm": {

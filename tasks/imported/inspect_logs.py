@@ -23,8 +23,9 @@ MOST_MEMBER_BYTES = 2**28
 # Inspect's names of why a model stopped, in the store's words.
 FINISHED: Mapping[str, str] = {"max_tokens": "length", "model_length": "length"}
 # Fields of a sample that are large and not read.
-# The tasks of cmrm in Inspect, which say of a sample under which condition it was asked.
+# The names of cmrm's own tasks in Inspect begin with it; the metadata of a finished run's log has the run's id.
 OWN_TASKS = "cmrm/"
+RUN_FIELD = "cmrm_run"
 UNREAD = {"store", "events", "messages", "attachments"}
 
 
@@ -65,13 +66,19 @@ def read_log(path: Path, columns: AnswerColumns, *, epoch: int | None, where: st
         )
     if epoch is not None and epoch > epochs:
         raise UserError(f"{where}: the log has no epoch {epoch}, it has {epochs}; correct `epoch`.")
-    own = (header.eval.task_registry_name or header.eval.task).startswith(OWN_TASKS)
+    own = _list_own_fields(header)
     for sample in _read_samples(path, where):
         if sample.epoch == (epoch or 1):
-            fields = _to_fields(sample)
-            if own:
-                fields["condition"] = (sample.metadata or {}).get("condition")
+            fields = _to_fields(sample) | {name: (sample.metadata or {}).get(name) for name in own}
             yield make_answer(columns, fields, place=f"sample {show(str(sample.id), most=60)}", where=where)
+
+
+def _list_own_fields(header: EvalLog) -> tuple[str, ...]:
+    """List the fields that samples' metadata gives: a log that cmrm wrote says how each sample was asked."""
+    if RUN_FIELD in (header.eval.metadata or {}):
+        return ("condition", "dataset")
+    own = (header.eval.task_registry_name or header.eval.task).startswith(OWN_TASKS)
+    return ("condition",) if own else ()
 
 
 def _to_fields(sample: EvalSample) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import math
 from base64 import b64decode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
@@ -21,6 +22,7 @@ from PIL import Image
 from flows.answering.arguments import read_wish
 from flows.cli import main
 from flows.inspect.scores import rates
+from tasks.imported.files import AnswersFile
 
 
 def export(*arguments: object) -> int:
@@ -103,6 +105,18 @@ def test_what_has_no_answer_is_there_with_its_reason_and_nothing_is_lost(logs, s
         assert all("reads as a control token" in one or arm == "ECSO" for one in errors.values())
         assert log.results.total_samples == log.eval.dataset.samples == len(asked[dataset])
         assert log.results.completed_samples == len(asked[dataset]) - len(errors)
+
+
+def test_a_log_read_as_answers_of_another_system_says_what_each_was_asked(exported):
+    for info in list_eval_logs(str(exported)):
+        log, path = read_eval_log(info), Path(info.name.removeprefix("file://"))
+        file = AnswersFile(name="back", path=path, shown=path.name, condition="noise")
+        condition = {"Query": "query", "Blank image": "blank"}.get(log.eval.metadata["arm"]["name"], "image")
+        found = {(one.dataset, one.condition, one.sample_id, one.text) for one in file.read()}
+        assert found == {
+            (log.eval.task, condition, one.id, one.output.completion if one.error is None else "")
+            for one in log.samples
+        }
 
 
 def test_verdicts_are_scores_and_the_rates_are_those_of_the_store_to_the_digit(logs, sql):
