@@ -75,7 +75,7 @@ class ArmWish:
         self._refuse(fields, "it belongs to a file of Δ; a spec says it for its arms", unless=of_file)
         self._refuse(("arm",), "a file of Δ has no arms", unless=not of_file)
         named = self.shift is not None or self.spec is not None
-        self._refuse(("arm", "alpha"), "nothing is named that has arms; give shift or spec", unless=named)
+        self._refuse(("arm", "alpha"), "nothing is named that has arms, by shift or spec", unless=named)
         fixed = "a run or spec says it; only a plain model or a file of Δ takes it"
         self._refuse(("revision", "system"), fixed, unless=not named or of_file)
         if of_file and self.alpha is None:

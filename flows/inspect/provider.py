@@ -28,6 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from cmrm.errors import UserError
 from flows.answering.arguments import read_wish
+from flows.inspect.errors import telling_inspect
 from flows.inspect.messages import read_messages
 from flows.inspect.options import refuse_options, refuse_tools
 from storage.errors import StoreError
@@ -59,13 +60,11 @@ class SteeredModelAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        try:
+        with telling_inspect():
             self._wish = read_wish(model_name, model_args, option="-M ")
             refuse_options(config)
             if base_url is not None:
                 raise UserError("model_base_url: cmrm answers in this process; leave it out.")
-        except UserError as error:
-            raise PrerequisiteError(str(error)) from None
         # Inspect's cache of answers tells models apart by their name and this, and not by their arguments.
         self.base_url = f"{SOURCE}:{uuid4().hex}"
         self._finding = threading.Lock()
@@ -98,6 +97,7 @@ class SteeredModelAPI(ModelAPI):
 
             answer = await _wait(ask(engine, arm, prompt, max_new_tokens=config.max_tokens))
         except (UserError, StoreError) as error:
+            # What a sample fails with is text in the log, and no markup.
             raise PrerequisiteError(str(error)) from None
         record = describe_answer(arm, answer)
         transcript().info(record, source=SOURCE)

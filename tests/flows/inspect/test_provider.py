@@ -34,7 +34,9 @@ from inspect_ai.model import (
 from inspect_ai.scorer import includes
 from inspect_ai.tool import ToolInfo
 from PIL import Image
+from rich.text import Text
 
+from cmrm.errors import UserError
 from flows.answering import engine as engines
 from flows.answering.arguments import read_wish
 from flows.answering.questions import ArmAnswer
@@ -133,6 +135,23 @@ def test_arguments_that_cannot_be_are_refused_at_once(arguments: dict[str, Any],
         get_model("cmrm/organism", **arguments)
 
 
+def print_refusal(**arguments: Any) -> str:
+    """What Inspect's command line prints, as markup, of a model that is refused."""
+    with pytest.raises(PrerequisiteError) as refusal:
+        get_model("cmrm/organism", **arguments)
+    return Text.from_markup(str(refusal.value.message)).plain
+
+
+def test_brackets_in_a_refusal_are_printed_before_an_evaluation_and_logged_within_one(
+    small: Model, tmp_path: Path
+) -> None:
+    assert "'[bold]much'" in print_refusal(shift="latest", alpha="[bold]much")
+    assert "['[/red]']" in print_refusal(config=GenerateConfig(stop_seqs=["[/red]"]))
+    (log,) = evaluate(small, [Sample(id=1, input="what is it?", target="")], tmp_path, stop_seqs=["[/red]"])
+    assert log.error is not None
+    assert log.error.message.startswith("stop_seqs is ['[/red]'], and")
+
+
 def test_what_inspect_reads_as_a_list_or_number_is_the_text_that_was_given() -> None:
     wish = read_wish(
         "organism", {"shift": "d.safetensors", "alpha": 1, "blocks": [5, 6], "scope": "all"}, option="-M "
@@ -180,12 +199,19 @@ def test_options_that_cannot_be_honoured_are_refused(small: Model, option: dict[
 
 def test_every_option_of_inspect_is_honoured_refused_or_without_effect_here() -> None:
     """An option that a later release adds is refused until somebody has looked at it."""
-    from flows.inspect.options import GREEDY, HONOURED, WITHOUT_EFFECT
+    from flows.inspect.options import GREEDY, HONOURED, WITHOUT_EFFECT, refuse_options
 
     known = set(GenerateConfig.model_fields)
     assert HONOURED | WITHOUT_EFFECT | GREEDY.keys() <= known
     assert not HONOURED & WITHOUT_EFFECT
     assert not GREEDY.keys() & (HONOURED | WITHOUT_EFFECT)
+
+    class Later(GenerateConfig):
+        sparkle: int | None = None
+
+    refuse_options(Later())
+    with pytest.raises(UserError, match="sparkle is 3, and cmrm decodes greedily"):
+        refuse_options(Later(sparkle=3))
 
 
 def test_options_that_say_what_greedy_decoding_does_are_taken(small: Model) -> None:
