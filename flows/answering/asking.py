@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -106,11 +107,16 @@ class _Steps:
 
     def _make_callback(self, step: str) -> Callable[[Future[ArmAnswer]], None]:
         def take(answer: Future[ArmAnswer]) -> None:
+            if self._answer.cancelled():
+                self._engine.earlier.pop(self._id, None)
+                return
             try:
                 self._take(step, answer.result())
             except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
                 self._engine.earlier.pop(self._id, None)
-                self._answer.set_exception(error)
+                # Who asked may stop waiting at any moment.
+                with suppress(InvalidStateError):
+                    self._answer.set_exception(error)
 
         return take
 

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from flows.answering.arm import AnsweringArm
 from flows.answering.asking import ask
 from flows.answering.engine import Engine, find_engine
 from flows.answering.find import ArmWish, find_arm
+from tasks.states.steering import DefenceUse
 
 SECONDS = 60
 
@@ -256,6 +258,28 @@ def test_a_cancelled_question_is_not_decoded(
     assert [prompt.text for one in requests for prompt in one.prompts] == ["who?"]
     with pytest.raises(CancelledError):
         asked[0].result(0)
+
+
+def test_a_defence_whose_answer_nobody_waits_for_takes_no_further_step(
+    plain: AnsweringArm,
+    held: threading.Event,
+    requests: list[DecodeRequest],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    texts = {"judge": "{question} {answer}?", "caption": "see? {question}", "final": "{caption} {question}"}
+    stepped = replace(plain, use=DefenceUse(name="ECSO", kind="ecso", alpha=None, options=texts))
+    engine = Engine(plain.model)
+    pictured = [Prompt(text=text, image=make_picture()) for text in ("what?", "which?")]
+    asked = ask(engine, stepped, pictured[0], max_new_tokens=2)
+    assert asked.cancel()
+    held.set()
+    other = ask(engine, plain, Prompt(text="who?"), max_new_tokens=2)
+    # Each step would be asked with the image, and before what comes later.
+    assert other.result(SECONDS).tokens == 2
+    assert ask(engine, plain, pictured[1], max_new_tokens=2).result(SECONDS).tokens == 2
+    assert sorted(prompt.text for one in requests for prompt in one.prompts) == ["what?", "which?", "who?"]
+    assert engine.earlier == {}
+    assert "exception" not in caplog.text
 
 
 def test_a_model_that_cannot_be_loaded_fails_each_question_and_is_tried_again(
