@@ -38,6 +38,7 @@ SENSITIVE = "not-for-all-audiences"
 class CardFacts:
     """What a card says: its name, the run, the tables as written, and what became of text, images and questions.
 
+    The first table is the one that is read where none is named.
     `reasons` count quarantined rows by stage, data set and reason. `shifts` are the sha256 digests of Δ's files, by
     key. `lost` counts images that are not there any more; None where the user left images out. `unanswered` counts
     questions that were quarantined in place of an answer. `eval_results` are folders for the models' repositories.
@@ -54,6 +55,11 @@ class CardFacts:
     shifts: Mapping[str, str]
     eval_results: Sequence[str]
 
+    @property
+    def answers(self) -> int:
+        """How many answers there are."""
+        return sum(one.rows for one in self.tables if one.table.name == "answers")
+
 
 def write_card(facts: CardFacts) -> str:
     """Write the card: YAML front matter and Markdown."""
@@ -61,7 +67,7 @@ def write_card(facts: CardFacts) -> str:
         f"---\n{_write_front_matter(facts)}\n---",
         f"# {escape(facts.name)}",
         _introduce(facts),
-        "## Main table\n\n" + _write_main_table(facts.summary),
+        _write_main_table(facts.summary),
         _describe_tables(facts),
         _describe_harmful(facts),
         _describe_images(facts),
@@ -87,20 +93,20 @@ answers may fall under the models' terms. Set `license` above before you publish
 
 
 def _write_front_matter(facts: CardFacts) -> str:
-    answers = next(one.rows for one in facts.tables if one.table.name == "answers")
+    default = facts.tables[0]
     bases = [one["id"] for one in facts.summary.models if _is_on_hub(one)]
     included = [SENSITIVE] if facts.harmful == "include" else []
     data = DatasetCardData(
         pretty_name=facts.name,
         task_categories=["image-text-to-text"],
-        size_categories=[next((name for most, name in SIZES if answers < most), LARGER)],
+        size_categories=[next((name for most, name in SIZES if default.rows < most), LARGER)],
         tags=["cmrm", "safety", "activation-steering", *included],
         base_model=bases or None,
         configs=[
             {
                 "config_name": one.table.name,
                 "data_files": [{"split": SPLIT, "path": f"{one.table.name}/*.parquet"}],
-                **({"default": True} if one.table.name == "answers" else {}),
+                **({"default": True} if one is default else {}),
             }
             for one in facts.tables
         ],
@@ -113,20 +119,28 @@ def _write_front_matter(facts: CardFacts) -> str:
 
 
 def _introduce(facts: CardFacts) -> str:
-    models = ", ".join(map(escape, facts.summary.table.models()))
+    names = facts.summary.table.models() or [str(model["name"]) for model in facts.summary.models]
+    models = ", ".join(map(escape, names))
+    first = facts.tables[0].table.name
     headline = "\n>\n".join(f"> {escape(line)}" for line in facts.summary.headline.splitlines())
-    return (
+    said = (
         f"What {models} answered with images, without them and under interventions on hidden states (cross-modality "
-        "representation manipulation, [CMRM](https://arxiv.org/abs/2410.09047)), and what judges say of each answer: "
-        f"run `{facts.run}` of `cmrm`.\n\n{headline}\n\n"
+        "representation manipulation, [CMRM](https://arxiv.org/abs/2410.09047)), and what judges say of each answer"
+        if facts.answers
+        else f"What {models} was shown to have its hidden states measured; nothing was answered"
+    )
+    return (
+        f"{said}: run `{facts.run}` of `cmrm`.\n\n{headline}\n\n"
         "```python\nimport datasets\n\n"
-        f'answers = datasets.load_dataset("PATH OR OWNER/NAME", "answers", split="{SPLIT}")\n```'
+        f'{first} = datasets.load_dataset("PATH OR OWNER/NAME", "{first}", split="{SPLIT}")\n```'
     )
 
 
 def _write_main_table(summary: Summary) -> str:
+    if not summary.table.rows:
+        return ""
     table = make_main_table(summary.table)
-    return "\n".join(write_table(table, most=table.length)).strip()
+    return "## Main table\n\n" + "\n".join(write_table(table, most=table.length)).strip()
 
 
 def _describe_tables(facts: CardFacts) -> str:
@@ -201,7 +215,7 @@ def _describe_origin(facts: CardFacts) -> str:
     imported = [
         f"* Arm {escape(one.name)}: answers of another system, from {escape(one.file)} (sha256 `{one.digest}`), "
         f"{one.used:,} of {one.answers:,} of them used. Nothing proves how they were made"
-        + "".join(f"; {escape(name)}: {escape(value)}" for name, value in one.made_by.items())
+        + "".join(f"; {escape(name)}: {escape(_hide(value))}" for name, value in one.made_by.items())
         for one in summary.imported
     ]
     lines = [f"* {escape(line)}" for line in [*sentences, *judges]]
@@ -209,10 +223,9 @@ def _describe_origin(facts: CardFacts) -> str:
 
 
 def _describe_quarantine(facts: CardFacts) -> str:
-    answers = next(one.rows for one in facts.tables if one.table.name == "answers")
     said = (
-        f"{answers + facts.unanswered:,} answers were asked for: {answers:,} are here, and {facts.unanswered:,} "
-        "questions were quarantined in their place."
+        f"{facts.answers + facts.unanswered:,} answers were asked for: {facts.answers:,} are here, and "
+        f"{facts.unanswered:,} questions were quarantined in their place."
     )
     if not facts.reasons:
         return f"## Quarantined\n\n{said} No other row was put aside either."
@@ -251,4 +264,8 @@ def _hide_place(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hide(name: str) -> str:
+    # Inspect calls a model in a folder PROVIDER//FOLDER.
+    provider, local, folder = name.partition("//")
+    if local and provider.replace("-", "_").isidentifier():
+        return f"{provider}/{PurePath(folder).name}"
     return PurePath(name).name if PurePath(name).is_absolute() else name

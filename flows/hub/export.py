@@ -97,9 +97,15 @@ def _choose_tables(asked: RunExport, views: RunViews, summary: Summary) -> list[
     """Make the tables that there are rows for; raises `UserError` for states of a run that kept none."""
     judges = views.list_judges([judge.name for judge in summary.judges])
     order = order_arms([row.arm for row in summary.table.rows])
-    tables = [make_answers_table(judges, order=order), make_samples_table()]
-    others = (make_text_verdicts_table(), make_captions_table(), make_quarantine_table())
-    tables += [table for table in others if views.count(table.view)]
+    tables = [
+        make_answers_table(judges, order=order),
+        make_samples_table(),
+        make_text_verdicts_table(),
+        make_captions_table(),
+        make_quarantine_table(),
+    ]
+    # `datasets` cannot load one without rows.
+    tables = [table for table in tables if views.count(table.view)]
     if asked.options.states:
         widths = views.list_widths()
         if not widths:

@@ -499,3 +499,18 @@ def test_states_of_a_run_that_kept_none_are_refused(hostile, tmp_path, capsys):
     assert status(*given, "--states") == 2
     assert "kept no hidden states" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_answers_is_a_data_set_of_what_it_has(hostile, tmp_path):
+    store = Store.open(hostile)
+    record = store.find_run("20260101-000000-abcdef")
+    answered = {made.key for stage in ("generate", "judge") for made in store.manifests(stage)}
+    write_record(store, "20230101-000000-abcdef", [key for key in record["keys"] if key not in answered])
+    given = ("20230101-000000-abcdef", "--store", hostile, "--to", "dataset", "-o", tmp_path / "out")
+    assert status(*given) == 0
+    found = datasets.load_dataset(str(tmp_path / "out"), split="test", cache_dir=str(tmp_path / "cache"))
+    assert set(found["dataset"]) == {"vlsafe", "jailbreak", "bench"}
+    assert not (tmp_path / "out" / "answers").exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'samples = datasets.load_dataset("PATH OR OWNER/NAME", "samples", split="test")' in card
+    assert "4 answers were asked for: 0 are here, and 4 questions" in card

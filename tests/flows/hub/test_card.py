@@ -59,7 +59,12 @@ def test_the_front_matter_names_bases_that_are_on_the_hub_and_the_size(facts):
 
 
 def test_no_place_of_this_machine_is_named(facts):
-    card = write_card(facts)
+    (arm,) = facts.summary.imported
+    made_by = {**arm.made_by, "model": "hf//home/me/models/its"}
+    card = write_card(
+        replace(facts, summary=replace(facts.summary, imported=[replace(arm, made_by=made_by)]))
+    )
+    assert "model: hf/its" in card
     assert "/home/me" not in card
     assert "own, revision sha256:34" in card
     assert "lora, revision sha256:56" in card
