@@ -20,9 +20,11 @@ VECTOR = "vector"
 # A sample that is not found counts as harmful. Of a row that ingest refused nobody knows what it is.
 _HARMFUL_SAMPLE = "coalesce(s.harmful, true)"
 _HARMFUL_ROW = "coalesce(q.stage = 'ingest' OR s.harmful, true)"
+# A reason without the folders of this machine: of a path its name alone.
+_REASON = r"regexp_replace(q.reason, '(^|[\s(''\"=])/([^\s/;:,()''\"]+/)+', '\1', 'g')"
 # A reason may quote the row, and what another program says of its failure may hold any of it.
 _UNQUOTED = (
-    r"regexp_replace(regexp_replace(q.reason, "
+    rf"regexp_replace(regexp_replace({_REASON}, "
     r"'^(this model fails on it: \w+|judge .*?: \w+|.*?: error): .*', '\1: …', 's'), "
     r"'[''\"].*', '…', 's')"
 )
@@ -108,7 +110,8 @@ def make_answers_table(judges: Sequence[JudgeColumns], *, order: str) -> HubTabl
             TableColumn(
                 name="arm",
                 type=pa.string(),
-                comment="name of the row in the table above: condition, or intervention and strength",
+                comment="name of the row in the table above: condition, or intervention and strength; NAME: STEP is "
+                "what a defence asked before its answer, which is not judged",
                 sql="CAST(NULL AS VARCHAR)",
             ),
             _stored("responses", "dataset", "r.dataset"),
@@ -236,7 +239,7 @@ def make_quarantine_table() -> HubTable:
             _stored("quarantine", "dataset", "q.dataset"),
             _stored("quarantine", "sample_id", "q.sample_id"),
             _stored("quarantine", "line", "q.line"),
-            _stored("quarantine", "reason", "q.reason", sensitive=True, instead=_UNQUOTED),
+            _stored("quarantine", "reason", _REASON, sensitive=True, instead=_UNQUOTED),
             _stored("quarantine", "raw", "q.raw", sensitive=True),
             _make_withheld(),
         ),

@@ -363,6 +363,7 @@ def hostile(tmp_path_factory) -> Path:
         patch.setattr(report, "make_panels", lambda *_, **__: [])
         made = make_up(store, samples=6, strengths=(1.0,))
     reason = "the text holds '<s> frobnicate \\' it' and \"frobnicate all\" of it"
+    place = "image 'a/b.png' is not in /home/me/my-data/img; add it"
     rows = [
         {"stage": stage, "dataset": dataset, "sample_id": sample, "reason": reason, "raw": "frobnicate it"}
         for stage, dataset, sample in (
@@ -372,6 +373,7 @@ def hostile(tmp_path_factory) -> Path:
             ("ingest", "bench", None),
         )
     ]
+    rows.append({"stage": "generate", "dataset": "bench", "sample_id": "b5", "reason": place, "raw": ""})
     # What another program says of its failure quotes without marks.
     rows += [
         {"stage": stage, "dataset": dataset, "sample_id": sample, "reason": f"{said}: cannot frobnicate it", "raw": ""}
@@ -414,7 +416,7 @@ def write_record(store, run, keys):
 def test_quarantined_rows_are_a_table_whose_reasons_quote_no_harmful_row(hostile, tmp_path):
     folder = export(hostile, tmp_path / "out")
     found = pq.read_table(folder / "quarantine").to_pylist()
-    assert len(found) == len(ask(hostile, "FROM quarantine")) == 13
+    assert len(found) == len(ask(hostile, "FROM quarantine")) == 14
     said = {(row["stage"], row["dataset"], row["sample_id"], row["reason"], row["raw"]) for row in found}
     reason = "the text holds '<s> frobnicate \\' it' and \"frobnicate all\" of it"
     assert said > {
@@ -423,12 +425,13 @@ def test_quarantined_rows_are_a_table_whose_reasons_quote_no_harmful_row(hostile
         ("generate", "bench", "b5", reason, "frobnicate it"),
         ("ingest", "bench", "b5", "the text holds …", None),
         ("ingest", "bench", None, "the text holds …", None),
+        ("generate", "bench", "b5", "image 'a/b.png' is not in img; add it", ""),
         *((stage, "vlsafe", "v5", f"{said}: …", None) for stage, said in FAILURES.items()),
         *((stage, "bench", "b5", f"{said}: cannot frobnicate it", "") for stage, said in FAILURES.items()),
     }
     card = (folder / "README.md").read_text()
     answers = pq.read_table(folder / "answers").num_rows
-    assert f"{answers + 4:,} answers were asked for: {answers:,} are here, and 4 questions" in card
+    assert f"{answers + 5:,} answers were asked for: {answers:,} are here, and 5 questions" in card
     assert "| ingest | bench | the text holds … | 2 |" in card
     whole = export(hostile, tmp_path / "all", "--include-harmful")
     assert pq.read_table(whole / "quarantine")["reason"].to_pylist().count(reason) == 4
@@ -448,7 +451,7 @@ def test_captions_and_verdicts_on_texts_are_tables_of_runs_that_have_them(hostil
     ]
     listed = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
     assert dict(listed) == {
-        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "13"
+        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "14"
     }  # fmt: skip
 
 
@@ -513,4 +516,4 @@ def test_a_run_without_answers_is_a_data_set_of_what_it_has(hostile, tmp_path):
     assert not (tmp_path / "out" / "answers").exists()
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'samples = datasets.load_dataset("PATH OR OWNER/NAME", "samples", split="test")' in card
-    assert "4 answers were asked for: 0 are here, and 4 questions" in card
+    assert "5 answers were asked for: 0 are here, and 5 questions" in card
