@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from flows.report.tables.imported import describe_left_out
 from flows.report.tables.judges import describe_agreement, describe_spend
 from flows.report.tables.reasoning import describe_no_final, make_reasoning_table
 from flows.report.tables.text_alone import make_questions_table
@@ -47,6 +48,7 @@ def print_result(console: Console, result: Result) -> None:
         console.print(grid)
     lines = (
         describe_quarantine(summary.quarantined),
+        *describe_left_out(summary.imported),
         describe_agreement(summary.agreement),
         describe_spend(summary.judges),
     )

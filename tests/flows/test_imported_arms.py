@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import re
 import shutil
@@ -15,10 +16,12 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
+from rich.console import Console
 
 from cmrm.errors import UserError
 from cmrm.statistics.regression import Thresholds
 from flows.cli import main
+from flows.commands.result_text import print_result
 from flows.run import Result
 from flows.spec.imported_arms import read_arms
 from flows.spec.judge_fields import read_judge_field
@@ -151,6 +154,12 @@ def test_every_answer_is_used_quarantined_or_counted_with_its_name(
         "2 answers belong to no sample that this run asks under their condition and are left out (nobody-0, nobody-1)"
         in caplog.text
     )
+    console = Console(record=True, width=500, file=io.StringIO())
+    print_result(console, result)
+    assert (
+        f"other: {arm.used} of {arm.used + 3} answers used; not used: 1 to anchors, 2 to no sample that is asked "
+        "(nobody-0, nobody-1)."
+    ) in console.export_text()
     reasons = {
         row["sample_id"]: row["reason"]
         for row in read_table(folder / "store", "quarantine")

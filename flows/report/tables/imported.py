@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.report.document import (
@@ -59,6 +59,17 @@ def make_imported_table(arms: Sequence[ImportedArm]) -> ReportTable | None:
         records=tuple(_record(arm) for arm in arms),
         note=ARMS_NOTE,
     )
+
+
+def describe_left_out(arms: Sequence[ImportedArm]) -> Iterator[str]:
+    """Say of each arm of which answers were left out how many, and name some."""
+    for arm in arms:
+        if arm.used < arm.answers:
+            yield (
+                f"{arm.name}: {arm.used:,} of {arm.answers:,} answers used; not used: {arm.anchors:,} to anchors, "
+                f"{arm.unknown:,} to no sample that is asked"
+                + (f" ({_name_some(arm)})." if arm.unknown else ".")
+            )
 
 
 def make_imported_changes_table(changes: Sequence[ImportedChange]) -> ReportTable | None:
