@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,6 +25,10 @@ from tasks.report.table import Row, Table
 
 # All that names of metrics may hold in MLflow, but for blanks and colons.
 _REFUSED = re.compile(r"[^A-Za-z0-9_./-]+")
+# A part that a path would leave out.
+_DOTS = re.compile(r"^\.+$")
+# Longest name of a metric or param, in characters; MLflow takes 250.
+MOST_NAME = 220
 SHOWN = (".png", ".svg")
 
 
@@ -77,8 +82,12 @@ def _name_cell(table: Table, row: Row, column: Column, models: Mapping[str, str]
 
 
 def _join(parts: Iterable[str]) -> str:
-    """Join parts to a name, each without characters that a sink refuses."""
-    return "/".join(_REFUSED.sub("_", part.replace("/", "_")) for part in parts)
+    """Join parts to a name that no sink refuses: each without some characters, all of them no longer than it takes."""
+    name = "/".join(_DOTS.sub("_", _REFUSED.sub("_", part.replace("/", "_"))) for part in parts)
+    if len(name) <= MOST_NAME:
+        return name
+    half = MOST_NAME // 2
+    return f"{name[:half]}-{sha256(name.encode()).hexdigest()[:8]}-{name[-half:]}"
 
 
 def _tell_apart(pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
