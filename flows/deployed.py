@@ -13,8 +13,7 @@ from cmrm.untrusted.redaction import redacted_errors, redacting
 from flows.run import find_store, run_spec
 from flows.server.client import quiet_prefect
 from flows.server.variables import resolve_variables
-from flows.sinks import make_sinks
-from flows.sinks.log import choose_kinds, log_afterwards
+from flows.sinks.log import log_afterwards, make_flow_sinks
 from flows.spec.parameters import read_given
 from tasks.job_codec import unpack_jobs
 
@@ -43,7 +42,7 @@ def run_deployed(
     if limit is not None:
         read = read.limit(limit)
     place = find_store(read, resolve_variables(store, where="store"))
-    sinks = make_sinks(choose_kinds(log_to))
+    sinks = make_flow_sinks(log_to)
     result = run_spec(read, store=place, workers=str(workers))
     log_afterwards(result.run_id, place, sinks, say=log.info)
     return result.run_id

@@ -13,7 +13,7 @@ from rich.text import Text
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import first_line, show
 from cmrm.untrusted.redaction import redact_known
-from flows.sinks import Sink
+from flows.sinks import Sink, make_sinks
 from flows.sinks.read import read_run
 from flows.sinks.sink import LoggedRun
 from flows.terminal.safe_text import show_safely
@@ -29,6 +29,20 @@ VARIABLE = "CMRM_LOG_TO"
 def choose_kinds(given: Sequence[str] | None) -> list[str]:
     """The sinks that were named, else those of CMRM_LOG_TO, separated by blanks."""
     return [*(given or os.environ.get(VARIABLE, "").split())]
+
+
+def make_flow_sinks(given: Sequence[str] | None) -> dict[str, Sink]:
+    """Make the sinks of a flow run; raises `UserError` for one that is not ready.
+
+    A deployment's flow run has a working folder of its own, so one that would keep runs there is not.
+    """
+    from prefect.runtime import deployment
+
+    sinks = make_sinks(choose_kinds(given))
+    if deployment.id is not None:
+        for sink in sinks.values():
+            sink.check_lasting()
+    return sinks
 
 
 def log_run(run: LoggedRun, sinks: Mapping[str, Sink]) -> Iterator[tuple[str, str]]:

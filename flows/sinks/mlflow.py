@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cmrm.errors import UserError
 from flows.server.client import show_url
@@ -29,6 +30,15 @@ class MlflowSink(Sink):
 
     def check(self) -> None:
         _import()
+
+    def check_lasting(self) -> None:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        file = _find_database(uri)
+        if not uri or (file is not None and not file.is_absolute()):
+            raise UserError(
+                "mlflow: a worker deletes the folder that the run would be kept in; set MLFLOW_TRACKING_URI where the "
+                "worker runs, such as http://mlflow.internal:5000 or sqlite:////srv/mlflow.db."
+            )
 
     def log(self, run: LoggedRun) -> str:
         client = _import().MlflowClient()
@@ -103,7 +113,21 @@ def _find_experiment(client: Any) -> str:
         return given
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     found = client.get_experiment_by_name(name)
-    return str(client.create_experiment(name) if found is None else found.experiment_id)
+    if found is not None:
+        return str(found.experiment_id)
+    file = _find_database(str(client.tracking_uri))
+    # MLflow's own choice is the working folder, which may be another one next time, or gone.
+    artifacts = None if file is None else str(file.absolute().parent / "mlruns" / quote(name, safe=""))
+    return str(client.create_experiment(name, artifact_location=artifacts))
+
+
+def _find_database(uri: str) -> Path | None:
+    """The file of an SQLite database; None for what is none."""
+    if not uri.startswith("sqlite:"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def _milliseconds(time: datetime) -> int:

@@ -61,6 +61,12 @@ class Sink(ABC):
     def check(self) -> None:
         """Raise `UserError`, with the fix, where nothing could be logged: a package or a key is missing."""
 
+    def check_lasting(self) -> None:  # noqa: B027 # only sinks that may keep runs on this machine have to look
+        """Raise `UserError`, with the fix, where runs would be kept in the working folder, for want of another.
+
+        A worker deletes that of a flow run at its end.
+        """
+
     @abstractmethod
     def log(self, run: LoggedRun) -> str:
         """Show a run, and return where people find it. The same run again updates what is there.

@@ -24,7 +24,8 @@ PROJECT = "cmrm"
 ARTIFACT = "cmrm-report"
 # Variables of which one says who is logging.
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-UNSENT = {"offline", "dryrun", "disabled"}
+KEPT = {"offline", "dryrun"}
+UNSENT = KEPT | {"disabled"}
 # What W&B would keep of the machine and the command besides, or tell its makers; the user's own settings win.
 QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 BARE: Mapping[str, Any] = {
@@ -50,6 +51,14 @@ class WandbSink(Sink):
             raise UserError(
                 "wandb: nobody is logged in at "
                 f"{settings.base_url}; set WANDB_API_KEY, run wandb login, or set WANDB_MODE=offline."
+            )
+
+    def check_lasting(self) -> None:
+        mode = os.environ.get("WANDB_MODE", _import().setup().settings.mode)
+        if mode in KEPT and not Path(os.environ.get("WANDB_DIR", "")).is_absolute():
+            raise UserError(
+                "wandb: a worker deletes the folder that an offline run would be kept in; set WANDB_DIR where the "
+                "worker runs, such as /srv/wandb."
             )
 
     def log(self, run: LoggedRun) -> str:

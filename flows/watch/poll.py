@@ -28,8 +28,7 @@ from cmrm.untrusted.redaction import redact_known, redacting
 from flows.report.file_names import find_report_file
 from flows.run import Result, find_store, run_spec
 from flows.server.variables import resolve_variables
-from flows.sinks import make_sinks
-from flows.sinks.log import choose_kinds, log_afterwards
+from flows.sinks.log import log_afterwards, make_flow_sinks
 from flows.spec.model_sections import ModelSpec
 from flows.spec.organism import place_organism
 from flows.spec.parameters import Content, name_given, read_given
@@ -214,7 +213,7 @@ def watch_deployed(
     hold `{{ prefect.variables.NAME }}`. Without `store`, CMRM_STORE or the spec names it. If another watch holds the
     lease on the spec in the same store, return Busy. A new run is shown in the sinks of `log_to`, else of CMRM_LOG_TO.
     """
-    sinks = make_sinks(choose_kinds(log_to))
+    sinks = make_flow_sinks(log_to)
     model = resolve_variables(model, where="model")
     read = read_given(spec, model=model)
     opened = Store.create(find_store(read, resolve_variables(store, where="store")))

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ import duckdb
 import pytest
 from PIL import Image
 
+from cmrm.errors import UserError
 from flows.cli import main
+from flows.sinks.log import make_flow_sinks
+from flows.sinks.read import name_metrics
+from storage.store import Store
+from tasks.compare.finished_runs import find_report
+from tasks.report.summary import read_summary
 from tests import users_sinks
 from tests.flows.shared_runs import run_plainly
 
@@ -28,7 +35,7 @@ TEXTS = (b"frobnicate", b"a very long answer")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder in which both libraries keep all that they write."""
     for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
         monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "w"))
@@ -38,7 +45,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    if wandb := sys.modules.get("wandb"):
+        # It reads its variables once a process.
+        wandb.teardown()
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +197,51 @@ def test_wandb_shows_the_rates_tables_and_figures_under_the_runs_own_id(
     for name, picture in expected.items():
         assert shown[name].convert("RGB").tobytes() == picture.convert("RGB").tobytes()
     assert list_holders(place, KEY.encode(), *TEXTS) == []
+
+
+def test_names_of_metrics_suit_mlflow_however_models_data_sets_and_arms_are_named(store: Path) -> None:
+    from mlflow.utils.validation import _validate_metric
+
+    opened = Store.open(store)
+    table = read_summary(opened, find_report(opened, opened.read_run(RUN), stages=())).table
+    rows = [
+        replace(row, arm=row.arm._replace(model=model, intervention=row.arm.intervention * 20))
+        for row in table.rows
+        for model in ("..", "one/two three")
+    ]
+    columns = [replace(column, dataset=column.dataset * 20) for column in table.columns]
+    named = name_metrics(replace(table, rows=rows, columns=columns))
+    assert len(named) == 2 * len(name_metrics(table))
+    assert max(named, key=len).endswith("-alpha-1")
+    for name, value in named.items():
+        _validate_metric(name, value, 0, 0)
+        assert len(name) <= 250
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables"),
+    [
+        ("mlflow", {"MLFLOW_TRACKING_URI": ""}),
+        ("mlflow", {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}),
+        ("wandb", {"WANDB_DIR": ""}),
+        ("wandb", {"WANDB_DIR": "here"}),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_a_worker_keeps_no_run_in_a_folder_that_it_deletes(
+    kind: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment's")
+    # The folders of `place` are whole paths.
+    assert [*make_flow_sinks([kind])] == [kind]
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(
+        UserError, match=f"^{kind}: a worker deletes the folder .* set {next(iter(variables))} where"
+    ):
+        make_flow_sinks([kind])
+    monkeypatch.delenv("PREFECT__RUNTIME__DEPLOYMENT__ID")
+    assert [*make_flow_sinks([kind])] == [kind]
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

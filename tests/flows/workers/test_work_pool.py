@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -181,7 +182,7 @@ def wait(until: Callable[[], object]) -> None:
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_worker_runs_what_was_deployed_where_variables_say_and_a_regression_is_told(
+def test_a_worker_runs_and_logs_an_embedded_spec_where_variables_say_and_a_regression_is_told(
     llava_folder: Path,
     tmp_path: Path,
     write_spec: Callable[..., Path],
@@ -193,13 +194,18 @@ def test_a_worker_runs_what_was_deployed_where_variables_say_and_a_regression_is
     (tmp_path / "model").rename(moved)
     url, heard = listener
     Webhook(url=url).save("listener", overwrite=True)
-    options = [
-        "--store",
-        "{{ prefect.variables.cmrm_store }}",
-        "--model",
-        "{{ prefect.variables.cmrm_model }}",
-    ]
-    main(["deploy", str(spec), "--pool", POOL, "--watch", "--notify", "webhook/listener", *options])
+    database = tmp_path / "tracked" / "mlflow.db"
+    database.parent.mkdir()
+    options = {
+        "--store": "{{ prefect.variables.cmrm_store }}",
+        "--model": "{{ prefect.variables.cmrm_model }}",
+        "--log-to": "mlflow",
+        "--job-variable": f'env={{"MLFLOW_TRACKING_URI": "sqlite:///{database}"}}',
+        "--notify": "webhook/listener",
+    }
+    words = [word for option in options.items() for word in option]
+    main(["deploy", str(spec), "--pool", POOL, "--watch", "--embed", *words])
+    spec.unlink()
     store = tmp_path / "store"
     with get_client(sync_client=True) as client:
         for name, value in (("cmrm_store", str(store)), ("cmrm_model", str(moved))):
@@ -213,6 +219,15 @@ def test_a_worker_runs_what_was_deployed_where_variables_say_and_a_regression_is
     (recorded,) = Store.open(store).runs()
     assert recorded["status"] == "finished"
     assert recorded["models"][0]["id"] == str(moved)
+    # What was logged outlasts the worker's own folder.
+    with closing(sqlite3.connect(database)) as tracked:
+        ((logged, artifacts),) = tracked.execute(
+            "SELECT value, artifact_uri FROM tags JOIN runs USING (run_uuid) WHERE key = 'cmrm.run'"
+        )
+    assert logged == recorded["run_id"]
+    assert Path(artifacts).is_relative_to(database.parent)
+    shown = (Path(artifacts) / "tables" / "main.csv").read_bytes()
+    assert shown == (store / "reports" / logged / "tables" / "main.csv").read_bytes()
 
     # The event of another deployment's watch is not ours to tell of.
     before, after = (
