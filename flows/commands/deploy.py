@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -129,7 +130,7 @@ def deploy(
             job_variables=job_variable,
             notify=notify,
         )
-        wanted = make_wanted(spec, options, kind=kind, pool=pool)
+        wanted = make_wanted(spec, options, kind=kind, pool=pool, server=url)
         _deploy(console, wanted, create_pool=create_pool, dry_run=dry_run, url=url)
 
 
@@ -169,9 +170,9 @@ def _deploy(console: Console, wanted: Wanted, *, create_pool: str | None, dry_ru
         if not has_worker(client, wanted.pool):
             _say(
                 console,
-                f"No worker of the pool is online. Start one: prefect worker start --pool {wanted.pool}",
+                f"No worker of the pool is online. Start one: prefect worker start --pool {quote(wanted.pool)}",
             )
-    _say(console, f"Start a run now: prefect deployment run {wanted.full_name}")
+    _say(console, f"Start a run now: prefect deployment run {quote(wanted.full_name)}")
 
 
 def _name_outcome(found: Found, *, dry_run: bool) -> str:

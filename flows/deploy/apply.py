@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from shlex import quote
 from typing import Any
 from uuid import UUID
 
@@ -62,7 +63,7 @@ def check_pool(client: SyncPrefectClient, wanted: Wanted, *, server: str) -> Non
         others = ", ".join(pool.name for pool in client.read_work_pools()) or NONE
         raise UserError(
             f"--pool: the Prefect server at {server} has no work pool {show(name)} (there: {show(others)}). Make it: "
-            f"prefect work-pool create {show(name)} --type process, or give --create-pool process."
+            f"prefect work-pool create {quote(show(name))} --type process, or give --create-pool process."
         ) from None
     # A pool that no worker has begun to serve may have no template yet.
     known = pool.base_job_template.get("variables", {}).get("properties")

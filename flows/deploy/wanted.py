@@ -18,12 +18,15 @@ from pydantic import ValidationError
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import show_value
-from flows.server.variables import list_variables
+from cmrm.untrusted.regular_file import is_folder
+from flows.server.variables import check_placeholders, list_variables
 from flows.sinks import SINKS
+from flows.spec.home import expand_home
 from flows.spec.parameters import replace_model
 from flows.spec.secrets import find_secret, refuse_credentials
 from flows.spec.spec import Spec, read_spec
 from flows.spec.text_files import is_standard_input
+from flows.workers.base import check_choice
 from storage.store import Store
 
 Kind = Literal["run", "watch"]
@@ -113,8 +116,11 @@ def name_deployment(spec: Path, name: str | None) -> str:
     return found
 
 
-def make_wanted(spec: Path, options: Options, *, kind: Kind, pool: str) -> Wanted:
-    """Make what `cmrm deploy` should put on the server; raises `UserError` for a spec or options that cannot be."""
+def make_wanted(spec: Path, options: Options, *, kind: Kind, pool: str, server: str) -> Wanted:
+    """Make what `cmrm deploy` should put on the server at the URL `server`.
+
+    Raises `UserError` for a spec or options that cannot be.
+    """
     if is_standard_input(spec):
         raise UserError(
             "deploy: the spec is read again at each run, so it cannot be standard input; name a file."
@@ -126,13 +132,15 @@ def make_wanted(spec: Path, options: Options, *, kind: Kind, pool: str) -> Wante
     for kind_of_sink in options.log_to:
         SINKS.find(kind_of_sink)
     read = read_spec(spec)
-    _check(read, spec, options)
+    model = _place_model(options.model)
+    check_choice(options.workers, server=server)
+    _check(read, spec, options, model=model)
     flow = FLOWS[kind]
     found = _find_flow(flow)
     parameters = {
         "spec": read.model_dump(mode="json", by_alias=True) if options.embed else str(spec.resolve()),
         "store": _place_store(options.store),
-        "model": options.model,
+        "model": model,
         "workers": options.workers,
         "limit": options.limit,
         "log_to": [*options.log_to] or None,
@@ -159,7 +167,7 @@ def _find_flow(flow: _Deployed) -> Flow[..., Any]:
     return found
 
 
-def _check(read: Spec, spec: Path, options: Options) -> None:
+def _check(read: Spec, spec: Path, options: Options, *, model: str | None) -> None:
     """Raise `UserError` for options that a run would refuse, or that hold a secret, and be kept."""
     for option, text in (
         ("--workers", options.workers),
@@ -170,9 +178,10 @@ def _check(read: Spec, spec: Path, options: Options) -> None:
             refuse_credentials(text, where=option, fix="leave it out")
             if secret := find_secret({option.strip("-"): text}):
                 raise UserError(f"--{secret}")
-    if options.model is not None and not list_variables(options.model):
-        replace_model(read, options.model, folder=spec.resolve().parent)
-    elif options.model is not None and read.model is None:
+            check_placeholders(text, where=option)
+    if model is not None and not list_variables(model):
+        replace_model(read, model, folder=spec.resolve().parent)
+    elif model is not None and read.model is None:
         raise UserError(
             "--model: the spec has several models (models:); --model replaces the one given as model:."
         )
@@ -181,6 +190,14 @@ def _check(read: Spec, spec: Path, options: Options) -> None:
 def _place_store(store: str | None) -> str | None:
     """The store as a worker finds it, whose own folder is a temporary one."""
     return store if store is None or list_variables(store) else Store.open(store).url
+
+
+def _place_model(model: str | None) -> str | None:
+    """The model as a worker finds it: a folder here by its whole path, all else as it is given."""
+    if model is None or list_variables(model):
+        return model
+    folder = Path.cwd() / expand_home(model, field="--model")
+    return str(folder) if is_folder(folder) else model
 
 
 def _read_cron(cron: str | None, timezone: str | None) -> CronSchedule | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from cmrm.errors import UserError
-from cmrm.untrusted.printable import show
+from cmrm.untrusted.printable import show, show_value
 
 _PLACEHOLDER = re.compile(r"\{\{\s*prefect\.variables\.([\w-]+)\s*\}\}")
 
@@ -16,12 +16,24 @@ def list_variables(text: str) -> list[str]:
     return list(dict.fromkeys(_PLACEHOLDER.findall(text)))
 
 
+def check_placeholders(text: str, *, where: str) -> None:
+    """Raise `UserError` if a text holds a placeholder that is none of a variable, and would be taken as it stands."""
+    if "{{" in _PLACEHOLDER.sub("", text):
+        raise UserError(
+            f"{where}: {show_value(text)} holds a placeholder that names no Prefect variable; write "
+            "'{{ prefect.variables.NAME }}'."
+        )
+
+
 def resolve_variables(text: str | None, *, where: str) -> str | None:
     """Replace each placeholder by the variable's value on the Prefect server; `where` names the option in messages.
 
-    Raises `UserError` for a variable that is not set or holds no text.
+    Raises `UserError` for a variable that is not set or holds no text, and for any other placeholder.
     """
-    if text is None or not list_variables(text):
+    if text is None:
+        return None
+    check_placeholders(text, where=where)
+    if not list_variables(text):
         return text
     from prefect.client.orchestration import get_client
 

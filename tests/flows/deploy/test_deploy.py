@@ -201,20 +201,39 @@ def test_a_watch_tells_its_blocks_by_one_automation_that_follows_the_options(
 
 
 def test_an_embedded_spec_needs_no_file_and_a_variable_may_be_set_later(
-    client: SyncPrefectClient, deploy: Callable[..., list[str]], small_spec: Path
+    client: SyncPrefectClient,
+    deploy: Callable[..., list[str]],
+    small_spec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = ["--pool", POOL, "--create-pool", "process", "--name", "whole", "--embed"]
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    options = [
+        "--pool",
+        POOL,
+        "--create-pool",
+        "process",
+        "--name",
+        "a whole",
+        "--embed",
+        "--model",
+        "models",
+    ]
     place = "{{ prefect.variables.later_store }}"
     said = deploy(*options, "--store", place)
     assert "The Prefect variable later_store is not set yet: prefect variable set later_store VALUE" in said
-    parameters = read_fields(client, "cmrm-run/whole")["parameters"]
+    assert said[-1] == "Start a run now: prefect deployment run 'cmrm-run/a whole'"
+    parameters = read_fields(client, "cmrm-run/a whole")["parameters"]
     assert parameters["store"] == place
+    # A worker has a working folder of its own.
+    assert parameters["model"] == str(tmp_path / "models")
     written = yaml.safe_load(small_spec.read_text())
     content = parameters["spec"]
     assert content["model"]["id"] == written["model"]["id"]
     assert content["datasets"]["own"]["path"] == str(small_spec.parent / "own.jsonl")
     # The server takes the content for a flow run too, by the flow's own schema.
-    deployment = client.read_deployment_by_name("cmrm-run/whole")
+    deployment = client.read_deployment_by_name("cmrm-run/a whole")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"limit": 2})
     client.set_flow_run_state(run.id, Cancelled(), force=True)
     assert run.parameters == {**parameters, "limit": 2}
@@ -240,6 +259,12 @@ def test_an_embedded_spec_needs_no_file_and_a_variable_may_be_set_later(
         ),
         (["--pool", "p", "--store", "s3://user:word@host/x"], ["holds a user, a password"]),
         (["--pool", "p", "--model", "nowhere@"], ["model: 'nowhere@' has no revision"]),
+        (["--pool", "p", "--workers", "two"], ["--workers: 'two' is none of auto"]),
+        (
+            ["--pool", "p", "--store", "{{ prefect.variables.two words }}"],
+            ["--store: '{{ prefect.variables.two words }}' holds a placeholder", "prefect.variables.NAME"],
+        ),
+        (["--pool", "p", "--model", "{{ prefect.blocks.string.x }}"], ["--model: ", "holds a placeholder"]),
     ],
 )
 def test_what_cannot_be_deployed_costs_a_line_and_makes_nothing(
