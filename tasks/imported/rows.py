@@ -86,10 +86,13 @@ class AnswerColumns:
 
     def _refuse_absent(self, fields: Mapping[str, Any], names: Iterable[str]) -> None:
         for name in names:
-            # Where an error would lie is there only if something went wrong.
-            nested_error = name == "error" and "." in self._name(name)
-            if name in self.given and not nested_error and self._find(fields, name) is ABSENT:
+            # Where a nested error would lie is there only if something went wrong.
+            optional = name == "error" and self._has_nested_error()
+            if name in self.given and not optional and self._find(fields, name) is ABSENT:
                 raise RowError(self._explain_absent(fields, name))
+
+    def _has_nested_error(self) -> bool:
+        return "." in self._name("error")
 
     def _read_dataset(self, fields: Mapping[str, Any]) -> str | None:
         """Read the data set: the stated one is that of all rows, unless a column is named for it."""
@@ -100,6 +103,9 @@ class AnswerColumns:
     def _read_error(self, fields: Mapping[str, Any]) -> str | None:
         """Read why there is no answer, of an object its `message`; None where nothing went wrong."""
         found = self._find(fields, "error")
+        if self._has_nested_error() and (found is ABSENT or found is None):
+            # Of a request that got no response, batch files have the error beside it.
+            found = find_field(fields, "error")
         if found is False or found == {}:
             return None
         if isinstance(found, Mapping):

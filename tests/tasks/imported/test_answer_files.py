@@ -145,6 +145,7 @@ def test_a_row_with_an_error_needs_no_answer_and_one_with_an_answer_no_error(tmp
     rows = [
         {"custom_id": "a", "response": {"body": body}},
         {"custom_id": "b", "response": {"body": {"error": {"message": "filtered"}}}},
+        {"custom_id": "c", "response": None, "error": {"message": "expired"}},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = {
@@ -157,6 +158,7 @@ def test_a_row_with_an_error_needs_no_answer_and_one_with_an_answer_no_error(tmp
     assert [one[:4] for one in read(path, columns=columns)] == [
         ("a", "no", "", 4),
         ("b", "", "error: filtered", None),
+        ("c", "", "error: expired", None),
     ]
     # A column that lies in no other is looked for in each row, so that a wrong name is seen.
     with pytest.raises(UserError, match="line 1: no field 'err'"):
