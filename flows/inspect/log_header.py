@@ -76,8 +76,7 @@ class HeaderWriter:
         if model is None:
             # Answers of another system stand under its own name.
             return log.name.arm.model
-        own = str(model["id"])
-        return f"cmrm/{model['label'] if PurePath(own).is_absolute() else own}"
+        return f"cmrm/{name_apart(model, list(self._models.values()))}"
 
     def make_id(self, log: LogSource, what: str) -> str:
         """Make an id of a log: the same for each export."""
@@ -206,6 +205,18 @@ class HeaderWriter:
                 if name in made.provenance
             },
         }
+
+
+def name_apart(model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
+    """Name a model of a run by its id, or its label if the id is a path, and in full where others are named so too."""
+    own = str(model["id"])
+    names = [own, model.get("label"), model["name"]]
+    known = [{one["id"], one.get("label"), one["name"]} for one in models]
+    return next(
+        str(name)
+        for name in (names[1:] if PurePath(own).is_absolute() else names)
+        if name is not None and (name == model["name"] or sum(name in one for one in known) == 1)
+    )
 
 
 def _add_proofs(log: LogSource) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from PIL import Image
 
 from flows.answering.arguments import read_wish
 from flows.cli import main
+from flows.inspect.log_header import name_apart
 from flows.inspect.scores import rates
+from tasks.export.arms import choose_model
 from tasks.imported.files import AnswersFile
 
 
@@ -279,6 +281,22 @@ def test_the_header_says_what_made_the_answers_and_proves_the_steering(exported,
         assert set(steering["proof"]) == {"2", "3"}
         report = {(one["kind"], one["dataset"]): one["value"] for one in log.eval.metadata["report"]}
         assert {kind for kind, _ in report} == {"unsafe", "utility", "over_refusal"}
+
+
+def test_the_name_of_a_model_is_that_of_no_other_of_the_run():
+    models = [
+        {"id": "hub/llava", "label": "full", "name": "full@1"},
+        {"id": "hub/llava", "label": "half", "name": "half@1"},
+        {"id": "hub/qwen", "label": "qwen", "name": "qwen@1"},
+        {"id": "hub/gemma", "label": "gemma", "name": "gemma@1"},
+        {"id": "hub/gemma", "label": "gemma", "name": "gemma@2"},
+        {"id": "/here/organism", "label": "organism", "name": "organism@1"},
+    ]
+    names = [name_apart(one, models) for one in models]
+    assert names == ["full", "half", "hub/qwen", "gemma@1", "gemma@2", "organism"]
+    # The provider finds the model by it.
+    record = {"run_id": "run", "models": models}
+    assert [choose_model(record, name) for name in names] == [(one, None) for one in models]
 
 
 def test_a_log_is_the_file_that_inspect_itself_would_write(exported, tmp_path):
