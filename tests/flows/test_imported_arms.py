@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import re
+import shlex
 import shutil
 import warnings
 from collections import Counter
@@ -543,6 +544,33 @@ def test_a_file_behind_a_url_is_called_by_its_name_alone(tmp_path: Path) -> None
     file = arm.make("other", {url: tmp_path / "cached"})
 
     assert (file.shown, file.path, file.kind) == ("answers.jsonl", tmp_path / "cached", "jsonl")
+
+
+def test_the_commands_of_the_page_join_and_judge_the_answers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CMRM_STORE", str(folder / "store"))
+    monkeypatch.setattr(
+        "flows.commands.judge_again.judge_again",
+        lambda _run, judges, *, arms, store, **_: judge_plainly(store, judges=judges, arms=arms),
+    )
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    made, *commands = [shlex.split(line)[1:] for line in block.splitlines()]
+
+    assert made[0] == "run"
+    assert [command[0] for command in commands] == ["sql", "judge", "sql"]
+    for command in commands:
+        capsys.readouterr()
+        main(command)
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    judged = sum(int(line[-1]) for line in lines if line[:2] == ["other", "image"])
+    query, image = (
+        {(row["dataset"], row["sample_id"]) for row in plain_answers(folder / "store", condition)}
+        for condition in ("query", "image")
+    )
+    assert judged == len(query & image) > 0
 
 
 def judge_with(store: Path, arms: dict[str, Any], *, judges: Sequence[str] = ()) -> Result:
