@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 HELP = "Measure what images do to a vision-language model's safety, and undo it."
 # The entry point of each command, and the first line of its help.
+# Commands of a spec, which may be `-`: cyclopts takes a lone hyphen for an option.
+OF_SPECS = {"run", "watch", "deploy"}
+STANDARD_INPUT = "/dev/stdin"
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": (
@@ -142,6 +145,8 @@ def _run(given: Sequence[str]) -> None:
     from tasks.core.signals import TERMINATED, StoppedError, stop_on_sigterm, waking_main_thread
 
     stop_on_sigterm()
+    if given[0] in OF_SPECS:
+        given = [STANDARD_INPUT if one == "-" else one for one in given]
     try:
         with waking_main_thread():
             make_app()(given, exit_on_error=False, result_action="return_value")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -30,6 +33,14 @@ def test_a_missing_spec_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     message = fail(["run", str(tmp_path / "none.yaml")], capsys)
     assert "none.yaml: no such spec file" in message
     assert "embedded model" in message
+
+
+def test_a_lone_hyphen_is_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"modle: {}")))
+    assert "modle: no such field" in fail(["run", "-"], capsys)
+    assert "it cannot be standard input" in fail(["watch", "-", "--once"], capsys)
 
 
 @pytest.mark.parametrize(
