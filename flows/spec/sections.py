@@ -185,7 +185,9 @@ class DatasetSpec(Section):
 
 def _find_own_options(given: Any, *, known: Collection[str]) -> dict[str, Any]:
     """Find the options of a data set that its format has and `known` has not; none for an unknown format."""
-    name = given.get("format") if isinstance(given, Mapping) else None
+    if not isinstance(given, Mapping) or all(option in known for option in given):
+        return {}  # as in most specs, which need no format imported
+    name = given.get("format")
     if not isinstance(name, str) or name not in list_formats():
         return {}
     try:
