@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,6 @@ from storage.store import Store
 from tasks.compare.finished_runs import find_report
 from tasks.report.summary import read_summary
 from tests import users_sinks
-from tests.flows.shared_runs import run_plainly
 
 ROOT = Path(__file__).parents[3]
 RUN = "20260101-000000-abcdef"
@@ -271,34 +270,32 @@ def test_what_cannot_be_logged_costs_a_line_without_the_key(
 
 
 def test_a_run_logs_itself_at_its_end_and_no_sink_changes_how_it_ends(
-    llava_folder: Path,
-    write_short_spec: Callable[..., Path],
+    finished: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(users_sinks.install(tmp_path / "site-packages")))
     monkeypatch.setenv("TRACKER_KEY", users_sinks.FailingSink().key)
-    spec = write_short_spec(tmp_path / "data", llava_folder, conditions=["image"], target_states=[])
-    done = run_plainly(spec, tmp_path / "store").run_id
-    capsys.readouterr()
+    spec, store = finished / "data" / "spec.yaml", finished / "store"
+    done = Store.open(store).runs()[-1]["run_id"]
     users_sinks.LOGGED.clear()
     # All of it is committed, so the command starts no server.
-    main(["run", str(spec), "--store", str(tmp_path / "store"), "--log-to", "failing", "--log-to", "keeping"])
+    main(["run", str(spec), "--store", str(store), "--log-to", "failing", "--log-to", "keeping"])
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == f"Logged to keeping: here, {done}"
     warning = " ".join(said.err.partition("cmrm: ")[2].split())
     assert warning.startswith(f"run {done} is finished, and was not logged: failing: ConnectionError: 401 ")
-    assert warning.endswith(f"Log it later: cmrm log {done} --to failing --store {tmp_path}/store")
+    assert warning.endswith(f"Log it later: cmrm log {done} --to failing --store {store}")
     assert "sk-" not in warning
     (logged,) = users_sinks.LOGGED
-    assert (logged.run_id, logged.report) == (done, f"{tmp_path}/store/reports/{done}/report.md")
+    assert (logged.run_id, logged.report) == (done, f"{store}/reports/{done}/report.md")
     monkeypatch.setenv("CMRM_LOG_TO", "keeping")
-    main(["run", str(spec), "--store", str(tmp_path / "store")])
+    main(["run", str(spec), "--store", str(store)])
     assert len(users_sinks.LOGGED) == 2
     # A sink that is not there is a mistake before the work, not a warning after it.
     with pytest.raises(SystemExit) as ended:
-        main(["run", str(spec), "--store", str(tmp_path / "store"), "--log-to", "nowhere"])
+        main(["run", str(spec), "--store", str(store), "--log-to", "nowhere"])
     assert ended.value.code == 2
     assert "sink 'nowhere' is unknown" in capsys.readouterr().err
 
