@@ -74,8 +74,9 @@ class HeaderWriter:
         """Name a log's model as Inspect does: provider and model."""
         model = self._models.get(log.name.arm.model)
         if model is None:
-            # Answers of another system stand under its own name.
-            return log.name.arm.model
+            # Answers of another system stand under its own name, at the provider that answers nothing: Inspect scores
+            # no log whose model has none.
+            return f"none/{log.name.arm.model}"
         return f"cmrm/{name_apart(model, list(self._models.values()))}"
 
     def make_id(self, log: LogSource, what: str) -> str:

@@ -6,7 +6,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from inspect_ai import score
 from inspect_ai.log import list_eval_logs, read_eval_log
+from inspect_ai.scorer import includes
 
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.reasoning import ReasoningMarks
@@ -120,7 +122,7 @@ def test_a_log_of_a_run_joins_a_run_as_an_arm_and_has_a_log_there(finished, expo
     judge_plainly(store, arms=read_arms(given, folder=tmp_path, where="--answers"))
     main(["export", "latest", "--to", "inspect", "--store", str(store), "-o", str(tmp_path / "logs")])
     found = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "logs"))]
-    (log,) = [one for one in found if one.eval.model == "given"]
+    (log,) = [one for one in found if one.eval.model == "none/given"]
     assert len(found) == len(logs) + 1
     before = {one.id: one for one in logs["own", "asked"].samples}
     assert {one.id for one in log.samples} == before.keys()
@@ -130,4 +132,5 @@ def test_a_log_of_a_run_joins_a_run_as_an_arm_and_has_a_log_there(finished, expo
         # What the other system was asked is not known; the sample is shown as the run asks it.
         assert one.metadata["question"] == before[one.id].metadata["question"]
     assert log.eval.metadata["imported"]["kind"] == "inspect"
+    assert score(log, includes(), action="append", display="none").status == "success"
     assert log.eval.metadata.get("steering") is None
