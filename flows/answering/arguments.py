@@ -30,9 +30,9 @@ def read_wish(model: str, given: Mapping[str, Any], *, option: str, others: Sequ
 
 
 def _read_text(name: str, value: Any) -> str:
-    # These programs read what looks like a number, and Inspect cuts at commas.
+    # These programs read what looks like a number, and Inspect cuts at commas, with what stands around them kept.
     if isinstance(value, list):
-        return ", ".join(_read_text(name, one) for one in value)
+        return ",".join(_read_text(name, one) for one in value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{name}: {show_value(value)} is no text.")
     return str(value)
@@ -49,9 +49,10 @@ def _read_number(name: str, value: Any) -> float:
 
 
 def _read_blocks(name: str, value: Any) -> str | tuple[int, ...]:
-    numbers = value if isinstance(value, list) else [value]
-    if all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
-        return tuple(numbers)
+    # A list that Inspect has cut is one of texts.
+    listed = [_read_text(name, one).strip() for one in (value if isinstance(value, list) else [value])]
+    if all(one.isascii() and one.isdecimal() for one in listed):
+        return tuple(map(int, listed))
     return _read_text(name, value)
 
 

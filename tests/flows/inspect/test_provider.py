@@ -16,6 +16,7 @@ from typing import Any
 import inspect_ai
 import pytest
 from inspect_ai import Task
+from inspect_ai._cli.util import parse_cli_args
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log
@@ -152,15 +153,28 @@ def test_brackets_in_a_refusal_are_printed_before_an_evaluation_and_logged_withi
     assert log.error.message.startswith("stop_seqs is ['[/red]'], and")
 
 
-def test_what_inspect_reads_as_a_list_or_number_is_the_text_that_was_given() -> None:
-    wish = read_wish(
-        "organism", {"shift": "d.safetensors", "alpha": 1, "blocks": [5, 6], "scope": "all"}, option="-M "
-    )
-    assert (wish.alpha, wish.blocks) == (1.0, (5, 6))
-    wish = read_wish("organism", {"shift": 20301130, "arm": ["CMRM", "blocks 4–7"]}, option="-M ")
-    assert (wish.shift, wish.arm) == ("20301130", "CMRM, blocks 4–7")
-    wish = read_wish("o", {"shift": "d.safetensors", "alpha": 1, "blocks": 5}, option="-M ")
-    assert wish.blocks == (5,)
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("shift=20301130", "20301130"),
+        ("arm=0.5", "0.5"),
+        ("arm=CMRM, blocks 4–7", "CMRM, blocks 4–7"),
+        ("arm=a,b", "a,b"),
+    ],
+)
+def test_what_inspect_reads_as_a_list_or_number_is_the_text_that_was_given(given: str, read: str) -> None:
+    wish = read_wish("organism", {"shift": "latest"} | parse_cli_args([given]), option="-M ")
+    assert getattr(wish, given.partition("=")[0]) == read
+
+
+@pytest.mark.parametrize(
+    "given", ["blocks=5,6", "blocks=5, 6", "blocks=[5, 6]", "blocks=5", "blocks=upper_half"]
+)
+def test_blocks_are_numbers_or_a_name(given: str) -> None:
+    arguments = parse_cli_args(["shift=d.safetensors", "alpha=1", "scope=all", given])
+    wish = read_wish("organism", arguments, option="-M ")
+    known = {"blocks=5": (5,), "blocks=upper_half": "upper_half"}
+    assert (wish.alpha, wish.scope, wish.blocks) == (1.0, "all", known.get(given, (5, 6)))
 
 
 @pytest.mark.parametrize(
