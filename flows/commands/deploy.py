@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
-from flows.commands.log_to import LogTo
+from flows.commands.repeatable import Repeatable
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -30,16 +30,16 @@ def deploy(
     watch: Annotated[bool, Parameter(negative="")] = False,
     cron: str | None = None,
     timezone: str | None = None,
-    notify: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    notify: Repeatable = (),
     name: str | None = None,
     store: str | None = None,
     model: str | None = None,
     workers: str = "auto",
     limit: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    log_to: LogTo = (),
+    log_to: Repeatable = (),
     embed: Annotated[bool, Parameter(negative="")] = False,
-    tag: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
-    job_variable: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    tag: Repeatable = (),
+    job_variable: Repeatable = (),
     create_pool: Literal["process"] | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     remove: Annotated[bool, Parameter(negative="")] = False,

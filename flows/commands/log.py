@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
 from cmrm.errors import UserError
+from flows.commands.repeatable import Repeatable
 from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from flows.terminal.safe_text import show_safely
 from storage.store import Store
@@ -18,7 +16,7 @@ def log(
     run: str = "latest",
     /,
     *,
-    to: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    to: Repeatable = (),
     store: StorePlace = DEFAULT_STORE,
 ) -> None:
     """Show a finished run in Weights & Biases or MLflow.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from flows.sinks import Sink
 
 VARIABLE = "CMRM_LOG_TO"
-LogTo = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)]
 
 
 def find_sinks(given: Sequence[str]) -> Mapping[str, Sink]:

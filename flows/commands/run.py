@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console
 
-from flows.commands.log_to import LogTo, find_sinks, log_finished
+from flows.commands.log_to import find_sinks, log_finished
+from flows.commands.repeatable import Repeatable
 from flows.commands.store_place import DEFAULT_STORE
 
 
@@ -20,7 +21,7 @@ def run(
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     limit: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    log_to: LogTo = (),
+    log_to: Repeatable = (),
 ) -> None:
     """Run a spec: extract states, measure Δ, answer, judge, report.
 

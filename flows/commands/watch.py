@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from cmrm.errors import UserError
-from flows.commands.log_to import LogTo
+from flows.commands.repeatable import Repeatable
 from flows.commands.store_place import DEFAULT_STORE
 from storage.store import Store
 
@@ -25,7 +25,7 @@ def watch(
     server: str | None = None,
     workers: Annotated[str, Parameter(env_var="CMRM_WORKERS")] = "auto",
     once: Annotated[bool, Parameter(negative="")] = False,
-    log_to: LogTo = (),
+    log_to: Repeatable = (),
     every: Annotated[float, Parameter(validator=validators.Number(gte=1, lte=LONGEST_INTERVAL))] = 3600.0,
 ) -> None:
     """Poll for new revisions of a model, run each, and compare it with the last.

@@ -35,6 +35,16 @@ def test_a_missing_spec_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "embedded model" in message
 
 
+@pytest.mark.parametrize("command", ["deploy", "log", "run", "watch"])
+def test_the_help_shows_no_default_of_what_may_be_repeated(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "repeatable" in shown or "this sink too" in shown
+    assert "()" not in shown
+
+
 def test_a_lone_hyphen_is_standard_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
