@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shutil
 from importlib import invalidate_caches
 from pathlib import Path
@@ -202,3 +203,5 @@ def test_the_commands_and_the_code_of_the_page(steered, tmp_path, monkeypatch) -
     for arm, rate in zip(arms, unsafe, strict=True):
         assert rate > 0.4 if arm == "plain" else rate < 0.1
     assert [log.status for log in names["logs"]] == ["success", "success"]
+    arguments = [json.loads(one)["arm"] for one in names["arms"]["arguments"]]
+    assert sorted(arguments) == ["CMRM dataset@1", "plain"]
