@@ -24,8 +24,10 @@ COMPILE = find $(VENV)/lib -name '*.py' $(foreach folder,$(NOT_COMPILED),! -path
 OFFLINE := HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 # What is timed may use all of the machine.
 ALL_CORES := $(filter-out OMP_NUM_THREADS=%,$(OFFLINE))
-# A file's tests stay together, since they share what is dear to set up.
-PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file's tests stay together, since they share what is dear to set up. One process more than there are cores, since tests wait for
+# servers, locks and disks.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL ?= --numprocesses $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The inner loop: no runs, no servers, no processes that are killed, no models but a few tiny ones.
 SLOW := $(wildcard tests/storage/backends/test_s3*.py) tests/storage/shards/test_writer.py tests/storage/backends/test_crowd.py tests/storage/backends/test_races.py \

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 
 os.environ.update(
@@ -70,6 +72,20 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Let Python's end find everything again: some libraries complain of what is left over."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_inspects_log() -> Iterator[None]:
+    """An evaluation of Inspect has every record of its process printed from then on: here to the end of the module."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in [one for one in root.handlers if type(one).__module__.startswith("inspect_ai")]:
+        root.removeHandler(handler)
+        logging.getLogger("inspect_ai").removeHandler(handler)
+        root.setLevel(level)
+        # The next evaluation adds one anew.
+        sys.modules[type(handler).__module__]._logHandler["handler"] = None  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import embed
 from cmrm.steering.intervention import Intervention
-from tests.flows.hub import MODEL, Hub, serve
+from tests.flows.served_hub import MODEL, Hub, serve
 from tests.own_code import TYPE, bring_code, edit_config
 
 ROW = {"blocks": "layers", "image_token": "image_token_id"}

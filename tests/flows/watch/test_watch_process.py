@@ -22,7 +22,7 @@ from flows.spec.spec import read_spec
 from flows.watch.history import find_past_runs
 from storage.store import Store
 from tests.flows.events import read_events
-from tests.flows.hub import MODEL, Hub, serve
+from tests.flows.served_hub import MODEL, Hub, serve
 from tests.flows.watching import change, write_watched_spec
 from tests.forked import Forker
 from tests.preloaded import Forked

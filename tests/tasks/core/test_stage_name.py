@@ -13,8 +13,8 @@ from tasks.core.stage_name import StageName
 
 def test_the_names_are_those_that_stores_hold() -> None:
     assert sorted(StageName) == [
-        "apart", "caption", "compare", "direction", "embed", "generate", "ingest", "judge", "judge-texts", "look",
-        "overhead", "pair", "probe", "report", "shift",
+        "apart", "caption", "compare", "direction", "embed", "generate", "import", "ingest", "judge", "judge-texts",
+        "look", "overhead", "pair", "probe", "report", "shift",
     ]  # fmt: skip
 
 
