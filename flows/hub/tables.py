@@ -79,7 +79,7 @@ class HubTable:
         )
         order = f" ORDER BY {self.order}" if self.order else ""
         # All of it is made of constants and quoted texts.
-        return f"SELECT {columns} FROM {self.source}{order}"  # noqa: S608
+        return f"SELECT {columns} FROM {self.source}{order}"  # noqa: S608 - our own names
 
 
 @dataclass(frozen=True, kw_only=True)

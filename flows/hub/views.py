@@ -52,7 +52,7 @@ class RunViews:
         """List the judges with verdicts, those of `known` first and in its order, with the columns that they fill."""
         counts = ", ".join(f"count(nullif(CAST({name} AS VARCHAR), ''))" for name in EXTRA)
         # Made of constants.
-        rows = self._ask(f"SELECT judge, {counts} FROM judgements GROUP BY judge")  # noqa: S608
+        rows = self._ask(f"SELECT judge, {counts} FROM judgements GROUP BY judge")  # noqa: S608 - our own names
         found = {
             judge: tuple(name for name, count in zip(EXTRA, counted, strict=True) if count)
             for judge, *counted in rows
@@ -73,7 +73,7 @@ class RunViews:
         columns = ", ".join(f"c{names.index(name)}" for name in ("stage", "dataset", "reason"))
         rows = quarantine.make_query(harmful=self.harmful)
         # Made of constants and quoted texts.
-        query = f"SELECT {columns}, count(*) FROM ({rows}) GROUP BY ALL ORDER BY count(*) DESC, {columns}"  # noqa: S608
+        query = f"SELECT {columns}, count(*) FROM ({rows}) GROUP BY ALL ORDER BY count(*) DESC, {columns}"  # noqa: S608 - our own names
         return [(stage, dataset, reason, int(count)) for stage, dataset, reason, count in self._ask(query)]
 
     def _ask(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
