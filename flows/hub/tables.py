@@ -51,6 +51,20 @@ class TableColumn:
     instead: str = "NULL"
 
 
+_QUESTION_DIGEST = TableColumn(
+    name="question_digest",
+    type=pa.string(),
+    comment="sha256 of the question’s UTF-8",
+    sql="sha256(s.question)",
+)
+_IMAGE_DIGEST = TableColumn(
+    name="image_digest",
+    type=pa.string(),
+    comment="sha256 of the file of the sample’s own image",
+    sql="s.image_digest",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HubTable:
     """One table, a configuration of the data set: its columns, and the view with as many rows as it has.
@@ -130,19 +144,14 @@ def make_answers_table(judges: Sequence[JudgeColumns], *, order: str) -> HubTabl
             _stored("responses", "tokens", "r.tokens"),
             _stored("responses", "finish_reason", "r.finish_reason"),
             _stored("responses", "prompt_tokens", "r.prompt_tokens"),
-            _make_digest("question", "the question’s UTF-8"),
+            _QUESTION_DIGEST,
             TableColumn(
                 name="answer_digest",
                 type=pa.string(),
                 comment="sha256 of the answer as a JSON string, in UTF-8",
                 sql="r.answer_digest",
             ),
-            TableColumn(
-                name="image_digest",
-                type=pa.string(),
-                comment="sha256 of the file of the sample’s own image",
-                sql="s.image_digest",
-            ),
+            _IMAGE_DIGEST,
             _make_withheld(),
         ),
         source=f"responses r LEFT JOIN samples s USING (dataset, sample_id) LEFT JOIN {judged} v ON {same} "
@@ -174,13 +183,8 @@ def make_samples_table() -> HubTable:
                 comment="sha256 of what a harmful sample and its harmless twin share; null without a twin",
                 sql="sha256(s.twin)",
             ),
-            _make_digest("question", "the question’s UTF-8"),
-            TableColumn(
-                name="image_digest",
-                type=pa.string(),
-                comment="sha256 of the file of the sample’s own image",
-                sql="s.image_digest",
-            ),
+            _QUESTION_DIGEST,
+            _IMAGE_DIGEST,
             _make_withheld(),
         ),
         source="samples s",
@@ -318,12 +322,6 @@ def _describe(kind: str, name: str) -> str:
 
 def _make_image(sql: str, comment: str) -> TableColumn:
     return TableColumn(name="image", type=IMAGE, comment=comment, sql=sql, sensitive=True)
-
-
-def _make_digest(name: str, of: str) -> TableColumn:
-    return TableColumn(
-        name=f"{name}_digest", type=pa.string(), comment=f"sha256 of {of}", sql=f"sha256(s.{name})"
-    )
 
 
 def _make_withheld() -> TableColumn:

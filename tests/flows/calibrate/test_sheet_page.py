@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from flows.calibrate.sheet_files import write_sheet
 from tasks.calibrate.frame import JudgedAnswer
 from tasks.calibrate.sheet import Sheet, SheetRow, Stratum
 from tasks.calibrate.texts import SheetText
 from tasks.report.outcomes import Arm
+from tests.browser import needs_browser, open_browser
 from tests.made_up import EVIL
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
+pytestmark = needs_browser
 NAME = "20260101-000000-abcdef.n5.s0.00000000"
 ANSWERS = (f"first {EVIL}", '=HYPERLINK("http://evil")', "", "a very long answer " * 450, "-2+3 \u202e last")
 
@@ -59,10 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from flows.report.files import write_report_files
 from flows.report.writers.html import embed_json
 from storage.store import Store
 from tasks.report.summary import read_summary
+from tests.browser import needs_browser, open_browser
 from tests.made_up import EVIL
 from tests.made_up_run import MadeUp, make_up
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 SAMPLES = 12
 
 
@@ -54,10 +44,8 @@ def file(made: MadeUp) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 class Seen:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.browser import needs_browser, open_browser
+
 # Each log is read when it is opened.
 expect.set_options(timeout=30_000)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
+pytestmark = needs_browser
 # What the viewer looks for beside any logs, and does without.
 OPTIONAL = re.compile(r"/logs/(eval-set\.json|flow\.yaml)$")
 
@@ -64,8 +55,7 @@ def test_inspect_view_lists_the_logs_and_shows_answers_scores_and_images(site, e
     log = logs["own", "CMRM α=1"]
     sample = next(one for one in log.samples if one.id == "evil/../1")
     errors: list[str] = []
-    with serve(site) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+    with serve(site) as url, open_browser() as browser:
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
@@ -93,5 +83,4 @@ def test_inspect_view_lists_the_logs_and_shows_answers_scores_and_images(site, e
         expect(image).to_be_visible()
         assert image.evaluate("one => one.naturalWidth") == 41
         assert page.title() != "pwned"
-        browser.close()
     assert errors == []
