@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cmrm.api.steer import check_fit, steer
@@ -22,6 +19,7 @@ from cmrm.export.request import ExportRequest
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, render, render_on_host, send
 from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.data_uri import to_png_uri
 from cmrm.steering.capture import block_output
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.settings import Scope
@@ -149,7 +147,7 @@ def list_messages(vlm: VisionLanguageModel, prompt: Prompt) -> list[dict[str, An
     """Write a prompt as chat messages, the image as a data URL (PNG)."""
     content: Any = prompt.text
     if prompt.image is not None:
-        url = f"data:image/png;base64,{base64.b64encode(_to_png(prompt.image)).decode()}"
+        url = to_png_uri(prompt.image)
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": prompt.text},
@@ -264,9 +262,3 @@ def _expect(vlm: VisionLanguageModel, answer: _Answer, place: int) -> Expected:
     return Expected(
         tokens=tuple(answer.tokens), text=decode(answer.tokens), start=decode(answer.tokens[: place + 1])
     )
-
-
-def _to_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +19,7 @@ from cmrm.datasets.splits import SplitRow, choose_anchors
 from cmrm.errors import UserError
 from cmrm.judges.references import read_references
 from cmrm.prompts.conditions import Condition, missing, show
+from cmrm.prompts.data_uri import to_png_uri
 from cmrm.prompts.images import MeaninglessImage, locate_image
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.printable import show as show_text
@@ -179,7 +178,7 @@ def _image_finder(
 ) -> Callable[[Sample], str | None]:
     recipe = meaningless.get(condition)
     if recipe is not None:
-        uri = _encode(recipe)
+        uri = to_png_uri(recipe.render())
         return lambda _: uri
     if condition != "image":
         return lambda _: None
@@ -208,12 +207,6 @@ def _to_inspect(sample: Sample, condition: Condition, image: str | None) -> Insp
 
 def _open_none(name: str) -> Any:
     raise AssertionError(name)  # a text needs no image
-
-
-def _encode(recipe: MeaninglessImage) -> str:
-    buffer = io.BytesIO()
-    recipe.render().save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _list_reasons(rejected: Sequence[Rejected]) -> str:

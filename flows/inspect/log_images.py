@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from base64 import b64encode
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from cmrm.errors import UserError
+from cmrm.prompts.data_uri import to_data_uri, to_png_uri
 from cmrm.prompts.images import FORMATS, locate_image, open_image
 from tasks.data.shown_images import read_shown
 
@@ -46,14 +46,14 @@ class LogImages:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             kind = MEDIA_TYPES.get(image.format or "")
         if kind is not None:
-            return _to_uri(content, kind)
+            return to_data_uri(content, kind=kind)
         assert folder is not None  # read from it
-        return _encode(open_image(folder, sample.image))
+        return to_png_uri(open_image(folder, sample.image))
 
     def encode_made(self, image: Image.Image) -> str:
         """Encode an image that was generated."""
         if self._made is None or self._made[0] is not image:
-            self._made = image, _encode(image)
+            self._made = image, to_png_uri(image)
         return self._made[1]
 
 
@@ -79,13 +79,3 @@ def measure_images(logs: Iterable[LogSource], store: Store) -> int:
                     sizes[name] = locate_image(folder, name[1]).stat().st_size
             total += sizes[name]
     return total
-
-
-def _encode(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return _to_uri(buffer.getvalue(), "image/png")
-
-
-def _to_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"
