@@ -80,9 +80,11 @@ def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbn
         script=_read("sheet.js"),
         folder=TEMPLATES,
         data={
-            "sheet": sheet.name,
-            "images": thumbnails.uris,
-            "rows": [_describe(row.id, texts[row.id], thumbnails) for row in sheet.rows],
+            "sheet-data": {
+                "sheet": sheet.name,
+                "images": thumbnails.uris,
+                "rows": [_describe(row.id, texts[row.id], thumbnails) for row in sheet.rows],
+            }
         },
         sheet=sheet.name,
         count=len(sheet.rows),

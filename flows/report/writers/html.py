@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,10 @@ from markupsafe import Markup
 from flows.report.document import Document
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+ASSETS = Path(__file__).parents[1] / "assets"
+# One file a concern, in the order in which later ones use or overrule earlier ones.
+STYLES = ("theme.css", "tables.css", "figures.css", "controls.css", "samples.css", "print.css")
+SCRIPTS = ("page.js", "samples.js")
 # Inside a script element these could close it or open a comment.
 UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 # Tables with more rows are collapsed on screen and expanded in print.
@@ -37,10 +41,10 @@ def write_html(
     """
     return render_page(
         "report.html.jinja",
-        style=_read("report.css"),
-        script=_read("report.js"),
+        style=read_assets("css", STYLES),
+        script=read_assets("js", SCRIPTS),
         folder=TEMPLATES,
-        data=answers,
+        data={"answers-data": answers} if answers["samples"] else {},
         document=document,
         sections=[one for one in document.sections if one.name != "provenance"],
         provenance=[one for one in document.sections if one.name == "provenance"],
@@ -55,9 +59,15 @@ def write_html(
 
 
 def render_page(
-    template: str, *, style: str, script: str, folder: Path, data: Mapping[str, Any], **values: Any
+    template: str,
+    *,
+    style: str,
+    script: str,
+    folder: Path,
+    data: Mapping[str, Mapping[str, Any]],
+    **values: Any,
 ) -> str:
-    """Render a template of a folder as a page of its own, with a style, a script, and data for the script as JSON.
+    """Render a template of a folder as a page of its own, with style, script, and JSON for the script by element id.
 
     Values are escaped; style and script are ours. The Content-Security-Policy admits no other style or script, no
     request, and images from data URIs alone.
@@ -70,7 +80,7 @@ def render_page(
         policy=policy,
         style=Markup(style),  # noqa: S704 # our own files, here and in the next line
         script=Markup(script),  # noqa: S704
-        data=Markup(embed_json(data)),  # noqa: S704 # escaped by embed_json
+        data={name: Markup(embed_json(one)) for name, one in data.items()},  # noqa: S704 # escaped by embed_json
         **values,
     )
 
@@ -93,8 +103,9 @@ def _load_template(folder: Path, name: str) -> Template:
     return environment.get_template(name)
 
 
-def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
+def read_assets(folder: str, names: Sequence[str]) -> str:
+    """Read files of the page's assets, `css` or `js`, as one text."""
+    return "\n".join((ASSETS / folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _hash(text: str) -> str:

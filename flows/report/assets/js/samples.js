@@ -1,32 +1,16 @@
-'use strict';
-// Text from models and data sets is inserted by textContent and value only, never as HTML.
-(() => {
-  window.addEventListener('beforeprint', () => {
-    for (const one of document.querySelectorAll('details.long')) one.open = true;
-  });
-  const source = document.getElementById('answers-data');
-  if (!source) return;
+// The list of samples: filters, pages, and each sample's answers side by side.
+(({find, make, makeText, readData}) => {
+  const data = readData('answers-data');
+  if (!data) return;
 
   const PER_PAGE = 25;
   const GOOD = ['safe', 'correct'];
   const BAD = ['unsafe', 'incorrect', 'refused', 'parse_error'];
-  const {ways: arms, samples} = JSON.parse(source.textContent);
-  const find = (id) => document.getElementById(id);
+  const {ways: arms, samples} = data;
   const labels = arms.map((arm) => (arm.model ? `${arm.model}: ${arm.name}` : arm.name));
   const open = new Set(arms.flatMap((arm, index) => (arm.open ? [index] : [])));
   let page = 0;
 
-  const make = (tag, name, text) => {
-    const element = document.createElement(tag);
-    if (name) element.className = name;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-  const makeText = (tag, name, text) => {
-    const element = make(tag, name, text);
-    element.dir = 'auto';
-    return element;
-  };
   const addOption = (select, value, text) => {
     const option = make('option', '', text);
     option.value = value;
@@ -193,4 +177,4 @@
   find('filters').hidden = false;
   document.querySelector('.pages').hidden = false;
   show();
-})();
+})(report);
