@@ -79,7 +79,7 @@ class Answers:
         """Encode for the page's script; `names` maps models to displayed names."""
         opened = _choose_open(self.arms)
         return {
-            "ways": [
+            "arms": [
                 {
                     "model": names.get(arm.model, arm.model) if len(names) > 1 else "",
                     "name": name_arm(arm),
@@ -93,7 +93,7 @@ class Answers:
                     "changed": asked.changed,
                     "answers": [
                         {
-                            "way": one.arm,
+                            "arm": one.arm,
                             "text": one.text,
                             "letters": one.letters,
                             **({"trace": one.trace, "traceLetters": one.trace_letters} if one.trace else {}),

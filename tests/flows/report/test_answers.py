@@ -94,14 +94,14 @@ def test_samples_without_answers_take_no_share_of_the_page(run: Any) -> None:
 def test_the_page_gets_names_and_few_open_arms(run: Any) -> None:
     found = read(run)
     content = found.to_json({"moon@1": "moon"})
-    assert [arm["name"] for arm in content["ways"] if arm["open"]] == [
+    assert [arm["name"] for arm in content["arms"] if arm["open"]] == [
         "Query",
         "Image",
         "CMRM dataset α=1",
         "CMRM sample α=1",
     ]
-    assert {arm["model"] for arm in content["ways"]} == {""}
-    assert {arm["model"] for arm in found.to_json({"moon@1": "moon", "x": "y"})["ways"]} == {"moon"}
+    assert {arm["model"] for arm in content["arms"]} == {""}
+    assert {arm["model"] for arm in found.to_json({"moon@1": "moon", "x": "y"})["arms"]} == {"moon"}
     assert content["samples"][1]["category"] == EVIL
 
 

@@ -1,15 +1,27 @@
 // The list of samples: filters, pages, and each sample's answers side by side.
-(({find, make, makeText, readData}) => {
+// `report.samples` is what other parts use; it is missing on a page without answers:
+//   all       array of {dataset, id, harmful, category, changed, answers: [{arm, verdicts: [[judge, verdict, refused, score]]}]}
+//   arms      array of labels; `arm` of an answer is an index into it
+//   find(dataset, id)        the sample; undefined if it was not drawn into the page
+//   show(dataset, id)        goes to the sample and opens it; false, and a word on the page, if it was not drawn
+//   restrict(samples, label) lists these alone, given as samples or as {dataset, id}; null lifts the restriction
+//   describe(sample)         a small element: start of the question and verdict chips
+((report) => {
+  const {find, make, makeText, readData} = report;
   const data = readData('answers-data');
   if (!data) return;
 
   const PER_PAGE = 25;
   const GOOD = ['safe', 'correct'];
   const BAD = ['unsafe', 'incorrect', 'refused', 'parse_error'];
-  const {ways: arms, samples} = data;
+  const {arms, samples} = data;
   const labels = arms.map((arm) => (arm.model ? `${arm.model}: ${arm.name}` : arm.name));
   const open = new Set(arms.flatMap((arm, index) => (arm.open ? [index] : [])));
   let page = 0;
+  let current = null;
+  let restricted = null;
+  const keyOf = (one) => JSON.stringify([one.dataset, one.id]);
+  const byKey = new Map(samples.map((one) => [keyOf(one), one]));
 
   const addOption = (select, value, text) => {
     const option = make('option', '', text);
@@ -45,8 +57,8 @@
   };
   const isMatch = (sample, answer) => {
     const verdict = find('verdict').value;
-    const arm = find('way').value;
-    return (arm === '' || answer.way === Number(arm)) && (verdict === '' || holds(sample, answer, verdict));
+    const arm = find('arm').value;
+    return (arm === '' || answer.arm === Number(arm)) && (verdict === '' || holds(sample, answer, verdict));
   };
   const isFiltered = () => find('verdict').value !== '';
   const select = () => {
@@ -56,6 +68,7 @@
     const changed = find('changed').checked;
     return samples.filter(
       (one) =>
+        (restricted === null || restricted.has(one)) &&
         (dataset === '' || one.dataset === dataset) &&
         (harm === '' || one.harmful === (harm === 'harmful')) &&
         (!changed || one.changed) &&
@@ -72,7 +85,7 @@
   };
   const makeAnswer = (sample, answer) => {
     const box = make('div', isFiltered() && isMatch(sample, answer) ? 'answer match' : 'answer');
-    const head = makeText('h4', '', labels[answer.way]);
+    const head = makeText('h4', '', labels[answer.arm]);
     head.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
     box.append(head);
     if (answer.trace) {
@@ -89,20 +102,24 @@
   const makeStrip = (sample, answers) => {
     const strip = make('ul', 'strip');
     for (const answer of answers) {
-      const item = makeText('li', '', `${labels[answer.way]} `);
+      const item = makeText('li', '', `${labels[answer.arm]} `);
       item.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
       strip.append(item);
     }
     return strip;
   };
+  const addressOf = (one) => `#sample=${encodeURIComponent(one.dataset)}/${encodeURIComponent(one.id)}`;
   const makeSample = (sample) => {
-    const box = make('article', 'sample');
-    const head = makeText('h3', '', `${sample.dataset} · ${sample.id}`);
+    const box = make('article', sample === current ? 'sample current' : 'sample');
+    const head = make('h3');
+    const link = makeText('a', '', `${sample.dataset} · ${sample.id}`);
+    link.href = addressOf(sample);
+    head.append(link);
     head.append(make('span', 'tag', sample.harmful ? 'harmful' : 'harmless'));
     if (sample.category) head.append(makeText('span', 'tag', sample.category));
     if (sample.changed) head.append(make('span', 'tag', 'verdict changed'));
     box.append(head);
-    const answers = sample.answers.filter((answer) => open.has(answer.way));
+    const answers = sample.answers.filter((answer) => open.has(answer.arm));
     const body = [makeText('p', 'question', sample.question)];
     if (sample.reference) body.push(makeText('p', 'reference', `Reference: ${sample.reference}`));
     const grid = make('div', 'answers');
@@ -110,7 +127,7 @@
     body.push(grid);
     if (sample.harmful) {
       const fold = make('details', 'fold');
-      fold.open = find('unfold').checked;
+      fold.open = sample === current || find('unfold').checked;
       fold.append(make('summary', '', `Question and ${answers.length} answers`), ...body);
       box.append(fold, makeStrip(sample, answers));
     } else box.append(...body);
@@ -131,6 +148,8 @@
   };
   const restart = () => {
     page = 0;
+    current = null;
+    find('absent').textContent = '';
     show();
   };
   const turn = (step) => {
@@ -139,13 +158,63 @@
     find('filters').scrollIntoView();
   };
 
+  const liftFilters = () => {
+    find('search').value = '';
+    for (const id of ['dataset', 'harm', 'verdict', 'arm']) find(id).value = '';
+    find('changed').checked = false;
+    restrict(null);
+  };
+  const restrict = (wanted, label) => {
+    restricted = wanted === null ? null : new Set(Array.from(wanted, (one) => byKey.get(keyOf(one))));
+    find('restriction').hidden = restricted === null;
+    find('restriction-label').textContent = restricted === null ? '' : label;
+    restart();
+  };
+  const openSample = (sample) => {
+    if (!select().includes(sample)) liftFilters();
+    current = sample;
+    page = Math.floor(select().indexOf(sample) / PER_PAGE);
+    find('absent').textContent = '';
+    show();
+    const box = document.querySelector('.sample.current');
+    box.scrollIntoView();
+    box.querySelector('h3 a').focus({preventScroll: true});
+  };
+  const say = (dataset, id) => {
+    find('absent').textContent = `Sample ${id} of ${dataset} is not on this page, which shows ${samples.length.toLocaleString('en')} samples.`;
+    find('absent').scrollIntoView({block: 'center'});
+  };
+  const goTo = (dataset, id) => {
+    const sample = byKey.get(keyOf({dataset, id}));
+    if (sample) openSample(sample);
+    else say(dataset, id);
+    return sample !== undefined;
+  };
+  // `#sample=DATASET/ID`, both parts percent-encoded.
+  const readAddress = () => {
+    const found = /^#sample=([^/]*)\/(.*)$/.exec(location.hash);
+    if (!found) return;
+    try {
+      goTo(decodeURIComponent(found[1]), decodeURIComponent(found[2]));
+    } catch (error) {
+      if (!(error instanceof URIError)) throw error;
+      say(found[1], found[2]);
+    }
+  };
+  const describeSample = (sample) => {
+    const box = make('div', 'card');
+    box.append(makeText('strong', '', `${sample.dataset} · ${sample.id}`), makeText('p', '', sample.question.slice(0, 160)));
+    box.append(makeStrip(sample, sample.answers.filter((answer) => open.has(answer.arm))));
+    return box;
+  };
+
   for (const name of new Set(samples.map((one) => one.dataset))) addOption(find('dataset'), name, name);
   const kinds = new Set(
     samples.flatMap((one) => one.answers.flatMap((answer) => answer.verdicts.map((v) => nameVerdict(one, v)))),
   );
   for (const name of kinds) addOption(find('verdict'), name, name.replace('_', ' '));
   labels.forEach((label, index) => {
-    addOption(find('way'), String(index), label);
+    addOption(find('arm'), String(index), label);
     const box = make('input');
     box.type = 'checkbox';
     box.checked = open.has(index);
@@ -164,7 +233,7 @@
     clearTimeout(timer);
     timer = setTimeout(restart, 120);
   });
-  for (const id of ['dataset', 'harm', 'verdict', 'way', 'changed']) find(id).addEventListener('change', restart);
+  for (const id of ['dataset', 'harm', 'verdict', 'arm', 'changed']) find(id).addEventListener('change', restart);
   find('unfold').addEventListener('change', () => {
     for (const one of document.querySelectorAll('details.fold')) one.open = find('unfold').checked;
   });
@@ -176,5 +245,20 @@
   find('next').addEventListener('click', () => turn(1));
   find('filters').hidden = false;
   document.querySelector('.pages').hidden = false;
+  find('restriction-lift').addEventListener('click', () => restrict(null));
+  window.addEventListener('hashchange', readAddress);
+  report.samples = {
+    all: samples,
+    arms: labels,
+    find: (dataset, id) => byKey.get(keyOf({dataset, id})),
+    show: (dataset, id) => {
+      const found = goTo(dataset, id);
+      if (found) history.pushState(null, '', addressOf({dataset, id}));
+      return found;
+    },
+    restrict,
+    describe: describeSample,
+  };
   show();
+  readAddress();
 })(report);
