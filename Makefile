@@ -44,7 +44,7 @@ LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-serving test-lmms soak bench check format docs clean FORCE
+.PHONY: help demo test test-failed test-fast test-serving test-lmms soak bench check format docs clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ demo: $(VENV)/.run-stamp ## Set up, run the embedded model through, print the ta
 
 test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL)
+
+test-failed: $(VENV)/.dev-stamp ## Set up; run the tests that failed last once more, one at a time
+	$(OFFLINE) $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
 test-fast: $(VENV)/.dev-stamp ## Set up and run the tests that take no more than a minute together
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL) $(FAST)

@@ -30,8 +30,10 @@ from storage.backends.checksum import forget_found_whole
 from storage.errors import StoreError
 from storage.liveness.heartbeat import FIELD as HEARTBEAT
 from storage.liveness.heartbeat import RENEWAL_SECONDS, keep_heartbeat
+from storage.liveness.lease import wait_for_lease
 from storage.liveness.processes import describe_process
 from storage.maintenance.inventory import report_files
+from storage.records.hashing import digest
 from storage.records.manifest import StoredFile
 from storage.store import Store
 from tasks.core.stage_name import StageName
@@ -241,7 +243,7 @@ def _finish(store: Store, work: Work, run_id: str, outcome: Outcome) -> Result:
 
     summary = read_summary(store, outcome.report)
     finished = {**work.record, "status": "finished", "keys": list(outcome.keys)}
-    run = _find_same(store, finished) or _record_new(store, run_id, finished, outcome, summary)
+    run = _find_same(store, finished) or _record_once(store, run_id, finished, outcome, summary)
     if run["run_id"] != run_id:
         run = _confirm(store, run, outcome, summary)
     report = f"{_shorten(store.url)}/{find_report_file(run['run_id'])}"
@@ -255,13 +257,16 @@ def _find_same(store: Store, record: Mapping[str, Any]) -> dict[str, Any] | None
     )
 
 
-def _record_new(
+def _record_once(
     store: Store, run_id: str, record: Mapping[str, Any], outcome: Outcome, summary: Summary
 ) -> dict[str, Any]:
-    """Record a run; return the earlier record if another process recorded the same run concurrently."""
-    files = [asdict(file) for file in _write_report(store, run_id, outcome, summary)]
-    store.write_run(run_id, {**record, "summary": summary.to_json(), "files": files})
-    return _find_same(store, record) or store.read_run(run_id)
+    """Record a run; return the earlier record if another process has finished the same run meanwhile."""
+    with wait_for_lease(store, digest(record)):
+        if (earlier := _find_same(store, record)) is not None:
+            return earlier
+        files = [asdict(file) for file in _write_report(store, run_id, outcome, summary)]
+        store.write_run(run_id, {**record, "summary": summary.to_json(), "files": files})
+    return store.read_run(run_id)
 
 
 def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Summary) -> dict[str, Any]:

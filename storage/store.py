@@ -184,8 +184,16 @@ class Store:
             self.read_run(run_id)  # raises, listing the latest runs
         removed = [path, *self.files.under(report_folder(run_id))]
         for file in (*removed, heartbeat_file(run_id)):
-            self.files.remove(file)
+            self.remove(file)
         return removed
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it exists, and the folders that it leaves empty."""
+        self.files.remove(path)
+        folder = path.rpartition("/")[0]
+        while folder:
+            self.files.prune(folder)
+            folder = folder.rpartition("/")[0]
 
     def read_run(self, run_id: str) -> dict[str, Any]:
         """Read a run's record; raises StoreError if there is none, naming the latest ones, or if it is damaged."""

@@ -140,7 +140,7 @@ def _show_values(values: Sequence[str]) -> str:
 def _print_leftovers(console: Console, inventory: Inventory) -> None:
     for paths, meaning in (
         (inventory.parts, "partial files of unfinished shards"),
-        (inventory.leases, "leases of running (or killed) watches"),
+        (inventory.leases, "leases of running (or killed) processes"),
         (inventory.heartbeats, "heartbeats of running (or killed) runs"),
         (inventory.images, "images extracted from rows of data sets"),
         (inventory.loose, "files that no record names (cmrm store gc)"),

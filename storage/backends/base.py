@@ -34,6 +34,9 @@ class Files(Protocol):
     def write(self, path: str, source: bytes | Path) -> None:
         """Write a file atomically, replacing an existing one; durable (fsync) when this returns."""
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one, so that of several writers one gets True and the others False."""
+
     def scratch(self, folder: str) -> Path:
         """Make an empty local file for the caller to fill, from which `adopt` is cheap."""
 

@@ -58,21 +58,30 @@ class DiskFiles:
         with explained("write", str(place)):
             if path != self._mark:
                 self._check_mark()
-            unfinished, stream = self._begin(place.parent)
+            unfinished = self._write_unfinished(place.parent, source)
             try:
-                with stream:
-                    if isinstance(source, bytes):
-                        stream.write(source)
-                    else:
-                        with source.open("rb") as original:
-                            shutil.copyfileobj(original, stream, 1 << 20)
-                    stream.flush()
-                    os.fsync(stream.fileno())
                 unfinished.replace(place)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
             _sync(place.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        place = self.path(path)
+        with explained("write", str(place)):
+            self._check_mark()
+            unfinished = self._write_unfinished(place.parent, data)
+            try:
+                # Unlike a rename, a link replaces nothing.
+                os.link(unfinished, place)
+            except FileExistsError:
+                return False
+            except OSError:
+                return self._create_without_links(place, data)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            _sync(place.parent)
+        return True
 
     def scratch(self, folder: str) -> Path:
         place = self.path(folder)
@@ -206,6 +215,33 @@ class DiskFiles:
         if not _UNFINISHED.fullmatch(name):
             return self.path(path)
         return (self.path(folder) if separator else self.root) / name
+
+    def _write_unfinished(self, folder: Path, source: bytes | Path) -> Path:
+        unfinished, stream = self._begin(folder)
+        try:
+            with stream:
+                if isinstance(source, bytes):
+                    stream.write(source)
+                else:
+                    with source.open("rb") as original:
+                        shutil.copyfileobj(original, stream, 1 << 20)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        return unfinished
+
+    def _create_without_links(self, place: Path, data: bytes) -> bool:
+        """Create a file where the file system has no hard links; a reader may see it half written."""
+        try:
+            with place.open("xb") as stream:
+                stream.write(data)
+                os.fsync(stream.fileno())
+        except FileExistsError:
+            return False
+        _sync(place.parent)
+        return True
 
     def _begin(self, folder: Path) -> tuple[Path, BinaryIO]:
         unfinished = folder / f".{uuid.uuid4().hex}.tmp"

@@ -24,6 +24,8 @@ from storage.records.layout import cache_folder, check_file
 
 _FILES_AT_ONCE = 512
 _SCRATCH_SECONDS = 86_400
+# What services answer to a condition that they do not know.
+NO_CONDITIONS = frozenset({"NotImplemented", "501"})
 
 
 class RemoteFiles:
@@ -54,6 +56,21 @@ class RemoteFiles:
                 self._system.pipe_file(place, source, **options)
             else:
                 self._system.put_file(str(source), place, **options)
+
+    def create(self, path: str, data: bytes) -> bool:
+        place, shown = self._place(path), self._shown(path)
+        try:
+            with remote_explained("write", shown):
+                self._system.pipe_file(place, data, mode="create")
+        except StoreError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            if error_code(error) in NO_CONDITIONS:
+                # Some services that speak S3 have no conditional write: there the last writer wins.
+                self.write(path, data)
+                return True
+            raise
+        return True
 
     def scratch(self, folder: str) -> Path:
         check_file(folder)

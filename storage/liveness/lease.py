@@ -1,4 +1,7 @@
-"""Advisory leases: which process works on something in a store, since when. Correctness never depends on them."""
+"""Leases: which process works on something in a store, since when.
+
+A dead holder's lease is taken over, by two processes if they do so at once: correctness never depends on a lease.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +28,8 @@ log = logging.getLogger("cmrm.storage")
 # A holder that has not renewed its lease for this long has died, or its clock is wrong; both are harmless.
 STALE = timedelta(minutes=5)
 RENEWAL_SECONDS = 60.0
+# How often one who waits looks again.
+WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class Holder:
 
 
 def lease_file(key: str) -> str:
-    """Name the lease of a watch in the store; raises StoreError unless the key is one."""
+    """Name a lease in the store; raises StoreError unless the key is one."""
     return f"watches/{check_key(key)}.json"
 
 
@@ -48,23 +54,38 @@ _PROCESS = uuid4().hex
 def lease(store: Store, key: str) -> Iterator[Holder | None]:
     """Hold a lease within a `with` block, renewed by a thread; yield None, or its current holder.
 
-    Two processes that start at the same moment may both hold it. Raises StoreError if a write fails.
+    Raises StoreError if a write fails.
     """
     path = lease_file(key)
-    if (other := _find_holder(store, path)) is not None:
-        yield other
-        return
     own = {
         "token": uuid4().hex,
         "process": _PROCESS,
         **asdict(Holder(host=socket.gethostname(), pid=os.getpid(), since=_now().isoformat())),
     }
-    _write(store, path, own)
+    while not store.files.create(path, _seal(own)):
+        if (other := _find_holder(store, path)) is not None:
+            yield other
+            return
+        # Released meanwhile, or never to be.
+        store.files.remove(path)
     try:
-        with renew(lambda: _write(store, path, own), seconds=RENEWAL_SECONDS, what=f"the lease {path}"):
+        with renew(
+            lambda: store.files.write(path, _seal(own)), seconds=RENEWAL_SECONDS, what=f"the lease {path}"
+        ):
             yield None
     finally:
         _release(store, path, own)
+
+
+@contextmanager
+def wait_for_lease(store: Store, key: str) -> Iterator[None]:
+    """Hold a lease within a `with` block, once its holder has released it or died."""
+    while True:
+        with lease(store, key) as holder:
+            if holder is None:
+                yield
+                return
+        sleep(WAIT_SECONDS)
 
 
 def _release(store: Store, path: str, own: Mapping[str, Any]) -> None:
@@ -104,8 +125,8 @@ def _read(store: Store, path: str) -> dict[str, Any] | None:
         return None
 
 
-def _write(store: Store, path: str, own: Mapping[str, Any]) -> None:
-    store.files.write(path, seal({**own, "renewed_at": _now().isoformat()}))
+def _seal(own: Mapping[str, Any]) -> bytes:
+    return seal({**own, "renewed_at": _now().isoformat()})
 
 
 def _now() -> datetime:

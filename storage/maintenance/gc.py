@@ -51,7 +51,7 @@ def find_garbage(
     found += _of_files(
         store, inventory, inventory.parts, before, "a part of a shard that nobody went on with"
     )
-    found += _of_files(store, inventory, inventory.leases, before, "the lease of a watch that died")
+    found += _of_files(store, inventory, inventory.leases, before, "the lease of a process that died")
     found += _of_files(store, inventory, inventory.heartbeats, before, "the heartbeat of a run that died")
     return found + _of_files(
         store, inventory, inventory.unfinished, before, "half written by a process that died"
@@ -66,11 +66,7 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> Iterator[Garbage
     for number, one in enumerate(garbage):
         if number % _AT_ONCE == 0:
             refuse_running(store, store.runs())
-        store.files.remove(one.path)
-        folder = one.path.rpartition("/")[0]
-        while folder:
-            store.files.prune(folder)
-            folder = folder.rpartition("/")[0]
+        store.remove(one.path)
         yield one
 
 

@@ -28,11 +28,12 @@ _IMAGE = re.compile(r"images/[^/]+/(?:[0-9a-f]{32}\.[a-z]+|fetched/[0-9a-f]{32}\
 class Inventory:
     """The content of a store according to its records; no other file is opened.
 
-    `parts` are partial files of shards. `leases` belong to watches, `heartbeats` to runs, running or killed. `dead` are
-    the ids of runs whose record says running and whose process is gone. `images` are those that rows of data sets
-    contain. `damaged` gives the fault of each damaged record, `others` the manifests of another schema version, and
-    `version` that of the store itself. No record names `loose` files, left by a killed commit, replaced, or of a
-    forgotten run, nor `foreign` ones, which no store writes. `sizes` are of all files, in bytes.
+    `parts` are partial files of shards. `leases` belong to watches and to ends of runs, `heartbeats` to runs, of live
+    or killed processes. `dead` are the ids of runs whose record says running and whose process is gone. `images` are
+    those that rows of data sets contain. `damaged` gives the fault of each damaged record, `others` the manifests of
+    another schema version, and `version` that of the store itself. No record names `loose` files, left by a killed
+    commit, replaced, or of a forgotten run, nor `foreign` ones, which no store writes. `sizes` are of all files, in
+    bytes.
     """
 
     manifests: tuple[Manifest, ...]

@@ -7,6 +7,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from flows import run
 from flows.cli import main
 from flows.run import Result, run_spec
 from flows.spec.spec import read_spec
+from storage.liveness import lease
 from storage.maintenance.inventory import take_inventory
 from storage.maintenance.verify import verify
 from storage.store import Store
@@ -172,14 +175,24 @@ def test_the_same_command_confirms_its_run_and_two_at_once_leave_one(
     assert after["confirmed_at"] > before["created_at"]
     assert {**after, "confirmed_at": None} == {**before, "confirmed_at": None}
 
-    # Another process records the same just before this one does.
-    find_same = run._find_same
-    answers = iter([None])
-    monkeypatch.setattr(run, "_find_same", lambda *given: next(answers, None) or find_same(*given))
-    twin = run_spec(spec, store=str(store))
-    assert twin.run_id == before["run_id"]
-    assert [one["run_id"] for one in Store.open(store).runs()] == [before["run_id"]]
+    # While one writes its report, another comes to the same result, and waits.
+    Store.open(store).forget_run(before["run_id"])
+    write_report, waits, ids = run._write_report, Event(), []
+    other = Thread(target=lambda: ids.append(run_spec(spec, store=str(store)).run_id))
+
+    def write(*given: Any) -> Any:
+        if other.ident is None:
+            other.start()
+            assert waits.wait(60)
+        return write_report(*given)
+
+    monkeypatch.setattr(run, "_write_report", write)
+    monkeypatch.setattr(lease, "sleep", lambda _: waits.set())
+    ids.append(run_spec(spec, store=str(store)).run_id)
+    other.join()
+    (only,) = Store.open(store).runs()
+    assert ids == [only["run_id"]] * 2
     # A report's own files bear its key, and any key may begin as a year does.
     folders = [path.name for path in (store / "reports").glob("20*") if path.is_dir()]
-    assert folders == [before["run_id"]]
+    assert folders == [only["run_id"]]
     assert find_faults(store) == set()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from typing import Any, ClassVar
 
 import pytest
 
 import storage.liveness.lease
 from storage.errors import StoreError
-from storage.liveness.lease import STALE, lease, lease_file
+from storage.liveness.lease import STALE, lease, lease_file, wait_for_lease
 from storage.maintenance.gc import find_garbage
 from storage.maintenance.inventory import take_inventory
 from storage.records.checksummed_json import seal, unseal
@@ -30,6 +33,48 @@ def test_a_second_process_gets_the_holder_and_since_when(any_store: Store) -> No
         assert timedelta() <= datetime.now(UTC) - since < timedelta(minutes=1)
     with lease(any_store, KEY) as nobody, lease(any_store, "b" * 64) as nobody_either:
         assert nobody is nobody_either is None
+    assert any_store.files.under("watches") == []
+
+
+def test_of_many_at_once_one_gets_it_and_those_that_wait_get_it_one_by_one(any_store: Store) -> None:
+    together = Barrier(8)
+    inside: list[int] = []
+
+    def work(number: int) -> bool:
+        together.wait()
+        with lease(any_store, KEY) as holder:
+            together.wait()
+        with wait_for_lease(any_store, KEY):
+            inside.append(number)
+            assert inside == [number]
+            inside.clear()
+        return holder is None
+
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(work, range(8)))
+    assert sum(got) == 1
+
+
+def test_where_the_service_knows_no_conditional_write_the_last_writer_holds_it(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (system := getattr(any_store.files, "_system", None)) is None:
+        return
+
+    class UnknownHeaderError(OSError):
+        response: ClassVar[Any] = {"Error": {"Code": "NotImplemented"}}
+
+    pipe = system.pipe_file
+
+    def write(*given: Any, mode: str = "overwrite", **options: Any) -> None:
+        if mode == "create":
+            raise OSError from UnknownHeaderError()
+        pipe(*given, **options)
+
+    monkeypatch.setattr(system, "pipe_file", write)
+    with lease(any_store, KEY) as holder:
+        assert holder is None
+        assert unseal(any_store.read(PATH))["pid"] == os.getpid()
     assert any_store.files.under("watches") == []
 
 
