@@ -50,7 +50,7 @@ def test_the_page_of_answers_has_the_arms_in_the_order_of_the_table(written: dic
     assert rows[-2:] == ["CMRM sample α=1", "CMRM dataset α=1"]
     page = written[f"reports/{RUN}/report.html"].read_text()
     (data,) = re.findall(r'<script type="application/json" id="answers-data">(.*?)</script>', page, re.DOTALL)
-    assert [arm["name"] for arm in json.loads(data)["ways"]] == rows
+    assert [arm["name"] for arm in json.loads(data)["arms"]] == rows
 
 
 @pytest.mark.parametrize(
