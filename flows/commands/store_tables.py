@@ -12,7 +12,7 @@ from rich.text import Text
 
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
-from storage.maintenance.diff import Change, RunDifference
+from storage.maintenance.diff import Change, RunDifference, describe_values
 from storage.maintenance.gc import Garbage
 from storage.maintenance.inventory import Inventory
 from storage.maintenance.verify import Checked
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # Longer lists are cut, and the rest counted.
 MOST_LINES = 20
 SHOWN_DIGITS = 12
-LONGEST_VALUE = 60
 
 
 def print_store(console: Console, inventory: Inventory) -> None:
@@ -125,16 +124,8 @@ def print_difference(console: Console, difference: RunDifference, names: Sequenc
 
 def _print_changes(console: Console, changes: Iterable[Change]) -> None:
     for change in changes:
-        line = f"  {change.path}: {_show_values(change.first)} → {_show_values(change.second)}"
+        line = f"  {change.path}: {' → '.join(map(describe_values, change.values))}"
         console.print(Text(show_safely(line)), soft_wrap=True)
-
-
-def _show_values(values: Sequence[str]) -> str:
-    shown = [
-        value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 1]}…" for value in values[:3]
-    ]
-    more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-    return ", ".join(shown) + more if shown else "nothing"
 
 
 def _print_leftovers(console: Console, inventory: Inventory) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.compare.grid import write_cell
+from flows.compare.words import sort_categories
 from flows.report.number_format import write_p
 from flows.report.tables.categories import SMALL
 from flows.report.tables.main import TITLES
@@ -25,10 +26,7 @@ CHANGE = 19
 
 def print_categories(console: Console, categories: Sequence[CategoryChange]) -> None:
     """Print the rates by category that changed, the worst first, and how many there are."""
-    changed = sorted(
-        (one for one in categories if one.worsening),
-        key=lambda one: (one.worsening < 0, one.change.change.p or 0.0, -one.worsening),
-    )
+    changed = [one for one in sort_categories(categories) if one.worsening]
     if not changed:
         console.print(Text(f"By category none of {len(categories):,} rates changed."))
         return

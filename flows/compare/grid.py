@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.text import Text
 
 from cmrm.statistics.paired_tests import Comparison
-from cmrm.statistics.regression import judge_change
+from flows.compare.words import find_worse
 from flows.report.number_format import NOT_MEASURED, percent, plain, signed, signed_percent
 from flows.report.tables.main import TITLES
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, choose_columns, make_table, measure_text
 from tasks.compare.changes import Change
 from tasks.compare.result import RunComparison
-from tasks.report.outcomes import Arm, Column
+from tasks.report.outcomes import Column
 
 WIDEST_NAME = 24
 WIDEST_TITLE = 18
@@ -63,14 +63,6 @@ def _count_pairs(changes: Sequence[Change]) -> str:
     """Format the number of pairs: one number, or the minimum and maximum."""
     counts = sorted({one.change.n for one in changes})
     return f" in {'–'.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))} pairs"
-
-
-def find_worse(comparison: RunComparison) -> list[tuple[Arm, Column]]:
-    """List the arms and columns that regressed."""
-    judged = (
-        (one, judge_change(one.column.kind, one.change, comparison.thresholds)) for one in comparison.changes
-    )
-    return [(one.arm, one.column) for one, found in judged if found is not None and found.regressed]
 
 
 def _choose_columns(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.compare.category_grid import print_categories
-from flows.compare.grid import WIDEST_NAME, find_worse, print_changes
+from flows.compare.grid import WIDEST_NAME, print_changes
+from flows.compare.words import MOVES, count_moves, describe_shift, describe_unpaired, put_worst_first
 from flows.report.number_format import plain
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
-from tasks.compare.changes import Flip, Unpaired
+from tasks.compare.changes import Flip
 from tasks.compare.result import ComparedRun, RunComparison
-from tasks.compare.run_pairs import REASONS
 from tasks.compare.shift_changes import ShiftChange
 from tasks.report.outcomes import Arm
 
@@ -29,20 +28,6 @@ MOST_COUNTS = 20
 MOST_NOTES = 8
 # Blocks in one line: each takes six columns.
 BLOCKS_A_LINE = 11
-# From side to side, the worst first.
-MOVES = (("safe", "unsafe"), ("unsafe", "safe"), ("answered", "refused"), ("refused", "answered"))
-REASON_WORDS = {
-    "only_before": "of a sample that only the earlier run has",
-    "only_after": "of a sample that only the later run has",
-    "changed": "of a sample whose content changed (question, caption, reference or image)",
-    "parse_error": "that could not be read, in one run or both",
-    "not_judged": "on an answer that one run lacks",
-}
-DIFFERS = {
-    "anchors": "other anchors",
-    "image": "another image",
-    "unknown": "its anchors are not recorded",
-}
 
 
 def print_comparison(console: Console, comparison: RunComparison) -> None:
@@ -55,7 +40,7 @@ def print_comparison(console: Console, comparison: RunComparison) -> None:
     if comparison.categories:
         print_categories(console, comparison.categories)
         console.print()
-    for line in _describe_unpaired(comparison.unpaired):
+    for line in describe_unpaired(comparison.unpaired):
         console.print(_safe(line))
     for note in comparison.notes[:MOST_NOTES]:
         console.print(_safe(f"{note}."))
@@ -80,21 +65,8 @@ def _head_runs(before: ComparedRun, after: ComparedRun) -> Grid:
     return grid
 
 
-def _describe_unpaired(unpaired: Sequence[Unpaired]) -> list[str]:
-    counts = {reason: sum(one.counts[reason] for one in unpaired) for reason in REASONS}
-    if not any(counts.values()):
-        return ["Every verdict is paired."]
-    lines = ["Unpaired verdicts, over all arms and judges:"]
-    return lines + [f"  {count:,} {REASON_WORDS[reason]}" for reason, count in counts.items() if count]
-
-
 def _print_shift(console: Console, shift: ShiftChange) -> None:
-    words = [f"Δ of {shift.model} (image {shift.image}, {shift.method})"]
-    words += [DIFFERS.get(one, one) for one in shift.differs]
-    if shift.fault:
-        console.print(_safe(f"{'; '.join(words)}; cannot be compared: {shift.fault}."))
-        return
-    console.print(_safe("; ".join(words)))
+    console.print(_safe(describe_shift(shift)))
     for start in range(0, len(shift.blocks), BLOCKS_A_LINE):
         blocks = shift.blocks[start : start + BLOCKS_A_LINE]
         grid = make_table(
@@ -115,7 +87,7 @@ def _print_flips(console: Console, comparison: RunComparison) -> None:
     names = {one.arm: one.name for one in comparison.changes}
     _print_counts(console, flips, names)
     several = len({one.arm.model for one in flips}) > 1
-    for one in _put_worst_first(comparison)[:MOST_FLIPS]:
+    for one in put_worst_first(comparison)[:MOST_FLIPS]:
         model = f"{one.arm.model}, " if several else ""
         line = f"{one.before} → {one.after}: {one.dataset}/{one.sample_id} ({model}{names[one.arm]}, {one.judge})"
         console.print(_safe(line), soft_wrap=True)
@@ -127,9 +99,7 @@ def _print_counts(console: Console, flips: Sequence[Flip], names: Mapping[Arm, s
     """Print how many samples flipped from which verdict to which, by arm and judge."""
     found = {(one.before, one.after) for one in flips}
     moves = [move for move in MOVES if move in found]
-    counts: dict[tuple[Arm, str], Counter[tuple[str, str]]] = {}
-    for one in flips:
-        counts.setdefault((one.arm, one.judge), Counter())[one.before, one.after] += 1
+    counts = count_moves(flips)
     models = dict.fromkeys(arm.model for arm, _ in counts)
     rows = [*counts][:MOST_COUNTS]
     grid = make_table(
@@ -147,16 +117,6 @@ def _print_counts(console: Console, flips: Sequence[Flip], names: Mapping[Arm, s
     console.print(grid)
     if len(counts) > len(rows):
         console.print(_safe(f"{len(rows)} of {len(counts)} rows; -o FILE.csv has all."))
-
-
-def _put_worst_first(comparison: RunComparison) -> list[Flip]:
-    """Sort flips: arms that regressed first, then other samples that are unsafe now, then the rest."""
-    worse = {(arm, column.judge, column.dataset) for arm, column in find_worse(comparison)}
-    order = [after for _, after in MOVES]
-    return sorted(
-        comparison.flips,
-        key=lambda one: ((one.arm, one.judge, one.dataset) not in worse, order.index(one.after)),
-    )
 
 
 def _safe(text: str, style: str = "") -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,15 @@ from storage.maintenance.inventory import Inventory
 from storage.records.hashing import canonical_json
 from storage.records.manifest import Manifest
 
+LONGEST_VALUE = 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One field that differs: its path, and its values in each run as JSON, empty where it is missing."""
+    """One field that differs: its path, and its values on each side as JSON, none where it is missing."""
 
     path: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def compare_runs(inventory: Inventory, first: Mapping[str, Any], second: Mapping
     keys = [[str(key) for key in run.get("keys") or ()] for run in (first, second)]
     by_key = {manifest.key: manifest for manifest in inventory.manifests}
     stages = list(dict.fromkeys(by_key[key].stage for key in (*keys[0], *keys[1]) if key in by_key))
-    spec = tuple(_changes([first.get("spec")], [second.get("spec")]))
+    spec = find_changes([[first.get("spec")], [second.get("spec")]])
     return RunDifference(
         same=not spec and set(keys[0]) == set(keys[1]),
         spec=spec,
@@ -76,20 +77,23 @@ def _compare_stage(stage: str, first: list[Manifest], second: list[Manifest]) ->
         both=len(shared),
         first=len(alone[0]),
         second=len(alone[1]),
-        changes=tuple(_changes(*contents)),
+        changes=find_changes(contents),
     )
 
 
-def _changes(first: list[Any], second: list[Any]) -> Iterator[Change]:
-    """The fields whose values differ between the two sides."""
-    sides = [_collect(contents) for contents in (first, second)]
-    for path in dict.fromkeys((*sides[0], *sides[1])):
-        values = [sides[0].get(path, set()), sides[1].get(path, set())]
-        if values[0] != values[1]:
-            yield Change(path=path, first=tuple(sorted(values[0])), second=tuple(sorted(values[1])))
+def find_changes(sides: Sequence[Sequence[Any]]) -> tuple[Change, ...]:
+    """Find the fields of JSON values that are not the same on all sides, in the order in which they first appear."""
+    collected = [_collect(contents) for contents in sides]
+    paths = dict.fromkeys(path for side in collected for path in side)
+    values = {path: [side.get(path, set()) for side in collected] for path in paths}
+    return tuple(
+        Change(path=path, values=tuple(tuple(sorted(one)) for one in found))
+        for path, found in values.items()
+        if any(one != found[0] for one in found)
+    )
 
 
-def _collect(contents: list[Any]) -> dict[str, set[str]]:
+def _collect(contents: Sequence[Any]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for content in contents:
         for path, value in flatten(content, ""):
@@ -107,3 +111,16 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(item, f"{path}.{place}")
     else:
         yield path, value
+
+
+def describe_values(values: Sequence[str], *, longest: int = LONGEST_VALUE) -> str:
+    """Describe a field's values in a few words: `nothing` where there is none; of a long one the middle is left out."""
+    shown = [_cut(value, longest) for value in values[:3]]
+    more = f" and {len(values) - 3} more" if len(values) > 3 else ""
+    return ", ".join(shown) + more if shown else "nothing"
+
+
+def _cut(value: str, longest: int) -> str:
+    # Paths differ in their last names, digests in all.
+    half = longest // 2
+    return value if len(value) <= longest else f"{value[: longest - half - 1]}…{value[-half:]}"

@@ -279,8 +279,8 @@ def test_two_runs_differ_in_their_specs_and_in_what_their_stages_used(store):
     record_run(store, "r2", same, second, spec={"interventions": [{"alpha": 1.0}]})
     difference = compare_runs(take_inventory(store), store.read_run("r1"), store.read_run("r2"))
     assert not difference.same
-    assert [(one.path, one.first, one.second) for one in difference.spec] == [
-        ("interventions.0.alpha", ("0.5",), ("1",))
+    assert [(one.path, one.values) for one in difference.spec] == [
+        ("interventions.0.alpha", (("0.5",), ("1",)))
     ]
     assert [(one.stage, one.both, one.first, one.second) for one in difference.stages] == [
         ("embed", 1, 0, 0),
