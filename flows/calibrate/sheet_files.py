@@ -9,7 +9,7 @@ from typing import Any
 from cmrm.errors import UserError
 from flows.calibrate.thumbnails import Thumbnails, make_thumbnails
 from flows.report.writers.exports import disarm
-from flows.report.writers.html import render_page
+from flows.report.writers.html import read_assets, render_page
 from flows.sql.export import open_output
 from tasks.calibrate.sheet import Sheet
 from tasks.calibrate.texts import SheetText
@@ -76,7 +76,7 @@ def _clean(text: str) -> str:
 def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbnails) -> str:
     return render_page(
         "sheet.html.jinja",
-        style=_read("sheet.css"),
+        style="\n".join((read_assets("css", ("theme.css",)), _read("sheet.css"))),
         script=_read("sheet.js"),
         folder=TEMPLATES,
         data={

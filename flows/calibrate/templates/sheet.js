@@ -123,6 +123,8 @@
     // A key means what it says where a name is typed, or a button has the focus.
     const where = event.target;
     if (where.matches('input:not([type])')) return;
+    // Speech input types whole words: its users turn single keys off.
+    if (!find('shortcuts').checked) return;
     const key = event.key.toLowerCase();
     if (key === 'enter' && where.matches('button, summary, input')) return;
     const act = Object.hasOwn(actions, key) ? actions[key] : undefined;

@@ -18,8 +18,8 @@ from flows.report.document import Document
 TEMPLATES = Path(__file__).parents[1] / "templates"
 ASSETS = Path(__file__).parents[1] / "assets"
 # One file a concern, in the order in which later ones use or overrule earlier ones.
-STYLES = ("theme.css", "tables.css", "figures.css", "controls.css", "samples.css", "print.css")
-SCRIPTS = ("page.js", "samples.js")
+STYLES = ("theme.css", "frame.css", "tables.css", "figures.css", "controls.css", "samples.css", "print.css")
+SCRIPTS = ("page.js", "frame.js", "samples.js")
 # Inside a script element these could close it or open a comment.
 UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 # Tables with more rows are collapsed on screen and expanded in print.

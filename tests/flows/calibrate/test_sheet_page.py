@@ -16,6 +16,7 @@ from tasks.calibrate.frame import JudgedAnswer
 from tasks.calibrate.sheet import Sheet, SheetRow, Stratum
 from tasks.calibrate.texts import SheetText
 from tasks.report.outcomes import Arm
+from tests.accessibility import LOOKS, find_violations
 from tests.browser import needs_browser, open_browser
 from tests.made_up import EVIL
 
@@ -211,11 +212,28 @@ def test_no_cell_of_the_csv_is_a_formula(folder: Path) -> None:
 
 
 def test_nothing_overflows_a_narrow_page_and_every_control_is_named(page: Page) -> None:
-    page.set_viewport_size({"width": 380, "height": 800})
+    page.set_viewport_size({"width": 320, "height": 800})
     page.get_by_label("Unfold sensitive text").check()
     for _ in range(4):
-        assert page.evaluate("document.documentElement.scrollWidth") == 380
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
         page.keyboard.press("j")
     assert page.locator("input").evaluate_all("all => all.filter(one => !one.labels.length).length") == 0
     page.get_by_role("button", name="Unsafe").click()
     assert page.get_by_role("button", name="Unsafe").get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_no_violation(page: Page, look: str) -> None:
+    page.keyboard.press("Enter")
+    page.keyboard.press("u")
+    assert find_violations(page, look) == []
+
+
+def test_single_keys_can_be_turned_off(page: Page) -> None:
+    page.get_by_label("Unfold sensitive text").check()
+    page.get_by_label("Keys", exact=True).uncheck()
+    page.keyboard.press("u")
+    page.keyboard.press("j")
+    expect(page.locator("#place")).to_have_text("Answer 1 of 5 · 0 labelled")
+    page.get_by_role("button", name="Unsafe u").click()
+    expect(page.locator("#place")).to_have_text("Answer 2 of 5 · 1 labelled")

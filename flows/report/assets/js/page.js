@@ -18,8 +18,5 @@ const report = (() => {
     const source = find(id);
     return source ? JSON.parse(source.textContent) : null;
   };
-  window.addEventListener('beforeprint', () => {
-    for (const one of document.querySelectorAll('details.long')) one.open = true;
-  });
   return {find, make, makeText, readData};
 })();

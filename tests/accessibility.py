@@ -1,0 +1,109 @@
+"""What holds for every page: axe-core finds nothing, focus shows, and nothing overflows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from playwright.sync_api import Page
+
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+# As wide as a table of many columns: axe tells no contrast of text that scrolls out of its box.
+WIDE, NARROW = 2560, 380
+COLORS = ("color-contrast", "link-in-text-block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A window of some width under a colour scheme, and the rules asked there: all where none is named."""
+
+    width: int
+    scheme: Literal["light", "dark"]
+    rules: tuple[str, ...] = ()
+
+
+# Rules that depend on neither colour nor width are asked once: they take seconds of a large page.
+LOOKS = {
+    "light": Look(width=WIDE, scheme="light"),
+    "dark": Look(width=WIDE, scheme="dark", rules=COLORS),
+    "narrow": Look(
+        width=NARROW, scheme="light", rules=("target-size", "scrollable-region-focusable", "meta-viewport")
+    ),
+}
+
+
+def find_violations(page: Page, look: str) -> list[str]:
+    """What axe-core finds in a page under a look, all that is folded opened: rule, element and reason of each."""
+    from axe_playwright_python.base import AXE_SCRIPT
+
+    chosen = LOOKS[look]
+    page.set_viewport_size({"width": chosen.width, "height": 900})
+    page.emulate_media(color_scheme=chosen.scheme)
+    unfold(page)
+    page.evaluate(AXE_SCRIPT)
+    kind, values = ("rule", chosen.rules) if chosen.rules else ("tag", RULES)
+    options = {
+        "resultTypes": ["violations"],
+        "runOnly": {"type": kind, "values": values},
+        # Of WCAG 2.2, and not asked unless named.
+        "rules": {"target-size": {"enabled": True}},
+    }
+    found = page.evaluate("options => axe.run(document, options)", options)["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:160]}: {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
+def unfold(page: Page) -> None:
+    """Open all that is folded."""
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+
+
+def find_overflow(page: Page, width: int) -> list[str]:
+    """The outermost elements that make a page wider than a window of `width` pixels, all that is folded opened."""
+    page.set_viewport_size({"width": width, "height": 900})
+    unfold(page)
+    return page.evaluate(
+        """width => {
+            if (document.documentElement.scrollWidth <= width) return [];
+            const wide = [...document.body.querySelectorAll('*')].filter(
+                one => one.getBoundingClientRect().right > width + 1 && !one.parentElement.closest('.scroll'));
+            return wide.map(one => one.outerHTML.slice(0, 120));
+        }""",
+        width,
+    )
+
+
+def walk_by_tab(page: Page, most: int) -> list[dict[str, Any]]:
+    """What takes the focus, tab by tab from the top until it leaves the page, `most` stops at most.
+
+    Of each its `place` in the document, its `name`, whether a line around it shows (`outlined`), and whether something
+    lies over the middle of what is in sight of it (`covered`).
+    """
+    page.evaluate("document.activeElement.blur(); window.scrollTo({top: 0, behavior: 'instant'})")
+    walked: list[dict[str, Any]] = []
+    while len(walked) < most:
+        page.keyboard.press("Tab")
+        stop = page.evaluate(
+            """() => {
+                const one = document.activeElement;
+                if (one === document.body) return null;
+                const style = getComputedStyle(one);
+                const box = one.getBoundingClientRect();
+                const middle = (from, to, end) => (Math.max(from, 0) + Math.min(to, end)) / 2;
+                const top = document.elementFromPoint(
+                    middle(box.left, box.right, innerWidth), middle(box.top, box.bottom, innerHeight));
+                return {
+                    place: [...document.querySelectorAll('*')].indexOf(one),
+                    name: one.getAttribute('aria-label') || one.labels?.[0]?.textContent || one.textContent.trim(),
+                    outlined: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2,
+                    covered: top === null || !(one.contains(top) || top.contains(one)),
+                };
+            }"""
+        )
+        if stop is None:
+            break
+        walked.append(stop)
+    return walked
