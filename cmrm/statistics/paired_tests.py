@@ -48,6 +48,11 @@ class Comparison:
     gained: int | None = None
     lost: int | None = None
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the 95 % interval of the change leaves out zero."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
     def to_json(self) -> dict[str, Any]:
         """Convert the comparison to plain JSON types."""
         return asdict(self)

@@ -17,7 +17,6 @@ from flows.calibrate.number_text import (
 from flows.calibrate.result import CalibrationResult
 from flows.calibrate.sheet_files import make_folder
 from flows.calibrate.text import list_agreement
-from flows.report.document import shorten_models
 from flows.report.file_names import CALIBRATION
 from flows.report.writers.exports import disarm
 from flows.report.writers.markdown import escape, escape_line
@@ -26,6 +25,7 @@ from storage.records.layout import report_folder
 from storage.store import Store
 from tasks.calibrate.calibration import JudgeCalibration
 from tasks.report.figure import to_csv
+from tasks.report.model_names import shorten_models
 from tasks.report.table import name_arm
 
 HEADINGS = (

@@ -18,12 +18,12 @@ from flows.calibrate.number_text import (
     write_share,
 )
 from flows.calibrate.result import CalibrationResult
-from flows.report.document import shorten_models
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
 from tasks.calibrate.calibration import ArmCalibration, JudgeCalibration
 from tasks.calibrate.planning import LabelPlan
 from tasks.calibrate.sheet import Sheet
+from tasks.report.model_names import shorten_models
 from tasks.report.table import name_arm
 
 if TYPE_CHECKING:

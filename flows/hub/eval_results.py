@@ -13,8 +13,8 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from cmrm.statistics.rates import Rate
-from flows.report.document import shorten_models
 from flows.report.tables.main import write_cell
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import Column
 from tasks.report.table import Cell, Row, Table
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-# A model's name ends with the first digits of its revision.
-REVISION_MARK = "@"
+from tasks.report.model_names import shorten_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,20 @@ class RowGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Some rows of a table in an order of their own; `title` says which, and `folded` ones are shown on demand."""
+
+    title: str
+    row_groups: tuple[RowGroup, ...]
+    folded: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportTable:
-    """A table; `name` is its file name, `records` are the raw numbers for CSV."""
+    """A table; `name` is its file name, `records` are the raw numbers for CSV.
+
+    Where there are `excerpts`, which together have all rows, a page shows them in place of the whole.
+    """
 
     kind: ClassVar[str] = "table"
     name: str
@@ -56,6 +67,7 @@ class ReportTable:
     row_groups: tuple[RowGroup, ...]
     records: tuple[Mapping[str, Any], ...]
     note: str = ""
+    excerpts: tuple[Excerpt, ...] = ()
 
     @property
     def length(self) -> int:
@@ -105,13 +117,19 @@ class Section:
         """Whether its tables need titles of their own to be told apart."""
         return sum(isinstance(block, ReportTable) for block in self.blocks) > 1
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it has figures, under which a page folds its tables."""
+        return any(isinstance(block, Picture) for block in self.blocks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The whole report: the verdict, then the sections; empty sections are left out."""
+    """The whole report: the verdict, the figures that say it, then the sections; empty sections are left out."""
 
     title: str
     verdict: tuple[str, ...]
+    pictures: tuple[Picture, ...]
     sections: tuple[Section, ...]
 
     def tables(self) -> list[ReportTable]:
@@ -142,10 +160,3 @@ def make_row_groups(
         )
         for model in models
     )
-
-
-def shorten_models(models: Sequence[str]) -> dict[str, str]:
-    """Shorten model names by dropping the revision, unless that makes two names equal."""
-    short = {model: model.rpartition(REVISION_MARK)[0] or model for model in models}
-    shared = [name for name in short.values() if list(short.values()).count(name) > 1]
-    return {model: model if name in shared else name for model, name in short.items()}

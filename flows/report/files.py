@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from flows.report.answers_page import read_answers
-from flows.report.document import shorten_models
 from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
 from flows.report.sections import make_document
 from flows.report.writers.exports import write_csv, write_latex
@@ -16,6 +15,7 @@ from flows.report.writers.markdown import write_markdown
 from storage.records.layout import report_folder
 from storage.records.manifest import Manifest, StoredFile
 from storage.store import Store
+from tasks.report.model_names import shorten_models
 from tasks.report.summary import Summary
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from flows.report.document import Block, Command, Document, Picture, Section, Sentence, shorten_models
+from flows.report.document import Block, Command, Document, Picture, Section, Sentence
 from flows.report.loaded_models import describe_model, warn_of_code
 from flows.report.tables.captions import make_captions_table
 from flows.report.tables.categories import make_category_tables
@@ -40,11 +40,14 @@ from flows.report.tables.twins import make_twins_table
 from flows.report.writers.terminal import describe_parse_errors, describe_quarantine
 from tasks.core.software import describe_software
 from tasks.report.judge_costs import JudgeTotals
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import name_intervention
 from tasks.report.summary import Summary, WithoutEffect
 from tasks.report.table import Table
 from tasks.shards.precision import describe_precision
 
+# The figures beside the verdict, before all sections.
+FIRST = ("rates", "changes")
 PACKAGES = ("cmrm", "torch", "transformers", "prefect", "duckdb")
 
 
@@ -58,7 +61,8 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
         name: [one for one in pictures if one.name.partition("-")[0] == name]
         for name in ("categories", "defences", "strength", "parts", "directions", "states", "overhead")
     }
-    rest = [one for one in pictures if not any(one in known for known in shown.values())]
+    first = [one for one in pictures if one.name in FIRST]
+    rest = [one for one in pictures if not any(one in known for known in (first, *shown.values()))]
     settings = describe_settings(table)
     drafts: list[tuple[str, str, Iterable[Block | None]]] = [
         (
@@ -139,6 +143,7 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
     return Document(
         title=summary.title or ", ".join(shorten_models(models).values()),
         verdict=tuple(summary.headline.splitlines()),
+        pictures=tuple(first),
         sections=tuple(sections),
     )
 

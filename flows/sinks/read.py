@@ -11,7 +11,6 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redact_known
-from flows.report.document import shorten_models
 from flows.report.file_names import FIGURES, find_report_file
 from flows.report.tables.main import make_changes_table, make_main_table
 from flows.sinks.sink import LoggedFigure, LoggedRun
@@ -19,6 +18,7 @@ from storage.maintenance.inventory import report_files
 from storage.store import Store
 from tasks.compare.finished_runs import find_finished, find_report
 from tasks.core.stage_name import StageName
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import Column
 from tasks.report.summary import ShiftSummary, Summary, read_summary
 from tasks.report.table import Row, Table

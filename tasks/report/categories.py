@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmrm.statistics.rates import Rate
-from tasks.report.figure import Figure, draw_figure, label
+from tasks.report.figure import Figure, label
 from tasks.report.outcomes import Outcomes, SampleInfo, find_leading, rate_measured
 from tasks.report.table import Table
 
@@ -142,7 +142,7 @@ def _draw(number: int, model: str, measure: str, rates: Sequence[CategoryRate]) 
     def draw(axes: list[list[Axes]]) -> None:
         _shade(axes[0][0], cells, names, categories)
 
-    return draw_figure(
+    return Figure(
         name=f"categories-{number}",
         caption=f"{model}: {DRAWN[measure]} by category of the data set, in %. In brackets: of fewer than {FEW} "
         "answers.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from cmrm.untrusted.printable import show
 from tasks.report.directions import Directions, choose_rows, name_row
-from tasks.report.figure import PALETTE, Figure, draw_figure, label
+from tasks.report.figure import PALETTE, Figure, label
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm
 
@@ -53,7 +53,7 @@ def _draw_model(number: int, model: str, rows: Sequence[Record]) -> Figure:
         for one in axes[0]:
             one.set_xlabel("block")
 
-    return draw_figure(
+    return Figure(
         name=f"directions-{number}",
         caption=f"{model}: harmful against harmless states at each block. Left: AUROC of a linear probe on samples "
         "that it was not trained on; middle: length of the direction, mean harmful state less mean harmless one; "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from cmrm.statistics.rates import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,41 +33,40 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawn figure: its file name, a caption of one sentence, and its files' bytes."""
+    """A figure that can be drawn at any size: its file name, a caption of one sentence, its panels and its data.
+
+    Parameters
+    ----------
+    rows, columns
+        The panels on a screen.
+    size
+        Width and height of a panel there, in inches.
+    draw
+        Draws on the axes [rows][columns].
+    data
+        What it shows, as records.
+    """
 
     name: str
     caption: str
-    svg: bytes
-    png: bytes
-    data: bytes
+    rows: int
+    columns: int
+    size: tuple[float, float]
+    draw: Callable[[list[list[Axes]]], None]
+    data: Sequence[Mapping[str, Any]]
 
-
-def draw_figure(
-    *,
-    name: str,
-    caption: str,
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-    draw: Callable[[list[list[Axes]]], None],
-    data: Sequence[Mapping[str, Any]],
-) -> Figure:
-    """Draw panels of `size` inches each; `draw` gets the axes [rows][columns], `data` is what they show."""
-    # Imported late: a committed report is not drawn again.
-    import matplotlib as mpl
-    from matplotlib import figure as mpl_figure
-
-    with mpl.rc_context(STYLE):
-        canvas = mpl_figure.Figure(figsize=(size[0] * columns, size[1] * rows), dpi=150, layout="constrained")
-        draw(canvas.subplots(rows, columns, squeeze=False).tolist())
-        # Without version and date, the bytes are reproducible.
-        return Figure(
-            name=name,
-            caption=caption,
-            svg=_save(canvas, "svg", {"Date": None, "Creator": None}),
-            png=_save(canvas, "png", {"Software": None}),
-            data=to_csv(data),
-        )
+    def save(self) -> dict[str, bytes]:
+        """Draw it for a screen: the bytes of its files by suffix, with the same bytes each time."""
+        with _styled(STYLE):
+            size = self.size[0] * self.columns, self.size[1] * self.rows
+            canvas = _make_canvas(size)
+            self.draw(canvas.subplots(self.rows, self.columns, squeeze=False).tolist())
+            # Without version and date, the bytes are reproducible.
+            return {
+                "svg": _save(canvas, "svg", {"Date": None, "Creator": None}),
+                "png": _save(canvas, "png", {"Software": None}),
+                "csv": to_csv(self.data),
+            }
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -80,6 +82,32 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def label(text: str) -> str:
     """A legend entry that is always shown: matplotlib omits labels that start with an underscore."""
     return f" {text}" if text.startswith("_") else text
+
+
+def percent(rate: Rate) -> float:
+    """A rate in per cent; 0 where nothing was measured."""
+    return 100 * (rate.value or 0.0)
+
+
+def measure(rate: Rate) -> tuple[float, float, float]:
+    """A rate in per cent, and how far its interval reaches below and above it."""
+    value, (low, high) = percent(rate), rate.interval or (0.0, 1.0)
+    return value, max(0.0, value - 100 * low), max(0.0, 100 * high - value)
+
+
+@contextmanager
+def _styled(style: Mapping[Any, Any]) -> Iterator[None]:
+    # Imported late: a committed report is not drawn again.
+    import matplotlib as mpl
+
+    with mpl.rc_context(dict(style)):
+        yield
+
+
+def _make_canvas(size: tuple[float, float]) -> Canvas:
+    from matplotlib import figure as mpl_figure
+
+    return mpl_figure.Figure(figsize=size, dpi=150, layout="constrained")
 
 
 def _save(canvas: Canvas, kind: str, metadata: Mapping[str, Any]) -> bytes:

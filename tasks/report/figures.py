@@ -9,7 +9,7 @@ import numpy as np
 
 from cmrm.statistics.rates import Mean, Rate
 from cmrm.statistics.ratios import Cost
-from tasks.report.figure import PALETTE, Figure, draw_figure, label
+from tasks.report.figure import PALETTE, Figure, label
 from tasks.report.outcomes import name_intervention
 from tasks.report.states import Panel, StateGroup, list_points
 from tasks.report.table import CONDITION_NAMES
@@ -62,7 +62,7 @@ def draw_states(panels: Sequence[Panel]) -> list[Figure]:
                     handle.set_alpha(1.0)
 
         figures.append(
-            draw_figure(
+            Figure(
                 name=f"states-{number + 1}",
                 caption=f"Final states of {model}, the same questions as text and with images; principal "
                 "components of the states that no intervention touched, per data set.",
@@ -87,7 +87,7 @@ def draw_curves(curves: Sequence[Curve]) -> list[Figure]:
             _plot_front(axes[0][3], own)
 
         figures.append(
-            draw_figure(
+            Figure(
                 name=f"strength-{number + 1}",
                 caption=f"{model}: what a strength α buys and costs, with 95 % intervals; and its front: "
                 "no other strength of the curve is both as safe and as useful.",
@@ -134,7 +134,7 @@ def draw_overhead(costs: Sequence[Mapping[str, Any]]) -> list[Figure]:
             one.legend(fontsize=6, loc="upper left", ncols=len(arms))
 
     return [
-        draw_figure(
+        Figure(
             name="overhead",
             caption="Seconds a sample, the same batches answered in turn; 95 % bootstrap intervals over batches.",
             rows=1,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tasks.report.figure import PALETTE, Figure, draw_figure, label
+from tasks.report.figure import PALETTE, Figure, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def draw_forest(*, name: str, caption: str, rows: Sequence[ForestRow]) -> Figure
         if len(series) > 1:
             axes[0][-1].legend(fontsize=6)
 
-    return draw_figure(
+    return Figure(
         name=name,
         caption=caption,
         rows=1,

@@ -131,17 +131,48 @@ def _sum_up_states(states: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def _judge_model(table: Table, model: str, bound: Bound, reasoning: Sequence[ReasoningRate]) -> str:
-    # One judge's columns, one per data set, so that the same answers are not reported twice.
-    safety = [place for place in find_leading(table.columns) if table.columns[place].kind == "unsafe"]
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """The rows of one model that the headline speaks of, None for what the run lacks.
+
+    `best` is the safest of `kept`, the steered rows that keep the bound, or of all `steered` where none does.
+    """
+
+    text: Row | None
+    image: Row | None
+    best: Row | None
+    steered: tuple[Row, ...]
+    kept: tuple[Row, ...]
+
+    def rows(self) -> list[Row]:
+        """Those that there are, in this order."""
+        return [row for row in (self.text, self.image, self.best) if row is not None]
+
+
+def choose_spoken(table: Table, model: str, bound: Bound) -> Spoken:
+    """Choose the rows of a model that the headline speaks of."""
     text, image = table.find(model, "query"), table.find(model, "image")
-    steered = [
+    steered = tuple(
         row
         for row in table.rows
         if row.arm.model == model and row.arm.intervention and row.arm.condition == "image"
-    ]
-    kept = [row for row in steered if image is None or bound.is_kept(table, image, row)]
+    )
+    kept = tuple(row for row in steered if image is None or bound.is_kept(table, image, row))
+    safety = _find_safety(table)
     best = min(kept or steered, key=lambda row: _rank(table, row, safety), default=None)
+    return Spoken(text=text, image=image, best=best, steered=steered, kept=kept)
+
+
+def _find_safety(table: Table) -> list[int]:
+    """One judge's columns, one per data set, so that the same answers are not reported twice."""
+    return [place for place in find_leading(table.columns) if table.columns[place].kind == "unsafe"]
+
+
+def _judge_model(table: Table, model: str, bound: Bound, reasoning: Sequence[ReasoningRate]) -> str:
+    safety = _find_safety(table)
+    spoken = choose_spoken(table, model, bound)
+    text, image, best = spoken.text, spoken.image, spoken.best
+    kept, steered = spoken.kept, spoken.steered
     among = ""
     if not any(column.kind in {"utility", "score", "over_refusal"} for column in table.columns):
         among = f" (the safest of {len(steered)})" if len(steered) > 2 else ""

@@ -9,7 +9,7 @@ from cmrm.steering.parts import COMPARED, PARTS
 from storage.records.manifest import Manifest
 from storage.shards.rows import iterate_all
 from storage.store import Store
-from tasks.report.figure import PALETTE, Figure, draw_figure
+from tasks.report.figure import PALETTE, Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def _draw_model(number: int, model: str, groups: Mapping[tuple[str, str], list[R
         for one in axes[-1]:
             one.set_xlabel("block")
 
-    return draw_figure(
+    return Figure(
         name=f"parts-{number}",
         caption=f"{model}: Δ taken apart at each block, with 95 % bootstrap intervals over anchors. Left: the share of "
         "each part along Δ; they add up to 100 %. Right: the lengths of the parts and of Δ, and that of filler text.",

@@ -20,6 +20,7 @@ from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.agreement import describe_agreement
 from tasks.report.captions import summarize_captions
 from tasks.report.categories import draw_categories, rate_categories
+from tasks.report.changes_figure import draw_changes
 from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
 from tasks.report.defence_figure import draw_defences
@@ -37,6 +38,7 @@ from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo, find_arm
 from tasks.report.parts import VERSION as PARTS_VERSION
 from tasks.report.parts import draw_parts, read_parts
 from tasks.report.questions import rate_questions
+from tasks.report.rates_figure import draw_rates
 from tasks.report.reasoning import rate_traces
 from tasks.report.states import describe_panel, make_panels
 from tasks.report.stimuli import gather_stimuli
@@ -54,7 +56,7 @@ from tasks.report.twins import rate_twins
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
-VERSION = 11
+VERSION = 12
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
 # As above, for what is said of traces and of questions alone.
@@ -170,6 +172,8 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
     directions = gather_directions(store, made.get(StageName.PROBE, ()), outcomes)
     figures = [
+        *draw_rates(table, bound),
+        *draw_changes(table, bound),
         *draw_curves(curves),
         *draw_parts(parts),
         *draw_directions(directions),
@@ -225,7 +229,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
 def _name_files(key: str, summary: Summary, figures: Sequence[Figure]) -> dict[str, bytes]:
     files = {f"reports/{key}.json": write_summary(summary)}
     for figure in figures:
-        for suffix, data in (("svg", figure.svg), ("png", figure.png), ("csv", figure.data)):
+        for suffix, data in figure.save().items():
             files[f"reports/{figure.name}/{key}.{suffix}"] = data
     return files
 

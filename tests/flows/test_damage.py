@@ -30,8 +30,18 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 @pytest.fixture(scope="module", autouse=True)
 def _draw_nothing() -> Iterator[None]:
     """Let a figure's files hold a few bytes, which are as easily damaged as those of one that takes long to draw."""
-    drawn = Figure(name="states", caption="States.", svg=b"<svg/>", png=b"png", data=b"first,second\n")
+    drawn = Figure(
+        name="states",
+        caption="States.",
+        rows=1,
+        columns=1,
+        size=(1, 1),
+        draw=lambda _: None,
+        data=(),
+    )
+    files = {"svg": b"<svg/>", "png": b"png", "csv": b"first,second\n"}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "save", lambda _: files)
         patch.setattr(report, "make_panels", lambda *_, **__: [])
         patch.setattr(report, "draw_states", lambda _: [drawn])
         yield

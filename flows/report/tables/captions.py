@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import NOT_MEASURED
 from tasks.report.captions import CaptionSummary
+from tasks.report.model_names import shorten_models
 
 
 def make_captions_table(captions: Sequence[CaptionSummary]) -> ReportTable | None:

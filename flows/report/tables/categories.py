@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, shorten_models
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers
 from flows.report.number_format import NONE, write_value
 from flows.report.tables.main import TITLES
 from tasks.report.categories import FEW, CategoryRate, group_rates
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import KINDS
 
 MOST_ARMS = 8

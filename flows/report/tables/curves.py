@@ -6,16 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cmrm.statistics.paired_tests import Comparison
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import percent, plain, read_value, write_change, write_json_value, write_p
 from flows.report.tables.main import flatten_change, flatten_value
+from tasks.report.model_names import shorten_models
 
 Record = Mapping[str, Any]
 MEASURES = {"unsafe": "Unsafe", "utility": "Utility", "over_refusal": "Over-refusal"}

@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from cmrm.statistics.paired_tests import Comparison
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import NONE, plain, write_change, write_p, write_value
 from flows.report.tables.main import TITLES, flatten_change, flatten_value
 from tasks.report.defences import DefenceCell, DefenceRow, DefenceTable
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import NO_SCORE, Column
 
 # Below this corrected p, a change of the terminal's table is marked.

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    RowGroup,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, make_row_groups
 from flows.report.number_format import NONE, percent, plain
 from flows.report.tables.parts import NAMES
 from tasks.report.directions import choose_rows, name_row
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import Arm
 from tasks.report.parts import choose_blocks
 from tasks.report.table import CONDITION_NAMES, name_arm

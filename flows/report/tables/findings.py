@@ -8,18 +8,11 @@ from typing import Any
 
 from cmrm.statistics.ratios import Cost
 from cmrm.statistics.separability import Separability
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    RowGroup,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, make_row_groups
 from flows.report.number_format import NONE, NOT_MEASURED, percent, plain, write_value
 from flows.report.tables.main import flatten_value
 from tasks.report.figures import name_group
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import name_intervention
 from tasks.report.states import StateGroup
 from tasks.report.summary import QuarantineCount, ShiftSummary

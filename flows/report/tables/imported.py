@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    RowGroup,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, make_row_groups
 from flows.report.number_format import write_before_after, write_change, write_p
 from flows.report.tables.main import TITLES, flatten_change
 from tasks.report.imported import ImportedArm, ImportedChange
+from tasks.report.model_names import shorten_models
 
 DIGEST_DIGITS = 12
 ARMS_NOTE = (

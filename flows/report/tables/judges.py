@@ -7,18 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cmrm.statistics.paired_tests import Agreement
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    RowGroup,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, make_row_groups
 from flows.report.number_format import NONE, percent, plain
 from flows.report.tables.main import TITLES
 from tasks.report.judge_costs import JudgeTotals
+from tasks.report.model_names import shorten_models
 
 Record = Mapping[str, Any]
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cmrm.statistics.paired_tests import Comparison
 from cmrm.statistics.rates import Mean, Rate
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Excerpt, Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import write_before_after, write_change, write_p, write_value
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import NO_SCORE, Column
 from tasks.report.table import Cell, Row, Table
 
@@ -101,6 +95,7 @@ def make_changes_table(table: Table) -> ReportTable | None:
     ]
     if not found:
         return None
+    names = shorten_models(table.models())
     rows = [
         (
             row.arm.model,
@@ -113,6 +108,7 @@ def make_changes_table(table: Table) -> ReportTable | None:
         )
         for row, column, _, change in found
     ]
+    changes = [change for _, _, _, change in found]
     return ReportTable(
         name="changes",
         title="Changes, in pairs",
@@ -120,10 +116,40 @@ def make_changes_table(table: Table) -> ReportTable | None:
             *(Heading(title=title, numeric=False) for title in ("", "Against", "Measure")),
             *head_numbers("Before → after (n)", "Change", "p", "p corrected"),
         ),
-        row_groups=make_row_groups(rows, shorten_models(table.models())),
+        row_groups=make_row_groups(rows, names),
         records=tuple(_record(row, column, cell) for row, column, cell, _ in found),
         note=CHANGES_NOTE,
+        excerpts=tuple(_excerpt_changes(rows, changes, names)),
     )
+
+
+def _excerpt_changes(
+    rows: Sequence[tuple[str, tuple[ReportCell, ...]]],
+    changes: Sequence[Comparison],
+    names: Mapping[str, str],
+) -> Iterator[Excerpt]:
+    """Take the changes whose interval leaves out zero, the largest first; then all others, folded."""
+    pairs = [*zip(rows, changes, strict=True)]
+    others = [pair for pair in pairs if not pair[1].excludes_zero]
+    # Percentages come first: they cannot be compared with points in the scores' own unit.
+    certain = sorted(
+        (pair for pair in pairs if pair[1].excludes_zero),
+        key=lambda pair: (pair[1].kind != "mcnemar", -abs(pair[1].change or 0.0)),
+    )
+    if certain:
+        yield Excerpt(
+            title=f"{len(certain):,} of {len(pairs):,} changes have an interval that leaves out zero",
+            row_groups=make_row_groups([row for row, _ in certain], names),
+            folded=False,
+        )
+    if others:
+        count = f"{len(others):,} {'change' if len(others) == 1 else 'changes'}"
+        still = all(change.change == 0 for _, change in others)
+        yield Excerpt(
+            title=f"{count} of nothing" if still else f"{count} whose interval has zero in it",
+            row_groups=make_row_groups([row for row, _ in others], names),
+            folded=True,
+        )
 
 
 def make_ablation_table(table: Table) -> ReportTable | None:

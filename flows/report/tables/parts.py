@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers, shorten_models
+from flows.report.document import Heading, ReportCell, ReportTable, RowGroup, head_numbers
 from flows.report.number_format import NONE, percent, plain
+from tasks.report.model_names import shorten_models
 from tasks.report.parts import group_parts
 
 Record = Mapping[str, Any]

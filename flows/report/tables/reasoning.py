@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import write_change, write_value
+from tasks.report.model_names import shorten_models
 from tasks.report.reasoning import ReasoningRate
 
 

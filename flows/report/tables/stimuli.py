@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flows.report.document import (
-    Heading,
-    ReportCell,
-    ReportTable,
-    head_numbers,
-    make_row_groups,
-    shorten_models,
-)
+from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
 from flows.report.number_format import NONE
+from tasks.report.model_names import shorten_models
 from tasks.report.summary import StimulusSummary
 
 NOTE = (

@@ -24,6 +24,8 @@ SCRIPTS = ("page.js", "frame.js", "samples.js")
 UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 # Tables with more rows are collapsed on screen and expanded in print.
 LONG_TABLE = 40
+# Lines of the verdict above the first figures; the others are collapsed, so that the figures are on the first screen.
+MOST_VERDICT = 4
 
 
 def write_html(
@@ -55,6 +57,7 @@ def write_html(
         total=total,
         command=command,
         long_table=LONG_TABLE,
+        most_verdict=MOST_VERDICT,
     )
 
 

@@ -18,6 +18,8 @@ def write_markdown(document: Document) -> str:
     lines = [f"# {escape(document.title)}", ""]
     for line in document.verdict:
         lines += [f"**{escape(line)}**", ""]
+    for picture in document.pictures:
+        lines += [*_write(picture), ""]
     for section in document.sections:
         lines += [f"## {escape(section.title)}", ""]
         for block in section.blocks:

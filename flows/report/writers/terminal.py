@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cmrm.statistics.rates import Mean
-from flows.report.document import shorten_models
 from flows.report.number_format import NOT_MEASURED
 from flows.report.tables.main import TITLES, explain_unmeasured, title_column
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, choose_columns, make_table, measure_text
 from tasks.report.judge_costs import JudgeTotals
+from tasks.report.model_names import shorten_models
 from tasks.report.outcomes import NO_SCORE, Column
 from tasks.report.summary import QuarantineCount
 from tasks.report.table import Cell, Row, Table

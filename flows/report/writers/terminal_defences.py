@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cmrm.statistics.paired_tests import Comparison
-from flows.report.document import shorten_models
 from flows.report.number_format import NOT_MEASURED, signed, signed_percent
 from flows.report.tables.defences import is_significant, title_defence_column
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, choose_columns, make_table, measure_text
 from tasks.report.defences import DefenceRow, DefenceTable
+from tasks.report.model_names import shorten_models
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from flows.report.document import shorten_models
 from flows.report.number_format import plain
 from flows.report.tables.directions import list_shown, name_arm_of
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
 from tasks.report.directions import choose_rows
+from tasks.report.model_names import shorten_models
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from cmrm.steering.parts import PARTS
-from flows.report.document import shorten_models
 from flows.report.number_format import percent, plain
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, make_table
+from tasks.report.model_names import shorten_models
 from tasks.report.parts import choose_blocks, group_parts, index_block, list_blocks
 
 if TYPE_CHECKING:

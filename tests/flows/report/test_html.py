@@ -82,8 +82,8 @@ def test_it_opens_from_disk_without_a_complaint_and_asks_for_nothing_else(
     page.goto(file.as_uri())
     expect(page.locator("#found")).to_have_text(f"{3 * SAMPLES} of {3 * SAMPLES} samples")
     sizes = page.locator("figure img").evaluate_all("all => all.map(one => one.naturalWidth)")
-    # Final states, overhead, and unsafe answers and over-refusal by category.
-    assert len(sizes) == 4
+    # Rates, changes, final states, overhead, and unsafe answers and over-refusal by category.
+    assert len(sizes) == 6
     assert all(size > 100 for size in sizes)
     for link in page.locator("nav a").all():
         assert page.locator(str(link.get_attribute("href"))).count() == 1
@@ -217,6 +217,52 @@ def test_words_keep_apart_from_the_number_before_them(page: Page) -> None:
         })"""
     )
     assert min(gaps) >= 10
+
+
+@needs_browser
+def test_the_verdict_and_both_figures_are_on_the_first_screen(browser: Browser, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(file.as_uri())
+    first = page.locator(".verdict, .first figure")
+    assert first.count() == 3
+    boxes = first.evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
+    assert all(box["height"] > 20 and box["bottom"] <= 900 for box in boxes)
+    assert page.locator(".first img").evaluate_all("all => all.map(one => one.alt.length > 40)") == [
+        True,
+        True,
+    ]
+    # Nothing of the tables comes before.
+    assert page.locator("#main").evaluate("one => one.getBoundingClientRect().top") > max(
+        box["bottom"] for box in boxes
+    )
+    page.close()
+
+
+@needs_browser
+def test_tables_fold_under_figures_and_changes_of_little_under_the_others(page: Page, file: Path) -> None:
+    assert page.locator("#main details").count() == 0
+    states = page.locator("#states")
+    expect(states.locator("table")).to_be_hidden()
+    states.locator("summary").press("Enter")
+    expect(states.locator("table")).to_be_visible()
+    changes = page.locator("#changes")
+    rows = (file.parent / "tables" / "changes.csv").read_text().count("moon ")
+    certain = changes.locator("tbody tr:visible").count()
+    assert 0 < certain < rows
+    changes.locator("summary").click()
+    assert changes.locator("tbody tr:visible").count() == rows
+
+
+@needs_browser
+def test_print_unfolds_all_tables_without_scripts(browser: Browser, file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    folded = page.locator("#states table")
+    expect(folded).to_be_hidden()
+    page.emulate_media(media="print")
+    expect(folded).to_be_visible()
+    context.close()
 
 
 @needs_browser

@@ -102,11 +102,12 @@ def test_a_small_cell_is_marked_and_intervals_are_wilsons(rates: list[CategoryRa
 
 def test_the_figure_shows_what_the_table_does(rates: list[CategoryRate]) -> None:
     (figure,) = draw_categories(rates)
-    svg = figure.svg.decode()
+    files = figure.save()
+    svg = files["svg"].decode()
     assert all(f">bad: {name}<" in svg for name in HARMFUL)
     # 2 of 3 cases of arson: a small cell in brackets.
     assert ">(67)<" in svg
-    assert len(figure.data.decode().splitlines()) == 1 + len(rates)
+    assert len(files["csv"].decode().splitlines()) == 1 + len(rates)
     safe = [one for one in rates if one.condition == "query"]
     assert draw_categories(safe) == []
 

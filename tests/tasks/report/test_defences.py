@@ -15,9 +15,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from storage.store import Store
-from tasks.report.defence_figure import draw_defences, spread
+from tasks.report.defence_figure import draw_defences
 from tasks.report.defences import DefenceRow, DefenceTable, make_defence_table
 from tasks.report.outcomes import Arm, Outcomes
+from tasks.report.side_labels import spread
 from tasks.report.stage import ReportJob
 from tasks.report.table import make_table
 from tasks.report.tokens import TokenCount
@@ -161,9 +162,10 @@ def test_seconds_and_tokens_stand_where_they_were_measured(outcomes: Outcomes) -
 
 def test_a_figure_has_a_point_for_each_arm_with_the_image(table: DefenceTable) -> None:
     (figure,) = draw_defences(table)
-    lines = figure.data.decode().splitlines()
+    files = figure.save()
+    lines = files["csv"].decode().splitlines()
     assert [line.split(",")[4] for line in lines] == ["name", "Image", "CMRM α=1", "guard", "mixed α=1"]
-    svg = figure.svg.decode()
+    svg = files["svg"].decode()
     assert all(f">{row.name}<" in svg for row in table.rows if row.arm.condition == "image")
     assert draw_defences(None) == []
     plain = [row for row in table.rows if not row.kind]

@@ -165,7 +165,7 @@ def test_a_length_is_in_no_per_cent_of_states_without_length() -> None:
     assert table is not None
     assert [row[5].text for row in table.row_groups[0].rows] == ["–", "18.8"]
     (figure,) = draw_directions(Directions(directions=tuple(rows)))
-    assert figure.png.startswith(b"\x89PNG")
+    assert figure.save()["png"].startswith(b"\x89PNG")
 
 
 def test_hostile_names_leave_the_terminal_and_the_figure_as_they_are() -> None:
@@ -189,5 +189,6 @@ def test_hostile_names_leave_the_terminal_and_the_figure_as_they_are() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert not {"\x1b", "\r", "\u202e"} & set(text)
     (figure,) = draw_directions(Directions(directions=tuple(ROWS)))
-    assert figure.png.startswith(b"\x89PNG")
-    assert figure.data.count(b"\n") > 3 * 40
+    files = figure.save()
+    assert files["png"].startswith(b"\x89PNG")
+    assert files["csv"].count(b"\n") > 3 * 40

@@ -31,14 +31,14 @@ def draw(*rows: ForestRow) -> Figure:
 
 
 def read_texts(found: Figure) -> list[str]:
-    return re.findall(r"<text[^>]*>([^<]*)</text>", found.svg.decode())
+    return re.findall(r"<text[^>]*>([^<]*)</text>", found.save()["svg"].decode())
 
 
 def test_every_row_is_in_the_data_and_the_same_rows_give_the_same_bytes() -> None:
     rows = [make_row(), make_row(label="Query", estimate=-3.0, low=None, high=None, sure=False)]
-    found = draw(*rows)
-    assert found == draw(*rows)
-    read = list(csv.DictReader(io.StringIO(found.data.decode())))
+    files = draw(*rows).save()
+    assert files == draw(*rows).save()
+    read = list(csv.DictReader(io.StringIO(files["csv"].decode())))
     assert [(row["label"], float(row["estimate"]), row["low"], row["high"], row["sure"]) for row in read] == [
         ("Image", 10.0, "5.0", "20.0", "True"),
         ("Query", -3.0, "", "", "False"),
@@ -66,12 +66,12 @@ def test_several_series_are_named_and_one_alone_is_not() -> None:
 @pytest.mark.parametrize(("sure", "fill"), [(True, "#0072b2"), (False, "#ffffff")])
 def test_a_mark_is_filled_where_chance_does_not_explain_it(*, sure: bool, fill: str) -> None:
     uses = re.findall(
-        r'<use [^>]*style="fill: (#[0-9a-f]{6}); stroke: #0072b2"', draw(make_row(sure=sure)).svg.decode()
+        r'<use [^>]*style="fill: (#[0-9a-f]{6}); stroke: #0072b2"', draw(make_row(sure=sure)).save()["svg"].decode()
     )
     assert uses == [fill]
 
 
 def test_names_that_look_like_formulas_or_elements_stay_text() -> None:
-    svg = draw(make_row(label="$x_1$ <b>", series="_a"), make_row(label="other", series="_b")).svg.decode()
+    svg = draw(make_row(label="$x_1$ <b>", series="_a"), make_row(label="other", series="_b")).save()["svg"].decode()
     assert "$x_1$ &lt;b&gt;" in svg
     assert "<b>" not in svg

@@ -43,7 +43,7 @@ def test_what_the_stage_stores_has_the_schema_and_the_keys_of_earlier_releases(m
     assert content["schema"] == SCHEMA == 1
     # The made-up data sets have categories; a run without has no such key.
     assert set(content) == {"schema", "categories", *EARLIER}
-    assert [len(content[name]) for name in ("curves", "states", "figures")] == [2, 4, 5]
+    assert [len(content[name]) for name in ("curves", "states", "figures")] == [2, 4, 7]
     assert set(content["quarantined"][0]) == {"stage", "dataset", "reason", "rows"}
     assert set(content["shifts"][0]) == {"key", "model", "image", "method", "anchors"}
 

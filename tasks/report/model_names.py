@@ -1,0 +1,15 @@
+"""Short names of models, for tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# A model's name ends with the first digits of its revision.
+REVISION_MARK = "@"
+
+
+def shorten_models(models: Sequence[str]) -> dict[str, str]:
+    """Shorten model names by dropping the revision, unless that makes two names equal."""
+    short = {model: model.rpartition(REVISION_MARK)[0] or model for model in models}
+    shared = [name for name in short.values() if list(short.values()).count(name) > 1]
+    return {model: model if name in shared else name for model, name in short.items()}
