@@ -66,12 +66,17 @@ def test_several_series_are_named_and_one_alone_is_not() -> None:
 @pytest.mark.parametrize(("sure", "fill"), [(True, "#0072b2"), (False, "#ffffff")])
 def test_a_mark_is_filled_where_chance_does_not_explain_it(*, sure: bool, fill: str) -> None:
     uses = re.findall(
-        r'<use [^>]*style="fill: (#[0-9a-f]{6}); stroke: #0072b2"', draw(make_row(sure=sure)).save()["svg"].decode()
+        r'<use [^>]*style="fill: (#[0-9a-f]{6}); stroke: #0072b2"',
+        draw(make_row(sure=sure)).save()["svg"].decode(),
     )
     assert uses == [fill]
 
 
 def test_names_that_look_like_formulas_or_elements_stay_text() -> None:
-    svg = draw(make_row(label="$x_1$ <b>", series="_a"), make_row(label="other", series="_b")).save()["svg"].decode()
+    svg = (
+        draw(make_row(label="$x_1$ <b>", series="_a"), make_row(label="other", series="_b"))
+        .save()["svg"]
+        .decode()
+    )
     assert "$x_1$ &lt;b&gt;" in svg
     assert "<b>" not in svg
