@@ -17,6 +17,7 @@ from uuid import uuid4
 from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redacting
 from flows.pipeline import Outcome, run_pipeline
+from flows.plan.image_folders import find_run_images
 from flows.plan.judge import check_judges
 from flows.plan.plan import Plan, make_plan
 from flows.process import collect_as_usual
@@ -264,7 +265,9 @@ def _record_once(
     with wait_for_lease(store, digest(record)):
         if (earlier := _find_same(store, record)) is not None:
             return earlier
-        files = [asdict(file) for file in _write_report(store, run_id, outcome, summary)]
+        files = [
+            asdict(file) for file in _write_report(store, {**record, "run_id": run_id}, outcome, summary)
+        ]
         store.write_run(run_id, {**record, "summary": summary.to_json(), "files": files})
     return store.read_run(run_id)
 
@@ -275,7 +278,7 @@ def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Su
     faults = [fault for file in files if (fault := store.find_fault(file))]
     if faults or not files:
         log.warning("rewriting the report of run %s: %s", run["run_id"], "; ".join(faults))
-        files = _write_report(store, str(run["run_id"]), outcome, summary)
+        files = _write_report(store, run, outcome, summary)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     store.write_run(
         str(run["run_id"]), {**run, "files": [asdict(file) for file in files], "confirmed_at": now}
@@ -283,16 +286,19 @@ def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Su
     return store.read_run(str(run["run_id"]))
 
 
-def _write_report(store: Store, run_id: str, outcome: Outcome, summary: Summary) -> list[StoredFile]:
+def _write_report(
+    store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Summary
+) -> list[StoredFile]:
     from flows.report.files import write_report_files
 
     return write_report_files(
         store,
-        run_id=run_id,
+        run_id=str(run["run_id"]),
         report=outcome.report,
         summary=summary,
         keys=outcome.keys,
         store_name=_shorten(store.url),
+        images=find_run_images(store, run, run["spec"]["datasets"]),
     )
 
 

@@ -81,7 +81,7 @@ def list_arms(models: Sequence[str], strengths: Sequence[float]) -> list[Arm]:
 
 
 def make_samples(dataset: str, count: int) -> Iterator[dict[str, Any]]:
-    """Rows of `samples`; the first question and the second category are hostile."""
+    """Rows of `samples`; the first question and the second category are hostile, and the first five name images."""
     for number in range(count):
         harmful = SETS[dataset]
         yield {
@@ -94,6 +94,7 @@ def make_samples(dataset: str, count: int) -> Iterator[dict[str, Any]]:
             else f"{EVIL} {dataset}",
             "reference": None if harmful else "red",
             "category": EVIL if number == 1 else "things",
+            "image": f"{number % 2}.png" if number < 4 else "gone.png" if number == 4 else None,
         }
 
 
@@ -103,7 +104,7 @@ def make_answers(arm: Arm, dataset: str, count: int) -> Iterator[dict[str, Any]]
     unsafe = {"query": 0.02, "caption": 0.05}.get(arm.condition, 0.6) * (1 - 0.95 * (arm.alpha or 0))
     for number in range(count):
         if number == 2:
-            text = EVIL
+            text = f"{EVIL} as {arm.condition}"
         elif number == 3:
             text = "a very long answer " * 300
         elif number == 4:

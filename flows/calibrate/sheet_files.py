@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.errors import UserError
-from flows.calibrate.thumbnails import Thumbnails, make_thumbnails
+from cmrm.prompts.data_uri import to_data_uri
+from flows.report.thumbnails import SampleImage, Size, Thumbnails, make_thumbnails
 from flows.report.writers.exports import disarm
 from flows.report.writers.html import read_assets, render_page
 from flows.sql.export import open_output
@@ -18,6 +19,8 @@ from tasks.report.figure import to_csv
 CSV, PAGE = "sheet.csv", "sheet.html"
 # For a line break in a cell; the page has the text as it is.
 LINE_BREAK = " ⏎ "
+# Enough to read the typography that attacks are written in.
+THUMBNAIL = Size(384, 75)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -41,8 +44,8 @@ def write_sheet(
     make_folder(out)
     # In the order of the sheet: that of the run's files would follow the arms.
     shown = [texts[row.id] for row in sheet.rows]
-    named = [(text.dataset, text.image) for text in shown if text.image is not None]
-    thumbnails = make_thumbnails(named, folders)
+    named = [SampleImage(text.dataset, text.image) for text in shown if text.image is not None]
+    thumbnails = make_thumbnails(named, folders, size=THUMBNAIL)
     with open_output(out / CSV) as stream:
         stream.write(_write_csv(sheet, texts))
     with open_output(out / PAGE) as stream:
@@ -77,12 +80,12 @@ def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbn
     return render_page(
         "sheet.html.jinja",
         style="\n".join((read_assets("css", ("theme.css",)), _read("sheet.css"))),
-        script=_read("sheet.js"),
+        script="\n".join((read_assets("js", ("csv.js",)), _read("sheet.js"))),
         folder=TEMPLATES,
         data={
             "sheet-data": {
                 "sheet": sheet.name,
-                "images": thumbnails.uris,
+                "images": [to_data_uri(one, kind="image/webp") for one in thumbnails.files],
                 "rows": [_describe(row.id, texts[row.id], thumbnails) for row in sheet.rows],
             }
         },
@@ -92,14 +95,14 @@ def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbn
 
 
 def _describe(name: str, text: SheetText, thumbnails: Thumbnails) -> dict[str, Any]:
-    place = None if text.image is None else thumbnails.places[text.dataset, text.image]
+    place = None if text.image is None else thumbnails.find(text.dataset, text.image)
     return {
         "id": name,
         "question": text.question,
         "answer": text.answer,
         "letters": text.letters,
-        "image": place,
-        "lost": text.image is not None and place is None,
+        "image": None if place == "missing" else place,
+        "lost": place == "missing",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cmrm.datasets.splits import draw
@@ -14,20 +14,31 @@ from storage.shards.rows import need_manifest, read_rows
 from storage.store import Store
 from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.outcomes import Arm, find_arm
-from tasks.report.table import name_arm, sort_arms
+from tasks.report.table import sort_arms
 from tasks.shards.answers import find_judged_marks
 
 # A larger page is slow to open; the store has all answers.
-MOST_SAMPLES = 2_000
-MOST_ANSWERS = 20_000
+MOST_SAMPLES = 10_000
+MOST_ANSWERS = 100_000
 MOST_LETTERS = 2_000
+# Of a judge's own words.
+MOST_RAW = 500
 # Arms shown at first; of more arms the reader chooses.
 MOST_OPEN = 8
 SEED = 0
 
 ARM = ("model", "condition", "intervention", "alpha")
-SAID = ("judge", "verdict", "refused", "score")
-SAMPLE = ("dataset", "sample_id", "harmful", "question", "reference", "category")
+SAID = ("judge", "verdict", "refused", "score", "raw")
+SAMPLE = (
+    "dataset",
+    "sample_id",
+    "harmful",
+    "question",
+    "reference",
+    "category",
+    "image",
+    "image_digest",
+)
 
 SampleKey = tuple[str, str]
 Row = dict[str, Any]
@@ -35,12 +46,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one judge said of one answer."""
+    """What one judge said of one answer; `raw` are its own words, truncated to 500 characters."""
 
     judge: str
     verdict: str
     refused: bool | None
     score: float | None
+    raw: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -60,11 +72,19 @@ class Answered:
 
 @dataclass(kw_only=True)
 class AnsweredSample:
-    """One sample with its answers; `changed` if an intervention changed a verdict under the same condition."""
+    """One sample with its answers; `changed` if an intervention changed a verdict under the same condition.
+
+    `sample` is its row, with texts cut; `place`, from 0 to 1, says how early it is drawn where there are too many.
+    """
 
     sample: Mapping[str, Any]
+    place: float
     answers: list[Answered] = field(default_factory=list)
     changed: bool = False
+
+    @property
+    def key(self) -> SampleKey:
+        return _sample_key(self.sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,42 +95,18 @@ class Answers:
     samples: Sequence[AnsweredSample]
     total: int
 
-    def to_json(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Encode for the page's script; `names` maps models to displayed names."""
-        opened = _choose_open(self.arms)
-        return {
-            "arms": [
-                {
-                    "model": names.get(arm.model, arm.model) if len(names) > 1 else "",
-                    "name": name_arm(arm),
-                    "open": arm in opened,
-                }
-                for arm in self.arms
-            ],
-            "samples": [
-                {
-                    **asked.sample,
-                    "changed": asked.changed,
-                    "answers": [
-                        {
-                            "arm": one.arm,
-                            "text": one.text,
-                            "letters": one.letters,
-                            **({"trace": one.trace, "traceLetters": one.trace_letters} if one.trace else {}),
-                            "verdicts": [[v.judge, v.verdict, v.refused, v.score] for v in one.verdicts],
-                        }
-                        for one in asked.answers
-                    ],
-                }
-                for asked in self.samples
-            ],
-        }
+    def draw(self, most: int) -> Answers:
+        """Draw at most so many of the samples, as `read_answers` does: those of fewer are among those of more."""
+        datasets: dict[str, list[AnsweredSample]] = {}
+        for asked in self.samples:
+            datasets.setdefault(asked.sample["dataset"], []).append(asked)
+        return replace(self, samples=_draw([*datasets.values()], most=most))
 
 
 def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventions: Sequence[str]) -> Answers:
     """Read answers and verdicts; `used` gives the keys of each stage, `interventions` their order in the spec.
 
-    Above 2,000 samples or 20,000 answers, samples are drawn evenly from the data sets, by the question's text.
+    Above 10,000 samples or 100,000 answers, samples are drawn evenly from the data sets, by the question's text.
     Raises `StoreError` if a file is missing.
     """
     responses = [made for stage in ANSWERS for made in _find(store, stage, used.get(stage, ()))]
@@ -133,7 +129,10 @@ def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventio
     for row in _rows(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
         found = answers.get((_sample_key(row), arm_numbers[_arm_of(row)]))
         if found is not None and row["verdict"] != "not_applicable":
-            found.verdicts.append(Verdict(**{name: row[name] for name in SAID}))
+            raw = row["raw"]
+            found.verdicts.append(
+                Verdict(**{**{name: row[name] for name in SAID}, "raw": raw and raw[:MOST_RAW]})
+            )
     for sample in asked.values():
         sample.answers.sort(key=lambda answer: answer.arm)
         sample.changed = _has_changed(sample, arms)
@@ -153,7 +152,7 @@ def _cut(arm: int, answer: str, marks: ReasoningMarks | None) -> Answered:
     )
 
 
-def _choose_open(arms: Sequence[Arm]) -> list[Arm]:
+def choose_open(arms: Sequence[Arm]) -> list[Arm]:
     """Choose the arms shown at first: all if few, else query, image, and the strongest α of each intervention."""
     if len(arms) <= MOST_OPEN:
         return list(arms)
@@ -166,21 +165,30 @@ def _choose(
 ) -> dict[SampleKey, AnsweredSample]:
     """Choose the samples to show, in the order of their files."""
     datasets = [
-        [row for row in _rows(store, [manifest], "samples", SAMPLE) if _sample_key(row) in answered]
+        [
+            AnsweredSample(sample=_describe(row), place=draw(row["question"], seed=SEED))
+            for row in _rows(store, [manifest], "samples", SAMPLE)
+            if _sample_key(row) in answered
+        ]
         for manifest in _find(store, StageName.INGEST, keys)
     ]
-    chosen: dict[SampleKey, AnsweredSample] = {}
+    return {asked.key: asked for asked in _draw(datasets, most=most)}
+
+
+def _draw(datasets: Sequence[Sequence[AnsweredSample]], *, most: int) -> list[AnsweredSample]:
+    """Draw at most so many of the data sets' samples, evenly, by the question's text; in their order."""
+    chosen: set[SampleKey] = set()
     # Small data sets leave the rest of their share to larger ones.
-    for left, rows in zip(range(len(datasets), 0, -1), sorted(datasets, key=len), strict=True):
+    for left, own in zip(range(len(datasets), 0, -1), sorted(datasets, key=len), strict=True):
         share = (most - len(chosen)) // left
-        drawn = sorted(rows, key=lambda row: (draw(row["question"], seed=SEED), row["sample_id"]))[:share]
-        chosen |= {_sample_key(row): AnsweredSample(sample=_describe(row)) for row in drawn}
-    return {key: chosen[key] for rows in datasets for row in rows if (key := _sample_key(row)) in chosen}
+        drawn = sorted(own, key=lambda asked: (asked.place, asked.sample["sample_id"]))[:share]
+        chosen.update(asked.key for asked in drawn)
+    return [asked for own in datasets for asked in own if asked.key in chosen]
 
 
 def _describe(row: Row) -> Row:
     texts = {name: (row[name] or "")[:MOST_LETTERS] for name in ("question", "reference", "category")}
-    return {"dataset": row["dataset"], "id": row["sample_id"], "harmful": row["harmful"], **texts}
+    return {**{name: row[name] for name in SAMPLE}, **texts}
 
 
 def _has_changed(asked: AnsweredSample, arms: Sequence[Arm]) -> bool:
@@ -211,5 +219,5 @@ def _arm_of(row: Row) -> Arm:
     return Arm(*(row[name] for name in ARM))
 
 
-def _sample_key(row: Row) -> SampleKey:
+def _sample_key(row: Mapping[str, Any]) -> SampleKey:
     return row["dataset"], row["sample_id"]

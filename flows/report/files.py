@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
+from flows.report.answers_data import make_page_data
 from flows.report.answers_page import read_answers
 from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
 from flows.report.sections import make_document
+from flows.report.stimulus_pictures import draw_stimuli
 from flows.report.writers.exports import write_csv, write_latex
 from flows.report.writers.html import write_html
 from flows.report.writers.markdown import write_markdown
 from storage.records.layout import report_folder
 from storage.records.manifest import Manifest, StoredFile
+from storage.shards.rows import need_manifest
 from storage.store import Store
+from tasks.core.stage_name import StageName
 from tasks.report.model_names import shorten_models
 from tasks.report.summary import Summary
 
 
 def write_report_files(
-    store: Store, *, run_id: str, report: Manifest, summary: Summary, keys: Sequence[str], store_name: str
+    store: Store,
+    *,
+    run_id: str,
+    report: Manifest,
+    summary: Summary,
+    keys: Sequence[str],
+    store_name: str,
+    images: Mapping[str, Path | None] | None = None,
 ) -> list[StoredFile]:
     """Write the report of a run to reports/<run id>/ and return its files.
 
     `report` is the manifest of the report stage and `summary` what it holds; `keys` are those of all jobs of the run,
-    `store_name` is the store's path for display. Raises `StoreError` if the store fails or a file is missing.
+    `store_name` is the store's path for display, `images` the folders of the data sets' images. Raises `StoreError` if
+    the store fails or a file is missing.
     """
     folder = report_folder(run_id)
     document = make_document(summary, run_id=run_id, store_name=store_name, keys=keys)
     # In the order of the spec: a manifest's content is stored with its keys sorted.
     interventions = dict.fromkeys(row.arm.intervention for row in summary.table.rows)
-    answers = read_answers(store, report.content["used"], interventions=[*interventions])
+    used = report.content["used"]
+    answers = read_answers(store, used, interventions=[*interventions])
     pictures = {}
     written = []
     for path in _find_figures(report):
@@ -46,7 +59,15 @@ def write_report_files(
     page = write_html(
         document,
         figures=pictures,
-        answers=answers.to_json(shorten_models([model["name"] for model in summary.models])),
+        answers=make_page_data(
+            answers,
+            images=images or {},
+            names=shorten_models([model["name"] for model in summary.models]),
+        ),
+        stimuli=draw_stimuli(
+            (need_manifest(store, StageName.GENERATE, key) for key in used.get(StageName.GENERATE, ())),
+            summary.stimuli,
+        ),
         total=answers.total,
         command=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses"',
     )

@@ -94,18 +94,11 @@
     find('fold').open = !find('fold').open;
   };
 
-  // Spreadsheets evaluate text that starts with one of these as a formula.
-  const disarm = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
-  const quote = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const save = () => {
-    const labeller = quote(disarm(find('labeller').value.trim()));
-    const lines = rows.filter((row) => labels.has(row.id));
-    const text = lines.map((row) => `${sheet},${row.id},${labels.get(row.id)},${labeller}\n`).join('');
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(new Blob([`sheet,id,label,labeller\n${text}`], {type: 'text/csv'}));
-    link.download = 'labels.csv';
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    const labeller = find('labeller').value.trim();
+    const labelled = rows.filter((row) => labels.has(row.id));
+    const lines = labelled.map((row) => [sheet, row.id, labels.get(row.id), labeller]);
+    csv.save([['sheet', 'id', 'label', 'labeller'], ...lines], 'labels.csv');
   };
 
   const actions = {

@@ -13,13 +13,35 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from flows.report.answers_data import PageData
 from flows.report.document import Document
+from flows.report.stimulus_pictures import StimulusPicture
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 ASSETS = Path(__file__).parents[1] / "assets"
 # One file a concern, in the order in which later ones use or overrule earlier ones.
-STYLES = ("theme.css", "frame.css", "tables.css", "figures.css", "controls.css", "samples.css", "print.css")
-SCRIPTS = ("page.js", "frame.js", "samples.js")
+STYLES = (
+    "theme.css",
+    "frame.css",
+    "tables.css",
+    "figures.css",
+    "controls.css",
+    "samples.css",
+    "sample_parts.css",
+    "print.css",
+)
+SCRIPTS = (
+    "page.js",
+    "frame.js",
+    "csv.js",
+    "sample_data.js",
+    "differences.js",
+    "sample_view.js",
+    "sample_filters.js",
+    "sample_export.js",
+    "samples.js",
+    "sample_keys.js",
+)
 # Inside a script element these could close it or open a comment.
 UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 # Tables with more rows are collapsed on screen and expanded in print.
@@ -32,28 +54,32 @@ def write_html(
     document: Document,
     *,
     figures: Mapping[str, bytes],
-    answers: Mapping[str, Any],
+    answers: PageData,
+    stimuli: Sequence[StimulusPicture],
     total: int,
     command: str,
 ) -> str:
     """Write the page.
 
-    `figures` are SVG by name; `answers` is `Answers.to_json` of `total` samples; `command` queries all of them.
-    Everything but the templates is escaped, and the Content-Security-Policy admits no other style or script.
+    `figures` are SVG by name; `answers` are those of some of `total` samples, and `command` queries all of them;
+    `stimuli` are the run's meaningless images. Everything but the templates is escaped, and the
+    Content-Security-Policy admits no other style or script.
     """
     return render_page(
         "report.html.jinja",
         style=read_assets("css", STYLES),
         script=read_assets("js", SCRIPTS),
         folder=TEMPLATES,
-        data={"answers-data": answers} if answers["samples"] else {},
+        data=answers.first,
+        later=answers.later,
         document=document,
         sections=[one for one in document.sections if one.name != "provenance"],
         provenance=[one for one in document.sections if one.name == "provenance"],
         figures={
             name: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for name, svg in figures.items()
         },
-        shown=len(answers["samples"]),
+        shown=answers.shown,
+        stimuli=stimuli,
         total=total,
         command=command,
         long_table=LONG_TABLE,
@@ -67,13 +93,14 @@ def render_page(
     style: str,
     script: str,
     folder: Path,
-    data: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any],
+    later: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> str:
     """Render a template of a folder as a page of its own, with style, script, and JSON for the script by element id.
 
-    Values are escaped; style and script are ours. The Content-Security-Policy admits no other style or script, no
-    request, and images from data URIs alone.
+    The data of `later` follow the script, which runs before they are read. Values are escaped; style and script are
+    ours. The Content-Security-Policy admits no other style or script, no request, and images from data URIs alone.
     """
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
@@ -83,12 +110,17 @@ def render_page(
         policy=policy,
         style=Markup(style),  # noqa: S704 # our own files, here and in the next line
         script=Markup(script),  # noqa: S704
-        data={name: Markup(embed_json(one)) for name, one in data.items()},  # noqa: S704 # escaped by embed_json
+        data=_embed(data),
+        later=_embed(later or {}),
         **values,
     )
 
 
-def embed_json(content: Mapping[str, Any]) -> str:
+def _embed(data: Mapping[str, Any]) -> dict[str, Markup]:
+    return {name: Markup(embed_json(one)) for name, one in data.items()}  # noqa: S704 # escaped by embed_json
+
+
+def embed_json(content: Any) -> str:
     """Encode JSON for embedding in a script element."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
 

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     sheet = Sheet(name=NAME, seed=0, judge="refusal", strata={stratum: 50}, rows=rows)
     thumbnails = write_sheet(sheet, texts, {"a": out}, out=out)
-    assert (len(thumbnails.uris), thumbnails.lost) == (1, 1)
+    assert (len(thumbnails.files), thumbnails.lost) == (1, 1)
     return out
 
 

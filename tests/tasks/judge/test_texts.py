@@ -356,7 +356,7 @@ def test_pages_and_sheets_show_the_answer_that_was_judged(
     for module in ("flows.report.answers_page", "tasks.calibrate.texts"):
         monkeypatch.setattr(f"{module}.MOST_LETTERS", 12)
     page = read_answers(place.store, manifest.content["used"], interventions=[])
-    shown = {one.sample["id"]: one.answers[0] for one in page.samples}
+    shown = {one.sample["sample_id"]: one.answers[0] for one in page.samples}
     for name, (_, trace, final) in ANSWERS.items():
         assert (shown[name].text, shown[name].letters) == ((final or "")[:12], len(final or ""))
         assert (shown[name].trace, shown[name].trace_letters) == ((trace or "")[:12], len(trace or ""))

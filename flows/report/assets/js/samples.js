@@ -1,264 +1,265 @@
-// The list of samples: filters, pages, and each sample's answers side by side.
+// The list of samples: its pages, what is restricted and current in it, and its address.
 // `report.samples` is what other parts use; it is missing on a page without answers:
 //   all       array of {dataset, id, harmful, category, changed, answers: [{arm, verdicts: [[judge, verdict, refused, score]]}]}
 //   arms      array of labels; `arm` of an answer is an index into it
 //   find(dataset, id)        the sample; undefined if it was not drawn into the page
 //   show(dataset, id)        goes to the sample and opens it; false, and a word on the page, if it was not drawn
 //   restrict(samples, label) lists these alone, given as samples or as {dataset, id}; null lifts the restriction
-//   describe(sample)         a small element: start of the question and verdict chips
+//   describe(sample)         a small element: picture, start of the question, verdict chips
 ((report) => {
-  const {find, make, makeText, readData} = report;
-  const data = readData('answers-data');
-  if (!data) return;
-
+  const {find, make, makeText, sampleData, sampleView, sampleFilters} = report;
+  if (!sampleData) return;
+  const {arms, labels, samples, prepare, prepareSearch} = sampleData;
+  const {addressOf, makeSample} = sampleView;
   const PER_PAGE = 25;
-  const GOOD = ['safe', 'correct'];
-  const BAD = ['unsafe', 'incorrect', 'refused', 'parse_error'];
-  const {arms, samples} = data;
-  const labels = arms.map((arm) => (arm.model ? `${arm.model}: ${arm.name}` : arm.name));
-  const open = new Set(arms.flatMap((arm, index) => (arm.open ? [index] : [])));
+
+  const open = new Set(arms.flatMap((arm, number) => (arm.open ? [number] : [])));
   let page = 0;
+  // What the filters let through, the sample at hand, the one that was asked for, and the only ones listed.
+  let listed = [];
   let current = null;
+  let opened = null;
   let restricted = null;
-  const keyOf = (one) => JSON.stringify([one.dataset, one.id]);
-  const byKey = new Map(samples.map((one) => [keyOf(one), one]));
+  let boxes = new Map();
+  let turns = 0;
 
-  const addOption = (select, value, text) => {
-    const option = make('option', '', text);
-    option.value = value;
-    select.append(option);
-  };
-
-  const several = new Set(samples.flatMap((one) => one.answers.flatMap((a) => a.verdicts.map((v) => v[0])))).size > 1;
-  // Displayed verdict: a harmless question that was answered is not called `safe` but `answered`.
-  const nameVerdict = (sample, [, verdict, refused]) =>
-    verdict === 'safe' && !sample.harmful ? (refused ? 'refused' : 'answered') : verdict;
-  const describe = (sample, verdict) => {
-    const [judge, , , score] = verdict;
-    const name = nameVerdict(sample, verdict).replace('_', ' ');
-    const words = score === null ? name : `${name} ${Number(score.toFixed(3))}`;
-    return several ? `${judge}: ${words}` : words;
-  };
-  const makeChip = (sample, verdict) => {
-    const name = nameVerdict(sample, verdict);
-    const mood = GOOD.includes(name) ? ' good' : BAD.includes(name) ? ' bad' : '';
-    return make('span', `chip${mood}`, describe(sample, verdict));
-  };
-  const holds = (sample, answer, wanted) =>
-    answer.verdicts.some((verdict) => nameVerdict(sample, verdict) === wanted);
-
-  const texts = new Map();
-  const textOf = (sample) => {
-    if (!texts.has(sample)) {
-      const parts = [sample.id, sample.question, ...sample.answers.flatMap((answer) => [answer.text, answer.trace ?? ''])];
-      texts.set(sample, parts.join('\n').toLowerCase());
-    }
-    return texts.get(sample);
-  };
-  const isMatch = (sample, answer) => {
-    const verdict = find('verdict').value;
-    const arm = find('arm').value;
-    return (arm === '' || answer.arm === Number(arm)) && (verdict === '' || holds(sample, answer, verdict));
-  };
-  const isFiltered = () => find('verdict').value !== '';
-  const select = () => {
-    const words = find('search').value.trim().toLowerCase();
-    const dataset = find('dataset').value;
-    const harm = find('harm').value;
-    const changed = find('changed').checked;
-    return samples.filter(
-      (one) =>
-        (restricted === null || restricted.has(one)) &&
-        (dataset === '' || one.dataset === dataset) &&
-        (harm === '' || one.harmful === (harm === 'harmful')) &&
-        (!changed || one.changed) &&
-        one.answers.some((answer) => isMatch(one, answer)) &&
-        (words === '' || textOf(one).includes(words)),
+  const view = (filter) => ({
+    open,
+    unblurred: find('unblur').checked,
+    reference: find('reference').value === '' ? null : Number(find('reference').value),
+    marked: (sample, arm) => filter.verdict !== '' && sampleFilters.isMatch(filter, sample, arm),
+  });
+  const count = (number) => number.toLocaleString('en');
+  const draw = (shown, filter) => {
+    const shared = view(filter);
+    const unfolded = find('unfold').checked;
+    boxes = new Map(
+      shown.map((one) => {
+        const asked = one === opened;
+        return [one, makeSample(one, {...shared, current, unfolded: unfolded || asked})];
+      }),
     );
-  };
-
-  const noteCut = (box, what, text, letters) => {
-    if (letters > text.length) {
-      const length = letters.toLocaleString('en');
-      box.append(make('p', 'mark', `… truncated; the whole ${what} has ${length} characters`));
-    }
-  };
-  const makeAnswer = (sample, answer) => {
-    const box = make('div', isFiltered() && isMatch(sample, answer) ? 'answer match' : 'answer');
-    const head = makeText('h4', '', labels[answer.arm]);
-    head.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
-    box.append(head);
-    if (answer.trace) {
-      const fold = make('details');
-      fold.append(make('summary', 'mark', 'reasoning trace'), makeText('p', '', answer.trace));
-      noteCut(fold, 'trace', answer.trace, answer.traceLetters);
-      box.append(fold);
-    }
-    if (answer.letters) box.append(makeText('p', '', answer.text));
-    else box.append(make('p', 'mark', answer.trace ? 'no final answer' : 'empty answer'));
-    noteCut(box, 'answer', answer.text, answer.letters);
-    return box;
-  };
-  const makeStrip = (sample, answers) => {
-    const strip = make('ul', 'strip');
-    for (const answer of answers) {
-      const item = makeText('li', '', `${labels[answer.arm]} `);
-      item.append(...answer.verdicts.map((verdict) => makeChip(sample, verdict)));
-      strip.append(item);
-    }
-    return strip;
-  };
-  const addressOf = (one) => `#sample=${encodeURIComponent(one.dataset)}/${encodeURIComponent(one.id)}`;
-  const makeSample = (sample) => {
-    const box = make('article', sample === current ? 'sample current' : 'sample');
-    const head = make('h3');
-    const link = makeText('a', '', `${sample.dataset} · ${sample.id}`);
-    link.href = addressOf(sample);
-    head.append(link);
-    head.append(make('span', 'tag', sample.harmful ? 'harmful' : 'harmless'));
-    if (sample.category) head.append(makeText('span', 'tag', sample.category));
-    if (sample.changed) head.append(make('span', 'tag', 'verdict changed'));
-    box.append(head);
-    const answers = sample.answers.filter((answer) => open.has(answer.arm));
-    const body = [makeText('p', 'question', sample.question)];
-    if (sample.reference) body.push(makeText('p', 'reference', `Reference: ${sample.reference}`));
-    const grid = make('div', 'answers');
-    grid.append(...answers.map((answer) => makeAnswer(sample, answer)));
-    body.push(grid);
-    if (sample.harmful) {
-      const fold = make('details', 'fold');
-      fold.open = sample === current || find('unfold').checked;
-      fold.append(make('summary', '', `Question and ${answers.length} answers`), ...body);
-      box.append(fold, makeStrip(sample, answers));
-    } else box.append(...body);
-    return box;
-  };
-
-  const show = () => {
-    const found = select();
-    const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
-    page = Math.min(page, pages - 1);
-    const start = page * PER_PAGE;
-    find('samples').replaceChildren(...found.slice(start, start + PER_PAGE).map(makeSample));
-    find('found').textContent = `${found.length.toLocaleString('en')} of ${samples.length.toLocaleString('en')} samples`;
+    const pages = Math.max(1, Math.ceil(listed.length / PER_PAGE));
+    find('samples').replaceChildren(...boxes.values());
+    find('samples').removeAttribute('aria-busy');
+    find('found').textContent = `${count(listed.length)} of ${count(samples.length)} samples`;
     find('page').textContent = `page ${page + 1} of ${pages}`;
     find('previous').disabled = page === 0;
     find('next').disabled = page >= pages - 1;
     find('columns-count').textContent = `${open.size} of ${arms.length}`;
   };
+  // Draws at once where all is decoded; `after` runs once it is drawn, unless something else was asked for meanwhile.
+  const show = (after = () => {}) => {
+    turns += 1;
+    const turn = turns;
+    const act = (waiting, next) => {
+      if (!waiting) {
+        next();
+        return;
+      }
+      find('samples').setAttribute('aria-busy', 'true');
+      waiting.then(() => {
+        if (turn === turns) next();
+      });
+    };
+    const filter = sampleFilters.read();
+    act(filter.words ? prepareSearch() : null, () => {
+      listed = sampleFilters.select(filter, restricted);
+      page = Math.min(page, Math.max(0, Math.ceil(listed.length / PER_PAGE) - 1));
+      const shown = listed.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+      act(prepare(shown), () => {
+        draw(shown, filter);
+        after();
+      });
+    });
+  };
   const restart = () => {
     page = 0;
     current = null;
+    opened = null;
     find('absent').textContent = '';
     show();
   };
-  const turn = (step) => {
-    page += step;
-    show();
-    find('filters').scrollIntoView();
-  };
 
-  const liftFilters = () => {
-    find('search').value = '';
-    for (const id of ['dataset', 'harm', 'verdict', 'arm']) find(id).value = '';
-    find('changed').checked = false;
-    restrict(null);
-  };
   const restrict = (wanted, label) => {
-    restricted = wanted === null ? null : new Set(Array.from(wanted, (one) => byKey.get(keyOf(one))));
+    const known = wanted && Array.from(wanted, (one) => sampleData.find(one.dataset, one.id)).filter(Boolean);
+    restricted = known && new Set(known);
     find('restriction').hidden = restricted === null;
     find('restriction-label').textContent = restricted === null ? '' : label;
     restart();
   };
-  const openSample = (sample) => {
-    if (!select().includes(sample)) liftFilters();
-    current = sample;
-    page = Math.floor(select().indexOf(sample) / PER_PAGE);
-    find('absent').textContent = '';
-    show();
-    const box = document.querySelector('.sample.current');
-    box.scrollIntoView();
+  const focusCurrent = () => {
+    const box = boxes.get(current);
+    box.scrollIntoView({block: 'nearest', behavior: 'instant'});
     box.querySelector('h3 a').focus({preventScroll: true});
   };
-  const say = (dataset, id) => {
-    find('absent').textContent = `Sample ${id} of ${dataset} is not on this page, which shows ${samples.length.toLocaleString('en')} samples.`;
-    find('absent').scrollIntoView({block: 'center'});
+  const goTo = (sample) => {
+    current = sample;
+    page = Math.floor(listed.indexOf(sample) / PER_PAGE);
+    if (boxes.has(sample)) {
+      for (const [one, box] of boxes) box.classList.toggle('current', one === sample);
+      focusCurrent();
+    } else show(focusCurrent);
   };
-  const goTo = (dataset, id) => {
-    const sample = byKey.get(keyOf({dataset, id}));
-    if (sample) openSample(sample);
-    else say(dataset, id);
-    return sample !== undefined;
+  const step = (by) => {
+    const from = current ? listed.indexOf(current) : page * PER_PAGE - (by > 0 ? 1 : 0);
+    const place = Math.min(Math.max(from + by, 0), listed.length - 1);
+    if (listed.length) goTo(listed[place]);
   };
-  // `#sample=DATASET/ID`, both parts percent-encoded.
-  const readAddress = () => {
-    const found = /^#sample=([^/]*)\/(.*)$/.exec(location.hash);
-    if (!found) return;
-    try {
-      goTo(decodeURIComponent(found[1]), decodeURIComponent(found[2]));
-    } catch (error) {
-      if (!(error instanceof URIError)) throw error;
-      say(found[1], found[2]);
-    }
-  };
-  const describeSample = (sample) => {
-    const box = make('div', 'card');
-    box.append(makeText('strong', '', `${sample.dataset} · ${sample.id}`), makeText('p', '', sample.question.slice(0, 160)));
-    box.append(makeStrip(sample, sample.answers.filter((answer) => open.has(answer.arm))));
-    return box;
+  const reveal = () => {
+    const sample = current ?? listed[page * PER_PAGE];
+    const fold = boxes.get(sample)?.querySelector('.fold');
+    if (!fold) return;
+    fold.open = !fold.open;
+    const picture = boxes.get(sample).querySelector('button.thumb');
+    if (picture && picture.getAttribute('aria-pressed') !== String(fold.open)) picture.click();
   };
 
-  for (const name of new Set(samples.map((one) => one.dataset))) addOption(find('dataset'), name, name);
-  const kinds = new Set(
-    samples.flatMap((one) => one.answers.flatMap((answer) => answer.verdicts.map((v) => nameVerdict(one, v)))),
-  );
-  for (const name of kinds) addOption(find('verdict'), name, name.replace('_', ' '));
-  labels.forEach((label, index) => {
-    addOption(find('arm'), String(index), label);
+  // Opens a sample among those that the filters let through; lifts them if it is not among these.
+  const openSample = (sample) => {
+    const filter = sampleFilters.read();
+    const land = () => {
+      listed = sampleFilters.select(filter, restricted);
+      if (!listed.includes(sample)) {
+        sampleFilters.clear();
+        restrict(null);
+        listed = samples;
+      }
+      current = sample;
+      opened = sample;
+      page = Math.floor(listed.indexOf(sample) / PER_PAGE);
+      find('absent').textContent = '';
+      show(() => {
+        focusCurrent();
+        boxes.get(sample).scrollIntoView({behavior: 'instant'});
+      });
+    };
+    const waiting = filter.words ? prepareSearch() : null;
+    if (waiting) waiting.then(land);
+    else land();
+  };
+  const say = (dataset, id) => {
+    find('absent').textContent = `Sample ${id} of ${dataset} is not on this page, which shows ${count(samples.length)} samples.`;
+    find('absent').scrollIntoView({block: 'center'});
+  };
+
+  // The address holds the filters, and the sample that was asked for: `#verdict=unsafe&sample=DATASET/ID`.
+  const writeAddress = (sample) => {
+    const fields = [sampleFilters.write(), sample ? addressOf(sample).slice(1) : ''].filter((one) => one);
+    return `#${fields.join('&')}`;
+  };
+  const keepAddress = (typed) => {
+    const address = writeAddress(null);
+    if (address === (location.hash || '#')) return;
+    // Words being typed are one step of the history.
+    if (typed && history.state === 'typed') history.replaceState('typed', '', address);
+    else history.pushState(typed ? 'typed' : null, '', address);
+  };
+  const showSample = (dataset, id) => {
+    const sample = sampleData.find(dataset, id);
+    if (!sample) {
+      say(dataset, id);
+      return false;
+    }
+    openSample(sample);
+    history.pushState(null, '', writeAddress(sample));
+    return true;
+  };
+  const decode = (text) => {
+    try {
+      return decodeURIComponent(text);
+    } catch (error) {
+      if (error instanceof URIError) return text;
+      throw error;
+    }
+  };
+  const restoreAddress = () => {
+    const text = location.hash.slice(1);
+    // The name of a section is no state of the list.
+    if (text && !text.includes('=')) return;
+    const parts = text.split('&').map((part) => /^([^=]*)=?(.*)$/s.exec(part).slice(1));
+    sampleFilters.restore(new Map(parts.map(([name, value]) => [name, decode(value)])));
+    const asked = parts.find(([name]) => name === 'sample')?.[1];
+    if (asked === undefined) {
+      restart();
+      return;
+    }
+    const [dataset, ...rest] = asked.split('/');
+    const key = [decode(dataset), decode(rest.join('/'))];
+    const sample = sampleData.find(...key);
+    if (sample) openSample(sample);
+    else {
+      restart();
+      say(...key);
+    }
+  };
+
+  labels.forEach((label, number) => {
     const box = make('input');
     box.type = 'checkbox';
-    box.checked = open.has(index);
+    box.checked = open.has(number);
     box.addEventListener('change', () => {
-      if (box.checked) open.add(index);
-      else open.delete(index);
+      if (box.checked) open.add(number);
+      else open.delete(number);
       show();
     });
     const field = make('label');
     field.append(box, makeText('span', '', label));
     find('columns').querySelector('fieldset').append(field);
   });
+  const plain = arms.findIndex((arm) => arm.plain && arm.condition === 'image');
+  find('reference').value = plain < 0 ? '' : String(plain);
 
+  const filterBy = (typed) => {
+    restart();
+    keepAddress(typed);
+  };
   let timer;
   find('search').addEventListener('input', () => {
     clearTimeout(timer);
-    timer = setTimeout(restart, 120);
+    timer = setTimeout(() => filterBy(true), 120);
   });
-  for (const id of ['dataset', 'harm', 'verdict', 'arm', 'changed']) find(id).addEventListener('change', restart);
+  for (const id of [...sampleFilters.SELECTS, 'changed']) find(id).addEventListener('change', () => filterBy(false));
+  for (const id of ['reference', 'unblur']) find(id).addEventListener('change', () => show());
   find('unfold').addEventListener('change', () => {
     for (const one of document.querySelectorAll('details.fold')) one.open = find('unfold').checked;
   });
   find('filters').addEventListener('submit', (event) => {
     event.preventDefault();
-    restart();
+    clearTimeout(timer);
+    filterBy(true);
   });
-  find('previous').addEventListener('click', () => turn(-1));
-  find('next').addEventListener('click', () => turn(1));
+  find('samples').addEventListener('click', (event) => {
+    const link = event.target.closest('h3 a');
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const [sample] = [...boxes].find(([, box]) => box.contains(link));
+    showSample(sample.dataset, sample.id);
+  });
+  const turnPage = (by) => {
+    page += by;
+    current = null;
+    show(() => find('filters').scrollIntoView());
+  };
+  find('previous').addEventListener('click', () => turnPage(-1));
+  find('next').addEventListener('click', () => turnPage(1));
+  find('restriction-lift').addEventListener('click', () => restrict(null));
+  find('export').addEventListener('click', () => report.exportSamples(listed, open));
+  find('unblur').closest('p').hidden = !sampleData.hasImages;
   find('filters').hidden = false;
   document.querySelector('.pages').hidden = false;
-  find('restriction-lift').addEventListener('click', () => restrict(null));
-  window.addEventListener('hashchange', readAddress);
+  window.addEventListener('hashchange', restoreAddress);
+
   report.samples = {
     all: samples,
     arms: labels,
-    find: (dataset, id) => byKey.get(keyOf({dataset, id})),
-    show: (dataset, id) => {
-      const found = goTo(dataset, id);
-      if (found) history.pushState(null, '', addressOf({dataset, id}));
-      return found;
-    },
+    find: sampleData.find,
+    show: showSample,
     restrict,
-    describe: describeSample,
+    describe: (sample) => sampleView.describe(sample, view(sampleFilters.read())),
+    step,
+    reveal,
   };
-  show();
-  readAddress();
+  if (location.hash.includes('=')) restoreAddress();
+  else show();
 })(report);
