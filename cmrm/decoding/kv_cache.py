@@ -18,7 +18,8 @@ class KVSlots(Cache):
     """Keys and values of each block in [slots, heads, columns, head_dim], the first `used` slots in use.
 
     `set_write_positions` says where the next pass writes; the pass then sees those slots' columns up to a length.
-    Memory is allocated on demand, an eighth more at a time.
+    Memory is allocated on demand, an eighth more columns at a time, and is not touched before a prompt is admitted: on
+    the CPU slots that stay free take none.
     """
 
     def __init__(self, *, blocks: int, slots: int) -> None:
@@ -46,7 +47,8 @@ class KVSlots(Cache):
             for slots, prefilled in ((layer.keys, keys), (layer.values, values)):
                 new = slots[self.used : self.used + rows]
                 new[:, :, :columns] = prefilled
-                # The previous occupant may have left NaN or inf, and 0 × NaN is NaN.
+                # No token attends to columns that were never written, but whoever had this memory may have left NaN
+                # or inf, and 0 × NaN is NaN.
                 new[:, :, columns:] = 0
         self.used += rows
 
@@ -96,10 +98,12 @@ class _KVSlotLayer(CacheLayerMixin):
 
     def lengthen(self) -> None:
         if self.is_initialized:
+            used = self.owner.used
             for name in ("keys", "values"):
                 old = getattr(self, name)
                 new = self._make(old)
-                new[: self.owner.used, :, : old.shape[2]] = old[: self.owner.used]
+                new[:used, :, : old.shape[2]] = old[:used]
+                new[:used, :, old.shape[2] :] = 0
                 setattr(self, name, new)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -126,8 +130,7 @@ class _KVSlotLayer(CacheLayerMixin):
         return -1
 
     def _make(self, like: Tensor) -> Tensor:
-        # No token attends to columns that were never written, but 0 × NaN is NaN.
-        return torch.zeros(
+        return torch.empty(
             self.owner.slots,
             like.shape[1],
             self.owner.columns,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -104,6 +104,34 @@ def test_nan_after_an_answer_has_ended_does_not_reach_the_next_prompt_of_its_slo
     after = admit(talker, tree, "hi", [None])
     advance(tree)
     assert read(talker, after) == ask_alone(talker, "hi", [None])
+
+
+@pytest.fixture
+def unwritten_memory_is_nan() -> Iterator[None]:
+    """What torch allocates holds NaN until it is written."""
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined] # torch types no module
+    torch.use_deterministic_algorithms(mode=True)
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("unwritten_memory_is_nan")
+def test_memory_that_no_prompt_has_written_reaches_no_answer(talker: VisionLanguageModel) -> None:
+    assert torch.empty(1).isnan()
+    texts = ["hi", "name every colour that you can see"]
+    inputs = render(talker, [Prompt(text=text) for text in texts])
+    prompt = inputs["input_ids"].shape[1]
+    # With all branches a slot outgrows the columns that it has at first.
+    arms = [None] * 9
+    assert prompt + STEPS < 64 < prompt + len(arms) * STEPS
+    sequences = talker.model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+    alone = talker.processor.tokenizer.batch_decode(sequences[:, prompt:], skip_special_tokens=True)
+    tree = TreeDecoder(talker, rows=4, rules=make_rules(talker, 100))
+    # The shorter prompt's slot has columns that only the longer one's has written.
+    parts = [admit(talker, tree, text, arms) for text in texts]
+    advance(tree)
+    assert [read(talker, part) for part in parts] == [[text.strip()] * len(arms) for text in alone]
 
 
 def test_the_columns_of_other_branches_do_not_count_as_tokens_read(
