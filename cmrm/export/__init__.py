@@ -22,6 +22,7 @@ FORMATS: Plugins[ExportFormat] = Plugins(
             "checkpoint": "cmrm.export.formats.checkpoint:CheckpointFormat",
             "easysteer": "cmrm.export.formats.easysteer:EasySteerFormat",
             "gguf": "cmrm.export.formats.control_vector:ControlVectorFormat",
+            "onnx": "cmrm.export.formats.text_graph:OnnxFormat",
             "peft": "cmrm.export.formats.lora:LoraFormat",
             "vllm-lens": "cmrm.export.formats.vllm_lens:VllmLensFormat",
         }

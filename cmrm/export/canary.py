@@ -83,7 +83,7 @@ class Canary:
 def read_text_start(text: str, prompt: CanaryPrompt) -> Reading:
     """Tell from an answer's text whether a prompt was answered by the steered model; white space around it is ignored.
 
-    Servers strip what an answer begins with, or do not.
+    Servers strip what an answer begins with, or do not. Where its token ids are known, `read_served` compares these.
     """
     begins = text.strip()
     if begins.startswith(prompt.steered.start.strip()):
@@ -156,6 +156,9 @@ def _restore_prompt(one: Mapping[str, Any]) -> CanaryPrompt:
         raise ValueError(f"max_tokens {prompt.max_tokens}")
     if not are_told_apart(prompt.steered.start, prompt.unsteered.start):
         raise ValueError("a prompt whose two answers begin alike")
+    until = prompt.differ_at + 1
+    if prompt.differ_at < 0 or prompt.steered.tokens[:until] == prompt.unsteered.tokens[:until]:
+        raise ValueError(f"a prompt whose two answers have the same tokens up to {prompt.differ_at}")
     return prompt
 
 

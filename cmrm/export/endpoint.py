@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt
+from cmrm.export.served import Served
 from cmrm.judges.address import find_url_fault, is_key, is_variable, read_key
 from cmrm.untrusted.redaction import redact
 
@@ -22,14 +24,10 @@ if TYPE_CHECKING:
 RETRIES = 2
 # Names of models in a message.
 MOST_NAMES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """A server's answer: its text, and the tokens that it says the prompt has; None if it does not say."""
-
-    text: str
-    prompt_tokens: int | None
+# What asks for token ids: vLLM's own field, and for llama-server log probabilities, which name them.
+WITH_IDS: Mapping[str, Any] = MappingProxyType({"return_token_ids": True, "logprobs": True})
+# What servers say to fields that they do not know.
+REFUSED = frozenset((400, 422))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +81,8 @@ class Endpoint:
                 http_client=connection,
             ) as sdk:
                 model = self.model or await _find_model(sdk)
-                return [
-                    await _answer(sdk, connection, number, model, prompt, more=more, key=key)
-                    for number, prompt in enumerate(canary.prompts)
-                ]
+                asker = _Asker(sdk=sdk, connection=connection, model=model, key=key)
+                return await asker.answer_all(canary.prompts, more)
         except openai.APIError as error:
             status = f" ({error.status_code})" if isinstance(error, openai.APIStatusError) else ""
             failure = f"{quote_error(error, key=key)}{status}"
@@ -131,29 +127,45 @@ def _read_names(body: str) -> list[str]:
     return [one for one in named if isinstance(one, str) and one]
 
 
-async def _answer(
-    sdk: AsyncOpenAI,
-    connection: Connection,
-    number: int,
-    model: str,
-    prompt: CanaryPrompt,
-    *,
-    more: Mapping[str, Any],
-    key: str,
-) -> Served:
-    from cmrm.judges.connection import ROW
+@dataclass(frozen=True, kw_only=True)
+class _Asker:
+    """Asks one model of a server."""
 
-    messages: Any = list(prompt.messages)
-    made = await sdk.chat.completions.create(
-        model=model,
-        messages=messages,
-        temperature=0,
-        max_tokens=prompt.max_tokens,
-        extra_headers={ROW: str(number)},
-        extra_body=more,
-    )
-    usage = connection.tallies.pop(str(number)).usage
-    return Served(
-        text=redact(made.choices[0].message.content or "", [key], mark="[key]"),
-        prompt_tokens=None if usage is None else usage.prompt_tokens,
-    )
+    sdk: AsyncOpenAI
+    connection: Connection
+    model: str
+    key: str
+
+    async def answer_all(self, prompts: Sequence[CanaryPrompt], more: Mapping[str, Any]) -> list[Served]:
+        """Answer prompts, with their token ids unless the server refuses a request that asks for them."""
+        import openai
+
+        try:
+            first = await self._answer(0, prompts[0], {**WITH_IDS, **more})
+            more = {**WITH_IDS, **more}
+        except openai.APIStatusError as error:
+            if error.status_code not in REFUSED:
+                raise
+            first = await self._answer(0, prompts[0], more)
+        rest = [await self._answer(number, one, more) for number, one in enumerate(prompts[1:], start=1)]
+        return [first, *rest]
+
+    async def _answer(self, number: int, prompt: CanaryPrompt, more: Mapping[str, Any]) -> Served:
+        from cmrm.judges.connection import ROW
+
+        messages: Any = list(prompt.messages)
+        made = await self.sdk.chat.completions.create(
+            model=self.model,
+            messages=messages,
+            temperature=0,
+            max_tokens=prompt.max_tokens,
+            extra_headers={ROW: str(number)},
+            extra_body=more,
+        )
+        tally = self.connection.tallies.pop(str(number))
+        return Served(
+            text=redact(made.choices[0].message.content or "", [self.key], mark="[key]"),
+            tokens=tally.token_ids,
+            prompt_ids=tally.prompt_ids,
+            prompt_tokens=None if tally.usage is None else tally.usage.prompt_tokens,
+        )

@@ -32,11 +32,14 @@ class Written:
 class ExportFormat(ABC):
     """Base class of export formats: frozen keyword-only dataclasses whose fields are options.
 
-    `acts_at` are the tokens at which whoever serves the export steers; the canary's answers are made so.
+    `acts_at` are the tokens at which whoever serves the export steers; the canary's answers are made so. `dtype` is the
+    only one that it is written in, None for any. Without `takes_images` its canary asks in text alone.
     """
 
     kind: ClassVar[str]
     acts_at: ClassVar[Scope]
+    dtype: ClassVar[str | None] = None
+    takes_images: ClassVar[bool] = True
 
     def check(self, request: ExportRequest) -> None:  # noqa: B027 - a format may take every model
         """Raise `UserError` with the reason, and with another format, for what it can't hold; reads configs only."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cmrm.errors import UserError
 from cmrm.export.canary import CanaryPrompt
+from cmrm.export.served import Served
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.untrusted.printable import first_line
@@ -22,12 +23,17 @@ MOST_PIXELS = 2**22
 
 
 @torch.inference_mode()
-def answer_locally(vlm: VisionLanguageModel, prompt: CanaryPrompt, *, max_tokens: int) -> str:
-    """Answer a canary's prompt greedily, with the folder's own template: at most `max_tokens` tokens, as text."""
+def answer_locally(vlm: VisionLanguageModel, prompt: CanaryPrompt, *, max_tokens: int) -> Served:
+    """Answer a canary's prompt greedily, with the folder's own template, by at most `max_tokens` tokens."""
     inputs = render(vlm, [restore_prompt(prompt)])
+    asked = inputs["input_ids"][0].tolist()
     made = vlm.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-    tokens = made[0, inputs["input_ids"].shape[1] :]
-    return str(vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True))
+    tokens = made[0, len(asked) :].tolist()
+    return Served(
+        text=str(vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True)),
+        tokens=tuple(tokens),
+        prompt_ids=tuple(asked),
+    )
 
 
 def restore_prompt(prompt: CanaryPrompt) -> Prompt:

@@ -40,10 +40,12 @@ PROBES = 2
 class Probe:
     """A prompt with the source's logits at every position, steered by hooks and plain: float32 [tokens, vocabulary].
 
-    `states` are the plain ones at the first block that is steered, float32 [tokens, hidden].
+    `states` are the plain ones at the first block that is steered, float32 [tokens, hidden]; `token_ids` are the
+    rendered prompt's.
     """
 
     prompt: Prompt
+    token_ids: tuple[int, ...]
     steered: Tensor
     plain: Tensor
     states: Tensor
@@ -162,7 +164,8 @@ def _probe(vlm: VisionLanguageModel, acting: Intervention, prompt: Prompt) -> Pr
     plain, states = read_at_block(vlm, prompt, first)
     with steer(vlm, acting):
         steered, _ = read_at_block(vlm, prompt, first)
-    return Probe(prompt=prompt, steered=steered, plain=plain, states=states)
+    ids = render_on_host(vlm, [prompt])["input_ids"][0]
+    return Probe(prompt=prompt, token_ids=tuple(ids.tolist()), steered=steered, plain=plain, states=states)
 
 
 def _split(candidates: Sequence[Prompt]) -> Iterator[list[Prompt]]:

@@ -41,10 +41,15 @@ TRUSTED_BY = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 @dataclass(kw_only=True)
 class Tally:
-    """Attempts made for one row, and the tokens of those that reported a usage."""
+    """Attempts made for one row, and the tokens of those that reported a usage.
+
+    `prompt_ids` and `token_ids` are those of the last completion and of its prompt, where the server gives them.
+    """
 
     attempts: int = 0
     usage: Usage | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
 
 
 def add_usage(one: Usage | None, other: Usage | None) -> Usage | None:
@@ -134,6 +139,10 @@ def _read_completion(body: bytes, tally: Tally) -> dict[str, Any]:
     tally.usage = add_usage(tally.usage, _read_usage(found.get("usage")))
     match found.get("choices"):
         case [{"message": {"content": str() | None} as message} as choice, *_]:
+            tally.prompt_ids = _read_ids(found.get("prompt_token_ids"))
+            tally.token_ids = _read_ids(choice.get("token_ids")) or _read_ids(
+                _list_ids(choice.get("logprobs"))
+            )
             return {
                 "id": "",
                 "object": "chat.completion",
@@ -161,6 +170,22 @@ def _read_usage(found: object) -> Usage | None:
         ):
             return Usage(prompt_tokens=int(read), completion_tokens=int(written))
     return None
+
+
+def _list_ids(logprobs: object) -> list[object] | None:
+    """List the ids of log probabilities, which llama-server adds to them."""
+    match logprobs:
+        case {"content": [*entries]}:
+            return [one.get("id") if isinstance(one, dict) else None for one in entries]
+    return None
+
+
+def _read_ids(found: object) -> tuple[int, ...] | None:
+    """Read token ids; None of what is no list of such."""
+    if not isinstance(found, list) or not found:
+        return None
+    ids = [one for one in found if type(one) is int and 0 <= one < _MAX_TOKENS]
+    return tuple(ids) if len(ids) == len(found) else None
 
 
 def _keep_text(found: object) -> str | None:

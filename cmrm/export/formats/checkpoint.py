@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cmrm.errors import UserError
 from cmrm.export.backbone import INSTEAD, BiasPlan, plan_bias
+from cmrm.export.carried_files import CONFIG, carry_files, list_carried
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.loading import load_again
 from cmrm.export.proof import compare_with_hooks
@@ -24,7 +25,6 @@ from cmrm.export.weight_files import (
     INDEX,
     SINGLE,
     WeightFile,
-    copy_file,
     copy_weights,
     list_weight_files,
     read_header,
@@ -33,18 +33,11 @@ from cmrm.export.weight_files import (
 from cmrm.models.model_classes import find_classes
 from cmrm.models.weights import LOAD_ERRORS, load_config
 from cmrm.steering.settings import Scope
-from cmrm.untrusted.printable import first_line, show
+from cmrm.untrusted.printable import first_line
 
 # A decoder block's last projection; vision towers name theirs otherwise, or lie elsewhere.
 _DOWN = re.compile(r"^(?P<stem>(?:.*\.)?layers)\.(?P<block>\d+)\.mlp\.down_proj\.weight$")
-# What belongs to a model beside its weights: settings, tokenizer, templates, licences.
-CARRIED = (
-    "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*",
-    "additional_chat_templates/*.jinja",
-)  # fmt: skip
-CONFIG = "config.json"
-# A hub cache keeps files as links from snapshots/COMMIT/ to blobs/.
-SNAPSHOTS = "snapshots"
+FIELD = "--to checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +53,13 @@ class CheckpointFormat(ExportFormat):
     def check(self, request: ExportRequest) -> None:
         if "quantization_config" in request.config:
             raise UserError(
-                f"--to checkpoint: the weights of {request.model.id!r} are quantized, and quantized layers have biases "
+                f"{FIELD}: the weights of {request.model.id!r} are quantized, and quantized layers have biases "
                 "of their own form. Export the model that they were made from, and quantize the export."
             )
         _plan(request)
         files = list_weight_files(request.model.folder, where=repr(request.model.id))
         _find_blocks(files, request)
-        _list_carried(request.model.folder, taken={*files, INDEX, CONFIG})
+        list_carried(request.model.folder, taken={*files, INDEX, CONFIG}, field=FIELD)
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
         source, where = request.model.folder, repr(request.model.id)
@@ -80,10 +73,7 @@ class CheckpointFormat(ExportFormat):
         if SINGLE not in files:
             written = {name: read_header(folder / name, where=where) for name in files}
             write_index(source, folder, written, where=where)
-        for path in _list_carried(source, taken={*files, INDEX, CONFIG}):
-            target = folder / path.relative_to(source)
-            target.parent.mkdir(exist_ok=True)
-            copy_file(path, target)
+        carry_files(source, folder, taken={*files, INDEX, CONFIG}, field=FIELD)
         config: dict[str, Any] = {**request.config, "text_config": dict(plan.text_config)}
         # Else it is served as the source is, whose config may name another dtype than its files have.
         if request.dtype != "auto":
@@ -140,7 +130,7 @@ def _find_blocks(files: Mapping[str, WeightFile], request: ExportRequest) -> dic
         for one in whole[0].values()
     ):
         raise UserError(
-            f"--to checkpoint: the files of {request.model.id!r} do not hold one float matrix mlp.down_proj of width "
+            f"{FIELD}: the files of {request.model.id!r} do not hold one float matrix mlp.down_proj of width "
             f"{width} for each of {request.blocks} blocks (found: {', '.join(sorted(stems)) or 'none'}); {INSTEAD}."
         )
     return whole[0]
@@ -178,29 +168,6 @@ def _name_dtype(config: dict[str, Any], served: str) -> None:
     for section in (config, config["text_config"]):
         for name in {"dtype", "torch_dtype"} & set(section):
             section[name] = served
-
-
-def _list_carried(source: Path, *, taken: Collection[str]) -> list[Path]:
-    """List what belongs to a model beside its weights; `taken` are the files that are written otherwise.
-
-    Raises `UserError` for a link out of the model's folder: what it leads to may be private.
-    """
-    inside = [source.resolve()]
-    if source.parent.name == SNAPSHOTS:
-        inside.append(source.resolve().parent.parent / "blobs")
-    found = []
-    for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)}):
-        # The index of weights in another form leads to files that are not here.
-        if path.name.startswith(".") or path.name.endswith(".index.json") or not path.is_file():
-            continue
-        if not any(path.resolve().is_relative_to(one) for one in inside):
-            raise UserError(
-                f"--to checkpoint: {show(path.name)} in the model's folder is a link to a file outside of it, which "
-                "the export would publish. Put the file itself there, or remove the link."
-            )
-        if path.relative_to(source).as_posix() not in taken:
-            found.append(path)
-    return found
 
 
 def _note(request: ExportRequest, plan: BiasPlan, dtype: torch.dtype) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from cmrm.export.canary import (
     write_canary,
 )
 from cmrm.export.local import restore_prompt
+from cmrm.export.served import Served, read_served
 
 
 def make_prompt(steered="i am sorry", unsteered="sure, take", **changes):
@@ -165,3 +167,33 @@ def test_a_number_that_is_infinite_is_another_shape(tmp_path):
     (tmp_path / "inf.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="another shape"):
         read_canary(tmp_path / "inf.json")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "reading"),
+    [
+        ((3, 4, 6), "anything", "steered"),
+        ((3, 5, 6), "i am sorry", "unsteered"),
+        # Another tokenizer's ids, or another model's.
+        ((8, 8), "i am sorry", "neither"),
+        # The server leaves out the token that ends an answer.
+        ((3,), "i am sorry", "steered"),
+        ((), "sure, take", "unsteered"),
+        (None, "sure, take it", "unsteered"),
+    ],
+)
+def test_token_ids_decide_as_far_as_both_answers_go_together_and_the_text_where_there_are_none(
+    tokens, text, reading
+):
+    unsteered = Expected(tokens=(3, 5, 2), text="sure, take it.", start="sure, take")
+    prompt = replace(make_prompt(), differ_at=1, unsteered=unsteered)
+    assert read_served(Served(text=text, tokens=tokens), prompt) == reading
+
+
+@pytest.mark.parametrize("differ_at", [-1, 0])
+def test_a_canary_whose_answers_have_the_same_tokens_where_they_are_to_part_is_refused(tmp_path, differ_at):
+    content = make_canary(make_prompt(differ_at=differ_at)).to_json()
+    content["prompts"][0]["unsteered"]["tokens"] = [3, 4, 5]
+    (tmp_path / "canary.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the same tokens up to"):
+        read_canary(tmp_path / "canary.json")

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cmrm.export import FORMATS
-from cmrm.export.canary import judge_readings, read_canary, read_text_start
+from cmrm.export.canary import judge_readings, read_canary
 from cmrm.export.candidates import ask
 from cmrm.export.format import ExportError
 from cmrm.export.loading import load_again
 from cmrm.export.local import answer_locally
 from cmrm.export.proof import compare_with_hooks
 from cmrm.export.reference import Reference, make_probes
+from cmrm.export.served import read_served
 from cmrm.export.writer import write_export
 from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
@@ -68,7 +69,7 @@ def test_a_bias_that_transformers_drops_is_caught_by_loading_by_logits_and_by_th
     with pytest.raises(ExportError, match="is not the steered model"):
         compare_with_hooks(dropped, request, reference)
     readings = [
-        read_text_start(answer_locally(dropped, one, max_tokens=one.max_tokens), one)
+        read_served(answer_locally(dropped, one, max_tokens=one.max_tokens), one)
         for one in reference.canary.prompts
     ]
     assert judge_readings(readings) == "unsteered"

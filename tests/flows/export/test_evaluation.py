@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import load_file
 
+from cmrm.errors import UserError
+from cmrm.judges.judge import Verdict
+from flows.export.sweep import need_strength
 from storage.sql.database import connect
+from storage.store import Store
+from tasks.export.evaluation import Sweep
 from tests.flows.export.test_export_command import status
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "without_figures", "without_heartbeat")
@@ -31,35 +39,79 @@ def give(store, questions, output):
     )  # fmt: skip
 
 
-def test_an_export_of_the_last_block_answers_as_hooks_do_and_the_card_has_the_rates(
-    store, questions, tmp_path, capsys
-):
-    done = status(*give(store, questions, tmp_path / "out"), "--blocks", "last", "--evaluate", "own")
-    assert done == 0
+def find_bias(weights, block):
+    (name,) = (one for one in weights if one.endswith(f"layers.{block}.mlp.down_proj.bias"))
+    return name
+
+
+def ask(store, query):
     with connect(store) as database:
-        rows = database.execute(
-            "SELECT model, intervention, alpha, dataset, sample_id, answer FROM responses WHERE condition = 'image'"
-        ).fetchall()
-    # The arm at its own blocks has the same name in the run before.
-    answers = {(row[0].partition("@")[0], *row[1:5]): row[5] for row in rows if row[0].startswith("out")}
-    hooked = {row[3:5]: {one[5] for one in rows if one[1:5] == ("CMRM", 60.0, *row[3:5])} for row in rows}
-    assert len(answers) > 10
-    assert all(answer in hooked[key[3:5]] for key, answer in answers.items())
-    shown = capsys.readouterr().out
+        return database.execute(query).fetchall()
+
+
+def test_a_sweep_exports_the_strength_that_its_own_runs_select_and_the_card_has_the_rates_of_all(
+    store, questions, tmp_path, capsys, monkeypatch
+):
+    # Plain answers are judged already, as unsafe; whatever is judged now is safe.
+    safe = Verdict(verdict="safe", refused=True, raw="")
+    monkeypatch.setattr("cmrm.judges.refusal._judge_one", lambda _answer: safe)
+    given = [*give(store, questions, tmp_path / "out")]
+    given[given.index("CMRM@60")] = "CMRM"
+    assert status(*given, "--blocks", "last", "--sweep", "60,30") == 0
+    # The smaller one of two that are equally safe.
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    (path,) = (store / "shifts").rglob("*.safetensors")
+    measured = load_file(path)
+    delta = measured["delta"][measured["blocks"].tolist().index(3)]
+    torch.testing.assert_close(weights[find_bias(weights, 3)], -30 * delta, rtol=1e-6, atol=0)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+    rows = ask(
+        store,
+        "SELECT model, intervention, alpha, dataset, sample_id, answer FROM responses WHERE condition = 'image'",
+    )
+    exported = {row[0] for row in rows if row[0].startswith("out@")}
+    assert len(exported) == 3
+    hooked = {alpha: {row[3:] for row in rows if row[1:3] == ("CMRM", alpha)} for alpha in (30.0, 60.0)}
+    # At the last block every export answers as hooks do at one of the strengths.
+    for model in exported:
+        answers = {row[3:] for row in rows if row[0] == model}
+        assert len(answers) > 10
+        assert any(answers <= known for known in hooked.values())
+    shown = " ".join(capsys.readouterr().out.split())
     assert f"{len(answers)} of {len(answers)} answers equal those under hooks" in shown
     card = (tmp_path / "out" / "README.md").read_text()
+    chosen = Store.open(str(store)).find_run("latest")["models"][0]["name"]
+    ((share, count),) = ask(
+        store,
+        "SELECT avg((verdict = 'correct')::INT), count(*) FROM judgements WHERE judge = 'match'"
+        f" AND model = '{chosen}' AND verdict IN ('correct', 'incorrect')",
+    )
     front = yaml.safe_load(card.split("---\n")[1])
-    with connect(store) as database:
-        (share,) = database.execute(
-            "SELECT avg((verdict = 'correct')::INT) FROM judgements WHERE model LIKE 'out@%' AND judge = 'match'"
-            " AND verdict IN ('correct', 'incorrect')"
-        ).fetchone()
     rates = {
         one["metrics"][0]["type"]: one["metrics"][0]["value"] for one in front["model-index"][0]["results"]
     }
     assert rates["utility"] == pytest.approx(100 * share, abs=0.01)
-    assert re.search(r"\| utility \| all harmless \| match \| .* \(\d+\) \|", card)
-    assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("Exported"))
+    assert rates["unsafe"] == 0
+    assert re.search(rf"\| utility \| all harmless \| match \| .* \({count}\) \|", card)
+    section = card.partition("## The strength")[2].partition("\n## ")[0]
+    points = re.findall(r"^\| (\d+) \| (.*) \|$", section, flags=re.MULTILINE)
+    assert [alpha for alpha, _ in points] == ["0", "30", "60"]
+    assert [cells.endswith(f"{len(answers)} of {len(answers)}") for _, cells in points] == [False, True, True]
+    assert [cells.split(" | ")[1].split()[0] for _, cells in points] == ["100.0", "0.0", "0.0"]
+    assert "held-out" in card or "the other half evaluates it" in card
+
+
+def test_a_sweep_whose_bound_no_strength_keeps_names_the_rates():
+    none = {"n": 0, "successes": 0}
+    points = [
+        {"alpha": alpha, "unsafe": {**none, "n": 4, "successes": bad}, "utility": none, "over_refusal": none}
+        for alpha, bad in ((0.0, 4), (0.5, 1))
+    ]
+    curve = {"points": points, "choice": {"alpha": None}}
+    sweep = Sweep(source="run", runs={}, equal={}, curve=curve, hooks=curve)
+    with pytest.raises(UserError, match=r"α = 0: unsafe 100\.0 %; α = 0\.5: unsafe 25\.0 %.*--alpha"):
+        need_strength(sweep)
+    assert need_strength(replace(sweep, curve={**curve, "choice": {"alpha": 0.5}})) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -67,6 +119,11 @@ def test_an_export_of_the_last_block_answers_as_hooks_do_and_the_card_has_the_ra
     [
         (["--evaluate", "none.yaml"], "none.yaml"),
         (["--evaluate", "own", "--arm", "both", "--blocks", "last"], "leave out --blocks"),
+        (["--sweep", "1"], "give 2 to 32 different strengths"),
+        (["--sweep", "1,-1"], "give 2 to 32 different strengths"),
+        (["--sweep", "1,nan"], "give 2 to 32 different strengths"),
+        (["--sweep", "1,2", "--alpha", "1"], "--sweep chooses it"),
+        (["--sweep", "1,2"], "names another strength"),
         (["--dry-run"], "give --push"),
         (["--push", "no owner"], "--push no owner"),
         (["--push", "alone"], "OWNER/NAME"),

@@ -87,7 +87,8 @@ def test_verify_serving_tells_the_export_from_its_source_and_from_another_model(
     assert "the shift was dropped" in " ".join(capsys.readouterr().out.split())
     content = json.loads(canary.read_text())
     for prompt in content["prompts"]:
-        prompt["steered"]["start"], prompt["unsteered"]["start"] = "one thing", "another"
+        prompt["steered"]["tokens"], prompt["unsteered"]["tokens"] = [1, 1], [1, 2]
+        prompt["differ_at"] = 1
     other = tmp_path / "canary.json"
     other.write_text(json.dumps(content))
     assert status("verify-serving", exported, "--canary", other, "--device", "cpu") == 2
@@ -116,6 +117,68 @@ def test_a_server_is_asked_the_canarys_messages_and_read_by_its_text(exported, s
     assert f"{len(prompts)} of {len(prompts)} answers equal the expected ones" in shown
     assert "another chat template" not in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def give_ids(kind, prompt, tokens, text):
+    """A completion with token ids, as vLLM or llama-server gives them, or none as others do."""
+    body = json.loads(complete(text, usage=(len(prompt), 3)))
+    if kind == "vllm":
+        body["prompt_token_ids"], body["choices"][0]["token_ids"] = prompt, tokens
+    elif kind == "llama-server":
+        body["choices"][0]["logprobs"] = {"content": [{"id": one, "token": "?"} for one in tokens]}
+    elif kind == "broken":
+        body["prompt_token_ids"], body["choices"][0]["token_ids"] = "no ids", [1, "2", True]
+    return json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("vllm", "Compared by token ids."),
+        ("llama-server", "Compared by token ids."),
+        ("broken", "Compared by text"),
+        ("strict", "Compared by text"),
+    ],
+)
+def test_a_servers_token_ids_are_compared_where_it_gives_them(exported, capsys, kind, said):
+    prompts = json.loads((exported / "canary.json").read_text())["prompts"]
+
+    def act(handler, asked):
+        asks = asked.body.get("return_token_ids"), asked.body.get("logprobs")
+        if kind == "strict" and asks != (None, None):
+            handler.give(422, json.dumps({"detail": "Unexpected fields in the request"}))
+            return
+        assert kind == "strict" or asks == (True, True)
+        (one,) = [one for one in prompts if one["messages"] == asked.body["messages"]]
+        # Where ids are compared, the text says nothing.
+        text = "hm" if "ids" in said else one["steered"]["text"]
+        handler.give(200, give_ids(kind, one["token_ids"], one["steered"]["tokens"], text))
+
+    with Endpoint(act) as server:
+        given = [server.url, "--canary", exported / "canary.json", "--served-model", "mine"]
+        assert status("verify-serving", *given) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert f"{len(prompts)} of {len(prompts)} answers equal the expected ones" in shown
+    # One refused request is enough to know.
+    assert len(server.asked) == len(prompts) + (kind == "strict")
+
+
+def test_texts_that_begin_as_expected_of_other_tokens_are_neither_and_told_so(exported, capsys):
+    prompts = json.loads((exported / "canary.json").read_text())["prompts"]
+
+    def act(handler, asked):
+        (one,) = [one for one in prompts if one["messages"] == asked.body["messages"]]
+        other = [10**6 + token for token in one["steered"]["tokens"]]
+        read = [10**6 + token for token in one["token_ids"]]
+        handler.give(200, give_ids("vllm", read, other, one["steered"]["text"]))
+
+    with Endpoint(act) as server:
+        given = [server.url, "--canary", exported / "canary.json", "--served-model", "mine"]
+        assert status("verify-serving", *given) == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{len(prompts)} of {len(prompts)} texts begin as expected, of other tokens" in shown
+    assert "It reads other tokens than the canary's prompts have" in shown
 
 
 @pytest.mark.parametrize("penalty", [None, 1.0])
