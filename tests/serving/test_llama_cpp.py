@@ -1,45 +1,19 @@
-"""llama.cpp with an exported control vector over the plain model, and with the bias in the model's own file."""
+"""llama-server with an exported control vector over the plain model, and with the bias in the model's own file."""
 
 from __future__ import annotations
 
-import json
+import shlex
+from contextlib import contextmanager
 from pathlib import Path
 
-import gguf
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.serving.conftest import ALPHA, QUESTIONS
-from tests.serving.engines import run_python
+from tests.serving.conftest import answer, read_steps
+from tests.serving.engines import ask, run_python, serve_llama
 
 NEW = 16
 BLOCKS = (4, 5, 6, 7)
 WRITER = Path(__file__).with_name("write_gguf.py")
-
-# By the C API, since the binding's own calls know no control vectors; laid out as llama.cpp's own loader does.
-PROGRAM = """
-import ctypes, json, pathlib
-import llama_cpp, numpy as np
-
-asked = json.loads(pathlib.Path("asked.json").read_text())
-llama = llama_cpp.Llama(asked["model"], n_ctx=128, n_threads=1, verbose=False)
-if asked["vectors"]:
-    blocks = {int(block): vector for block, vector in asked["vectors"].items()}
-    width = len(next(iter(blocks.values())))
-    flat = np.zeros((max(blocks), width), np.float32)
-    for block, vector in blocks.items():
-        flat[block - 1] = vector
-    numbers = flat.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    assert llama_cpp.llama_set_adapter_cvec(llama.ctx, numbers, flat.size, width, *asked["range"]) == 0
-answers = []
-for tokens in asked["prompts"]:
-    llama.reset()
-    made = llama.generate(tokens, temp=0.0, top_k=1, repeat_penalty=1.0)
-    answers.append([int(next(made)) for _ in range(asked["new"])])
-print("ANSWERS", json.dumps(answers))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,60 +27,63 @@ def files(texts, model):
     return {name: folder / "model.gguf" for name, folder in texts.items()}
 
 
-@pytest.fixture(scope="module")
-def prompts(texts):
-    tokenizer = AutoTokenizer.from_pretrained(texts["plain"])
-    chats = [[{"role": "user", "content": one}] for one in QUESTIONS]
-    texts = [tokenizer.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in chats]
-    return [tokenizer.encode(one, add_special_tokens=False) for one in texts]
+@contextmanager
+def answering(file, prompts, *flags):
+    """llama-server's greedy tokens of each prompt, asked by token ids, with the server still there."""
+    with serve_llama(file, file.parent / "server.log", *flags) as url:
+        made = [
+            ask(
+                url.removesuffix("/v1"),
+                "completion",
+                {"prompt": prompt, "n_predict": NEW, "temperature": 0, "return_tokens": True},
+            )
+            for prompt in prompts.values()
+        ]
+        yield url, [one["tokens"] for one in made]
 
 
-def ask(file, prompts, *, vectors=None, span=(0, 0)):
-    folder = file.parent
-    asked = {"model": str(file), "vectors": vectors, "range": span, "prompts": prompts, "new": NEW}
-    (folder / "asked.json").write_text(json.dumps(asked))
-    return json.loads(run_python("llama", PROGRAM, folder).partition("ANSWERS")[2])
+def answer_all(folder, prompts, **options):
+    return [answer(folder, one, new=NEW, **options) for one in prompts.values()]
 
 
-def answer(folder, prompts, added=None):
-    """transformers' greedy tokens, with vectors added to the outputs of blocks at every position."""
-    language = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for block, vector in (added or {}).items():
-        language.model.layers[block].register_forward_hook(
-            lambda _block, _args, output, vector=vector: output + vector
-        )
-    answers = []
-    for tokens in prompts:
-        made = torch.tensor([tokens])
-        with torch.inference_mode():
-            for _ in range(NEW):
-                logits = language(made, use_cache=False).logits
-                made = torch.cat([made, logits[:, -1:].argmax(-1)], dim=1)
-        answers.append(made[0, len(tokens) :].tolist())
-    return answers
+def read_flags(card):
+    """The flags of the card's own command, from --control-vector on."""
+    _, found, rest = card.partition("--control-vector ")
+    return shlex.split(found + rest.partition("\n```")[0])
 
 
-def test_a_control_vector_steers_llama_cpp_as_hooks_at_every_position_do(
+def test_a_control_vector_steers_llama_server_as_hooks_at_every_position_do(
     export, files, texts, delta, prompts
 ):
     folder = export("gguf", "vector", "--blocks", ",".join(map(str, BLOCKS)))
-    tensors = gguf.GGUFReader(folder / "control-vector.gguf").tensors
-    vectors = {one.name.removeprefix("direction."): one.data.tolist() for one in tensors}
-    measured = load_file(delta)
-    rows = measured["delta"][[measured["blocks"].tolist().index(block) for block in BLOCKS]].float()
-    # What a block subtracts so that the sum up to it is αΔ.
-    steps = torch.diff(rows, dim=0, prepend=torch.zeros_like(rows[:1]))
-    added = {block: -ALPHA * step for block, step in zip(BLOCKS, steps, strict=True)}
-    expected = answer(texts["plain"], prompts, added)
-    plain = answer(texts["plain"], prompts)
+    expected = answer_all(texts["plain"], prompts, added=read_steps(delta, BLOCKS))
+    plain = answer_all(texts["plain"], prompts)
     assert expected != plain
-    span = (BLOCKS[0], BLOCKS[-1])
-    assert "--control-vector-layer-range 4 7" in (folder / "README.md").read_text()
-    assert ask(files["plain"], prompts, vectors=vectors, span=span) == expected
-    assert ask(files["plain"], prompts) == plain
+    flags = read_flags((folder / "README.md").read_text())
+    assert flags[-3:] == ["--control-vector-layer-range", "4", "7"]
+    flags[1] = str(folder / flags[1])
+    for given, tokens in ((flags, expected), ((), plain)):
+        with answering(files["plain"], prompts, *given) as (_, found):
+            assert found == tokens
 
 
-def test_llama_cpp_reads_the_bias_of_a_checkpoint(files, texts, prompts):
-    found = {name: ask(file, prompts) for name, file in files.items()}
-    assert found == {name: answer(folder, prompts) for name, folder in texts.items()}
-    assert found["steered"] != found["plain"]
+def test_llama_server_reads_the_bias_of_a_checkpoint_and_names_token_ids_in_log_probabilities(
+    files, texts, prompts
+):
+    answers = {}
+    for name, file in files.items():
+        with answering(file, prompts) as (url, found):
+            assert found == answer_all(texts[name], prompts)
+            # Its tokenizer knows no text, so that no chat can be asked; log probabilities are written alike.
+            body = {
+                "prompt": next(iter(prompts.values())),
+                "logprobs": 1,
+                "max_tokens": NEW,
+                "temperature": 0,
+            }
+            (choice,) = ask(url, "completions", body)["choices"]
+            named = [one["id"] for one in choice["logprobs"]["content"]]
+            assert named == found[0][: len(named)]
+            assert len(named) >= len(found[0]) - 1
+        answers[name] = found
+    assert answers["steered"] != answers["plain"]
