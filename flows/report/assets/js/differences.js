@@ -1,12 +1,14 @@
 // Marks how a text differs from another, word by word (E. Myers, An O(ND) difference algorithm, 1986).
 ((report) => {
   // Texts that take more edits, or share fewer of their words, have no differences worth marking.
-  const MOST_EDITS = 400;
+  const MOST_EDITS = 120;
   const LEAST_SHARED = 0.3;
-  const cut = (text) => text.match(/[\p{L}\p{N}\p{M}'’]+|\s+|[^\s\p{L}\p{N}\p{M}'’]/gu) ?? [];
+  // Words and signs, each with the space behind it, which is not compared.
+  const cut = (text) => text.match(/^\s+|(?:[\p{L}\p{N}\p{M}'’]+|[^\s\p{L}\p{N}\p{M}'’])\s*/gu) ?? [];
 
   // The furthest place on each diagonal after 0, 1, 2 … edits; null beyond `MOST_EDITS`.
   const search = (from, to) => {
+    if (Math.abs(from.length - to.length) > MOST_EDITS) return null;
     const most = Math.min(from.length + to.length, MOST_EDITS);
     const reach = new Int32Array(2 * most + 3);
     const rounds = [];
@@ -59,11 +61,10 @@
   // A list of [same, added or removed, text]; null where the two have too little in common.
   report.compareTexts = (before, after) => {
     const [from, to] = [cut(before), cut(after)];
-    const found = search(from, to);
+    const found = search(...[from, to].map((all) => all.map((word) => word.trim())));
     if (!found) return null;
     const steps = trace(from, to, found);
-    const shared = steps.filter(([kind, word]) => kind === 'same' && word.trim()).length;
-    const words = Math.max(...[from, to].map((all) => all.filter((word) => word.trim()).length));
-    return shared >= LEAST_SHARED * words ? join(steps) : null;
+    const shared = steps.filter(([kind]) => kind === 'same').length;
+    return shared >= LEAST_SHARED * Math.max(from.length, to.length) ? join(steps) : null;
   };
 })(report);

@@ -113,6 +113,17 @@
   // `#sample=DATASET/ID`, both parts percent-encoded.
   const addressOf = ({dataset, id}) => `#sample=${encodeURIComponent(dataset)}/${encodeURIComponent(id)}`;
 
+  const makeBody = (sample, view) => {
+    const {question, reference, answers} = textOf(sample);
+    const compared = answers.find((answer) => answer.arm === view.reference);
+    const shown = answers.filter((answer) => view.open.has(answer.arm));
+    const grid = make('div', 'answers');
+    grid.append(...shown.map((answer) => makeAnswer(sample, answer, {marked: view.marked, reference: compared})));
+    const body = [makeText('p', 'question', question), grid];
+    if (reference) body.splice(1, 0, makeText('p', 'reference', `Reference: ${reference}`));
+    return body;
+  };
+
   // `view`: {current, unfolded, unblurred, open: arms shown, reference: arm or null, marked(sample, arm)}.
   // What the sample shows must have been decoded by `prepare`.
   const makeSample = (sample, view) => {
@@ -126,22 +137,24 @@
     if (sample.changed) head.append(make('span', 'tag', 'verdict changed'));
     if (sample.distance !== null) head.append(make('span', 'tag', `${sample.distance} along Δ`));
     box.append(head);
-    const {question, reference, answers} = textOf(sample);
-    const compared = answers.find((answer) => answer.arm === view.reference);
-    const shown = answers.filter((answer) => view.open.has(answer.arm));
-    const grid = make('div', 'answers');
-    grid.append(...shown.map((answer) => makeAnswer(sample, answer, {marked: view.marked, reference: compared})));
-    const body = [makeText('p', 'question', question), grid];
-    if (reference) body.splice(1, 0, makeText('p', 'reference', `Reference: ${reference}`));
+    const shown = [...view.open].filter((arm) => sample.has(arm)).length;
     const picture = makePicture(sample, view.unblurred);
     const side = make('div', 'beside');
     const text = make('div', 'text');
     if (sample.harmful) {
       const fold = make('details', 'fold');
+      const summary = make('summary', '', `Question and ${shown} answers`);
+      fold.append(summary);
+      // Made when they are looked at: by a click, or as a browser unfolds what it has found.
+      const fill = () => {
+        if (fold.childElementCount === 1) fold.append(...makeBody(sample, view));
+      };
       fold.open = view.unfolded;
-      fold.append(make('summary', '', `Question and ${shown.length} answers`), ...body);
+      if (fold.open) fill();
+      summary.addEventListener('click', fill);
+      fold.addEventListener('toggle', fill);
       text.append(fold, makeStrip(sample, view.open));
-    } else text.append(...body);
+    } else text.append(...makeBody(sample, view));
     if (picture) side.append(picture);
     side.append(text);
     box.append(side);

@@ -110,7 +110,7 @@
     const sample = current ?? listed[page * PER_PAGE];
     const fold = boxes.get(sample)?.querySelector('.fold');
     if (!fold) return;
-    fold.open = !fold.open;
+    fold.querySelector('summary').click();
     const picture = boxes.get(sample).querySelector('button.thumb');
     if (picture && picture.getAttribute('aria-pressed') !== String(fold.open)) picture.click();
   };
@@ -220,10 +220,7 @@
     timer = setTimeout(() => filterBy(true), 120);
   });
   for (const id of [...sampleFilters.SELECTS, 'changed']) find(id).addEventListener('change', () => filterBy(false));
-  for (const id of ['reference', 'unblur']) find(id).addEventListener('change', () => show());
-  find('unfold').addEventListener('change', () => {
-    for (const one of document.querySelectorAll('details.fold')) one.open = find('unfold').checked;
-  });
+  for (const id of ['reference', 'unblur', 'unfold']) find(id).addEventListener('change', () => show());
   find('filters').addEventListener('submit', (event) => {
     event.preventDefault();
     clearTimeout(timer);
