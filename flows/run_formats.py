@@ -89,6 +89,10 @@ RUN_FORMATS: Mapping[str, RunFormat] = MappingProxyType(
             package="inspect_ai",
             extra="inspect",
         ),
+        "paper": RunFormat(
+            summary="figures of one and two columns as SVG and PDF, LaTeX tables, and a .bib of what was used",
+            target="flows.paper.export:export_paper",
+        ),
     }
 )
 

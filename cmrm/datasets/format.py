@@ -30,7 +30,8 @@ class Format:
     states it. `options` are the fields of a spec's data set that the reader takes, `files` those of them that are paths
     of additional files. `needs` are further arguments: `images` (the image folder), `open_rows`, or `fetch_images`,
     which is None where nothing is downloaded. `judges` are the kinds of judges that fit the data set and need no model
-    of their own, the first one first.
+    of their own, the first one first. `title` and `address` say by what name and where the data set was published, ''
+    for users' own files.
     """
 
     read: Callable[..., Iterator[Sample | Rejected]]
@@ -39,3 +40,5 @@ class Format:
     files: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     judges: tuple[str, ...] = ("refusal",)
+    title: str = ""
+    address: str = ""

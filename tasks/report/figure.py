@@ -30,6 +30,17 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 
+# Fonts inside the file: as outlines, and as TrueType, which publishers accept where they refuse Type 3.
+PAPER_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.size": 7,
+    "axes.titlesize": 8,
+}
+SVG_METADATA = {"Date": None, "Creator": None}
+# Of its width on a screen a panel in a paper has this part at least, and of its height.
+LEAST_PART, LEAST_HEIGHT_PART = 0.57, 0.75
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -63,9 +74,34 @@ class Figure:
             self.draw(canvas.subplots(self.rows, self.columns, squeeze=False).tolist())
             # Without version and date, the bytes are reproducible.
             return {
-                "svg": _save(canvas, "svg", {"Date": None, "Creator": None}),
+                "svg": _save(canvas, "svg", SVG_METADATA),
                 "png": _save(canvas, "png", {"Software": None}),
                 "csv": to_csv(self.data),
+            }
+
+    def fits(self, width: float) -> bool:
+        """Whether its panels can be read in a figure `width` inches wide, at worst one below the other."""
+        return width >= LEAST_PART * self.size[0]
+
+    def save_for_paper(self, width: float) -> dict[str, bytes]:
+        """Draw it `width` inches wide for a paper, with its fonts inside: SVG and PDF by suffix.
+
+        Panels that would be too narrow beside each other stand below each other. Text is drawn at its final size: as
+        outlines in SVG, as embedded TrueType (Type 42) in PDF.
+        """
+        across = max(1, min(self.columns, int(width / (LEAST_PART * self.size[0]))))
+        lines = -(-self.columns // across)
+        height = self.size[1] * min(1.0, max(LEAST_HEIGHT_PART, width / across / self.size[0]))
+        with _styled({**STYLE, **PAPER_STYLE}):
+            canvas = _make_canvas((width, height * lines * self.rows))
+            grid = canvas.subplots(self.rows * lines, across, squeeze=False)
+            axes = grid.reshape(self.rows, lines * across)
+            for unused in axes[:, self.columns :].flat:
+                unused.set_axis_off()
+            self.draw(axes[:, : self.columns].tolist())
+            return {
+                "svg": _save(canvas, "svg", SVG_METADATA),
+                "pdf": _save(canvas, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
             }
 
 

@@ -27,6 +27,8 @@ TEXT = "0.15"
 SMALLEST, AROUND = 6.5, 3.5
 # Inches: of the figure, of the line of a name, and of what stands above and below the axes.
 SIZE, LINE, BESIDE = (5.4, 3.9), 0.16, 0.6
+# Names are smaller in a figure that is narrower than this, in inches.
+NARROW = 5.0
 # The least reach of an axis, so that small rates do not look high.
 LEAST_REACH = 10.0
 
@@ -145,7 +147,9 @@ def _draw_plane(axes: Axes, points: Sequence[Point], names: Mapping[str, str]) -
     highest = max(LEAST_REACH, axes.get_xlim()[1]), max(LEAST_REACH, axes.get_ylim()[1])
     axes.set_xlim(-0.03 * highest[0], highest[0])
     axes.set_ylim(-0.03 * highest[1], highest[1])
-    write_labels(axes, marks, line=LINE / (SIZE[1] - BESIDE), size=8)
+    width, height = (edge / axes.figure.dpi for edge in axes.figure.bbox.size)
+    size = 8.0 if width >= NARROW else 6.0
+    write_labels(axes, marks, line=LINE / (height - BESIDE) * size / 8, size=size)
 
 
 def _draw_line(axes: Axes, points: Sequence[Point], names: Mapping[str, str]) -> None:

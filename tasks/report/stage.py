@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from storage.records.manifest import Manifest
@@ -18,27 +18,23 @@ from tasks.core.software import gather_software
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.agreement import describe_agreement
+from tasks.report.all_figures import draw_summary
 from tasks.report.captions import summarize_captions
-from tasks.report.categories import draw_categories, rate_categories
-from tasks.report.changes_figure import draw_changes
+from tasks.report.categories import rate_categories
 from tasks.report.costs import describe_costs
 from tasks.report.curves import make_curves
-from tasks.report.defence_figure import draw_defences
 from tasks.report.defences import has_defences, make_defence_table
-from tasks.report.direction_figure import draw_directions
 from tasks.report.directions import VERSION as DIRECTIONS_VERSION
 from tasks.report.directions import gather_directions
 from tasks.report.figure import Figure
-from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound, make_headline
 from tasks.report.imported import VERSION as IMPORTED_VERSION
 from tasks.report.imported import ImportedArm, compare_imported, leave_out
 from tasks.report.judge_costs import describe_judges
 from tasks.report.outcomes import JUDGED, Arm, Outcomes, SampleInfo, find_arm
 from tasks.report.parts import VERSION as PARTS_VERSION
-from tasks.report.parts import draw_parts, read_parts
+from tasks.report.parts import read_parts
 from tasks.report.questions import rate_questions
-from tasks.report.rates_figure import draw_rates
 from tasks.report.reasoning import rate_traces
 from tasks.report.states import describe_panel, make_panels
 from tasks.report.stimuli import gather_stimuli
@@ -171,17 +167,6 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     )
     parts = read_parts(store, made.get(StageName.SHIFT_PARTS, ()))
     directions = gather_directions(store, made.get(StageName.PROBE, ()), outcomes)
-    figures = [
-        *draw_rates(table, bound),
-        *draw_changes(table, bound),
-        *draw_curves(curves),
-        *draw_parts(parts),
-        *draw_directions(directions),
-        *draw_categories(categories),
-        *draw_defences(defences),
-        *draw_states(panels),
-        *draw_overhead(costs),
-    ]
     summary = Summary(
         version=VERSION,
         title=job.title,
@@ -206,7 +191,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         precision=tuple(gather_precision(made[StageName.GENERATE])),
         software=gather_software(one for stage in MADE_BY_MODELS for one in made.get(stage, ())),
         shifts=tuple(_describe_shift(one) for one in made[StageName.SHIFT]),
-        figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures),
+        figures=(),
         stimuli=tuple(gather_stimuli((*made[StageName.EXTRACT_STATES], *made[StageName.GENERATE]))),
         parts=tuple(parts),
         directions=directions.directions,
@@ -220,6 +205,10 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
         imported=tuple(imported),
         imported_changes=tuple(changes),
+    )
+    figures = draw_summary(summary, panels=panels, bound=bound)
+    summary = replace(
+        summary, figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures)
     )
     manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
     report_rows(1)

@@ -20,6 +20,7 @@ from storage.liveness import lease
 from storage.maintenance.inventory import take_inventory
 from storage.maintenance.verify import verify
 from storage.store import Store
+from tasks.report import all_figures
 from tasks.report import stage as report
 from tasks.report.figure import Figure
 from tests.flows.shared_runs import run_plainly
@@ -43,7 +44,7 @@ def _draw_nothing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "save", lambda _: files)
         patch.setattr(report, "make_panels", lambda *_, **__: [])
-        patch.setattr(report, "draw_states", lambda _: [drawn])
+        patch.setattr(all_figures, "draw_states", lambda _: [drawn])
         yield
 
 

@@ -24,4 +24,9 @@ def read_advbench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return read_prompt_table(path, dataset=dataset, question="goal", columns=COLUMNS, harmful=True)
 
 
-FORMAT = Format(read=read_advbench, harmful=True)
+FORMAT = Format(
+    read=read_advbench,
+    harmful=True,
+    title="AdvBench",
+    address="https://github.com/llm-attacks/llm-attacks",
+)

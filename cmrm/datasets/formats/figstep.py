@@ -49,4 +49,9 @@ def read_figstep(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(read_table(path, dataset=dataset, columns=COLUMNS), make, dataset=dataset)
 
 
-FORMAT = Format(read=read_figstep, harmful=True)
+FORMAT = Format(
+    read=read_figstep,
+    harmful=True,
+    title="FigStep",
+    address="https://github.com/ThuCCSLab/FigStep",
+)

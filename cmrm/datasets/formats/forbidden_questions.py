@@ -43,4 +43,9 @@ def read_forbidden_questions(path: Path, *, dataset: str) -> Iterator[Sample | R
     return make_samples(records, make, dataset=dataset)
 
 
-FORMAT = Format(read=read_forbidden_questions, harmful=True)
+FORMAT = Format(
+    read=read_forbidden_questions,
+    harmful=True,
+    title="Forbidden question set",
+    address="https://huggingface.co/datasets/TrustAIRLab/forbidden_question_set",
+)

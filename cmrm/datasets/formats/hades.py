@@ -97,4 +97,10 @@ def _get_step(record: Record) -> str | None:
         return None
 
 
-FORMAT = Format(read=read_hades, harmful=True, needs=frozenset(("images", "open_rows")))
+FORMAT = Format(
+    read=read_hades,
+    harmful=True,
+    needs=frozenset(("images", "open_rows")),
+    title="HADES",
+    address="https://huggingface.co/datasets/Monosail/HADES",
+)

@@ -54,4 +54,9 @@ def read_harmbench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(records, make, dataset=dataset, id_field="BehaviorID")
 
 
-FORMAT = Format(read=read_harmbench, harmful=True)
+FORMAT = Format(
+    read=read_harmbench,
+    harmful=True,
+    title="HarmBench",
+    address="https://github.com/centerforaisafety/HarmBench",
+)

@@ -50,4 +50,9 @@ def read_holisafe(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(entries, make, dataset=dataset, id_field="id")
 
 
-FORMAT = Format(read=read_holisafe, harmful=None)
+FORMAT = Format(
+    read=read_holisafe,
+    harmful=None,
+    title="HoliSafe-Bench",
+    address="https://huggingface.co/datasets/etri-vilab/holisafe-bench",
+)

@@ -45,4 +45,9 @@ def read_jailbreakbench(path: Path, *, dataset: str) -> Iterator[Sample | Reject
     return make_samples(records, make, dataset=dataset, id_field="Behavior")
 
 
-FORMAT = Format(read=read_jailbreakbench, harmful=None)
+FORMAT = Format(
+    read=read_jailbreakbench,
+    harmful=None,
+    title="JailbreakBench",
+    address="https://huggingface.co/datasets/JailbreakBench/JBB-Behaviors",
+)

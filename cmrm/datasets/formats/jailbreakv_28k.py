@@ -56,4 +56,9 @@ def _check(header: Sequence[str], *, path: Path) -> None:
         )
 
 
-FORMAT = Format(read=read_jailbreakv_28k, harmful=True)
+FORMAT = Format(
+    read=read_jailbreakv_28k,
+    harmful=True,
+    title="JailBreakV-28K",
+    address="https://huggingface.co/datasets/JailbreakV-28K/JailBreakV-28k",
+)

@@ -128,4 +128,6 @@ FORMAT = Format(
     options=frozenset(("answers", "captions")),
     files=frozenset(("answers", "captions")),
     judges=("refusal", "overlap"),
+    title="LLaVA-Bench-COCO",
+    address="https://github.com/haotian-liu/LLaVA",
 )

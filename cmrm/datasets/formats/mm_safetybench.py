@@ -65,4 +65,10 @@ def _find_scenarios(path: Path) -> list[Path]:
     return files
 
 
-FORMAT = Format(read=read_mm_safetybench, harmful=True, options=frozenset(("variant",)))
+FORMAT = Format(
+    read=read_mm_safetybench,
+    harmful=True,
+    options=frozenset(("variant",)),
+    title="MM-SafetyBench",
+    address="https://github.com/isXinLiu/MM-SafetyBench",
+)

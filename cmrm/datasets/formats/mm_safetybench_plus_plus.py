@@ -108,4 +108,6 @@ FORMAT = Format(
     harmful=None,
     options=frozenset(("variant",)),
     needs=frozenset(("images", "open_rows")),
+    title="MM-SafetyBench++",
+    address="https://huggingface.co/datasets/EchoSafe-MLLM/MM-SafetyBench-plus-plus",
 )

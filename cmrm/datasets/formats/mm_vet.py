@@ -59,4 +59,9 @@ def _join_abilities(fields: Mapping[str, Any]) -> str | None:
     return "+".join(sorted(get_text({"capability": one}, "capability") for one in found)) or None
 
 
-FORMAT = Format(read=read_mm_vet, harmful=False)
+FORMAT = Format(
+    read=read_mm_vet,
+    harmful=False,
+    title="MM-Vet",
+    address="https://github.com/yuweihao/MM-Vet",
+)

@@ -119,4 +119,11 @@ def _get_letter(fields: Mapping[str, Any], choices: list[str]) -> str | None:
     return answer.strip()
 
 
-FORMAT = Format(read=read_mmbench, harmful=False, needs=frozenset(("images",)), judges=("choice",))
+FORMAT = Format(
+    read=read_mmbench,
+    harmful=False,
+    needs=frozenset(("images",)),
+    judges=("choice",),
+    title="MMBench",
+    address="https://github.com/open-compass/MMBench",
+)

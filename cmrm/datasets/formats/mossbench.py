@@ -51,4 +51,9 @@ def _get_kind(fields: Mapping[str, Any]) -> str | None:
     return get_text_or_none(metadata, "over")
 
 
-FORMAT = Format(read=read_mossbench, harmful=False)
+FORMAT = Format(
+    read=read_mossbench,
+    harmful=False,
+    title="MOSSBench",
+    address="https://github.com/xirui-li/MOSSBench",
+)

@@ -154,4 +154,9 @@ def _make(record: Record, *, dataset: str, section: str) -> Sample:
     )
 
 
-FORMAT = Format(read=read_mssbench, harmful=None)
+FORMAT = Format(
+    read=read_mssbench,
+    harmful=None,
+    title="MSSBench",
+    address="https://huggingface.co/datasets/kzhou35/mssbench",
+)

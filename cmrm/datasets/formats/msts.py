@@ -58,4 +58,9 @@ def _get_id(fields: Mapping[str, Any]) -> str:
     return f"{get_id(fields, 'case_id')}-{get_id(fields, 'prompt_type')}"
 
 
-FORMAT = Format(read=read_msts, harmful=True)
+FORMAT = Format(
+    read=read_msts,
+    harmful=True,
+    title="MSTS",
+    address="https://github.com/paul-rottger/msts-multimodal-safety",
+)

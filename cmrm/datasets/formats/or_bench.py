@@ -28,4 +28,9 @@ def read_or_bench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return read_prompt_table(path, dataset=dataset, question="prompt", columns=COLUMNS, harmful=harmful)
 
 
-FORMAT = Format(read=read_or_bench, harmful=None)
+FORMAT = Format(
+    read=read_or_bench,
+    harmful=None,
+    title="OR-Bench",
+    address="https://huggingface.co/datasets/bench-llm/or-bench",
+)

@@ -43,4 +43,10 @@ def read_pope(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(read_objects(path, dataset=dataset), make, dataset=dataset, id_field="question_id")
 
 
-FORMAT = Format(read=read_pope, harmful=False, judges=("match",))
+FORMAT = Format(
+    read=read_pope,
+    harmful=False,
+    judges=("match",),
+    title="POPE",
+    address="https://github.com/AoiDragon/POPE",
+)

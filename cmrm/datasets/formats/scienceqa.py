@@ -86,4 +86,11 @@ def _get_letter(fields: Mapping[str, Any], choices: list[str]) -> str:
     return LETTERS[answer]
 
 
-FORMAT = Format(read=read_scienceqa, harmful=False, options=frozenset(("split",)), judges=("choice",))
+FORMAT = Format(
+    read=read_scienceqa,
+    harmful=False,
+    options=frozenset(("split",)),
+    judges=("choice",),
+    title="ScienceQA",
+    address="https://github.com/lupantech/ScienceQA",
+)

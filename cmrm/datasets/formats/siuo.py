@@ -60,4 +60,10 @@ def _get_options(fields: Mapping[str, Any]) -> list[str]:
     return [get_filled_text(options, letter).strip() for letter in options]
 
 
-FORMAT = Format(read=read_siuo, harmful=None, judges=("refusal", "choice"))
+FORMAT = Format(
+    read=read_siuo,
+    harmful=None,
+    judges=("refusal", "choice"),
+    title="SIUO",
+    address="https://github.com/sinwang20/SIUO",
+)

@@ -80,5 +80,10 @@ def _get_turn(fields: Mapping[str, Any]) -> str:
 
 
 FORMAT = Format(
-    read=read_sorry_bench, harmful=True, options=frozenset(("variant",)), needs=frozenset(("open_rows",))
+    read=read_sorry_bench,
+    harmful=True,
+    options=frozenset(("variant",)),
+    needs=frozenset(("open_rows",)),
+    title="SORRY-Bench",
+    address="https://huggingface.co/datasets/sorry-bench/sorry-bench-202503",
 )

@@ -81,5 +81,10 @@ def _find_split(path: Path) -> str | None:
 
 
 FORMAT = Format(
-    read=read_spa_vl, harmful=None, options=frozenset(("split",)), needs=frozenset(("images", "open_rows"))
+    read=read_spa_vl,
+    harmful=None,
+    options=frozenset(("split",)),
+    needs=frozenset(("images", "open_rows")),
+    title="SPA-VL",
+    address="https://huggingface.co/datasets/sqrti/SPA-VL",
 )

@@ -26,4 +26,9 @@ def read_strongreject(path: Path, *, dataset: str) -> Iterator[Sample | Rejected
     )
 
 
-FORMAT = Format(read=read_strongreject, harmful=True)
+FORMAT = Format(
+    read=read_strongreject,
+    harmful=True,
+    title="StrongREJECT",
+    address="https://github.com/alexandrasouly/strongreject",
+)

@@ -91,4 +91,9 @@ def _get_kind(fields: Mapping[str, Any]) -> str:
     return found[0]
 
 
-FORMAT = Format(read=read_vlguard, harmful=None)
+FORMAT = Format(
+    read=read_vlguard,
+    harmful=None,
+    title="VLGuard",
+    address="https://huggingface.co/datasets/ys-zong/VLGuard",
+)

@@ -39,4 +39,9 @@ def read_vlsafe(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(read_objects(path, dataset=dataset), make, dataset=dataset)
 
 
-FORMAT = Format(read=read_vlsafe, harmful=True)
+FORMAT = Format(
+    read=read_vlsafe,
+    harmful=True,
+    title="VLSafe",
+    address="https://huggingface.co/datasets/YangyiYY/LVLM_NLF",
+)

@@ -42,4 +42,9 @@ def read_vlsbench(path: Path, *, dataset: str) -> Iterator[Sample | Rejected]:
     return make_samples(entries, make, dataset=dataset, id_field="instruction_id")
 
 
-FORMAT = Format(read=read_vlsbench, harmful=True)
+FORMAT = Format(
+    read=read_vlsbench,
+    harmful=True,
+    title="VLSBench",
+    address="https://huggingface.co/datasets/Foreshhh/vlsbench",
+)

@@ -114,4 +114,6 @@ FORMAT = Format(
     options=frozenset(("answers",)),
     files=frozenset(("answers",)),
     judges=("vqa",),
+    title="VQA v2",
+    address="https://visualqa.org",
 )

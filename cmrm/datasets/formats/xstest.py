@@ -60,4 +60,9 @@ def _is_harmful(fields: Mapping[str, Any], kind: str) -> bool:
     return LABELS[label.strip().casefold()]
 
 
-FORMAT = Format(read=read_xstest, harmful=None)
+FORMAT = Format(
+    read=read_xstest,
+    harmful=None,
+    title="XSTest",
+    address="https://github.com/paul-rottger/xstest",
+)
