@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.report.answers_data import make_page_data
 from flows.report.answers_page import read_answers
+from flows.report.distances import measure_distances
 from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
 from flows.report.sections import make_document
 from flows.report.stimulus_pictures import draw_stimuli
@@ -63,6 +64,7 @@ def write_report_files(
             answers,
             images=images or {},
             names=shorten_models([model["name"] for model in summary.models]),
+            distances=measure_distances(store, used),
         ),
         stimuli=draw_stimuli(
             (need_manifest(store, StageName.GENERATE, key) for key in used.get(StageName.GENERATE, ())),
