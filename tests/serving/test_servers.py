@@ -37,6 +37,7 @@ def relabel(steered: Path, kind: str) -> Path:
 
 
 def verify(target, steered, *options):
+    """Ask by the canary of a steered folder, which has prompts with images."""
     canary = json.loads((steered / "canary.json").read_text())
     shown = [one for one in canary["prompts"] if "data:image/png" in json.dumps(one["messages"])]
     assert shown
@@ -50,6 +51,17 @@ def test_vllm_serves_the_steered_model_and_is_told_from_the_plain_one(model, ste
         with serve_vllm(folder, model.parent / f"vllm-{word}.log") as url:
             done = verify(url, steered)
         assert (done.returncode, word in done.stdout) == (status, True), done.stdout + done.stderr
+        assert "Compared by token ids." in done.stdout
+
+
+def test_vllm_with_the_plug_in_lens_steers_the_requests_that_bring_vectors_along_and_no_others(export, model):
+    folder = export("vllm-lens", "lens", "--blocks", "5,6,7")
+    with serve_vllm(model, model.parent / "vllm-lens.log", plug_in="lens") as url:
+        asking = verify(url, folder, "--request-fields", folder / "request-fields.json")
+        plain = verify(url, folder)
+    for done, status in ((asking, 0), (plain, 1)):
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Compared by token ids." in done.stdout
 
 
 def test_vllm_drops_the_bias_of_qwen2_and_the_canary_tells(steered):
