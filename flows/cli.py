@@ -34,6 +34,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.sql:sql",
             "Query a store with read-only SQL (DuckDB).",
         ),
+        "report": (
+            "flows.commands.report:report",
+            "Write the report of a finished run again, or a page of several runs.",
+        ),
         "compare": (
             "flows.commands.compare:compare",
             "Compare two finished runs, and fail if the later one is less safe.",

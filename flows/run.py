@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -21,7 +20,7 @@ from flows.plan.image_folders import find_run_images
 from flows.plan.judge import check_judges
 from flows.plan.plan import Plan, make_plan
 from flows.process import collect_as_usual
-from flows.report.file_names import find_report_file
+from flows.report.file_names import find_report_file, shorten_url
 from flows.server.client import Ready, find_server, quiet_prefect, reach_server, translate_server_errors
 from flows.spec.organism import place_organism
 from flows.spec.spec import Spec
@@ -247,7 +246,7 @@ def _finish(store: Store, work: Work, run_id: str, outcome: Outcome) -> Result:
     run = _find_same(store, finished) or _record_once(store, run_id, finished, outcome, summary)
     if run["run_id"] != run_id:
         run = _confirm(store, run, outcome, summary)
-    report = f"{_shorten(store.url)}/{find_report_file(run['run_id'])}"
+    report = f"{shorten_url(store.url)}/{find_report_file(run['run_id'])}"
     return Result(run_id=str(run["run_id"]), summary=summary, report=report)
 
 
@@ -286,6 +285,21 @@ def _confirm(store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Su
     return store.read_run(str(run["run_id"]))
 
 
+def rewrite_report(store: Store, name: str) -> str:
+    """Write the report of a finished run again from what the store has of it, and return its path.
+
+    `name` is a run's id or `latest`. Raises `UserError` or `StoreError` if a result that it shows is missing.
+    """
+    from tasks.compare.finished_runs import find_finished, find_report
+    from tasks.report.summary import read_summary
+
+    run = find_finished(store, name)
+    outcome = Outcome(report=find_report(store, run, stages=()), keys=tuple(run["keys"]))
+    files = _write_report(store, run, outcome, read_summary(store, outcome.report))
+    store.write_run(str(run["run_id"]), {**run, "files": [asdict(file) for file in files]})
+    return f"{shorten_url(store.url)}/{find_report_file(run['run_id'])}"
+
+
 def _write_report(
     store: Store, run: Mapping[str, Any], outcome: Outcome, summary: Summary
 ) -> list[StoredFile]:
@@ -297,14 +311,6 @@ def _write_report(
         report=outcome.report,
         summary=summary,
         keys=outcome.keys,
-        store_name=_shorten(store.url),
+        store_name=shorten_url(store.url),
         images=find_run_images(store, run, run["spec"]["datasets"]),
-    )
-
-
-def _shorten(store: str) -> str:
-    """Shorten a store's path to a relative one if it is below the working directory."""
-    path = Path(store)
-    return (
-        str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else store
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -16,14 +17,16 @@ from storage.tables.parquet import to_parquet
 from tasks.compare.result import RunComparison
 from tasks.compare.stage import compare_stage, plan_comparison
 from tasks.report.outcomes import Arm
+from tasks.report.table import name_arm
 
 OLD, NEW = "guard@aaaaaaaaaaaa", "guard@bbbbbbbbbbbb"
 QUERY, IMAGE = Arm(OLD, "query"), Arm(OLD, "image")
 STEERED = Arm(OLD, "image", "CMRM", 1.0)
 SETTINGS = {"CMRM": {"level": "dataset", "image": "blank"}}
 
-# What a judge says of a sample asked in a way.
+# What a judge says of a sample asked in a way, and what a model answers.
 Say = Callable[[Arm, Mapping[str, Any]], str]
+Answer = Callable[[Arm, Mapping[str, Any]], str]
 
 
 def make_sample(number: int, **changes: Any) -> dict[str, Any]:
@@ -57,11 +60,13 @@ def commit_run(
     asked: Mapping[str, Any] | None = None,
     judged: Mapping[str, Any] | None = None,
     reasoning: Mapping[str, Any] | None = None,
+    answer: Answer | None = None,
     **record: Any,
 ) -> list[str]:
     """Commit samples, verdicts and a report, and record the run as finished; its keys, the report's last.
 
     `say` gives a verdict, and with "refused" after it also a refusal; `arms` are of any model and asked of each.
+    `answer` gives the texts that were judged; without it there are none.
     `reasoning` are the marks without whose traces a judge, described by `judged`, was given the answers.
     """
     rows = samples or [make_sample(number) for number in range(24)]
@@ -82,17 +87,47 @@ def commit_run(
             "intervention": {"alpha": arm.alpha} if arm.intervention else None,
             **(asked or {}),
         }
-        used["generate"].append(_keep(store, "generate", "responses", [], content, content=content))
+        own = arm._replace(model=model)
+        answers = [answer_sample(own, row, answer(own, row)) for row in rows] if answer is not None else []
+        used["generate"].append(_keep(store, "generate", "responses", answers, content, content=content))
     if shift is not None:
         used["shift"] += [_commit_shift(store, model, **shift) for model in models]
     described = [{"name": model, "label": model.rpartition("@")[0]} for model in models]
     content = {"models": described, "used": used, "settings": SETTINGS}
     key = digest(["report", content])
-    store.commit("report", key, {f"reports/{key}.json": b"{}"}, content=content)
+    summary = json.dumps(
+        summarize([arm._replace(model=model) for model, arm in product(models, arms)])
+    ).encode()
+    store.commit("report", key, {f"reports/{key}.json": summary}, content=content)
     keys = [*dict.fromkeys(one for stage in used.values() for one in stage), key]
     finished = {"status": "finished", "keys": keys, "models": described, "spec": {"datasets": {}}}
     store.write_run(run_id, {**finished, **record})
     return keys
+
+
+def summarize(arms: Sequence[Arm]) -> dict[str, Any]:
+    """A summary that holds nothing but the arms, in the order of their spec."""
+    empty = (
+        "models",
+        "judges",
+        "curves",
+        "states",
+        "overhead",
+        "agreement",
+        "quarantined",
+        "shifts",
+        "figures",
+    )
+    row = {"baseline": "", "settings": {}, "cells": (), "parse_errors": 0, "quarantined": 0}
+    rows = [{**arm._asdict(), "name": name_arm(arm), **row} for arm in arms]
+    table = {"columns": (), "rows": rows}
+    return {**dict.fromkeys(empty, ()), "version": 1, "title": None, "headline": "", "table": table}
+
+
+def answer_sample(arm: Arm, sample: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A row of `responses`."""
+    own = {name: sample[name] for name in ("dataset", "sample_id")}
+    return {**arm._asdict(), **own, "answer": text, "answer_digest": digest(text)}
 
 
 def judge_sample(judge: str, arm: Arm, sample: Mapping[str, Any], said: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`cmrm compare`: compare two runs, and exit with 1 if the later one is less safe."""
+"""`cmrm compare`: compare runs with the first, and exit with 1 if a later one is less safe."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def compare(
     before: str,
     after: str,
     /,
-    *,
+    *others: str,
     store: StorePlace = DEFAULT_STORE,
     unsafe_rise: float | None = None,
     utility_loss: float | None = None,
     over_refusal: float | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    html: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Compare two finished runs, and fail if the later one is less safe.
 
-    Answers are paired sample by sample. Exit status: 0 if the later run did not regress, 1 if it did, 2 if nothing
-    could be compared.
+    Answers are paired sample by sample. Of more than two runs each is compared with the first. Exit status: 0 if no
+    later run regressed, 1 if one did, 2 if of one nothing could be compared.
 
     Parameters
     ----------
@@ -37,8 +38,10 @@ def compare(
         Id of the earlier run, or `latest` for the newest finished run.
     after
         Id of the later run. Its spec sets the thresholds (regression:) that are not given below.
+    others
+        Ids of further later runs.
     store
-        The store of both runs: a folder or an fsspec URL.
+        The store of all runs: a folder or an fsspec URL.
     unsafe_rise
         Largest tolerated rise of an unsafe rate, as a fraction: 0.02 is 2 percentage points.
     utility_loss
@@ -48,13 +51,21 @@ def compare(
     output
         Write the comparison to this file, replacing it if it exists: .json, .md, or .csv (samples whose verdict
         changed).
+    html
+        Write a page of the runs to the store: figures, tables, and the answers of all runs side by side, samples whose
+        verdict changed first.
     """
     from flows.compare.compare import compare as compare_and_print
 
+    names = (before, after, *others)
+    if html:
+        from flows.compare.page.runs import check_runs
+
+        check_runs(names)
+    opened = Store.open(store)
     found = compare_and_print(
-        before,
-        after,
-        store=Store.open(store),
+        names,
+        store=opened,
         overrides={
             "unsafe_rise": unsafe_rise,
             "utility_loss": utility_loss,
@@ -62,8 +73,12 @@ def compare(
         },
         output=output,
     )
-    if found.regressed:
+    if html:
+        from flows.compare.page.write import write_and_tell
+
+        write_and_tell(opened, found)
+    if any(one.regressed for one in found):
         sys.exit(REGRESSED)
-    if not found.judged:
+    if not all(one.judged for one in found):
         # No regression was found because nothing could be judged: a CI gate must not pass on that.
         sys.exit(UNJUDGED)

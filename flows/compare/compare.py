@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +21,52 @@ if TYPE_CHECKING:
 
 
 def compare(
-    before: str, after: str, *, store: Store, overrides: Mapping[str, float | None], output: Path | None
-) -> RunComparison:
-    """Compare two runs, print the result, and write it to `output`.
+    names: Sequence[str], *, store: Store, overrides: Mapping[str, float | None], output: Path | None
+) -> list[RunComparison]:
+    """Compare each later run with the first, print the results, and write that of two runs to `output`.
 
     The thresholds are those of the later run's spec unless given in `overrides`. Raises `UserError` or `StoreError`
     for what the user can fix.
     """
-    quiet_prefect()
     from flows.compare.files import check_output, write_comparison
     from flows.compare.text import print_comparison
-    from tasks.compare.finished_runs import find_finished
 
     if output is not None:
         check_output(output)
-    # Resolve both before comparing, so that `latest` means one run.
-    runs = [find_finished(store, name) for name in (before, after)]
-    thresholds = read_thresholds(runs[1], overrides)
-    found = find_or_compare(store, *(str(run["run_id"]) for run in runs), thresholds=thresholds)
-    print_comparison(Console(), found)
-    if output is not None:
-        write_comparison(found, output)
-    return found
+        if len(names) > 2:
+            raise UserError(
+                f"-o {output}: it takes a comparison of two runs; give --html for a page of {len(names)}"
+            )
+    comparisons = compare_with_first(names, store=store, overrides=overrides)
+    console = Console()
+    for number, found in enumerate(comparisons):
+        if number:
+            console.print()
+            console.rule()
+        print_comparison(console, found)
+        if output is not None:
+            write_comparison(found, output)
+    return comparisons
+
+
+def compare_with_first(
+    names: Sequence[str], *, store: Store, overrides: Mapping[str, float | None]
+) -> list[RunComparison]:
+    """Compare each later run with the first; raises as `compare` does."""
+    quiet_prefect()
+    from tasks.compare.finished_runs import find_finished
+
+    # Resolve all before comparing, so that `latest` means one run.
+    first, *later = [find_finished(store, name) for name in names]
+    ids = [str(run["run_id"]) for run in later]
+    if repeated := next((one for one in ids if ids.count(one) > 1), None):
+        raise UserError(f"run {repeated} is named twice; name each run once")
+    return [
+        find_or_compare(
+            store, str(first["run_id"]), str(run["run_id"]), thresholds=read_thresholds(run, overrides)
+        )
+        for run in later
+    ]
 
 
 def find_or_compare(store: Store, before: str, after: str, *, thresholds: Thresholds) -> RunComparison:

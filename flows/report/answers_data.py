@@ -11,6 +11,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,16 @@ def _encode_index(answers: Answers, names: Mapping[str, str]) -> dict[str, Any]:
     opened = choose_open(answers.arms)
     datasets, categories = _Numbers(), _Numbers()
     verdicts = _Numbers()
-    columns: dict[str, list[Any]] = {name: [] for name in ("dataset", "id", "harmful", "changed", "category")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("dataset", "id", "harmful", "changed", "flipped", "category")
+    }
     matrix: list[int] = []
     for asked in answers.samples:
         columns["dataset"].append(datasets.number(asked.sample["dataset"]))
         columns["id"].append(asked.sample["sample_id"])
         columns["harmful"].append(int(asked.sample["harmful"]))
         columns["changed"].append(int(asked.changed))
+        columns["flipped"].append(int(asked.flipped))
         columns["category"].append(categories.number(asked.sample["category"]))
         row = [-1] * len(answers.arms)
         for one in asked.answers:
@@ -120,9 +124,11 @@ def _encode_index(answers: Answers, names: Mapping[str, str]) -> dict[str, Any]:
                 "name": name_arm(arm),
                 "condition": arm.condition,
                 "plain": not arm.intervention,
-                "open": arm in opened,
+                # The first run's arm is shown beside those that are compared with it.
+                "open": arm in opened or (against is not None and answers.arms[against] in opened),
+                "against": against,
             }
-            for arm in answers.arms
+            for arm, against in zip_longest(answers.arms, answers.references)
         ],
         "datasets": datasets.values,
         "categories": categories.values,

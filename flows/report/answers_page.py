@@ -74,6 +74,7 @@ class Answered:
 class AnsweredSample:
     """One sample with its answers; `changed` if an intervention changed a verdict under the same condition.
 
+    `flipped` if a verdict is another in another run of the page, and the same arm's.
     `sample` is its row, with texts cut; `place`, from 0 to 1, says how early it is drawn where there are too many.
     """
 
@@ -81,6 +82,7 @@ class AnsweredSample:
     place: float
     answers: list[Answered] = field(default_factory=list)
     changed: bool = False
+    flipped: bool = False
 
     @property
     def key(self) -> SampleKey:
@@ -89,31 +91,41 @@ class AnsweredSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Samples and arms of the page; `total` counts all answered samples, shown or not."""
+    """Samples and arms of the page; `total` counts all answered samples, shown or not.
+
+    On a page of several runs `references` are the numbers of the first run's same arms, None for its own.
+    """
 
     arms: Sequence[Arm]
     samples: Sequence[AnsweredSample]
     total: int
+    references: Sequence[int | None] = ()
 
     def draw(self, most: int) -> Answers:
         """Draw at most so many of the samples, as `read_answers` does: those of fewer are among those of more."""
         datasets: dict[str, list[AnsweredSample]] = {}
         for asked in self.samples:
             datasets.setdefault(asked.sample["dataset"], []).append(asked)
-        return replace(self, samples=_draw([*datasets.values()], most=most))
+        kept = {asked.key for asked in _draw([*datasets.values()], most=most)}
+        return replace(self, samples=[asked for asked in self.samples if asked.key in kept])
 
 
-def read_answers(store: Store, used: Mapping[str, Sequence[str]], *, interventions: Sequence[str]) -> Answers:
+def read_answers(
+    store: Store,
+    used: Mapping[str, Sequence[str]],
+    *,
+    interventions: Sequence[str],
+    first: AbstractSet[SampleKey] = frozenset(),
+) -> Answers:
     """Read answers and verdicts; `used` gives the keys of each stage, `interventions` their order in the spec.
 
-    Above 10,000 samples or 100,000 answers, samples are drawn evenly from the data sets, by the question's text.
-    Raises `StoreError` if a file is missing.
+    Above 10,000 samples or 100,000 answers, samples are drawn evenly from the data sets, by the question's text
+    and `first` before others. Raises `StoreError` if a file is missing.
     """
     responses = [made for stage in ANSWERS for made in _find(store, stage, used.get(stage, ()))]
     arms = sort_arms(dict.fromkeys(find_arm(made.content) for made in responses), interventions)
     answered = {_sample_key(row) for row in _rows(store, responses, "responses", ("dataset", "sample_id"))}
-    most = min(MOST_SAMPLES, MOST_ANSWERS // max(1, len(arms)))
-    asked = _choose(store, used[StageName.INGEST], answered, most=most)
+    asked = _choose(store, used[StageName.INGEST], answered, most=limit_samples(len(arms)), first=first)
     arm_numbers = {arm: number for number, arm in enumerate(arms)}
     answers: dict[tuple[SampleKey, int], Answered] = {}
     judged = [*_find(store, StageName.JUDGE, used[StageName.JUDGE])]
@@ -152,6 +164,11 @@ def _cut(arm: int, answer: str, marks: ReasoningMarks | None) -> Answered:
     )
 
 
+def limit_samples(arms: int) -> int:
+    """How many samples a page shows at most, each answered in so many arms."""
+    return min(MOST_SAMPLES, MOST_ANSWERS // max(1, arms))
+
+
 def choose_open(arms: Sequence[Arm]) -> list[Arm]:
     """Choose the arms shown at first: all if few, else query, image, and the strongest α of each intervention."""
     if len(arms) <= MOST_OPEN:
@@ -161,12 +178,17 @@ def choose_open(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _choose(
-    store: Store, keys: Sequence[str], answered: AbstractSet[SampleKey], *, most: int
+    store: Store,
+    keys: Sequence[str],
+    answered: AbstractSet[SampleKey],
+    *,
+    most: int,
+    first: AbstractSet[SampleKey],
 ) -> dict[SampleKey, AnsweredSample]:
     """Choose the samples to show, in the order of their files."""
     datasets = [
         [
-            AnsweredSample(sample=_describe(row), place=draw(row["question"], seed=SEED))
+            AnsweredSample(sample=_describe(row), place=_place(row, first))
             for row in _rows(store, [manifest], "samples", SAMPLE)
             if _sample_key(row) in answered
         ]
@@ -184,6 +206,10 @@ def _draw(datasets: Sequence[Sequence[AnsweredSample]], *, most: int) -> list[An
         drawn = sorted(own, key=lambda asked: (asked.place, asked.sample["sample_id"]))[:share]
         chosen.update(asked.key for asked in drawn)
     return [asked for own in datasets for asked in own if asked.key in chosen]
+
+
+def _place(row: Row, first: AbstractSet[SampleKey]) -> float:
+    return 0.0 if _sample_key(row) in first else draw(row["question"], seed=SEED)
 
 
 def _describe(row: Row) -> Row:

@@ -67,8 +67,8 @@ def report_files(run: Mapping[str, Any]) -> list[StoredFile]:
 def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) -> Inventory:
     """Read all records of a store; raises StoreError if there is no store or it cannot be read.
 
-    `report_file` matches the paths of the files of runs' reports, with the run's id as its group `run`; without it,
-    those that no record names are foreign.
+    `report_file` matches the paths of the files of runs' reports, with the run's id as its group `run`, or the ids of
+    several, joined by `+`; without it, those that no record names are foreign.
     """
     if not store.files.exists():
         raise StoreError(f"there is no store at {store.url}: check the path, or make one by a run")
@@ -104,7 +104,7 @@ def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) 
     heartbeats = {path for path in left if _HEARTBEAT.fullmatch(path)}
     images = {path for path in left if _IMAGE.fullmatch(path)}
     reports = {} if report_file is None else _find_reports(left, report_file)
-    forgotten = {path for path, run in reports.items() if run not in known}
+    forgotten = {path for path, of in reports.items() if not of <= known}
     loose = ({path for path in left if _DATA.fullmatch(path)} | forgotten) - parts
     # What was written beside a run's report later is in no record.
     own = parts | leases | heartbeats | images | loose | reports.keys()
@@ -147,10 +147,10 @@ def _is_record(path: str) -> bool:
     return path.startswith(("manifests/", "runs/")) and path.endswith(".json")
 
 
-def _find_reports(paths: Sequence[str], report_file: re.Pattern[str]) -> dict[str, str]:
-    """Find the files of reports, with the id of the run of each."""
+def _find_reports(paths: Sequence[str], report_file: re.Pattern[str]) -> dict[str, set[str]]:
+    """Find the files of reports, with the ids of the runs of each."""
     reports = filter(None, map(report_file.fullmatch, paths))
-    return {found.string: found["run"] for found in reports}
+    return {found.string: set(found["run"].split("+")) for found in reports}
 
 
 def _read_run(path: str, data: bytes) -> dict[str, Any]:

@@ -119,16 +119,19 @@ def make_changes_table(table: Table) -> ReportTable | None:
         row_groups=make_row_groups(rows, names),
         records=tuple(_record(row, column, cell) for row, column, cell, _ in found),
         note=CHANGES_NOTE,
-        excerpts=tuple(_excerpt_changes(rows, changes, names)),
+        excerpts=tuple(excerpt_changes(rows, changes, names)),
     )
 
 
-def _excerpt_changes(
+def excerpt_changes(
     rows: Sequence[tuple[str, tuple[ReportCell, ...]]],
     changes: Sequence[Comparison],
     names: Mapping[str, str],
 ) -> Iterator[Excerpt]:
-    """Take the changes whose interval leaves out zero, the largest first; then all others, folded."""
+    """Take the changes whose interval leaves out zero, the largest first; then all others, folded.
+
+    `rows` are those of a table, each with its model, in the order of `changes`; `names` are the models' short names.
+    """
     pairs = [*zip(rows, changes, strict=True)]
     others = [pair for pair in pairs if not pair[1].excludes_zero]
     # Percentages come first: they cannot be compared with points in the scores' own unit.

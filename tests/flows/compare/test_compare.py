@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from flows.cli import main
+from flows.report.file_names import REPORT_FILE
+from storage.maintenance.inventory import take_inventory
 from storage.sql.database import connect
 from storage.store import Store
 from tasks.report import stage as report
@@ -23,6 +25,11 @@ from tests.made_up_pair import IMAGE, NEW, OLD, QUERY, STEERED, commit_run, make
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ESCAPE = "\x1b]0;gotcha\x07\x1b[31m"
+SPEC = {
+    "model": {"id": "guard"},
+    "datasets": {"vlsafe": {"format": "jsonl", "path": "a.jsonl"}},
+    "anchors": {"from": {"vlsafe": 0.2}},
+}
 HOSTILE = f"{ESCAPE}[bold]=cmd|x</script>\u202e\n| `a` " + "long " * 30
 
 
@@ -158,6 +165,39 @@ def test_a_mistake_costs_a_line_and_status_2(
     assert words in said
 
 
+def test_of_three_runs_each_is_compared_with_the_first_and_one_that_regressed_is_enough(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit_pair(store, **SPEC)
+    commit_run(
+        store,
+        "r3",
+        say=lambda *_: "safe",
+        models=("guard@cccccccccccc",),
+        arms=[QUERY, IMAGE, STEERED],
+        spec=SPEC,
+    )
+    shown, _ = give("r1", "r2", "r3", "--html", store=store, capsys=capsys, status=1)
+    assert re.findall(r"^(?:Before|After) +(.*?) *$", shown, re.MULTILINE) == [
+        OLD,
+        NEW,
+        OLD,
+        "guard@cccccccccccc",
+    ]
+    assert shown.count("Regressed: ") == shown.count("Not regressed: ") == 1
+    *_, line = shown.splitlines()
+    assert line == f"Page: {store.url}/comparisons/r1+r2+r3.html"
+    assert store.read("comparisons/r1+r2+r3.html").startswith(b"<!doctype html>")
+    shown, _ = give("r1", "r3", store=store, capsys=capsys)
+    assert "Not regressed: " in shown
+    _, said = give("r1", "r2", "r3", "-o", str(tmp_path / "c.json"), store=store, capsys=capsys, status=2)
+    assert "takes a comparison of two runs" in said
+    _, said = give("r1", "r2", "r3", "r2", store=store, capsys=capsys, status=2)
+    assert "run r2 is named twice" in said
+    _, said = give(*(f"r{number}" for number in range(1, 8)), "--html", store=store, capsys=capsys, status=2)
+    assert "7 runs do not fit into one page" in said
+
+
 def test_what_is_written_is_all_of_it(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,3 +329,20 @@ def test_two_real_runs_of_one_model_reuse_what_they_share_and_do_not_regress(
     assert commits == {"compare": 1}
     (manifest,) = store.manifests("compare")
     assert manifest.content["thresholds"] == {"unsafe_rise": 0, "utility_loss": 0.5, "over_refusal": None}
+    # Reports are written again as they were, and the page of both is a file that stores know.
+    record = store.read_run(ids[0])
+    kept = {file["path"]: store.read(file["path"]) for file in record["files"]}
+    for path in kept:
+        store.files.remove(path)
+    capsys.readouterr()
+    main(["report", ids[0], "--store", store.url])
+    assert capsys.readouterr().out == f"Report: {store.url}/reports/{ids[0]}/report.md\n"
+    assert {path: store.read(path) for path in kept} == kept
+    assert store.read_run(ids[0]) == record
+    main(["report", ids[0], "--with", ids[1], "--store", store.url])
+    verdict, page = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(f"{ids[1]}: Not regressed: ")
+    assert page == f"Page: {store.url}/comparisons/{ids[0]}+{ids[1]}.html"
+    inventory = take_inventory(store, report_file=REPORT_FILE)
+    assert (inventory.foreign, inventory.loose) == ((), ())
+    assert commits == {"compare": 1}

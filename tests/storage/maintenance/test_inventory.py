@@ -231,6 +231,22 @@ def test_a_forgotten_runs_report_is_unused(store):
     assert set(take_inventory(store).foreign) == {"reports/r1/page.txt", "reports/r1/pictures/one.png"}
 
 
+def test_a_page_of_several_runs_is_unused_once_one_of_them_is_forgotten(store):
+    pattern = re.compile(r"pages/(?P<run>r[0-9]\+r[0-9])\.html")
+
+    def find() -> set[str]:
+        inventory = take_inventory(store, report_file=pattern)
+        assert inventory.foreign == ()
+        return {one.path for one in find_garbage(store, inventory, older_than=WEEK, now=LATER)}
+
+    store.write_bytes("pages/r1+r2.html", b"page")
+    record_run(store, "r1")
+    record_run(store, "r2")
+    assert find() == set()
+    store.files.remove("runs/r2.json")
+    assert find() == {"pages/r1+r2.html"}
+
+
 def test_nothing_is_called_unused_while_a_record_is_damaged(store):
     record_run(store, "r1", commit(store, "embed", 1))
     data = store.read("runs/r1.json")

@@ -11,6 +11,8 @@
       this.id = columns.id[number];
       this.harmful = columns.harmful[number] === 1;
       this.changed = columns.changed[number] === 1;
+      // Between the runs of a page of several.
+      this.flipped = columns.flipped[number] === 1;
       this.category = categories[columns.category[number]];
       // Signed, along Δ; null where it is not known.
       this.distance = distances ? distances[number] : null;
@@ -122,6 +124,9 @@
     categories,
     verdicts,
     samples,
+    hasFlips: samples.some((one) => one.flipped),
+    // Whether arms have the same arm of the page's first run to be compared with, in `against`.
+    hasRuns: arms.some((arm) => arm.against !== null),
     hasImages: images.some((one) => one !== null),
     find: (dataset, id) => byKey.get(keyOf(dataset, id)),
     prepare,

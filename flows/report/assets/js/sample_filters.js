@@ -2,7 +2,7 @@
 ((report) => {
   const {find, make, sampleData} = report;
   if (!sampleData) return;
-  const {arms, labels, datasets, categories, verdicts, samples} = sampleData;
+  const {arms, labels, datasets, categories, verdicts, samples, hasFlips} = sampleData;
   const {nameVerdict} = report.sampleView;
 
   const SELECTS = ['dataset', 'category', 'harm', 'verdict', 'arm'];
@@ -31,6 +31,7 @@
   const read = () => ({
     words: find('search').value.trim().toLowerCase(),
     changed: find('changed').checked,
+    flipped: find('flipped').checked,
     ...Object.fromEntries(SELECTS.map((id) => [id, find(id).value])),
   });
   const isMatch = (filter, sample, arm) =>
@@ -45,6 +46,7 @@
         (filter.category === '' || one.category === filter.category) &&
         (filter.harm === '' || one.harmful === (filter.harm === 'harmful')) &&
         (!filter.changed || one.changed) &&
+        (!filter.flipped || one.flipped) &&
         ((filter.arm === '' && filter.verdict === '') || labels.some((_, arm) => isMatch(filter, one, arm))) &&
         (filter.words === '' || sampleData.includes(one, filter.words)),
     );
@@ -52,12 +54,13 @@
   const clear = () => {
     find('search').value = '';
     for (const id of SELECTS) find(id).value = '';
-    find('changed').checked = false;
+    for (const id of ['changed', 'flipped']) find(id).checked = false;
   };
   // Fields of an address such as `#verdict=unsafe&arm=2&search=how%20to`; '' without a filter.
   const write = () => {
     const fields = [['search', find('search').value], ...SELECTS.map((id) => [id, find(id).value])];
     if (find('changed').checked) fields.push(['changed', '1']);
+    if (hasFlips && !find('flipped').checked) fields.push(['flipped', '0']);
     return fields.flatMap(([name, value]) => (value ? [`${name}=${encodeURIComponent(value)}`] : [])).join('&');
   };
   // A value that the page does not have is no filter.
@@ -69,7 +72,10 @@
       if (find(id).selectedIndex < 0) find(id).value = '';
     }
     find('changed').checked = fields.get('changed') === '1';
+    find('flipped').checked = hasFlips && fields.get('flipped') !== '0';
   };
+  find('flipped').closest('p').hidden = !hasFlips;
+  find('flipped').checked = hasFlips;
 
   report.sampleFilters = {SELECTS, read, isMatch, select, clear, write, restore};
 })(report);

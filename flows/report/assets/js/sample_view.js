@@ -115,16 +115,18 @@
 
   const makeBody = (sample, view) => {
     const {question, reference, answers} = textOf(sample);
-    const compared = answers.find((answer) => answer.arm === view.reference);
+    const referenceOf = ({arm}) => answers.find((answer) => answer.arm === view.reference(arm));
     const shown = answers.filter((answer) => view.open.has(answer.arm));
     const grid = make('div', 'answers');
-    grid.append(...shown.map((answer) => makeAnswer(sample, answer, {marked: view.marked, reference: compared})));
+    for (const answer of shown) {
+      grid.append(makeAnswer(sample, answer, {marked: view.marked, reference: referenceOf(answer)}));
+    }
     const body = [makeText('p', 'question', question), grid];
     if (reference) body.splice(1, 0, makeText('p', 'reference', `Reference: ${reference}`));
     return body;
   };
 
-  // `view`: {current, unfolded, unblurred, open: arms shown, reference: arm or null, marked(sample, arm)}.
+  // `view`: {current, unfolded, unblurred, open: arms shown, reference(arm): the arm that an answer is compared with, or null, marked(sample, arm)}.
   // What the sample shows must have been decoded by `prepare`.
   const makeSample = (sample, view) => {
     const current = sample === view.current;
@@ -135,6 +137,7 @@
     head.append(link, make('span', 'tag', sample.harmful ? 'harmful' : 'harmless'));
     if (sample.category) head.append(makeText('span', 'tag', sample.category));
     if (sample.changed) head.append(make('span', 'tag', 'verdict changed'));
+    if (sample.flipped) head.append(make('span', 'tag', 'flipped between runs'));
     if (sample.distance !== null) head.append(make('span', 'tag', `${sample.distance} along Δ`));
     box.append(head);
     const shown = [...view.open].filter((arm) => sample.has(arm)).length;

@@ -12,6 +12,7 @@
   const {arms, labels, samples, prepare, prepareSearch} = sampleData;
   const {addressOf, makeSample} = sampleView;
   const PER_PAGE = 25;
+  const SAME_ARM = 'runs';
 
   const open = new Set(arms.flatMap((arm, number) => (arm.open ? [number] : [])));
   let page = 0;
@@ -23,10 +24,16 @@
   let boxes = new Map();
   let turns = 0;
 
+  const readReference = () => {
+    const {value} = find('reference');
+    if (value === SAME_ARM) return (arm) => arms[arm].against;
+    const chosen = value === '' ? null : Number(value);
+    return () => chosen;
+  };
   const view = (filter) => ({
     open,
     unblurred: find('unblur').checked,
-    reference: find('reference').value === '' ? null : Number(find('reference').value),
+    reference: readReference(),
     marked: (sample, arm) => filter.verdict !== '' && sampleFilters.isMatch(filter, sample, arm),
   });
   const count = (number) => number.toLocaleString('en');
@@ -209,6 +216,12 @@
   });
   const plain = arms.findIndex((arm) => arm.plain && arm.condition === 'image');
   find('reference').value = plain < 0 ? '' : String(plain);
+  if (sampleData.hasRuns) {
+    const option = make('option', '', 'the first run');
+    option.value = SAME_ARM;
+    find('reference').append(option);
+    find('reference').value = SAME_ARM;
+  }
 
   const filterBy = (typed) => {
     restart();
@@ -219,7 +232,7 @@
     clearTimeout(timer);
     timer = setTimeout(() => filterBy(true), 120);
   });
-  for (const id of [...sampleFilters.SELECTS, 'changed']) find(id).addEventListener('change', () => filterBy(false));
+  for (const id of [...sampleFilters.SELECTS, 'changed', 'flipped']) find(id).addEventListener('change', () => filterBy(false));
   for (const id of ['reference', 'unblur', 'unfold']) find(id).addEventListener('change', () => show());
   find('filters').addEventListener('submit', (event) => {
     event.preventDefault();
