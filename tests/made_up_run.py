@@ -22,6 +22,10 @@ from tasks.report.outcomes import Arm
 from tasks.report.stage import ReportJob, _report
 from tests.made_up import EVIL, SETS, SETTINGS, judge_answer, list_arms, make_answers, make_samples
 
+# Of the states.
+BLOCKS = (2, 3)
+ANCHORS = 4
+
 
 class MadeUp(NamedTuple):
     """A store with a report stage's manifest, and all keys that it stands on."""
@@ -53,7 +57,10 @@ def make_up(
         {"stage": "ingest", "dataset": "bench", "sample_id": str(number), "line": number, "reason": EVIL}
         for number in range(3)
     ]
-    tables = {"samples": from_rows([], "samples"), "quarantine": from_rows(aside, "quarantine")}
+    anchors = [
+        {**row, "sample_id": _name_anchor(row), "split": "anchor"} for row in make_samples("bench", ANCHORS)
+    ]
+    tables = {"samples": from_rows(anchors, "samples"), "quarantine": from_rows(aside, "quarantine")}
     used["ingest"].append(_commit(store, "ingest", tables, "nothing"))
     job = ReportJob(
         store=store.url,
@@ -119,21 +126,24 @@ def _describe(arm: Arm) -> dict[str, Any]:
 
 def _commit_states(store: Store, model: str, samples: int) -> Iterator[str]:
     generator = np.random.default_rng(0)
-    for dataset in ("vlsafe", "bench"):
-        ids = [f"{dataset[0]}{number}" for number in range(samples)]
-        base = generator.normal(size=(samples, 1, 16))
-        for condition, name, alpha, away in (
-            ("query", "", None, 0.0),
-            ("image", "", None, 3.0),
-            ("image", "CMRM dataset", 1.0, 0.5),
-        ):
+    steered = (("query", "", None, 0.0), ("image", "", None, 3.0), ("image", "CMRM dataset", 1.0, 0.5))
+    meaningless = (("query", "", None, 0.0), ("blank", "", None, 2.0))
+    anchors = [_name_anchor(row) for row in make_samples("bench", ANCHORS)]
+    for dataset, split, groups in (
+        ("vlsafe", "target", steered),
+        ("bench", "target", steered),
+        ("bench", "anchor", meaningless),
+    ):
+        ids = [f"{dataset[0]}{number}" for number in range(samples)] if split == "target" else anchors
+        base = generator.normal(size=(len(ids), len(BLOCKS), 16))
+        for condition, name, alpha, away in groups:
             states = (base + away + generator.normal(size=base.shape) * 0.2).astype(np.float16)
             rows = hidden_states_table(
                 model=model,
                 dataset=dataset,
                 sample_ids=ids,
                 condition=condition,
-                blocks=[3],
+                blocks=BLOCKS,
                 vectors=states,
                 intervention=name,
                 alpha=alpha,
@@ -142,11 +152,16 @@ def _commit_states(store: Store, model: str, samples: int) -> Iterator[str]:
                 store,
                 "embed",
                 {"hidden_states": rows},
-                [dataset, condition, name, model],
+                [dataset, split, condition, name, model],
                 content={**_describe(Arm(model, condition, name, alpha)), "position": "last"},
-                provenance={"dataset": dataset, "split": "target"},
+                provenance={"dataset": dataset, "split": split},
                 partitions={"model": model, "condition": condition},
             )
+
+
+def _name_anchor(row: Mapping[str, Any]) -> str:
+    """Anchors have ids of their own; the first is hostile, as its question is."""
+    return f"anchor {row['sample_id']}{EVIL if row['question'].startswith(EVIL) else ''}"
 
 
 def _timings(model: str) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,11 +26,13 @@ class Projection:
         return (states.to(self.mean) - self.mean) @ self.components.T
 
 
-def pca(states: Tensor, *, components: int = 2) -> Projection:
-    """Compute the principal components (PCA) of states [n, d] by a full SVD in float64 on the CPU.
+def pca(states: Tensor, *, components: int = 2, solver: Literal["full", "arpack"] = "full") -> Projection:
+    """Compute the principal components (PCA) of states [n, d] by an SVD in float64 on the CPU.
 
-    A component's sign is arbitrary; scikit-learn makes the entry of largest magnitude positive, so a figure does not
-    flip from one run to the next. Raises `ValueError` for fewer than two states, too many components, or NaN and inf.
+    `solver` is scikit-learn's: the full SVD, or ARPACK, which finds the first components alone to the same precision
+    and takes a fraction of the time for thousands of states. A component's sign is arbitrary; scikit-learn makes the
+    entry of largest magnitude positive, so a figure does not flip from one run to the next. Raises `ValueError` for
+    fewer than two states, too many components, or NaN and inf.
     """
     # Importing scikit-learn takes a second, and few of a run's processes project states.
     from sklearn.decomposition import PCA
@@ -41,15 +44,18 @@ def pca(states: Tensor, *, components: int = 2) -> Projection:
             f"{components} components of {tuple(states.shape)} states; at most {min(states.shape)}"
         )
     values = states.detach().to("cpu", torch.float64)
+    if components == min(states.shape) or (values == values[:1]).all():
+        # ARPACK finds neither all components nor those of states without variance.
+        solver = "full"
     if not torch.isfinite(values).all():
         raise ValueError("states are not finite; capture them in a wider dtype (bfloat16 or float32)")
     # Identical states have no variance: 0 / 0.
     with np.errstate(invalid="ignore"):
-        fitted = PCA(n_components=components, svd_solver="full").fit(values.numpy())
+        fitted = PCA(n_components=components, svd_solver=solver, random_state=0).fit(values.numpy())
     return Projection(
         mean=torch.from_numpy(fitted.mean_),
-        components=torch.from_numpy(fitted.components_),
-        explained_variance_ratio=torch.from_numpy(fitted.explained_variance_ratio_).nan_to_num(),
+        components=torch.from_numpy(np.ascontiguousarray(fitted.components_)),
+        explained_variance_ratio=torch.from_numpy(fitted.explained_variance_ratio_.copy()).nan_to_num(),
     )
 
 

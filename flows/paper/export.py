@@ -17,7 +17,7 @@ from tasks.core.stage_name import StageName
 from tasks.report.all_figures import draw_summary
 from tasks.report.figure import Figure, to_csv
 from tasks.report.headline import Bound
-from tasks.report.states import make_panels
+from tasks.report.states import find_groups, make_panels
 from tasks.report.summary import read_summary
 
 # Inches: of a column, and of the text of a page of two columns.
@@ -48,7 +48,9 @@ def export_paper(asked: RunExport, say: Say) -> None:
     }
     states = [need_manifest(store, StageName.EXTRACT_STATES, key) for key in used[StageName.EXTRACT_STATES]]
     figures = draw_summary(
-        summary, panels=make_panels(store, states, harmful=harmful), bound=Bound(**report.content["bound"])
+        summary,
+        panels=make_panels(find_groups(store, states), harmful=harmful),
+        bound=Bound(**report.content["bound"]),
     )
     document = make_document(summary, run_id=run, store_name=store.url, keys=record["keys"])
     entries = list_references(record, summary)

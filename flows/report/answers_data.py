@@ -10,12 +10,13 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from flows.report.answers_page import Answered, AnsweredSample, Answers, choose_open
+from flows.report.answers_page import Answered, AnsweredSample, Answers, SampleKey, choose_open
 from flows.report.thumbnail_cache import ThumbnailCache
 from flows.report.thumbnails import SampleImage, Thumbnails, fit_thumbnails
 from tasks.report.table import name_arm
@@ -35,11 +36,19 @@ INDEX, TEXTS, IMAGES = "answers-data", "answers-texts", "answers-images"
 
 @dataclass(frozen=True, kw_only=True)
 class PageData:
-    """Data of the page's script by element id: `first` is read at once, `later` follows the script; samples `shown`."""
+    """Data of the page's script by element id: `first` is read at once, `later` follows the script.
+
+    `keys` are those of the samples.
+    """
 
     first: Mapping[str, Any]
     later: Mapping[str, Any] = field(default_factory=dict)
-    shown: int
+    keys: AbstractSet[SampleKey] = frozenset()
+
+    @property
+    def shown(self) -> int:
+        """The number of samples."""
+        return len(self.keys)
 
 
 def make_page_data(
@@ -55,7 +64,7 @@ def make_page_data(
     samples along Δ where they are known.
     """
     if not answers.samples:
-        return PageData(first={}, shown=0)
+        return PageData(first={})
     answers, texts = _fit_texts(answers)
     thumbnails = fit_thumbnails(
         [
@@ -82,7 +91,7 @@ def make_page_data(
     # What the first samples need stands before the script, so that it shows them while the rest is being read.
     early = {name: chunk for name, chunk in chunks.items() if name.endswith("-0")}
     late = {name: chunk for name, chunk in chunks.items() if name not in early}
-    return PageData(first={INDEX: index, **early}, later=late, shown=len(answers.samples))
+    return PageData(first={INDEX: index, **early}, later=late, keys={asked.key for asked in answers.samples})
 
 
 def _fit_texts(answers: Answers) -> tuple[Answers, list[str]]:

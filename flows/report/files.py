@@ -11,6 +11,7 @@ from flows.report.answers_page import read_answers
 from flows.report.distances import measure_distances
 from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
 from flows.report.sections import make_document
+from flows.report.states_page import describe_maps
 from flows.report.stimulus_pictures import draw_stimuli
 from flows.report.writers.exports import write_csv, write_latex
 from flows.report.writers.html import write_html
@@ -21,6 +22,7 @@ from storage.shards.rows import need_manifest
 from storage.store import Store
 from tasks.core.stage_name import StageName
 from tasks.report.model_names import shorten_models
+from tasks.report.state_maps import MAPS, read_maps
 from tasks.report.summary import Summary
 
 
@@ -57,18 +59,25 @@ def write_report_files(
     for table in document.tables():
         written.append(store.write_bytes(f"{folder}/{TABLES}/{table.name}.csv", write_csv(table)))
         written.append(store.write_bytes(f"{folder}/{TABLES}/{table.name}.tex", write_latex(table)))
+    names = shorten_models([model["name"] for model in summary.models])
+    page_data = make_page_data(
+        answers, images=images or {}, names=names, distances=measure_distances(store, used)
+    )
     page = write_html(
         document,
         figures=pictures,
-        answers=make_page_data(
-            answers,
-            images=images or {},
-            names=shorten_models([model["name"] for model in summary.models]),
-            distances=measure_distances(store, used),
-        ),
+        answers=page_data,
         stimuli=draw_stimuli(
             (need_manifest(store, StageName.GENERATE, key) for key in used.get(StageName.GENERATE, ())),
             summary.stimuli,
+        ),
+        states=describe_maps(
+            store,
+            read_maps(store, report),
+            ingested=used[StageName.INGEST],
+            shown=page_data.keys,
+            arms=answers.arms,
+            names=names,
         ),
         total=answers.total,
         command=f'cmrm sql --store {shlex.quote(store_name)} --run {run_id} "FROM responses"',
@@ -80,4 +89,5 @@ def write_report_files(
 
 def _find_figures(report: Manifest) -> list[str]:
     """List the figure files reports/<figure>/<key>.<digest>.<suffix>; the summary is one folder higher."""
-    return [path for path in report.paths("reports") if len(PurePosixPath(path).parts) == 3]
+    folders = {path: PurePosixPath(path).parent.name for path in report.paths("reports")}
+    return [path for path, name in folders.items() if name != MAPS and len(PurePosixPath(path).parts) == 3]

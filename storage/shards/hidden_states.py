@@ -128,6 +128,40 @@ def read_last_block(paths: Sequence[Path]) -> HiddenStates:
     return read_block(paths, blocks[-1]) if blocks else _NOTHING
 
 
+def list_samples(paths: Sequence[Path], *, position: str = LAST) -> list[str]:
+    """List the samples with hidden states at a position, file by file; raises StoreError for a damaged file."""
+    found: list[str] = []
+    for path in paths:
+        with _opened(path) as file:
+            if groups := _find_groups(file, position):
+                table = file.read_row_groups(groups[min(groups)], columns=["sample_id"])
+                found.extend(table["sample_id"].to_pylist())
+    return found
+
+
+def read_samples(
+    paths: Sequence[Path], block: int, sample_ids: Sequence[str], *, position: str = LAST
+) -> np.ndarray:
+    """Read the hidden states of some samples at one block, in their order: float32 [samples, width].
+
+    One file is in memory at a time. Raises StoreError for a damaged file and for a sample that no file has.
+    """
+    places = {sample: place for place, sample in enumerate(sample_ids)}
+    vectors: np.ndarray | None = None
+    for path in paths:
+        read = read_block([path], block, position=position)
+        rows = [row for row, sample in enumerate(read.sample_ids) if sample in places]
+        if not rows:
+            continue
+        if vectors is None:
+            vectors = np.empty((len(sample_ids), read.vectors.shape[2]), dtype=np.float32)
+        vectors[[places.pop(read.sample_ids[row]) for row in rows]] = read.vectors[rows, 0]
+    if places or vectors is None:
+        missing = next(iter(places), "any sample")
+        raise StoreError(f"there are no hidden states of {missing} at block {block}: make them again")
+    return vectors
+
+
 def _find_groups(file: pq.ParquetFile, position: str) -> dict[int, list[int]]:
     """The row groups of each block at a position: no row group mixes blocks or positions."""
     groups: dict[int, list[int]] = {}

@@ -14,6 +14,7 @@ from tasks.report.figures import draw_curves, draw_overhead, draw_states
 from tasks.report.headline import Bound
 from tasks.report.parts import draw_parts
 from tasks.report.rates_figure import draw_rates
+from tasks.report.state_blocks import draw_state_blocks
 from tasks.report.states import Panel
 from tasks.report.summary import Summary
 
@@ -32,5 +33,6 @@ def draw_summary(summary: Summary, *, panels: Sequence[Panel], bound: Bound) -> 
         *draw_categories(summary.categories),
         *draw_defences(summary.defences),
         *draw_states(panels),
+        *draw_state_blocks(summary.state_blocks),
         *draw_overhead(summary.overhead),
     ]

@@ -36,7 +36,9 @@ from tasks.report.parts import VERSION as PARTS_VERSION
 from tasks.report.parts import read_parts
 from tasks.report.questions import rate_questions
 from tasks.report.reasoning import rate_traces
-from tasks.report.states import describe_panel, make_panels
+from tasks.report.state_blocks import BlockMeasures, choose_groups
+from tasks.report.state_maps import MAPS, StateMap, find_sets, make_maps, write_maps
+from tasks.report.states import describe_panel, find_groups, make_panels
 from tasks.report.stimuli import gather_stimuli
 from tasks.report.summary import (
     FigureCaption,
@@ -143,7 +145,11 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         utility_loss=job.utility_loss,
         over_refusal=job.over_refusal,
     )
-    panels = make_panels(store, made[StageName.EXTRACT_STATES], harmful=harmful)
+    found = find_groups(store, made[StageName.EXTRACT_STATES])
+    panels = make_panels(found, harmful=harmful)
+    sets = find_sets(found)
+    by_block = BlockMeasures(wanted=choose_groups(sets))
+    maps = make_maps(sets, measure=by_block.add)
     bound = Bound(utility_loss=job.utility_loss, over_refusal=job.over_refusal)
     states = [record for panel in panels for record in describe_panel(panel)]
     costs = describe_costs(iterate_all(store, made[StageName.OVERHEAD], "timings"))
@@ -184,6 +190,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         table=table,
         curves=tuple(curves),
         states=tuple(states),
+        state_blocks=tuple(by_block.records),
         overhead=tuple(costs),
         agreement=tuple(describe_agreement(outcomes)),
         quarantined=tuple(_count_quarantined(store, made)),
@@ -210,13 +217,17 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     summary = replace(
         summary, figures=tuple(FigureCaption(name=one.name, caption=one.caption) for one in figures)
     )
-    manifest = commit_files(job, store, _name_files(job.key, summary, figures), rows=NO_ROWS)
+    manifest = commit_files(job, store, _name_files(job.key, summary, figures, maps), rows=NO_ROWS)
     report_rows(1)
     return manifest
 
 
-def _name_files(key: str, summary: Summary, figures: Sequence[Figure]) -> dict[str, bytes]:
+def _name_files(
+    key: str, summary: Summary, figures: Sequence[Figure], maps: Sequence[StateMap]
+) -> dict[str, bytes]:
     files = {f"reports/{key}.json": write_summary(summary)}
+    if maps:
+        files[f"reports/{MAPS}/{key}.maps"] = write_maps(maps)
     for figure in figures:
         for suffix, data in figure.save().items():
             files[f"reports/{figure.name}/{key}.{suffix}"] = data

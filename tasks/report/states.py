@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,11 @@ class StateGroup(NamedTuple):
     alpha: float | None = None
 
 
+TEXT = StateGroup("query")
+# Files by model and data set, split, and group.
+Found = dict[tuple[str, str], dict[str, dict[StateGroup, list[Path]]]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One model's final states on one data set, the same samples in every group.
@@ -45,14 +51,9 @@ class Panel:
     apart: Mapping[StateGroup, dict[str, Any]]
 
 
-def make_panels(
-    store: Store, states: Iterable[Manifest], *, harmful: Mapping[tuple[str, str], bool]
-) -> list[Panel]:
-    """Make a panel for each model and data set with states of both text prompts and image prompts.
-
-    If steered states are stored, the panel shows their targets, else the anchors.
-    """
-    found: dict[tuple[str, str], dict[str, dict[StateGroup, HiddenStates]]] = {}
+def find_groups(store: Store, states: Iterable[Manifest]) -> Found:
+    """Find the files with states of the last prompt token, by model and data set, split, and group."""
+    found: Found = {}
     for manifest in states:
         content, provenance = manifest.content, manifest.provenance
         if content["position"] != LAST:
@@ -61,16 +62,34 @@ def make_panels(
         group = StateGroup(content["condition"], content["intervention_name"], steering.get("alpha"))
         sides = found.setdefault((content["name"], provenance["dataset"]), {})
         groups = sides.setdefault(provenance["split"], {})
-        read = read_last_block(find_files(store, manifest, "hidden_states"))
-        groups[group] = _join(groups[group], read) if group in groups else read
+        groups.setdefault(group, []).extend(find_files(store, manifest, "hidden_states"))
+    return found
+
+
+def make_panels(found: Found, *, harmful: Mapping[tuple[str, str], bool]) -> list[Panel]:
+    """Make a panel for each model and data set with states of both text prompts and image prompts."""
     panels = []
     for (model, dataset), sides in found.items():
-        steered = any(group.intervention for group in sides.get("target", {}))
-        split = "target" if steered or "anchor" not in sides else "anchor"
-        panel = _make_panel(model, dataset, split, sides.get(split, {}), harmful)
+        split = choose_split(sides)
+        read = {group: read_last_block(paths) for group, paths in sides.get(split, {}).items()}
+        panel = _make_panel(model, dataset, split, read, harmful)
         if panel is not None:
             panels.append(panel)
     return panels
+
+
+def choose_split(sides: Mapping[str, Iterable[StateGroup]]) -> str:
+    """Choose the split that is shown of a data set: the targets if they have steered states, else the anchors."""
+    steered = any(group.intervention for group in sides.get("target", ()))
+    return "target" if steered or "anchor" not in sides else "anchor"
+
+
+def draw_samples(sample_ids: Sequence[str], most: int) -> list[str]:
+    """Draw at most so many samples by the seed, in their order; the first draws are the same for any number."""
+    if len(sample_ids) <= most:
+        return list(sample_ids)
+    drawn = np.random.default_rng(SEED).permutation(len(sample_ids))[:most]
+    return [sample_ids[place] for place in sorted(drawn)]
 
 
 def describe_panel(panel: Panel) -> list[dict[str, Any]]:
@@ -116,14 +135,11 @@ def _make_panel(
     from cmrm.statistics.geometry import pca
     from cmrm.statistics.separability import measure_separability
 
-    text = StateGroup("query")
     present = {group: states for group, states in groups.items() if states.sample_ids}
     common = sorted(set.intersection(*(set(one.sample_ids) for one in present.values()))) if present else []
-    if text not in present or len(present) < 2 or len(common) < 2:
+    if TEXT not in present or len(present) < 2 or len(common) < 2:
         return None
-    if len(common) > MOST_SAMPLES:
-        drawn = np.random.default_rng(SEED).permutation(len(common))[:MOST_SAMPLES]
-        common = [common[place] for place in sorted(drawn)]
+    common = draw_samples(common, MOST_SAMPLES)
     vectors = {group: states.choose(common)[:, 0].astype(np.float32) for group, states in present.items()}
     import torch
 
@@ -141,18 +157,8 @@ def _make_panel(
         # Its last bits depend on how a process parallelizes sums.
         explained=tuple(round(share, 9) for share in projection.explained_variance_ratio.tolist()),
         apart={
-            group: measure_separability(vectors[text], one, seed=SEED, groups=[*common, *common]).to_json()
+            group: measure_separability(vectors[TEXT], one, seed=SEED, groups=[*common, *common]).to_json()
             for group, one in vectors.items()
-            if group != text
+            if group != TEXT
         },
-    )
-
-
-def _join(first: HiddenStates, second: HiddenStates) -> HiddenStates:
-    if not (first.sample_ids and second.sample_ids):
-        return first if first.sample_ids else second
-    return HiddenStates(
-        [*first.sample_ids, *second.sample_ids],
-        first.blocks,
-        np.concatenate([first.vectors, second.vectors]),
     )

@@ -106,6 +106,7 @@ MAPPINGS = (
     "directions",
     "direction_cosines",
     "turned",
+    "state_blocks",
 )
 RECORDS: Mapping[str, type[Any]] = MappingProxyType(
     {
@@ -128,6 +129,7 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
 # The keys that only some runs have.
 OPTIONAL = frozenset(
     (
+        "state_blocks",
         "parts",
         "directions",
         "direction_cosines",
@@ -178,6 +180,8 @@ class Summary:
     directions: tuple[Record, ...] = ()
     direction_cosines: tuple[Record, ...] = ()
     turned: tuple[Record, ...] = ()
+    # Only of a run with states of text and images: rows by block, as `BlockMeasures` collects them.
+    state_blocks: tuple[Record, ...] = ()
     # Only of a run with data sets that have categories; earlier releases did not rate them.
     categories: tuple[CategoryRate, ...] = ()
     # Only of a run with judges of questions.

@@ -80,7 +80,7 @@ def judge_plainly(store: Path | str, *, judges: Sequence[JudgeUse] = (), arms: A
 
 def _do_plainly(work: Any, opened: Store, save: Callable[..., bytes]) -> Result:
     with pytest.MonkeyPatch.context() as patch, draw_tentative_bars() as bars:
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         patch.setattr(figure, "_save", save)
         outcome = work.do(PlainStages(opened, bars, InProcessWorkers(), LookupObserver()))
     # Runs are told apart by the order of their ids.

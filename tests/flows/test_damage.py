@@ -43,7 +43,7 @@ def _draw_nothing() -> Iterator[None]:
     files = {"svg": b"<svg/>", "png": b"png", "csv": b"first,second\n"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "save", lambda _: files)
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         patch.setattr(all_figures, "draw_states", lambda _: [drawn])
         yield
 

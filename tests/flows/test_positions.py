@@ -25,7 +25,7 @@ from storage.records.manifest import Manifest, manifest_file
 from storage.sql.database import connect
 from storage.store import Store
 from tasks.data.ingest import ingest
-from tasks.report.states import make_panels
+from tasks.report.states import find_groups, make_panels
 from tasks.states.extract import EmbedJob, extract_states
 from tests.conformance.builders import BUILDERS
 from tests.flows.shared_runs import run_plainly
@@ -168,7 +168,7 @@ def test_the_report_shows_the_states_of_the_last_prompt_token_alone(
             for dataset, sample, one in sql.sql("SELECT dataset, sample_id, harmful FROM samples").fetchall()
         }
     few, all_of_them = (
-        make_panels(store, find(keys), harmful=harmful)
+        make_panels(find_groups(store, find(keys)), harmful=harmful)
         for keys in (before["embed"], list_keys(path, "embed"))
     )
     assert len(few) == len(all_of_them) == 2

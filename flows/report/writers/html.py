@@ -28,6 +28,7 @@ STYLES = (
     "controls.css",
     "samples.css",
     "sample_parts.css",
+    "states.css",
     "print.css",
 )
 SCRIPTS = (
@@ -41,6 +42,9 @@ SCRIPTS = (
     "sample_export.js",
     "samples.js",
     "sample_keys.js",
+    "maps.js",
+    "plot.js",
+    "states.js",
 )
 # Inside a script element these could close it or open a comment.
 UNSAFE = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
@@ -58,19 +62,20 @@ def write_html(
     stimuli: Sequence[StimulusPicture],
     total: int,
     command: str,
+    states: Mapping[str, Any],
 ) -> str:
     """Write the page.
 
     `figures` are SVG by name; `answers` are those of some of `total` samples, and `command` queries all of them;
-    `stimuli` are the run's meaningless images. Everything but the templates is escaped, and the
-    Content-Security-Policy admits no other style or script.
+    `stimuli` are the run's meaningless images, and `states` its maps as `describe_maps` makes them. Everything but the
+    templates is escaped, and the Content-Security-Policy admits no other style or script.
     """
     return render_page(
         "report.html.jinja",
         style=read_assets("css", STYLES),
         script=read_assets("js", SCRIPTS),
         folder=TEMPLATES,
-        data=answers.first,
+        data={**answers.first, **({"states-data": states} if states["maps"] else {})},
         later=answers.later,
         document=document,
         sections=[one for one in document.sections if one.name != "provenance"],
@@ -79,6 +84,7 @@ def write_html(
             name: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for name, svg in figures.items()
         },
         shown=answers.shown,
+        mapped=bool(states["maps"]),
         stimuli=stimuli,
         total=total,
         command=command,

@@ -20,6 +20,16 @@ def test_components_are_the_eigenvectors_of_the_covariance():
     torch.testing.assert_close(projection.explained_variance_ratio, (values / values.sum()).flip(0)[:3])
 
 
+def test_the_first_components_alone_are_the_same_as_those_of_the_full_decomposition():
+    states = cloud(n=300, d=80)
+    full, first = pca(states), pca(states, solver="arpack")
+    torch.testing.assert_close(first.components, full.components, atol=1e-9, rtol=0)
+    torch.testing.assert_close(first.explained_variance_ratio, full.explained_variance_ratio)
+    # These it cannot find by itself.
+    for awkward in (torch.ones(5, 4), cloud(n=2)):
+        torch.testing.assert_close(pca(awkward, solver="arpack").components, pca(awkward).components)
+
+
 def test_projected_states_are_centred():
     states = cloud()
     assert pca(states).project(states).mean(dim=0).abs().max().item() < 1e-9

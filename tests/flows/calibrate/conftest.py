@@ -16,7 +16,7 @@ RUN = "20260101-000000-abcdef"
 def record_run(store: Store, run_id: str, *, samples: int, judges: tuple[str, ...]) -> None:
     """Commit a made-up run without figures and record it as finished."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         made = make_up(store, samples=samples, strengths=(1.0,), judges=judges)
     models = [{"name": name, "label": name} for name in ("llava-tiny",)]
     spec = {

@@ -360,7 +360,7 @@ def hostile(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "store"
     store = Store.create(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         made = make_up(store, samples=6, strengths=(1.0,))
     reason = "the text holds '<s> frobnicate \\' it' and \"frobnicate all\" of it"
     place = "image 'a/b.png' is not in /home/me/my-data/img; add it"

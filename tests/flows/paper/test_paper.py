@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.create(tmp_path_factory.mktemp("store"))
     with pytest.MonkeyPatch.context() as patch:
         # The report's own figures and numbers are tested elsewhere.
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         patch.setattr(Figure, "save", lambda _: {"svg": b"<svg/>", "png": b"", "csv": b""})
         made = make_up(store, samples=8, strengths=(1.0,))
     summary = read_summary(store, made.report)

@@ -82,8 +82,8 @@ def test_it_opens_from_disk_without_a_complaint_and_asks_for_nothing_else(
     page.goto(file.as_uri())
     expect(page.locator("#found")).to_have_text(f"{3 * SAMPLES} of {3 * SAMPLES} samples")
     sizes = page.locator("figure img").evaluate_all("all => all.map(one => one.naturalWidth)")
-    # Rates, changes, final states, overhead, and unsafe answers and over-refusal by category.
-    assert len(sizes) == 6
+    # Rates, changes, final states, these by block, overhead, and unsafe answers and over-refusal by category.
+    assert len(sizes) == 7
     assert all(size > 100 for size in sizes)
     for link in page.locator("nav a").all():
         assert page.locator(str(link.get_attribute("href"))).count() == 1
@@ -241,7 +241,7 @@ def test_the_verdict_and_both_figures_are_on_the_first_screen(browser: Browser, 
 @needs_browser
 def test_tables_fold_under_figures_and_changes_of_little_under_the_others(page: Page, file: Path) -> None:
     assert page.locator("#main details").count() == 0
-    states = page.locator("#states")
+    states = page.locator("#states > details")
     expect(states.locator("table")).to_be_hidden()
     states.locator("summary").press("Enter")
     expect(states.locator("table")).to_be_visible()
@@ -258,7 +258,7 @@ def test_print_unfolds_all_tables_without_scripts(browser: Browser, file: Path) 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    folded = page.locator("#states table")
+    folded = page.locator("#states > details table")
     expect(folded).to_be_hidden()
     page.emulate_media(media="print")
     expect(folded).to_be_visible()

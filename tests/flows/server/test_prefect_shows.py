@@ -32,7 +32,7 @@ from flows.server.client import quiet_prefect
 quiet_prefect()
 import tasks.report.stage
 from flows.cli import main
-tasks.report.stage.make_panels = lambda *_, **__: []
+tasks.report.stage.find_groups = lambda *_: {}
 main(sys.argv[1:])
 """
 STAGES = ("ingest", "embed", "shift", "generate", "judge", "report")

@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     opened = Store.create(folder)
     with pytest.MonkeyPatch.context() as patch:
         # Other figures will do, which take less time to draw.
-        patch.setattr(report, "make_panels", lambda *_, **__: [])
+        patch.setattr(report, "find_groups", lambda *_: {})
         made = make_up(opened, samples=12, strengths=(1.0,))
     summary = read_summary(opened, made.report)
     files = write_report_files(

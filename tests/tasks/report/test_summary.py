@@ -41,9 +41,9 @@ def commit(folder: Path, data: bytes) -> tuple[Store, Manifest]:
 def test_what_the_stage_stores_has_the_schema_and_the_keys_of_earlier_releases(made: MadeUp) -> None:
     content = read_json(made)
     assert content["schema"] == SCHEMA == 1
-    # The made-up data sets have categories; a run without has no such key.
-    assert set(content) == {"schema", "categories", *EARLIER}
-    assert [len(content[name]) for name in ("curves", "states", "figures")] == [2, 4, 7]
+    # The made-up data sets have categories and states; a run without has no such key.
+    assert set(content) == {"schema", "categories", "state_blocks", *EARLIER}
+    assert [len(content[name]) for name in ("curves", "states", "figures")] == [2, 4, 8]
     assert set(content["quarantined"][0]) == {"stage", "dataset", "reason", "rows"}
     assert set(content["shifts"][0]) == {"key", "model", "image", "method", "anchors"}
 
