@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 
 # Exit statuses by the shells' convention: after SIGINT, and after SIGINT or SIGTERM.
 INTERRUPTED = 128 + signal.SIGINT
@@ -94,3 +95,23 @@ def collect_as_usual() -> None:
         # Exclude what was imported from every later collection.
         gc.freeze()
         gc.set_threshold(*USUALLY)
+
+
+def import_for_good(*modules: str) -> bool:
+    """Import modules with rare garbage collections, and exclude what there is then from every later one.
+
+    That lasts until `gc.unfreeze`. Returns False, and only imports, where something is excluded already: whoever began
+    that ends it.
+    """
+    first, *others = gc.get_threshold()
+    # Zero means that there are no collections at all.
+    gc.set_threshold(first and max(first, RARELY), *others)
+    try:
+        for module in modules:
+            import_module(module)
+    finally:
+        gc.set_threshold(first, *others)
+    if gc.get_freeze_count():
+        return False
+    gc.freeze()
+    return True

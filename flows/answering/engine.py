@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from flows.answering.batches import BatchBuilders
 from flows.answering.questions import Question
 from flows.answering.queue import QuestionQueue
 from flows.answering.session import Session
+from flows.process import import_for_good
 from tasks.core.daemon_thread import DaemonThread
 from tasks.core.models import ModelUse, choose_device, load_use
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 # How long the interpreter's exit waits for a decoding step.
 STOP_SECONDS = 10.0
+# What a model is loaded and decoded by: half a million objects, which a full garbage collection takes a third of a
+# second to traverse, and an evaluation in Inspect causes one for each hundred samples or so.
+HEAVY = ("cmrm.models.loading", "cmrm.decoding.api", "cmrm.prefix.planner")
 
 
 class Engine:
@@ -82,13 +87,21 @@ _finding = threading.Lock()
 
 
 def find_engine(model: ModelUse) -> Engine:
-    """Find the engine of a model, or make it; it is freed, with its weights, when nobody holds it any more."""
+    """Find the engine of a model, or make it; it is freed, with its weights, when nobody holds it any more.
+
+    While the first one lasts, what was imported before it is excluded from garbage collections, where nobody else has
+    excluded anything.
+    """
     # Names and system lines change prompts and not what is loaded.
     loaded = replace(model, label=None, system=None, device=choose_device(model.device))
     with _finding:
         found = _engines.get(loaded)
         if found is None:
+            # Weights must be freed with their engine, and so none may be there yet.
+            excluded = not _engines and import_for_good(*HEAVY)
             found = _engines[loaded] = Engine(loaded)
+            if excluded:
+                weakref.finalize(found, gc.unfreeze).atexit = False
         return found
 
 

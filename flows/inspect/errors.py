@@ -9,13 +9,17 @@ from inspect_ai._util.error import PrerequisiteError
 from rich.markup import escape
 
 from cmrm.errors import UserError
+from storage.errors import StoreError
 
 
 @contextmanager
 def telling_inspect() -> Iterator[None]:
-    """Raise a `UserError` of the body as Inspect's `PrerequisiteError`, of which its command line shows the message."""
+    """Raise a mistake as Inspect's `PrerequisiteError`, of which its command line shows the message.
+
+    Mistakes are a `UserError` and a `StoreError` of the body.
+    """
     try:
         yield
-    except UserError as error:
+    except (UserError, StoreError) as error:
         # Inspect prints messages as rich's markup.
         raise PrerequisiteError(escape(str(error))) from None

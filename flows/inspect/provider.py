@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
+import click
 import sniffio
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import transcript
@@ -41,14 +42,17 @@ if TYPE_CHECKING:
 
 # The name of what cmrm puts into an output's metadata and into the transcript.
 SOURCE = "cmrm"
+# Commands of Inspect that ask models; others, such as `score`, make a log's models anew, wherever its run may be.
+ASKING = frozenset(("eval", "eval-retry", "eval-set"))
 STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens"}
 
 
 class SteeredModelAPI(ModelAPI):
     """Answers in this process, greedily, under the arm that the arguments name.
 
-    Inspect makes it where it only wants to know a model's name, and to score a log: the arm is found, and weights are
-    loaded, with the first question. Raises `PrerequisiteError` for arguments and options that cannot be honoured.
+    Inspect makes it where it only wants to know a model's name, and to score a log: the arm is found with the first
+    question, and weights are loaded. A command line that evaluates finds it at once, so that a mistake costs a line and
+    no sample. Raises `PrerequisiteError` for arguments and options that cannot be honoured, and for what is not found.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class SteeredModelAPI(ModelAPI):
         self.base_url = f"{SOURCE}:{uuid4().hex}"
         self._finding = threading.Lock()
         self._found: tuple[AnsweringArm, Engine] | None = None
+        command = click.get_current_context(silent=True)
+        # Without arguments it may be one of those that only have a name.
+        if model_args and command is not None and command.info_name in ASKING:
+            with telling_inspect():
+                self._find()
 
     async def generate(
         self,

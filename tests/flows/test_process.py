@@ -63,3 +63,16 @@ def test_garbage_is_collected_as_usual_once_there_is_work() -> None:
     )
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_was_imported_for_good_is_in_no_collection_until_that_is_undone() -> None:
+    code = (
+        "import gc, sys\nfrom flows.process import import_for_good\n"
+        "assert 'mailbox' not in sys.modules\nusual = gc.get_threshold()\n"
+        "assert import_for_good('mailbox')\n"
+        "def searched():\n    return any(one is sys.modules['mailbox'].__dict__ for one in gc.get_objects())\n"
+        "assert gc.get_freeze_count() > 0 and not searched()\nassert gc.get_threshold() == usual\n"
+        "assert not import_for_good('mailbox')\ngc.unfreeze()\nassert searched()"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr

@@ -298,10 +298,19 @@ def test_a_model_that_cannot_be_loaded_fails_each_question_and_is_tried_again(
     assert ask(engine, plain, Prompt(text="what is it?"), max_new_tokens=2).result(SECONDS).tokens == 2
 
 
-def test_a_model_that_nobody_holds_is_freed(plain: AnsweringArm) -> None:
-    # Loaded as no other test loads it: Inspect keeps the models that it was asked for.
+def test_a_model_that_nobody_holds_is_freed_and_what_is_imported_is_in_no_collection_meanwhile(
+    plain: AnsweringArm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Inspect keeps the models that other tests asked for, and whoever runs the tests may exclude things, too.
+    monkeypatch.setattr(engines, "_engines", weakref.WeakValueDictionary())
+    excluded = [True]
+    monkeypatch.setattr(engines, "import_for_good", lambda *_: excluded.pop())
+    undone: list[bool] = []
+    monkeypatch.setattr(engines.gc, "unfreeze", lambda: undone.append(True))
     engine = find_engine(replace(plain.model, dtype="bfloat16"))
+    assert find_engine(plain.model) is not engine
     ask(engine, plain, Prompt(text="what is it?"), max_new_tokens=2).result(SECONDS)
+    assert not undone
     gone = weakref.ref(engine)
     del engine
     for _ in range(100):
@@ -310,3 +319,4 @@ def test_a_model_that_nobody_holds_is_freed(plain: AnsweringArm) -> None:
             break
         threading.Event().wait(0.05)
     assert gone() is None
+    assert undone == [True]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import inspect_ai
 import pytest
 from inspect_ai import Task
@@ -110,6 +111,21 @@ def test_nothing_is_read_or_loaded_before_the_first_question(monkeypatch: pytest
     for name in ("organism", "/no/such/folder", "someone/nothing", "label-in-a-run"):
         assert get_model(f"cmrm/{name}", memoize=False).api.model_name == name
     get_model("cmrm/organism", memoize=False, shift="no-such-run", alpha=1)
+
+
+@pytest.mark.parametrize("command", ["eval", "eval-retry", "eval-set"])
+def test_a_command_line_that_evaluates_is_told_at_once_what_is_not_found(
+    command: str, tmp_path: Path
+) -> None:
+    given = {"shift": "latest", "store": str(tmp_path / "[none]")}
+    with click.Context(click.Command(command), info_name=command):
+        # Inspect makes it without arguments, too, where a name may be one of a run.
+        assert get_model("cmrm/label-in-a-run", memoize=False).api.model_name == "label-in-a-run"
+        assert "/[none] has no finished run yet: make one with cmrm run" in print_refusal(**given)
+        assert "no.yaml" in print_refusal(spec=str(tmp_path / "no.yaml"))
+    # A log is scored wherever its run may be.
+    with click.Context(click.Command("score"), info_name="score"):
+        assert get_model("cmrm/organism", memoize=False, **given).api.model_name == "organism"
 
 
 def test_equal_arguments_give_one_model_and_others_another(llava_folder: Path) -> None:
