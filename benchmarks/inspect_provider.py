@@ -49,7 +49,7 @@ TOKENS = 24
 def main() -> None:
     """Time the turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="small", choices=("small", "organism"))
+    parser.add_argument("--model", default="small", choices=("small", "medium", "organism"))
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -94,7 +94,7 @@ class Bench:
         side = 32 if own is not None else 112
         if own is None:
             torch.manual_seed(0)
-            vlm = build(replace(SHAPES["llava-small"], side=side), device="cpu", dtype=torch.float32)
+            vlm = build(replace(SHAPES[f"llava-{model}"], side=side), device="cpu", dtype=torch.float32)
             vlm.model.save_pretrained(self.model)
             vlm.processor.save_pretrained(self.model)
         (folder / "images").mkdir()
