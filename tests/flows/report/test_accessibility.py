@@ -14,6 +14,7 @@ from storage.store import Store
 from tasks.report.summary import read_summary
 from tests.accessibility import LOOKS, find_overflow, find_violations, unfold, walk_by_tab
 from tests.browser import needs_browser, open_browser
+from tests.color_vision import VISIONS, find_nearest
 from tests.made_up_run import make_up
 
 pytestmark = needs_browser
@@ -59,7 +60,7 @@ def test_axe_finds_no_violation(page: Page, look: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_by_four_and_a_half_and_edges_of_controls_by_three(page: Page, scheme: str) -> None:
+def test_text_and_edges_of_controls_stand_out_and_good_from_bad_to_all_eyes(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     colors = page.evaluate(
         """names => {
@@ -78,6 +79,7 @@ def test_text_stands_out_by_four_and_a_half_and_edges_of_controls_by_three(page:
         assert contrast(light["edge"], light[ground]) >= 3
     for name in ("bad", "good"):
         assert all(contrast(light[name], light[ground]) >= 4.5 for ground in ("paper", f"{name}-paper"))
+    assert all(find_nearest([colors["bad"], colors["good"]], vision) > 15 for vision in VISIONS)
     edges = page.locator("#filters :is(input[type=search], select), .pages button").evaluate_all(
         "all => all.map(one => getComputedStyle(one).borderTopColor.match(/[\\d.]+/g).map(Number))"
     )
