@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _QUIET = (
@@ -18,6 +18,8 @@ _QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
+# On a machine that does much else a page may need more than the usual five seconds.
+expect.set_options(timeout=60_000)
 needs_browser = pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium on this machine")
 
 

@@ -28,7 +28,7 @@ COLORS = ("paper", "raised", "ink", "quiet", "accent", "edge", "bad", "bad-paper
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every kind of section, its widest tables of more than nine columns."""
     store = Store.create(tmp_path_factory.mktemp("store"))
-    made = make_up(store, models=("moon",), samples=9, strengths=(0.5, 1.0))
+    made = make_up(store, models=("moon",), samples=4, strengths=(0.5, 1.0))
     write_report_files(
         store,
         run_id="r1",
@@ -221,15 +221,24 @@ def test_print_is_light_has_no_controls_and_no_table_is_cut(page: Page) -> None:
         assert [(name, end) for name, end in own if end > width + 2] == []
 
 
-def test_the_pdf_has_every_section_and_opens_folds_but_sensitive_ones(page: Page, tmp_path: Path) -> None:
+def test_the_pdf_opens_what_is_folded_but_sensitive_text_and_has_pages_across(page: Page) -> None:
     page.emulate_media(media="print")
-    # The map of states is on screen alone, and its table with it.
-    hidden = page.locator("details:not([open]):not(.fold):not(#states-map details) table").evaluate_all(
-        "all => all.filter(one => !one.checkVisibility({contentVisibilityAuto: true})).length"
-    )
-    assert hidden == 0
-    assert not page.locator(".sample .question:visible").filter(has_text="do the harmful").count()
-    pdf = page.pdf(prefer_css_page_size=True)
-    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)
+    tables = page.locator("details.long:not([open]) table")
+    assert tables.count() > 3
+    assert all(table.is_visible() for table in tables.all())
+    sensitive = page.locator(".fold .question")
+    assert sensitive.count() > 3
+    assert not any(question.is_visible() for question in sensitive.all())
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", page.pdf(prefer_css_page_size=True))
     upright = [1 for wide, high in boxes if float(wide) < float(high)]
     assert 0 < len(upright) < len(boxes)
+
+
+def test_a_box_that_no_longer_scrolls_keeps_the_focus_while_it_has_it(page: Page) -> None:
+    page.set_viewport_size({"width": 380, "height": 900})
+    table = page.locator("#main .scroll")
+    expect(table).to_have_attribute("tabindex", "0")
+    table.focus()
+    page.set_viewport_size({"width": 1600, "height": 900})
+    expect(page.locator("#interventions .scroll")).not_to_have_attribute("tabindex", "0")
+    expect(table).to_be_focused()

@@ -34,7 +34,8 @@
     for (const {target} of entries) {
       const scrolls = target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight;
       if (scrolls) target.tabIndex = 0;
-      else target.removeAttribute('tabindex');
+      // Whoever is there now would be thrown back to the top.
+      else if (target !== document.activeElement) target.removeAttribute('tabindex');
     }
   });
   for (const box of document.querySelectorAll('.scroll')) sizes.observe(box);
