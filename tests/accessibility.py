@@ -57,8 +57,18 @@ def find_violations(page: Page, look: str) -> list[str]:
 
 
 def unfold(page: Page) -> None:
-    """Open all that is folded."""
-    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    """Open all that is folded, and what is folded inside it, once the page has filled it."""
+    page.evaluate(
+        """async () => {
+            const find = () => [...document.querySelectorAll('details:not([open])')];
+            for (let closed = find(); closed.length; closed = find()) {
+                await Promise.all(closed.map(one => new Promise(done => {
+                    one.addEventListener('toggle', done, {once: true});
+                    one.open = true;
+                })));
+            }
+        }"""
+    )
 
 
 def find_overflow(page: Page, width: int) -> list[str]:
