@@ -1,4 +1,4 @@
-"""How far apart colours look to people with each kind of colour vision: Machado et al. 2009 at full severity, CIEDE2000."""
+"""How far apart colours look to all kinds of eyes: Machado et al. 2009 at full severity, CIEDE2000."""
 
 from __future__ import annotations
 
