@@ -49,12 +49,25 @@
     }
     return steps.reverse();
   };
+  // Runs of one kind as one text; of what stands between two shared words, all that is removed comes first.
   const join = (steps) => {
     const joined = [];
+    let [removed, added] = ['', ''];
+    const flush = () => {
+      if (removed) joined.push(['removed', removed]);
+      if (added) joined.push(['added', added]);
+      [removed, added] = ['', ''];
+    };
     for (const [kind, word] of steps) {
-      if (joined.length && joined.at(-1)[0] === kind) joined.at(-1)[1] += word;
-      else joined.push([kind, word]);
+      if (kind === 'removed') removed += word;
+      else if (kind === 'added') added += word;
+      else {
+        flush();
+        if (joined.at(-1)?.[0] === 'same') joined.at(-1)[1] += word;
+        else joined.push([kind, word]);
+      }
     }
+    flush();
     return joined;
   };
 
