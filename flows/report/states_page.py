@@ -29,13 +29,15 @@ def describe_maps(
     shown: AbstractSet[SampleKey],
     arms: Sequence[Arm],
     names: Mapping[str, str],
-) -> dict[str, Any]:
-    """Encode maps for the page's script.
+) -> dict[str, Any] | None:
+    """Encode maps for the page's script; None without maps.
 
     `maps` are as `StateMap.to_json` makes them, `ingested` the keys of the run's samples, `arms` those of the page's
     answers, and `names` maps models to displayed names. Of samples `shown` with answers on the page only the ids are
     written.
     """
+    if not maps:
+        return None
     drawn = [[(dataset, one) for dataset, ids in record["samples"] for one in ids] for record in maps]
     rows = {key: row for row, key in enumerate(dict.fromkeys(key for keys in drawn for key in keys))}
     samples: list[list[Any]] = [list(key) for key in rows]

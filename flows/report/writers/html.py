@@ -62,7 +62,7 @@ def write_html(
     stimuli: Sequence[StimulusPicture],
     total: int,
     command: str,
-    states: Mapping[str, Any],
+    states: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the page.
 
@@ -75,7 +75,7 @@ def write_html(
         style=read_assets("css", STYLES),
         script=read_assets("js", SCRIPTS),
         folder=TEMPLATES,
-        data={**answers.first, **({"states-data": states} if states["maps"] else {})},
+        data={**answers.first, **({"states-data": states} if states else {})},
         later=answers.later,
         document=document,
         sections=[one for one in document.sections if one.name != "provenance"],
@@ -84,7 +84,7 @@ def write_html(
             name: f"data:image/svg+xml;base64,{b64encode(svg).decode()}" for name, svg in figures.items()
         },
         shown=answers.shown,
-        mapped=bool(states["maps"]),
+        mapped=states is not None,
         stimuli=stimuli,
         total=total,
         command=command,
