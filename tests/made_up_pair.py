@@ -93,7 +93,8 @@ def commit_run(
     if shift is not None:
         used["shift"] += [_commit_shift(store, model, **shift) for model in models]
     described = [{"name": model, "label": model.rpartition("@")[0]} for model in models]
-    content = {"models": described, "used": used, "settings": SETTINGS}
+    settings = SETTINGS | {arm.intervention: SETTINGS["CMRM"] for arm in arms if arm.intervention}
+    content = {"models": described, "used": used, "settings": settings}
     key = digest(["report", content])
     summary = json.dumps(
         summarize([arm._replace(model=model) for model, arm in product(models, arms)])

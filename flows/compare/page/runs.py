@@ -99,7 +99,7 @@ def find_images(store: Store, runs: Sequence[PageRun]) -> tuple[dict[str, Path |
             found |= find_run_images(store, run.record, run.record["spec"]["datasets"])
         except UserError as error:
             lacking.append(f"Images of {run.letter} are not shown: {error}")
-    return found, lacking
+    return found, lacking[::-1]
 
 
 def find_run_differences(store: Store, runs: Sequence[PageRun]) -> list[Change]:
