@@ -76,7 +76,7 @@ def export(
         asked = replace(asked, dtype=chosen.dtype)
     strengths = () if wish is None else wish.strengths
     if strengths:
-        asked = replace(asked, alpha=strengths[0])
+        asked = replace(asked, alpha=strengths[-1])
     source = read_source(given, asked, store=store)
     refuse_inside(output, source.request.model.folder)
     chosen.check(source.request)
