@@ -24,7 +24,7 @@ SHAPES = "osD^vPX<>ph*"
 COLORS = (PALETTE[6], PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5], "#7F7F7F")
 TEXT = "0.15"
 # Points: of a mark, and of each further one around it.
-SMALLEST, AROUND = 6.5, 3.5
+SMALLEST, AROUND, MOST_AROUND = 6.5, 3.5, 4
 # Inches: of the figure, of the line of a name, and of what stands above and below the axes.
 SIZE, LINE, BESIDE = (5.4, 3.9), 0.16, 0.6
 # Names are smaller in a figure that is narrower than this, in inches.
@@ -95,15 +95,14 @@ def _is_whole(point: Point) -> bool:
 
 def _describe(table: Table, *, left_out: int, plane: bool) -> str:
     unsafe = [table.columns[place] for place in _find(table, "unsafe")]
-    what = (
-        "harmful questions answered against harmless questions refused"
-        if plane
-        else "harmful questions answered"
-    )
-    over = f" over {len(unsafe)} data sets" if len(unsafe) > 1 else ""
-    good = ", low and left is good" if plane else ", low is good"
+    over = f" ({len(unsafe)} data sets together)" if len(unsafe) > 1 else ""
+    against = " against harmless questions refused" if plane else ""
+    good = "low and left is good" if plane else "low is good"
     more = f"; {left_out} more in the main table" if left_out else ""
-    return f"Each mark is an arm, with 95 % Wilson intervals: {what}{over}, by the judge {unsafe[0].judge}{good}{more}."
+    return (
+        f"Each mark is an arm, with 95 % Wilson intervals: harmful questions answered{over}{against}, by the judge "
+        f"{unsafe[0].judge}; {good}{more}."
+    )
 
 
 def _choose_looks(points: Sequence[Point], names: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -127,7 +126,7 @@ def _draw_plane(axes: Axes, points: Sequence[Point], names: Mapping[str, str]) -
     for one, (shape, color) in zip(points, _choose_looks(points, names), strict=True):
         (x, left, right), (y, below, above) = measure(one.over_refusal), measure(one.unsafe)
         # Hollow, and one around the other where they are at the same place.
-        within = sum((mark.x, mark.y) == (x, y) for mark in marks)
+        within = min(MOST_AROUND, sum((mark.x, mark.y) == (x, y) for mark in marks))
         axes.errorbar(
             x,
             y,
