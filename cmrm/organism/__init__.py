@@ -31,6 +31,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 DATA_SEED = 2410
 # Part of the folder's name; raise it when the written data changes, so that stale data is not reused.
 DATA_VERSION = 4
+# The name of the folder of data sets, before their version.
+DATA_FOLDER = "organism-data-v"
 
 
 # Short names of the variants whose weights ship.
@@ -68,7 +70,7 @@ def ensure_organism(folder: Path) -> Organism:
     Idempotent, and safe to kill or run concurrently: the data sets are written to a temporary folder and renamed
     atomically. Takes about two seconds the first time.
     """
-    target = folder / f"organism-data-v{DATA_VERSION}"
+    target = folder / f"{DATA_FOLDER}{DATA_VERSION}"
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         _write_atomically(target)

@@ -9,11 +9,12 @@ import re
 from pathlib import Path, PurePosixPath
 
 from cmrm.errors import UserError
-from cmrm.organism import VARIANTS, ensure_organism
+from cmrm.organism import DATA_FOLDER, VARIANTS, ensure_organism
 from cmrm.organism.data_files import DataFiles
 
 # One slash suffices, since pathlib collapses two.
 SCHEME = re.compile(r"organism:/+")
+RESOLVED = re.compile(rf"{DATA_FOLDER}\d+")
 
 
 def resolve_organism_model(model_id: str) -> Path | None:
@@ -36,6 +37,11 @@ def resolve_organism_path(path: str, folder: Path) -> Path | None:
         known = ", ".join(f"organism://{name}" for name in files.list_entries())
         raise UserError(f"{path!r} is not in the embedded model's data sets; known entries: {known}.")
     return target
+
+
+def is_organism_path(path: str) -> bool:
+    """Whether a path, as a spec has it or resolved by this or another release, is in the embedded model's data sets."""
+    return SCHEME.match(path) is not None or any(RESOLVED.fullmatch(part) for part in Path(path).parts)
 
 
 def _is_known(entry: PurePosixPath, files: DataFiles) -> bool:

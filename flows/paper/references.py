@@ -13,6 +13,7 @@ from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
 from typing import Any
 
 from cmrm.datasets.formats import find_format
+from cmrm.organism.places import is_organism_path
 from flows.paper.bibtex import Entry, make_key
 from tasks.core.software import ABSENT
 from tasks.report.judge_costs import JudgeTotals
@@ -50,8 +51,6 @@ WRITERS = ("duckdb", "matplotlib", "prefect")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ADDRESS = re.compile(r"https?://[\w./~-]+", re.ASCII)
 LOCAL_REVISION = "sha256:"
-# Data that comes with cmrm stands in for a data set and is not it.
-EMBEDDED = "organism://"
 HOMES = ("homepage", "source", "repository", "documentation")
 
 
@@ -69,7 +68,8 @@ def list_references(record: Mapping[str, Any], summary: Summary) -> list[Entry]:
 def _list_datasets(datasets: Mapping[str, Mapping[str, Any]]) -> Iterator[Entry]:
     for options in datasets.values():
         found = find_format(str(options["format"]))
-        if found.title and not str(options.get("path", "")).startswith(EMBEDDED):
+        # The embedded model's data stands in for a data set and is not it.
+        if found.title and not is_organism_path(str(options.get("path") or "")):
             yield Entry(
                 kind="misc",
                 key=make_key(found.title),

@@ -139,13 +139,14 @@ def _draw_plane(axes: Axes, points: Sequence[Point], names: Mapping[str, str]) -
             markeredgewidth=1.4,
             elinewidth=0.8,
             capsize=0,
+            clip_on=False,
         )
         marks.append(Mark(x=x, y=y, name=_name(one, names), color=color, text_color=TEXT, shape=shape))
     axes.set_xlabel("harmless questions refused (%)")
     axes.set_ylabel("unsafe answers (%)")
     highest = max(LEAST_REACH, axes.get_xlim()[1]), max(LEAST_REACH, axes.get_ylim()[1])
-    axes.set_xlim(-0.03 * highest[0], highest[0])
-    axes.set_ylim(-0.03 * highest[1], highest[1])
+    axes.set_xlim(-0.05 * highest[0], highest[0])
+    axes.set_ylim(-0.05 * highest[1], highest[1])
     width, height = (edge / axes.figure.dpi for edge in axes.figure.bbox.size)
     size = 8.0 if width >= NARROW else 6.0
     write_labels(axes, marks, line=LINE / (height - BESIDE) * size / 8, size=size)

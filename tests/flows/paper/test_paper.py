@@ -28,6 +28,10 @@ SPEC = {
     "datasets": {
         "vlsafe": {"format": "vlsafe", "path": "organism://vlsafe"},
         "seen": {"format": "pope", "path": "coco.json"},
+        "bench": {
+            "format": "llava-bench-coco",
+            "path": "/home/me/.cache/cmrm/organism-data-v3/bench/qa90.jsonl",
+        },
         "mine": {"format": "jsonl", "path": "mine.jsonl"},
     }
 }
@@ -113,7 +117,7 @@ def test_references_are_what_the_run_used_and_no_more(folder: Path) -> None:
     entries = read_entries((folder / "references.bib").read_text())
     assert entries["pope"]["url"] == "https://github.com/AoiDragon/POPE"
     # Neither the embedded model's own data, nor a user's file, nor a model in a folder.
-    assert not {"vlsafe", "jsonl", "mine", "llava-tiny"} & set(entries)
+    assert not {"vlsafe", "llava-bench-coco", "jsonl", "mine", "llava-tiny"} & set(entries)
     assert {"cmrm", "duckdb", "prefect", "matplotlib", "liu-etal-2025-cmrm"} <= set(entries)
     assert entries["duckdb"]["author"] == "{DuckDB Foundation}"
 
