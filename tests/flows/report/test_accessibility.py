@@ -241,3 +241,13 @@ def test_a_box_that_no_longer_scrolls_keeps_the_focus_while_it_has_it(page: Page
     page.set_viewport_size({"width": 1600, "height": 900})
     expect(page.locator("#interventions .scroll")).not_to_have_attribute("tabindex", "0")
     expect(table).to_be_focused()
+
+
+def test_single_keys_can_be_turned_off(page: Page) -> None:
+    page.get_by_role("button", name="Keys").click()
+    page.get_by_label("These keys act").uncheck()
+    page.get_by_role("button", name="Close").click()
+    page.keyboard.press("j")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_hidden()
+    expect(page.locator(".sample.current")).to_have_count(0)

@@ -12,6 +12,8 @@
   };
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || help.open) return;
+    // Speech input types whole words: its users turn single keys off.
+    if (!find('keys-on').checked) return;
     if (event.target.matches('input:not([type="checkbox"]), select, textarea')) {
       if (event.key === 'Escape') event.target.blur();
       return;
