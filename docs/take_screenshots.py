@@ -1,7 +1,7 @@
 """Take the pictures of the report in these documents: `python docs/take_screenshots.py STORE/reports/RUN/report.html`.
 
-They are of a run of `cmrm run`, the embedded model's, whose images stay blurred and whose questions are made-up words. It needs
-the checkout's `dev` extra and Chromium.
+They are of a run of `cmrm run --limit 60`: the embedded model's, whose images stay blurred and whose forbidden questions are
+made-up words. It needs the checkout's `dev` extra and Chromium.
 """
 
 from __future__ import annotations
