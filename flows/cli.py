@@ -34,6 +34,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "flows.commands.sql:sql",
             "Query a store with read-only SQL (DuckDB).",
         ),
+        "view": (
+            "flows.commands.view:view",
+            "Look at a store in a browser: runs, reports, comparisons, and SQL as tables and charts.",
+        ),
         "report": (
             "flows.commands.report:report",
             "Write the report of a finished run again, or a page of several runs.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -24,18 +25,48 @@ GROUP BY ALL
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViewColumn:
+    """One column of a view: its name, its SQL type and its comment."""
+
+    name: str
+    kind: str
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of a store, with its comment and its columns in order."""
+
+    name: str
+    comment: str
+    columns: tuple[ViewColumn, ...]
+
+
+def read_views(connection: duckdb.DuckDBPyConnection) -> list[View]:
+    """Read every view with its columns, in the order in which people are shown them."""
+    found = {view: rest for view, *rest in connection.execute(_COLUMNS).fetchall()}
+    return [
+        View(
+            name=name,
+            comment=found[name][0],
+            columns=tuple(
+                ViewColumn(name=one["name"], kind=_shorten(one["kind"]), comment=one["comment"])
+                for one in found[name][1]
+            ),
+        )
+        for name in (*KINDS, *LOADED)
+    ]
+
+
 def print_catalogue(connection: duckdb.DuckDBPyConnection) -> None:
     """Print every view with its columns and every macro, with their comments."""
     console = Console()
-    views = {view: rest for view, *rest in connection.execute(_COLUMNS).fetchall()}
-    for view in (*KINDS, *LOADED):
-        comment, columns = views[view]
-        console.print(Text.assemble((view, "bold"), "  ", comment))
+    for view in read_views(connection):
+        console.print(Text.assemble((view.name, "bold"), "  ", view.comment))
         grid = _make_grid()
-        for column in columns:
-            grid.add_row(
-                "", Text(column["name"]), Text(_shorten(column["kind"]), style="dim"), Text(column["comment"])
-            )
+        for column in view.columns:
+            grid.add_row("", Text(column.name), Text(column.kind, style="dim"), Text(column.comment))
         console.print(grid)
         console.print()
     console.print(Text("Macros", style="bold"))

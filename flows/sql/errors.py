@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import duckdb
 from rich.cells import cell_len
 
 from flows.terminal.safe_text import show_safely
@@ -12,7 +11,7 @@ from flows.terminal.safe_text import show_safely
 _MARK = re.compile(r"^(?P<line>LINE (?P<number>\d+): .*)\n(?P<space> *)(?P<mark>\^+)$", re.MULTILINE)
 
 
-def explain_refusal(error: duckdb.Error, *, above: int = 0) -> str:
+def explain_refusal(error: Exception, *, above: int = 0) -> str:
     """Format a DuckDB error for a terminal, without a quoted Python traceback.
 
     Line numbers are offset by the number of lines `above` the statement.

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -46,8 +46,7 @@ Batches: TypeAlias = Iterable[pa.RecordBatch]
 
 def write_rows(batches: Batches, schema: pa.Schema, stream: IO[bytes], format: str) -> None:  # noqa: A002
     """Write all rows in one of the FORMATS except table. On a terminal, control characters are escaped."""
-    if format in {"json", "parquet"}:
-        _refuse_repeats(schema.names, format)
+    check_names(schema.names, format)
     if format == "parquet":
         _write_parquet(batches, schema, stream)
         return
@@ -99,8 +98,9 @@ def _explained(output: Path) -> Iterator[None]:
         raise UserError(f"{output}: cannot be written ({error.strerror or error})") from None
 
 
-def _refuse_repeats(names: list[str], format: str) -> None:  # noqa: A002
-    if len(set(names)) < len(names):
+def check_names(names: Sequence[str], format: str) -> None:  # noqa: A002
+    """Raise `UserError` for columns of one name where a format cannot tell them apart."""
+    if format in {"json", "parquet"} and len(set(names)) < len(names):
         name, _ = Counter(names).most_common(1)[0]
         raise UserError(
             f"two columns are named {show_value(name)}, which {format} cannot tell apart: rename one with AS"

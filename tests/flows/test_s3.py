@@ -22,6 +22,7 @@ from tasks.states import extract as embed
 from tests.flows.test_kill import KILLED_RUN, TABLES
 from tests.forked import Forker
 from tests.s3 import BUCKET, KEY_ID, SECRET, Answer, Asked, Proxy, forget_connections, run_s3, set_environment
+from tests.view_server import serve_view
 
 TOKEN = "made-up-token/never+seen=="
 STORE = f"s3://{BUCKET}/a folder/store"
@@ -145,8 +146,28 @@ def test_a_run_on_s3_survives_a_lost_server_and_a_kill_and_is_reused(
     shown = capfd.readouterr().out
     assert shown.split() == ["n", str(read(local, "SELECT count(*) FROM responses")[0][0])]
 
-    everything = [said.out, said.err, log.read_text(), first, again, shown]
+    proxy.seen.clear()
+    pages = look_at(STORE, answers=shown.split()[1])
+    assert {asked.method for asked in proxy.seen} <= {"GET", "HEAD"}
+
+    everything = [said.out, said.err, log.read_text(), first, again, shown, *pages]
     assert_no_secret(tmp_path, [text.encode() for text in everything])
+
+
+def look_at(store: str, *, answers: str) -> list[str]:
+    """Look at a store's latest run by `cmrm view`: the list, its report, and a count of its answers; what it showed."""
+    opened = Store.open(store)
+    latest = opened.find_run("latest")["run_id"]
+    with serve_view(opened) as served:
+        listed = served.ask("GET", "/")
+        report = served.open_report(latest)
+        counted = served.query("SELECT count(*) AS n FROM responses", run="latest")
+        refused = served.query("FROM read_parquet('s3://elsewhere/x.parquet')")
+    assert f'href="/runs/{latest}"' in listed.text
+    assert report.body == opened.read(f"reports/{latest}/report.html")
+    assert counted.json["rows"] == [[answers]]
+    assert refused.status == 400
+    return [listed.text, report.text, counted.text, refused.text]
 
 
 def table_of(output: str) -> str:

@@ -101,16 +101,18 @@ def render_page(
     folder: Path,
     data: Mapping[str, Any],
     later: Mapping[str, Any] | None = None,
+    more_policy: str = "",
     **values: Any,
 ) -> str:
     """Render a template of a folder as a page of its own, with style, script, and JSON for the script by element id.
 
     The data of `later` follow the script, which runs before they are read. Values are escaped; style and script are
-    ours. The Content-Security-Policy admits no other style or script, no request, and images from data URIs alone.
+    ours. The Content-Security-Policy admits no other style or script, no request, and images from data URIs alone;
+    `more_policy` adds directives, after a semicolon.
     """
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"base-uri 'none'; form-action 'none'{more_policy}"
     )
     return _load_template(folder, template).render(
         policy=policy,
@@ -135,7 +137,7 @@ def embed_json(content: Any) -> str:
 def _load_template(folder: Path, name: str) -> Template:
     """Compile a template once in a process, which takes longer than rendering a small page."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""`cmrm view`: a local, read-only page of a store. Imports `flows.report` and `flows.sql`."""
