@@ -1,6 +1,6 @@
 """Take the pictures of the report in these documents: `python docs/take_screenshots.py STORE/reports/RUN/report.html`.
 
-They are of a run of `cmrm run --limit 60`: the embedded model's, whose images stay blurred and whose forbidden questions are
+They are of `cmrm run --limit 60`, the embedded model's, whose images stay blurred and whose forbidden questions are
 made-up words. It needs the checkout's `dev` extra and Chromium.
 """
 
