@@ -132,8 +132,11 @@ def _draw_model(number: int, model: str, records: Sequence[Record]) -> Figure:
                     plot(row[3], read=lambda one: _share(one["across"], 1), line="--")
             row[0].set_ylabel(dataset)
             row[0].set_ylim(bottom=0)
-            row[0].legend(fontsize=6)
             row[2].axhline(50, color="0.5", linewidth=0.6)
+            row[2].set_ylim(min(45, row[2].get_ylim()[0]), 103)
+            # Most probes are near 100 % or at chance: the room between is free.
+            handles, names = row[0].get_legend_handles_labels()
+            row[2].legend(handles, names, fontsize=6, loc="center")
         titles = ("distance from text (% of length)", "separation from text", "probe's accuracy (%)")
         for one, title in zip(axes[0], (*titles, "moved to text (%), dashed: across"), strict=False):
             one.set_title(title, fontsize=8)
