@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -74,8 +75,10 @@ class SteeredModelAPI(ModelAPI):
         self._finding = threading.Lock()
         self._found: tuple[AnsweringArm, Engine] | None = None
         command = click.get_current_context(silent=True)
-        # Without arguments it may be one of those that only have a name.
-        if model_args and command is not None and command.info_name in ASKING:
+        folder = Path(model_name)
+        # Without arguments it may be one that Inspect makes for a name alone, which only a run may know.
+        told = bool(model_args) or (folder.is_absolute() and not folder.exists())
+        if told and command is not None and command.info_name in ASKING:
             with telling_inspect():
                 self._find()
 
