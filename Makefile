@@ -36,7 +36,7 @@ SLOW := $(wildcard tests/storage/backends/test_s3*.py) tests/storage/shards/test
 FAST := tests/cmrm tests/tasks tests/storage $(addprefix --ignore=,$(SLOW))
 
 # Other people's programs, each in an environment of its own, kept from one checkout to the next: lmms-eval two gigabytes,
-# engines four, and llama.cpp is built here, six minutes of a processor. As few of its parts as will do, not for this processor alone.
+# engines four, and llama.cpp is built here, eight minutes of a processor. As few of its parts as will do, not for this processor alone.
 ENVIRONMENTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cmrm-environments
 ENGINES := runtimes vllm llama lens
 LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DBUILD_SHARED_LIBS=OFF \
