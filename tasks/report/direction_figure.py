@@ -9,7 +9,7 @@ import numpy as np
 
 from cmrm.untrusted.printable import show
 from tasks.report.directions import Directions, choose_rows, name_row
-from tasks.report.figure import PALETTE, Figure, label
+from tasks.report.figure import PALETTE, SHAPES, Figure, label
 from tasks.report.outcomes import Arm
 from tasks.report.table import name_arm
 
@@ -42,10 +42,10 @@ def _draw_model(number: int, model: str, rows: Sequence[Record]) -> Figure:
     def draw(axes: list[list[Axes]]) -> None:
         _color(axes[0][0], arms, blocks)
         lengths, places = axes[0][1:]
-        for (arm, own), color in zip(arms.items(), PALETTE, strict=False):
-            _plot(lengths, own, "norm", color=color, line="-", name=_shorten(arm), of="state")
-            _plot(places, own, "harmful_along", color=color, line="-")
-            _plot(places, own, "harmless_along", color=color, line="--")
+        for (arm, own), *look in zip(arms.items(), PALETTE, SHAPES, strict=False):
+            _plot(lengths, own, "norm", look=look, line="-", name=_shorten(arm), of="state")
+            _plot(places, own, "harmful_along", look=look, line="-")
+            _plot(places, own, "harmless_along", look=look, line="--")
         lengths.set_title("length of the direction, % of the states'")
         lengths.set_ylim(bottom=0)
         lengths.legend(fontsize=6)
@@ -96,9 +96,17 @@ def _color(axes: Axes, arms: Mapping[Arm, Sequence[Record]], blocks: Sequence[in
 
 
 def _plot(
-    axes: Axes, rows: Sequence[Record], measure: str, *, color: str, line: str, name: str = "", of: str = ""
+    axes: Axes,
+    rows: Sequence[Record],
+    measure: str,
+    *,
+    look: Sequence[str],
+    line: str,
+    name: str = "",
+    of: str = "",
 ) -> None:
-    """Plot a measure over the blocks with its interval; in % of another one where that is named."""
+    """Plot a measure over the blocks with its interval; `look` is colour and shape, `of` what it is in per cent of."""
+    color, shape = look
     kept = [row for row in rows if row[measure] is not None and (not of or row[of] > 0)]
     scale = np.array([100 / row[of] if of else 1.0 for row in kept])
     blocks = [row["block"] for row in kept]
@@ -108,8 +116,8 @@ def _plot(
         values,
         color=color,
         linestyle=line,
-        marker="o",
-        markersize=2.5,
+        marker=shape,
+        markersize=3,
         linewidth=1,
         label=label(name),
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, safe for colour-blind readers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Shapes tell arms apart without colours.
+SHAPES = "osD^vPX<>ph*"
 STYLE: dict[Any, Any] = {
     # Names are user input: a dollar sign must not start a formula.
     "text.parse_math": False,

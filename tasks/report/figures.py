@@ -9,7 +9,7 @@ import numpy as np
 
 from cmrm.statistics.rates import Mean, Rate
 from cmrm.statistics.ratios import Cost
-from tasks.report.figure import PALETTE, Figure, label
+from tasks.report.figure import PALETTE, SHAPES, Figure, label
 from tasks.report.outcomes import name_intervention
 from tasks.report.states import Panel, StateGroup, list_points
 from tasks.report.table import CONDITION_NAMES
@@ -56,7 +56,9 @@ def draw_states(panels: Sequence[Panel]) -> list[Figure]:
             for one, panel in zip(axes[0], own, strict=True):
                 _scatter(one, panel, groups)
             axes[0][0].set_ylabel("second principal component")
-            legend = axes[0][0].legend(fontsize=6, title="dots: harmful, rings: harmless", title_fontsize=6)
+            legend = axes[0][0].legend(
+                fontsize=6, title="filled: harmful, hollow: harmless", title_fontsize=6
+            )
             for handle in legend.legend_handles:
                 if handle is not None:
                     handle.set_alpha(1.0)
@@ -149,7 +151,8 @@ def draw_overhead(costs: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def _scatter(axes: Axes, panel: Panel, groups: Sequence[StateGroup]) -> None:
     filled = np.asarray(panel.harmful, dtype=bool)
     for group, points in panel.points.items():
-        colour = PALETTE[groups.index(group) % len(PALETTE)]
+        place = groups.index(group)
+        colour, shape = PALETTE[place % len(PALETTE)], SHAPES[place % len(SHAPES)]
         dots, rings = points[filled], points[~filled]
         # Rasterized: a thousand points as paths would take megabytes.
         axes.scatter(
@@ -157,13 +160,21 @@ def _scatter(axes: Axes, panel: Panel, groups: Sequence[StateGroup]) -> None:
             dots[:, 1],
             s=8,
             color=colour,
+            marker=shape,
             alpha=0.6,
             linewidths=0,
             rasterized=True,
             label=label(name_group(group)),
         )
         axes.scatter(
-            rings[:, 0], rings[:, 1], s=8, facecolors="none", edgecolors=colour, alpha=0.6, rasterized=True
+            rings[:, 0],
+            rings[:, 1],
+            s=8,
+            facecolors="none",
+            edgecolors=colour,
+            marker=shape,
+            alpha=0.6,
+            rasterized=True,
         )
     axes.set_title(f"{panel.dataset}, {len(panel.sample_ids)} {panel.split}s")
     share = panel.explained[0]
@@ -186,8 +197,8 @@ def _plot_measures(axes: Sequence[Axes], curves: Sequence[Curve]) -> None:
                 alphas,
                 values,
                 color=colour,
-                marker="o",
-                markersize=2.5,
+                marker=SHAPES[place % len(SHAPES)],
+                markersize=3,
                 linewidth=1,
                 label=label(curve["intervention"]),
             )
@@ -204,7 +215,7 @@ def _plot_measures(axes: Sequence[Axes], curves: Sequence[Curve]) -> None:
 
 def _plot_front(axes: Axes, curves: Sequence[Curve]) -> None:
     for place, curve in enumerate(curves):
-        colour = PALETTE[place % len(PALETTE)]
+        colour, shape = PALETTE[place % len(PALETTE)], SHAPES[place % len(SHAPES)]
         names: dict[tuple[float, float], list[str]] = {}
         for point in curve["points"]:
             unsafe, utility = _read(point["unsafe"]), _read(point["utility"])
@@ -212,14 +223,16 @@ def _plot_front(axes: Axes, curves: Sequence[Curve]) -> None:
                 continue
             spot = unsafe[0], utility[0]
             on_front = point["alpha"] in curve["front"]
-            axes.plot(*spot, "o", markersize=4, color=colour, markerfacecolor=colour if on_front else "none")
+            axes.plot(
+                *spot, shape, markersize=4, color=colour, markerfacecolor=colour if on_front else "none"
+            )
             if on_front:
                 names.setdefault(spot, []).append(f"{point['alpha']:g}")
         # Strengths at the same point share a label.
         for spot, alphas in names.items():
             text = "α=" + (alphas[0] if len(alphas) == 1 else f"{alphas[0]}–{alphas[-1]}")
             axes.annotate(
-                text, spot, xytext=(4, -7 * place - 2), textcoords="offset points", fontsize=5, color=colour
+                text, spot, xytext=(4, -7 * place - 2), textcoords="offset points", fontsize=5, color="0.2"
             )
     axes.set_title("front: filled")
     axes.set_xlabel("unsafe answers (%)")

@@ -9,7 +9,7 @@ from cmrm.steering.parts import COMPARED, PARTS
 from storage.records.manifest import Manifest
 from storage.shards.rows import iterate_all
 from storage.store import Store
-from tasks.report.figure import PALETTE, Figure
+from tasks.report.figure import PALETTE, SHAPES, Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,8 +133,8 @@ def _plot_lengths(axes: Axes, rows: Sequence[Record]) -> None:
             blocks,
             [row["norm"] for row in kept],
             color=COLORS[part],
-            marker="o",
-            markersize=2.5,
+            marker=SHAPES[ORDER.index(part)],
+            markersize=3,
             linewidth=1,
             linestyle=":" if part == COMPARED else "-",
             label="Δ" if part == "all" else part,

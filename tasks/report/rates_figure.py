@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cmrm.statistics.rates import Rate
-from tasks.report.figure import PALETTE, Figure, measure
+from tasks.report.figure import PALETTE, SHAPES, Figure, measure
 from tasks.report.headline import Bound
 from tasks.report.lead_arms import choose_lead, name_lead, name_models
 from tasks.report.outcomes import find_leading
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 # More marks are not told apart at a glance.
 MOST_MARKS = 12
-# Shapes tell the arms apart without colours; yellow is left out, in which marks on white are lost.
-SHAPES = "osD^vPX<>ph*"
+# Yellow is left out, in which marks on white are lost.
 COLORS = (PALETTE[6], PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5], "#7F7F7F")
 TEXT = "0.15"
 # Points: of a mark, and of each further one around it.
