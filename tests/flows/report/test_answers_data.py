@@ -132,4 +132,4 @@ def test_thumbnails_get_what_the_texts_leave(
 
 
 def test_a_run_without_answers_has_no_data() -> None:
-    assert make(Answers(arms=[], samples=[], total=0)) == PageData(first={}, shown=0)
+    assert make(Answers(arms=[], samples=[], total=0)) == PageData(first={})
