@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal, get_args
 from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from cmrm.errors import UserError
 from cmrm.untrusted.printable import first_line, show
+
+# What a hidden folder is: an output being written, or exports that are only run.
+Kind = Literal["partial", "sweep"]
 
 
 def refuse_used(output: Path) -> None:
@@ -43,14 +49,74 @@ def write_new_folder(output: Path) -> Iterator[Path]:
 
     Raises `UserError` if it cannot be written; then, and if the body raises, nothing is left of it.
     """
+    with make_hidden_folder(output, kind="partial") as folder, _renaming(folder, output):
+        yield folder
+
+
+@contextmanager
+def make_hidden_folder(output: Path, *, kind: Kind) -> Iterator[Path]:
+    """Make a hidden folder beside an output, and remove it at the end unless it was renamed.
+
+    What a killed process left there for the same output is removed first. Raises `UserError` if none can be made.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = output.parent / f".{output.name}.partial-{uuid4().hex[:8]}"
-        folder.mkdir()
+        _remove_abandoned(output)
+        folder, handle = _make_locked(output, kind)
     except OSError as error:
         raise UserError(f"--output {show(output)}: cannot be written ({error.strerror}).") from None
     try:
         yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _make_locked(output: Path, kind: Kind) -> tuple[Path, int]:
+    """Make a hidden folder, with a lock on it that ends with this process: nobody removes it before."""
+    while True:
+        folder = output.parent / f".{output.name}.{kind}-{uuid4().hex[:8]}"
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            # Another process may have found it before it was locked, and have removed it.
+            if _lock(handle) is not False and folder.is_dir():
+                return folder, handle
+            os.close(handle)
+
+
+def _remove_abandoned(output: Path) -> None:
+    """Remove hidden folders of this output whose process has ended without removing them."""
+    name = re.compile(rf"\.{re.escape(output.name)}\.({'|'.join(get_args(Kind))})-[0-9a-f]{{8}}")
+    # A folder into which files can be put need not be one that can be listed.
+    listed = list(output.parent.iterdir()) if os.access(output.parent, os.R_OK) else []
+    for path in [one for one in listed if name.fullmatch(one.name)]:
+        # It may be gone by now, a link, or another user's.
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open folder: whether that succeeded, or None where the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def _renaming(folder: Path, output: Path) -> Iterator[None]:
+    """Rename a folder when the body ends without an error; raises `UserError` if it or the body cannot write."""
+    try:
+        yield
         sync_tree(folder)
         if output.is_dir():
             output.rmdir()
@@ -68,8 +134,6 @@ def write_new_folder(output: Path) -> Iterator[Path]:
         raise UserError(
             f"--output {show(output)}: cannot be written ({first_line(error)}); nothing is left of it."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cmrm.errors import UserError
 from cmrm.export.format import ExportFormat
-from cmrm.new_folder import write_new_folder
+from cmrm.new_folder import make_hidden_folder, write_new_folder
 from flows.export.evaluate import RunPlace, name_hooks, run_exported, run_under_hooks
 from flows.export.source import Asked, ExportSource, read_source
 from flows.export.sweep_table import list_rates
@@ -52,11 +51,10 @@ def sweep_strengths(
     say(f"Running {source.request.name} under hooks at {len(strengths)} strengths.")
     hooked = run_under_hooks(source, spec, strengths=strengths, place=place)
     exported = {}
-    output.parent.mkdir(parents=True, exist_ok=True)
     for alpha in strengths:
         at = change_strength(source, asked, alpha, store=place.store)
-        with TemporaryDirectory(prefix=f".{output.name}.sweep-", dir=output.parent) as above:
-            folder = Path(above) / output.name
+        with make_hidden_folder(output, kind="sweep") as above:
+            folder = above / output.name
             with write_new_folder(folder) as hidden:
                 chosen.write(at.request, hidden)
             say(f"Running the export at α = {alpha:g}.")

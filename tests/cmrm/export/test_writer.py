@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from safetensors import SafetensorError
 from cmrm.errors import UserError
 from cmrm.export import FORMATS
 from cmrm.export.writer import refuse_inside, replace_card, write_export
-from cmrm.new_folder import refuse_used
+from cmrm.new_folder import make_hidden_folder, refuse_used, write_new_folder
 from tests.cmrm.export.conftest import make_request
 
 CHECKPOINT = FORMATS.make("checkpoint")
@@ -83,6 +86,48 @@ def test_a_full_disk_costs_a_line_and_leaves_nothing(backbone_folder, tmp_path, 
             describe=lambda *_: "",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cmrm.new_folder import make_hidden_folder
+with make_hidden_folder(Path(sys.argv[1]), kind=sys.argv[2]) as folder:
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["partial", "sweep"])
+def test_what_a_killed_export_left_is_removed_by_the_next_to_its_name_and_by_no_other(tmp_path, kind):
+    output = tmp_path / "out [1]"
+    done = subprocess.run([sys.executable, "-c", KILLED, output, kind], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "half").exists()
+    mine = [tmp_path / f"{left.name}.mine", tmp_path / ".out [1].backup-20261130"]
+    for one in mine:
+        one.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / ".out [1].partial-00000000"
+    link.symlink_to(tmp_path / "elsewhere")
+    with write_new_folder(tmp_path / "other"):
+        assert left.exists()
+    with write_new_folder(output) as folder:
+        (folder / "whole").write_text("whole")
+    kept = {output, tmp_path / "other", tmp_path / "elsewhere", link, *mine}
+    assert set(tmp_path.iterdir()) == kept
+    assert (output / "whole").exists()
+
+
+def test_an_export_that_goes_on_loses_nothing_to_another_to_the_same_name(tmp_path):
+    with write_new_folder(tmp_path / "out") as first:
+        (first / "whole").write_text("whole")
+        with make_hidden_folder(tmp_path / "out", kind="partial") as second:
+            assert second.exists()
+            assert (first / "whole").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_card_that_cannot_be_written_anew_stays_as_it_was(tmp_path, monkeypatch):
