@@ -26,8 +26,8 @@ RETRIES = 2
 MOST_NAMES = 20
 # What asks for token ids: vLLM's own field, and for llama-server log probabilities, which name them.
 WITH_IDS: Mapping[str, Any] = MappingProxyType({"return_token_ids": True, "logprobs": True})
-# What servers say to fields that they do not know.
-REFUSED = frozenset((400, 422))
+# What servers say to fields that they do not know, or cannot fill.
+REFUSED = frozenset((400, 422, 500, 501))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,8 @@ class _Asker:
         except openai.APIStatusError as error:
             if error.status_code not in REFUSED:
                 raise
+            # What is asked now is another request, and no further attempt at the refused one.
+            del self.connection.tallies["0"]
             first = await self._answer(0, prompts[0], more)
         rest = [await self._answer(number, one, more) for number, one in enumerate(prompts[1:], start=1)]
         return [first, *rest]

@@ -109,6 +109,13 @@ def _ask_folder(folder: Path, canary: Canary, *, device: str) -> list[Served]:
 
         graph = open_graph(folder)
         return [answer_by_graph(graph, prompt, max_tokens=prompt.max_tokens) for prompt in canary.prompts]
+    from cmrm.models.adapters import CONFIG
+
+    if (folder / CONFIG).is_file():
+        raise UserError(
+            f"{show(folder)}: is an adapter, which answers over its model alone; its export held it against the "
+            "canary. Give a server that loads it, or a whole folder (--to checkpoint)."
+        )
     from cmrm.api.models import load_model
     from cmrm.export.local import answer_locally
 

@@ -138,17 +138,22 @@ def give_ids(kind, prompt, tokens, text):
         ("llama-server", "Compared by token ids."),
         ("broken", "Compared by text"),
         ("strict", "Compared by text"),
+        ("lacking", "Compared by text"),
     ],
 )
-def test_a_servers_token_ids_are_compared_where_it_gives_them(exported, capsys, kind, said):
+def test_a_servers_token_ids_are_compared_where_it_gives_them(exported, capsys, monkeypatch, kind, said):
+    monkeypatch.setattr("cmrm.export.endpoint.RETRIES", 0)
+    warned: list[str] = []
+    monkeypatch.setattr("cmrm.judges.connection.log.warning", lambda text, *_: warned.append(text))
+    refusals = {"strict": 422, "lacking": 501}
     prompts = json.loads((exported / "canary.json").read_text())["prompts"]
 
     def act(handler, asked):
         asks = asked.body.get("return_token_ids"), asked.body.get("logprobs")
-        if kind == "strict" and asks != (None, None):
-            handler.give(422, json.dumps({"detail": "Unexpected fields in the request"}))
+        if kind in refusals and asks != (None, None):
+            handler.give(refusals[kind], json.dumps({"detail": "Unexpected fields in the request"}))
             return
-        assert kind == "strict" or asks == (True, True)
+        assert kind in refusals or asks == (True, True)
         (one,) = [one for one in prompts if one["messages"] == asked.body["messages"]]
         # Where ids are compared, the text says nothing.
         text = "hm" if "ids" in said else one["steered"]["text"]
@@ -161,7 +166,9 @@ def test_a_servers_token_ids_are_compared_where_it_gives_them(exported, capsys, 
     assert said in shown
     assert f"{len(prompts)} of {len(prompts)} answers equal the expected ones" in shown
     # One refused request is enough to know.
-    assert len(server.asked) == len(prompts) + (kind == "strict")
+    assert len(server.asked) == len(prompts) + (kind in refusals)
+    # To ask without the fields is no retry.
+    assert warned == []
 
 
 def test_texts_that_begin_as_expected_of_other_tokens_are_neither_and_told_so(exported, capsys):
@@ -392,11 +399,16 @@ def test_a_damaged_card_of_the_source_says_nothing_and_stops_nothing(finished, l
     assert read_licence(request) == {"license": "other", "license_name": "as-the-base-model"}
 
 
-def test_a_file_of_delta_is_exported_for_a_model_elsewhere(finished, llava_folder, questions, tmp_path):
+def test_a_file_of_delta_is_exported_for_a_model_elsewhere(
+    finished, llava_folder, questions, tmp_path, capsys
+):
     path, measured = find_delta(finished / "store")
     model = shutil.copytree(llava_folder, tmp_path / "model")
     given = ("--to", "checkpoint", "--canary-prompts", questions, "--device", "cpu")
-    assert status("export", path, "--model", model, "--alpha", 60, *given, "-o", tmp_path / "file") == 0
+    given = ("export", path, "--model", model, "--alpha", 60, *given, "-o", tmp_path / "file")
+    assert status(*given, "--evaluate", "own") == 2
+    assert "a file of Δ has no arm to hold its export against" in " ".join(capsys.readouterr().err.split())
+    assert status(*given) == 0
     found = load_file(tmp_path / "file" / "model.safetensors")
     blocks = measured["blocks"].tolist()
     for place, block in enumerate(blocks):
