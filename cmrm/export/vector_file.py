@@ -65,7 +65,8 @@ def prove_vectors(shift: ConstantShift, found: Mapping[int, npt.NDArray[np.float
     for block, vector in expected.items():
         if not torch.equal(torch.from_numpy(found[block]), vector.float().cpu()):
             raise ExportError(f"export: the vector of block {block}, read again, is not the shift's.")
+    blocks = f"block{'s' if len(found) > 1 else ''} {', '.join(map(str, sorted(found)))}"
     return (
-        f"Read again, the vectors of {len(found)} blocks are −αΔ bit for bit. Whether a server adds them, "
-        "`cmrm verify-serving` tells."
+        f"Read again, what is added at {blocks} is −αΔ bit for bit. Whether a server adds it, `cmrm verify-serving` "
+        "tells."
     )

@@ -31,19 +31,30 @@ def find_spec(asked: str, arm: RunArm | None) -> Spec:
     if asked != OWN:
         return read_spec(Path(asked))
     if arm is None:
-        raise UserError("--evaluate own: a file of Δ has no run; give a spec.")
+        raise _refuse_file()
     return check_spec(dict(arm.spec), where=f"run {arm.run}: its spec")
 
 
-def refuse_unevaluated(source: ExportSource, chosen: ExportFormat, spec: Spec) -> None:
-    """Raise `UserError`, before anything is written, for an export that cannot be evaluated by a spec."""
+def refuse_format(chosen: ExportFormat) -> None:
+    """Raise `UserError` for a format whose exports cannot be evaluated."""
     if chosen.kind != CHECKPOINT:
         raise UserError(
-            f"--evaluate: cmrm runs what transformers loads, and --to {chosen.kind} is not that; evaluate a checkpoint."
+            f"--evaluate and --sweep: cmrm runs what transformers loads, and --to {chosen.kind} is not that; use "
+            "--to checkpoint."
         )
+
+
+def refuse_unevaluated(source: ExportSource, spec: Spec) -> None:
+    """Raise `UserError`, before anything is written, for an export that cannot be evaluated by a spec."""
     if source.arm is None:
-        raise UserError("--evaluate: a file of Δ has no arm to hold its export against; export from a run.")
+        raise _refuse_file()
     make_hooks(source, spec)
+
+
+def _refuse_file() -> UserError:
+    return UserError(
+        "--evaluate and --sweep: a file of Δ has no arm to hold its export against; export from the run."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

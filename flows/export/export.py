@@ -16,7 +16,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from cmrm.new_folder import refuse_used
 from flows.export.card import write_card
-from flows.export.evaluate import RunPlace, evaluate_export, find_spec, refuse_unevaluated
+from flows.export.evaluate import RunPlace, evaluate_export, find_spec, refuse_format, refuse_unevaluated
 from flows.export.source import Asked, ExportSource, read_source
 from flows.export.sweep import change_strength, need_strength, sweep_strengths
 from flows.export.sweep_table import list_rates
@@ -71,6 +71,8 @@ def export(
     """
     quiet_prefect()
     chosen = build_plugin(FORMATS, to, {})
+    if wish is not None:
+        refuse_format(chosen)
     refuse_used(output)
     if chosen.dtype is not None and asked.dtype == "auto":
         asked = replace(asked, dtype=chosen.dtype)
@@ -82,7 +84,7 @@ def export(
     chosen.check(source.request)
     spec = None if wish is None else find_spec(wish.spec, source.arm)
     if spec is not None:
-        refuse_unevaluated(source, chosen, spec)
+        refuse_unevaluated(source, spec)
     sweep = None
     if wish is not None and spec is not None and strengths:
         place = RunPlace(store=store, server=wish.server, workers=wish.workers)

@@ -159,14 +159,17 @@ def list_arms(
 def _choose_name(
     arms: Mapping[str, Mapping[float | None, Any]], asked: str | None
 ) -> tuple[str, float | None]:
+    if not arms:
+        raise UserError(
+            "the run has plain answers alone, as the run of an export that was evaluated has, and no arm; name one "
+            "with interventions, by its id."
+        )
     if asked is None:
         constant = [name for name, known in arms.items() if _is_constant(next(iter(known.values())))]
         if len(constant) == 1:
             return constant[0], None
         what = "no arm that can be exported" if not constant else "several arms that can be exported"
-        raise UserError(
-            f"--arm: the run has {what} (its arms: {show_names(list(arms)) or 'none'}); name one."
-        )
+        raise UserError(f"--arm: the run has {what} (its arms: {show_names(list(arms))}); name one.")
     if asked in arms:
         return asked, None
     name, _, strength = asked.rpartition("@")

@@ -99,6 +99,10 @@ def test_a_sweep_exports_the_strength_that_its_own_runs_select_and_the_card_has_
     assert [cells.endswith(f"{len(answers)} of {len(answers)}") for _, cells in points] == [False, True, True]
     assert [cells.split(" | ")[1].split()[0] for _, cells in points] == ["100.0", "0.0", "0.0"]
     assert "held-out" in card or "the other half evaluates it" in card
+    # The latest run is now that of the export itself.
+    again = [*give(store, questions, tmp_path / "again")]
+    assert status(*again) == 2
+    assert "plain answers alone, as the run of an export" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_sweep_whose_bound_no_strength_keeps_names_the_rates():
@@ -119,6 +123,8 @@ def test_a_sweep_whose_bound_no_strength_keeps_names_the_rates():
     [
         (["--evaluate", "none.yaml"], "none.yaml"),
         (["--evaluate", "own", "--arm", "both", "--blocks", "last"], "leave out --blocks"),
+        (["--evaluate", "own", "--to", "onnx"], "use --to checkpoint"),
+        (["--sweep", "1,2", "--to", "gguf"], "use --to checkpoint"),
         (["--sweep", "1"], "give 2 to 32 different strengths"),
         (["--sweep", "1,-1"], "give 2 to 32 different strengths"),
         (["--sweep", "1,nan"], "give 2 to 32 different strengths"),
@@ -133,8 +139,9 @@ def test_a_wish_that_cannot_be_met_costs_a_line_before_anything_is_written(
     finished, tmp_path, capsys, options, said
 ):
     given = [*give(finished / "store", tmp_path / "no-questions.txt", tmp_path / "out")]
-    if "--arm" in options:
-        del given[4:6]
+    for name in {"--arm", "--to"}.intersection(options):
+        at = given.index(name)
+        del given[at : at + 2]
     assert status(*given, *options) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
