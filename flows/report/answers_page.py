@@ -141,10 +141,8 @@ def read_answers(
     for row in _rows(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
         found = answers.get((_sample_key(row), arm_numbers[_arm_of(row)]))
         if found is not None and row["verdict"] != "not_applicable":
-            raw = row["raw"]
-            found.verdicts.append(
-                Verdict(**{**{name: row[name] for name in SAID}, "raw": raw and raw[:MOST_RAW]})
-            )
+            raw = row["raw"] and _shorten(row["raw"], MOST_RAW)
+            found.verdicts.append(Verdict(**{**{name: row[name] for name in SAID}, "raw": raw}))
     for sample in asked.values():
         sample.answers.sort(key=lambda answer: answer.arm)
         sample.changed = _has_changed(sample, arms)
@@ -213,8 +211,14 @@ def _place(row: Row, first: AbstractSet[SampleKey]) -> float:
 
 
 def _describe(row: Row) -> Row:
-    texts = {name: (row[name] or "")[:MOST_LETTERS] for name in ("question", "reference", "category")}
+    texts = {name: _shorten(row[name], MOST_LETTERS) for name in ("question", "reference", "category")}
     return {**{name: row[name] for name in SAMPLE}, **texts}
+
+
+def _shorten(text: str | None, most: int) -> str:
+    """Truncate a text, which then says so itself."""
+    text = text or ""
+    return text if len(text) <= most else f"{text[:most]} … (truncated)"
 
 
 def _has_changed(asked: AnsweredSample, arms: Sequence[Arm]) -> bool:

@@ -38,7 +38,7 @@
     find('fold').open = find('unfold').checked;
     find('question').textContent = row.question;
     find('answer').textContent = row.answer || '(empty answer)';
-    const shown = row.answer.length < row.letters;
+    const shown = [...row.answer].length < row.letters;
     find('cut').textContent = shown ? `Truncated; the whole answer has ${row.letters.toLocaleString('en')} characters.` : '';
     const picture = [];
     if (row.image !== null) {

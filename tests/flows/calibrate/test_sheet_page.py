@@ -22,7 +22,8 @@ from tests.made_up import EVIL
 
 pytestmark = needs_browser
 NAME = "20260101-000000-abcdef.n5.s0.00000000"
-ANSWERS = (f"first {EVIL}", '=HYPERLINK("http://evil")', "", "a very long answer " * 450, "-2+3 \u202e last")
+LLAMAS = "\U0001f999 " * 5000  # JavaScript counts each llama as two
+ANSWERS = (f"first {EVIL}", '=HYPERLINK("http://evil")', "", LLAMAS, "-2+3 \u202e last")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_hostile_text_stays_text_and_only_ours_acts(page: Page) -> None:
     assert page.locator("#answer").inner_text() == "(empty answer)"
     expect(page.locator("#picture")).to_contain_text("was not found")
     page.keyboard.press("j")
-    expect(page.locator("#cut")).to_have_text("Truncated; the whole answer has 8,550 characters.")
+    expect(page.locator("#cut")).to_have_text("Truncated; the whole answer has 10,000 characters.")
     acted = page.evaluate(
         """() => {
             const script = document.createElement('script');

@@ -36,6 +36,11 @@ IDS = [
     "\U0001f999 ä",
     "",
 ]
+# One sample of which every text is too long for the page; JavaScript counts each llama as two.
+LONG = "long"
+LONG_ASKED = {"question": "q" * 2001, "reference": "r" * 2001}
+LONG_ANSWER = {"answer": "\U0001f999" * 3000}
+LONG_SAID = {"raw": "w" * 501}
 NOISE = {"kind": "noise", "size": 64, "seed": 7, "distribution": "uniform"}
 STIMULUS = {"width": 64, "height": 64, "size_from": "spec", "low": [0], "high": [1], "contrast": [73.9, 73.9, 73.9],
             "uniform": False, "tokens": 4, "distinct": 4}  # fmt: skip
@@ -50,7 +55,7 @@ def commit(store: Store, stage: str, kind: str, rows: list[dict[str, Any]], **mo
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.create(tmp_path_factory.mktemp("store"))
-    keys = [{"dataset": DATASET, "sample_id": name} for name in IDS]
+    keys = [{"dataset": DATASET, "sample_id": name} for name in (*IDS, LONG)]
     samples = [
         {**key, "split": "target", "harmful": False, "question": f"{EVIL} \u202e {key['sample_id']}"}
         for key in keys
@@ -68,6 +73,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for key in keys
     ]
+    for rows, long in ((samples, LONG_ASKED), (answers, LONG_ANSWER), (verdicts, LONG_SAID)):
+        rows[-1] |= long
     content = {
         "name": "m",
         "condition": "noise",
@@ -102,7 +109,7 @@ def page(browser: Browser, file: Path) -> Iterator[Page]:
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.goto(file.as_uri())
-    expect(opened.locator("#found")).to_have_text(f"{len(IDS)} of {len(IDS)} samples")
+    expect(opened.locator("#found")).to_have_text(f"{len(IDS) + 1} of {len(IDS) + 1} samples")
     yield opened
     assert said == []
     assert "pwned" not in opened.title()
@@ -133,10 +140,32 @@ def test_saved_cells_hold_the_texts_and_no_formula(page: Page) -> None:
     with page.expect_download() as downloading:
         page.get_by_role("button", name="Save the listed samples").click()
     text = Path(downloading.value.path()).read_bytes().decode()
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    *rows, long = csv.DictReader(io.StringIO(text, newline=""))
+    assert (long["answer"], long["truncated"]) == ("\U0001f999" * 2000, "true")
     assert [row["sample_id"] for row in rows] == [f"'{name}" if name == "=1+1" else name for name in IDS]
     assert {row["dataset"] for row in rows} == {DATASET}
     assert [row["answer"] for row in rows] == [f"'@{name} {EVIL}" for name in IDS]
+
+
+def test_every_text_that_was_truncated_says_so(page: Page) -> None:
+    page.evaluate("address => { location.hash = address; }", f"#sample={quote(DATASET, safe='')}/{LONG}")
+    sample = page.locator(".sample.current")
+    expect(sample.locator(".question")).to_have_text(f"{'q' * 2000} … (truncated)")
+    expect(sample.locator(".reference")).to_have_text(f"Reference: {'r' * 2000} … (truncated)")
+    expect(sample.locator(".answer > .mark")).to_have_text(
+        "… truncated; the whole answer has 3,000 characters"
+    )
+    sample.locator(".replies summary").click()
+    expect(sample.locator(".replies p")).to_have_text(f"{'w' * 500} … (truncated)")
+
+
+def test_a_browser_that_cannot_unpack_the_answers_says_so(browser: Browser, file: Path) -> None:
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(file.as_uri())
+    expect(page.get_by_role("alert")).to_contain_text("The answers cannot be unpacked")
+    expect(page.locator("#samples[aria-busy]")).to_have_count(0)
+    page.close()
 
 
 def test_meaningless_images_are_drawn_pixel_for_pixel(page: Page) -> None:

@@ -63,7 +63,8 @@ def test_show_lifts_filters_that_hide_the_sample_and_keeps_others(page: Page) ->
     page.get_by_label("Data set", exact=True).select_option("bench")
     assert page.evaluate("report.samples.show('bench', 'b3')") is True
     expect(page.get_by_label("Data set", exact=True)).to_have_value("bench")
-    assert page.evaluate("report.samples.show('vlsafe', 'v3')") is True
+    for _ in range(2):  # the second time is no step of the history
+        assert page.evaluate("report.samples.show('vlsafe', 'v3')") is True
     expect(page.locator(f"{SHOWN} h3")).to_contain_text("vlsafe · v3")
     expect(page.get_by_label("Data set", exact=True)).to_have_value("")
     assert page.evaluate("location.hash") == "#sample=vlsafe/v3"

@@ -172,6 +172,15 @@ def test_keys_turn_pages_and_stop_at_both_ends(page: Page) -> None:
     assert page.locator(".sample").count() == 0
 
 
+def test_a_key_before_words_are_searched_goes_nowhere(page: Page) -> None:
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.evaluate("report.find('search').value = 'found nowhere'")
+    page.evaluate("for (let step = 0; step <= 25; step += 1) report.samples.step(1)")
+    expect(page.locator("#found")).to_have_text(f"0 of {TOTAL} samples")
+    assert said == []
+
+
 def test_filters_stand_in_the_address_which_restores_them(page: Page, browser: Browser) -> None:
     page.get_by_label("Data set", exact=True).select_option("vlsafe")
     page.get_by_label("Category", exact=True).select_option(EVIL)

@@ -83,13 +83,14 @@
     const missing = wanted.flatMap(lacks);
     return missing.length ? Promise.all(missing) : null;
   };
-  const readAnswer = ([arm, text = '', letters = 0, raws = 0, trace = '', traceLetters = 0]) => ({
+  // `whole` is the number of characters of a text that was truncated, else 0.
+  const readAnswer = ([arm, text = '', whole = 0, raws = 0, trace = '', wholeTrace = 0]) => ({
     arm,
     text,
-    letters: letters || text.length,
+    whole,
     raws: raws || [],
     trace,
-    traceLetters: traceLetters || trace.length,
+    wholeTrace,
   });
   const textOf = ({number}) => {
     const [question, reference, own] = texts.ready.get(chunkOf(number))[number % chunk];

@@ -21,7 +21,7 @@
           reference,
           labels[answer.arm],
           answer.text,
-          answer.letters > answer.text.length,
+          answer.whole > 0,
           ...judges.flatMap((judge) => (said.get(judge) ?? [judge, null, null, null]).slice(1)),
         ];
       });

@@ -47,9 +47,9 @@
     return button;
   };
 
-  const noteCut = (box, what, text, letters) => {
-    if (letters > text.length) {
-      const length = letters.toLocaleString('en');
+  const noteCut = (box, what, whole) => {
+    if (whole) {
+      const length = whole.toLocaleString('en');
       box.append(make('p', 'mark', `… truncated; the whole ${what} has ${length} characters`));
     }
   };
@@ -91,12 +91,12 @@
     if (answer.trace) {
       const fold = make('details');
       fold.append(make('summary', 'mark', 'reasoning trace'), makeText('p', '', answer.trace));
-      noteCut(fold, 'trace', answer.trace, answer.traceLetters);
+      noteCut(fold, 'trace', answer.wholeTrace);
       box.append(fold);
     }
-    if (answer.letters) box.append(...makeAnswerText(answer, reference));
+    if (answer.text) box.append(...makeAnswerText(answer, reference));
     else box.append(make('p', 'mark', answer.trace ? 'no final answer' : 'empty answer'));
-    noteCut(box, 'answer', answer.text, answer.letters);
+    noteCut(box, 'answer', answer.whole);
     box.append(...makeReplies(sample, answer));
     return box;
   };

@@ -37,6 +37,13 @@
     marked: (sample, arm) => filter.verdict !== '' && sampleFilters.isMatch(filter, sample, arm),
   });
   const count = (number) => number.toLocaleString('en');
+  // Of texts or images that cannot be decoded: by a browser without DecompressionStream, or of a file that was cut short.
+  const fail = (error) => {
+    find('samples').replaceChildren();
+    find('samples').removeAttribute('aria-busy');
+    find('unreadable').hidden = false;
+    console.error(error);
+  };
   const draw = (shown, filter) => {
     const shared = view(filter);
     const unfolded = find('unfold').checked;
@@ -49,6 +56,7 @@
     const pages = Math.max(1, Math.ceil(listed.length / PER_PAGE));
     find('samples').replaceChildren(...boxes.values());
     find('samples').removeAttribute('aria-busy');
+    find('unreadable').hidden = true;
     find('found').textContent = `${count(listed.length)} of ${count(samples.length)} samples`;
     find('page').textContent = `page ${page + 1} of ${pages}`;
     find('previous').disabled = page === 0;
@@ -67,7 +75,7 @@
       find('samples').setAttribute('aria-busy', 'true');
       waiting.then(() => {
         if (turn === turns) next();
-      });
+      }, fail);
     };
     const filter = sampleFilters.read();
     act(filter.words ? prepareSearch() : null, () => {
@@ -97,6 +105,8 @@
   };
   const focusCurrent = () => {
     const box = boxes.get(current);
+    // Filters that changed meanwhile may have left it out.
+    if (!box) return;
     box.scrollIntoView({block: 'nearest', behavior: 'instant'});
     box.querySelector('h3 a').focus({preventScroll: true});
   };
@@ -142,7 +152,7 @@
       });
     };
     const waiting = filter.words ? prepareSearch() : null;
-    if (waiting) waiting.then(land);
+    if (waiting) waiting.then(land, fail);
     else land();
   };
   const say = (dataset, id) => {
@@ -169,7 +179,7 @@
       return false;
     }
     openSample(sample);
-    history.pushState(null, '', writeAddress(sample));
+    if (writeAddress(sample) !== location.hash) history.pushState(null, '', writeAddress(sample));
     return true;
   };
   const decode = (text) => {
@@ -254,7 +264,7 @@
   find('previous').addEventListener('click', () => turnPage(-1));
   find('next').addEventListener('click', () => turnPage(1));
   find('restriction-lift').addEventListener('click', () => restrict(null));
-  find('export').addEventListener('click', () => report.exportSamples(listed, open));
+  find('export').addEventListener('click', () => report.exportSamples(listed, open).catch(fail));
   find('unblur').closest('p').hidden = !sampleData.hasImages;
   find('filters').hidden = false;
   document.querySelector('.pages').hidden = false;
