@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,17 +24,13 @@ class Projection:
         return (states.to(self.mean) - self.mean) @ self.components.T
 
 
-def pca(states: Tensor, *, components: int = 2, solver: Literal["full", "arpack"] = "full") -> Projection:
-    """Compute the principal components (PCA) of states [n, d] by an SVD in float64 on the CPU.
+def pca(states: Tensor, *, components: int = 2) -> Projection:
+    """Compute the principal components (PCA) of states [n, d], in float64 on the CPU.
 
-    `solver` is scikit-learn's: the full SVD, or ARPACK, which finds the first components alone to the same precision
-    and takes a fraction of the time for thousands of states. A component's sign is arbitrary; scikit-learn makes the
-    entry of largest magnitude positive, so a figure does not flip from one run to the next. Raises `ValueError` for
-    fewer than two states, too many components, or NaN and inf.
+    They are eigenvectors of the smaller of the covariance [d, d] and the Gram matrix [n, n] of the centred states. A
+    component's sign is arbitrary; as in scikit-learn the entry of largest magnitude is positive, so a figure does not
+    flip from one run to the next. Raises `ValueError` for fewer than two states, too many components, or NaN and inf.
     """
-    # Importing scikit-learn takes a second, and few of a run's processes project states.
-    from sklearn.decomposition import PCA
-
     if states.ndim != 2 or states.shape[0] < 2:
         raise ValueError(f"states have shape {tuple(states.shape)}; principal components need [n >= 2, d]")
     if not 1 <= components <= min(states.shape):
@@ -44,19 +38,31 @@ def pca(states: Tensor, *, components: int = 2, solver: Literal["full", "arpack"
             f"{components} components of {tuple(states.shape)} states; at most {min(states.shape)}"
         )
     values = states.detach().to("cpu", torch.float64)
-    if components == min(states.shape) or (values == values[:1]).all():
-        # ARPACK finds neither all components nor those of states without variance.
-        solver = "full"
     if not torch.isfinite(values).all():
         raise ValueError("states are not finite; capture them in a wider dtype (bfloat16 or float32)")
-    # Identical states have no variance: 0 / 0.
-    with np.errstate(invalid="ignore"):
-        fitted = PCA(n_components=components, svd_solver=solver, random_state=0).fit(values.numpy())
+    # The mean of equal states may round, which would give them a variance: not so the mean of zeros.
+    centred = values - values[0]
+    offset = centred.mean(dim=0)
+    centred -= offset
+    if values.shape[1] <= values.shape[0]:
+        variances, vectors = _find_largest(centred.T @ centred, components)
+    else:
+        variances, weights = _find_largest(centred @ centred.T, components)
+        # Orthonormal even where there is no variance left.
+        vectors = torch.linalg.qr(centred.T @ weights).Q
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return Projection(
-        mean=torch.from_numpy(fitted.mean_),
-        components=torch.from_numpy(np.ascontiguousarray(fitted.components_)),
-        explained_variance_ratio=torch.from_numpy(fitted.explained_variance_ratio_.copy()).nan_to_num(),
+        mean=values[0] + offset,
+        components=(vectors * torch.where(largest < 0, -1.0, 1.0)).T.contiguous(),
+        # Identical states have no variance: 0 / 0.
+        explained_variance_ratio=(variances / centred.square().sum()).nan_to_num(),
     )
+
+
+def _find_largest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of a symmetric positive semi-definite matrix, [count], and their vectors [n, count]."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0)[:count].clamp(min=0.0), vectors.flip(1)[:, :count]
 
 
 def centroid_distance(first: Tensor, second: Tensor) -> float:

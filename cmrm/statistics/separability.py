@@ -60,7 +60,7 @@ def measure_separability(
     n, m = (len(group) for group in states)
     if min(n, m) == 0 or not all(torch.isfinite(group).all() for group in states):
         return Separability(silhouette=None, centroid_distance=None, separation=None, probe=None)
-    distance, apart = _measure_distance(*states)
+    distance, apart = measure_distance(*states)
     generator = np.random.default_rng(seed)
     chosen = np.concatenate(
         [
@@ -81,7 +81,34 @@ def measure_separability(
     )
 
 
-def _measure_distance(first: Tensor, second: Tensor) -> tuple[float, float]:
+def measure_nearest(first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int) -> Rate | None:
+    """Count the held-out states that lie nearer to the centroid of their own group.
+
+    `first` and `second` are states [n, d] of the same n samples in the same order. The samples are halved by the seed;
+    each half gives the centroids, and the standard deviation that each number is divided by, for the states of the
+    other. This has a closed form and takes a small part of the time of the probe in `measure_separability`. None for
+    fewer than four samples.
+    """
+    if len(first) < 4:
+        return None
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(first)), 2)
+    correct = sum(
+        _count_nearest([first[train], second[train]], [first[test], second[test]])
+        for train, test in (halves, halves[::-1])
+    )
+    return Rate(successes=correct, n=2 * len(first))
+
+
+def _count_nearest(train: Sequence[NDArray[np.float64]], test: Sequence[NDArray[np.float64]]) -> int:
+    first, second = (group.mean(axis=0) for group in train)
+    variances = np.concatenate(train).var(axis=0)
+    direction = (second - first) / np.where(variances > 0.0, variances, 1.0)
+    # A tie is for the first: groups that coincide are told apart by chance.
+    is_second = [(group - (first + second) / 2) @ direction > 0.0 for group in test]
+    return int((~is_second[0]).sum() + is_second[1].sum())
+
+
+def measure_distance(first: Tensor, second: Tensor) -> tuple[float, float]:
     """Measure the centroid distance and the separation, which is infinite for groups without spread."""
     # The mean of equal states may round, which would give them a spread, and coinciding groups a distance.
     if all((group == group[:1]).all() for group in (first, second)):

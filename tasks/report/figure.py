@@ -151,4 +151,6 @@ def _make_canvas(size: tuple[float, float]) -> Canvas:
 def _save(canvas: Canvas, kind: str, metadata: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     canvas.savefig(buffer, format=kind, metadata=dict(metadata))
+    # Its next file has the same layout.
+    canvas.set_layout_engine("none")
     return buffer.getvalue()

@@ -54,7 +54,7 @@ from tasks.report.twins import rate_twins
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
-VERSION = 12
+VERSION = 13
 # As above, for the table and figure of defences, which other reports lack.
 DEFENCES_VERSION = 2
 # As above, for what is said of traces and of questions alone.

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from tasks.report.figure import PALETTE, Figure, label
 from tasks.report.figures import name_group
 from tasks.report.state_maps import StateSet, Vectors
-from tasks.report.states import SEED, TEXT, StateGroup, choose_split
+from tasks.report.states import SEED, TEXT, StateGroup, choose_split, draw_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = Mapping[str, Any]
 
-# There is a probe for each block and group, which may take no longer than the rest of a report.
-MOST_MEASURED = 50
+# At each block, of each group, for what compares states one by one.
+MOST_MEASURED = 200
 # Inches: of a panel, and of each block in it.
 LEAST_WIDTH, PER_BLOCK, HEIGHT = 2.6, 0.12, 2.3
 
@@ -53,17 +53,20 @@ class BlockMeasures:
 
     def add(self, states: StateSet, block: int, vectors: Vectors) -> None:
         """Measure the groups of a set at a block, [samples, width] each."""
-        from cmrm.statistics.separability import measure_separability
+        import torch
+
+        from cmrm.statistics.separability import measure_distance, measure_nearest
 
         groups = self.wanted[states.model, states.dataset, states.split]
         if not groups:
             return
-        text = vectors[TEXT]
-        rows = np.sort(np.random.default_rng(SEED).permutation(len(text))[:MOST_MEASURED])
-        names = [states.sample_ids[row] for row in rows]
-        length = float(np.linalg.norm(text.astype(np.float64), axis=1).mean())
+        rows = draw_rows(len(vectors[TEXT]), MOST_MEASURED)
+        drawn = {group: vectors[group][rows].astype(np.float64) for group in (TEXT, *groups)}
+        means = {group: one.mean(axis=0, dtype=np.float64) for group, one in vectors.items()}
+        length = float(np.linalg.norm(vectors[TEXT], axis=1).mean(dtype=np.float64))
         for group in groups:
-            found = measure_separability(text[rows], vectors[group][rows], seed=SEED, groups=[*names, *names])
+            _, separation = measure_distance(*(torch.from_numpy(drawn[one]) for one in (TEXT, group)))
+            nearest = measure_nearest(drawn[TEXT], drawn[group], seed=SEED)
             self.records.append(
                 {
                     "model": states.model,
@@ -71,33 +74,30 @@ class BlockMeasures:
                     "split": states.split,
                     **group._asdict(),
                     "block": block,
-                    "samples": len(text),
+                    "samples": len(vectors[TEXT]),
                     "measured": len(rows),
                     "state": length,
-                    "distance": float(np.linalg.norm(_mean(vectors[group]) - _mean(text))),
-                    "separation": found.separation,
-                    "probe": found.probe and found.probe.value,
-                    **_measure_movement(group, vectors),
+                    "distance": float(np.linalg.norm(means[group] - means[TEXT])),
+                    "separation": separation if separation < float("inf") else None,
+                    "nearest": nearest and nearest.value,
+                    **_measure_movement(group, means),
                 }
             )
 
 
-def _measure_movement(group: StateGroup, vectors: Vectors) -> dict[str, float | None]:
+def _measure_movement(
+    group: StateGroup, means: Mapping[StateGroup, NDArray[np.float64]]
+) -> dict[str, float | None]:
     """Measure the mean displacement by an intervention, in units of the distance from text to the unsteered states."""
     plain = StateGroup(group.condition)
-    if not group.intervention or plain == TEXT or plain not in vectors:
+    if not group.intervention or plain == TEXT or plain not in means:
         return {"along": None, "across": None}
-    text, before, after = (_mean(vectors[one]) for one in (TEXT, plain, group))
-    shift, moved = before - text, after - before
+    shift, moved = means[plain] - means[TEXT], means[group] - means[plain]
     squared = float(shift @ shift)
     if squared == 0.0:
         return {"along": None, "across": None}
     along = -float(moved @ shift) / squared
     return {"along": along, "across": float(np.linalg.norm(moved + along * shift)) / squared**0.5}
-
-
-def _mean(states: NDArray[np.float32]) -> NDArray[np.float64]:
-    return states.mean(axis=0, dtype=np.float64)
 
 
 def draw_state_blocks(records: Sequence[Record]) -> list[Figure]:
@@ -126,7 +126,7 @@ def _draw_model(number: int, model: str, records: Sequence[Record]) -> Figure:
                 plot = partial(_plot, records=lines, color=colors[group])
                 plot(row[0], read=lambda one: _share(one["distance"], one["state"]), name=name)
                 plot(row[1], read=lambda one: one["separation"])
-                plot(row[2], read=lambda one: _share(one["probe"], 1))
+                plot(row[2], read=lambda one: _share(one["nearest"], 1))
                 if steered:
                     plot(row[3], read=lambda one: _share(one["along"], 1))
                     plot(row[3], read=lambda one: _share(one["across"], 1), line="--")
@@ -134,12 +134,16 @@ def _draw_model(number: int, model: str, records: Sequence[Record]) -> Figure:
             row[0].set_ylim(bottom=0)
             row[2].axhline(50, color="0.5", linewidth=0.6)
             row[2].set_ylim(min(45, row[2].get_ylim()[0]), 103)
-            # Most probes are near 100 % or at chance: the room between is free.
+            # Most shares are near 100 % or at chance: the room between is free.
             handles, names = row[0].get_legend_handles_labels()
-            row[2].legend(handles, names, fontsize=6, loc="center")
-        titles = ("distance from text (% of length)", "separation from text", "probe's accuracy (%)")
+            row[2].legend(handles, names, fontsize=6, loc="best")
+        titles = ("distance from text (% of length)", "separation from text", "nearer to own centroid (%)")
         for one, title in zip(axes[0], (*titles, "moved to text (%), dashed: across"), strict=False):
             one.set_title(title, fontsize=8)
+        for one in (panel for row in axes for panel in row):
+            # Labels of ticks are half of what a figure takes to draw.
+            one.locator_params(nbins=4)
+            one.tick_params(labelbottom=one in axes[-1])
         for one in axes[-1]:
             one.set_xlabel("block")
 
@@ -151,7 +155,8 @@ def _draw_model(number: int, model: str, records: Sequence[Record]) -> Figure:
         name=f"states-blocks-{number}",
         caption=f"{model}: final states at each block, against those of the same questions as text. Distance of the "
         "centroids, which is |Δ| for a meaningless image on the anchors; separation, in units of the spread within the "
-        f"groups; held-out accuracy of a linear probe (of at most {MOST_MEASURED} samples, 50 % is chance)."
+        f"groups; held-out states nearer to the centroid of their own group, where 50 % is chance (both of at most "
+        f"{MOST_MEASURED} samples; each half gives the centroids for the other)."
         + (moved if steered else ""),
         rows=len(sets),
         columns=4 if steered else 3,

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from storage.records.manifest import Manifest
 from storage.shards.hidden_states import list_blocks, list_samples, read_samples
 from storage.store import Store
-from tasks.report.states import MOST_SAMPLES, TEXT, Found, StateGroup, choose_split, draw_samples
+from tasks.report.states import (
+    MOST_SAMPLES,
+    TEXT,
+    Found,
+    StateGroup,
+    choose_split,
+    draw_samples,
+    fit_components,
+)
 
 # The folder of their file among a report's.
 MAPS = "state-maps"
@@ -68,13 +76,10 @@ class StateMap:
         """
         import torch
 
-        from cmrm.statistics.geometry import pca
-
         states = [np.concatenate([one[group] for one in vectors]) for group in self.groups]
-        plain = np.concatenate(
+        projection = fit_components(
             [one for group, one in zip(self.groups, states, strict=True) if not group.intervention]
         )
-        projection = pca(torch.from_numpy(plain), components=2, solver="arpack")
         points = np.stack([projection.project(torch.from_numpy(one)).numpy() for one in states])
         if self.last is not None:
             points = points * align_signs(points, self.last)
@@ -141,14 +146,11 @@ def make_maps(
     A map has at most 2,000 samples, and fewer where all maps would have more than `most` points. `measure` is given the
     states of each set at each block, which are read once.
     """
-    limit = next(
-        number
-        for number in range(MOST_SAMPLES, 0, -1)
-        if number == 1 or sum(_count_points(one) for one in _plan(sets, number)) <= most
-    )
+    gathered = [_plan(together) for together in _gather(sets)]
+    limit = _choose_limit([one for plans in gathered for one in plans], most)
     maps = []
-    for together in _gather(sets):
-        planned = _plan(together, limit)
+    for plans in gathered:
+        planned = [_draw_map(one, groups, limit) for one, groups in plans]
         # Those of one data set alone have all samples that are drawn of it.
         alone = [one.sets[0] for one in planned if len(one.sets) == 1]
         for block in reversed(alone[0].blocks):
@@ -181,26 +183,38 @@ def _gather(sets: Sequence[StateSet]) -> list[list[StateSet]]:
     return list(found.values())
 
 
-def _plan(sets: Sequence[StateSet], limit: int) -> list[StateMap]:
-    """The maps to make, without points, of at most so many samples each."""
-    maps = []
-    for together in _gather(sets):
-        shared = [group for group in together[0].groups if all(group in one.groups for one in together)]
-        if len(together) > 1 and len(shared) > 1:
-            share = max(1, limit // len(together))
-            maps.append(_draw_map(together, shared, share))
-        maps.extend(_draw_map([one], list(one.groups), limit) for one in together)
-    return maps
+# The sets that a map shows, and their groups.
+Plan = tuple[Sequence[StateSet], Sequence[StateGroup]]
 
 
-def _draw_map(sets: Sequence[StateSet], groups: Sequence[StateGroup], most: int) -> StateMap:
-    drawn = [replace(one, sample_ids=draw_samples(one.common, most)) for one in sets]
+def _plan(sets: Sequence[StateSet]) -> list[Plan]:
+    """Plan the maps of the sets of one model and split: of all together, and of each."""
+    shared = [group for group in sets[0].groups if all(group in one.groups for one in sets)]
+    together: list[Plan] = [(sets, shared)] if len(sets) > 1 and len(shared) > 1 else []
+    return [*together, *(([one], list(one.groups)) for one in sets)]
+
+
+def _choose_limit(plans: Sequence[Plan], most: int) -> int:
+    """Choose the largest number of samples of a map with which all of them have at most so many points."""
+
+    def count(limit: int) -> int:
+        return sum(
+            min(len(one.common), _share(limit, sets)) * len(groups) * len(sets[0].blocks)
+            for sets, groups in plans
+            for one in sets
+        )
+
+    return next((limit for limit in range(MOST_SAMPLES, 1, -1) if count(limit) <= most), 1)
+
+
+def _share(limit: int, sets: Sequence[StateSet]) -> int:
+    """How many samples of each set a map of so many has."""
+    return max(1, limit // len(sets))
+
+
+def _draw_map(sets: Sequence[StateSet], groups: Sequence[StateGroup], limit: int) -> StateMap:
+    drawn = [replace(one, sample_ids=draw_samples(one.common, _share(limit, sets))) for one in sets]
     return StateMap(sets=drawn, groups=groups, total=sum(len(one.common) for one in sets))
-
-
-def _count_points(planned: StateMap) -> int:
-    samples = sum(len(one.sample_ids) for one in planned.sets)
-    return samples * len(planned.groups) * len(planned.sets[0].blocks)
 
 
 def write_maps(maps: Sequence[StateMap]) -> bytes:

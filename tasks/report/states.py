@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,13 @@ from storage.shards.hidden_states import LAST, HiddenStates, read_last_block
 from storage.shards.rows import find_files
 from storage.store import Store
 
+if TYPE_CHECKING:
+    from cmrm.statistics.geometry import Projection
+
 # A scatter plot of more points shows no more, and no measure here needs them.
 MOST_SAMPLES = 2_000
+# Rows that principal components are fitted on: of more, the cost grows with the square, and the plane hardly changes.
+MOST_FITTED = 1_000
 SEED = 0
 
 
@@ -86,10 +91,27 @@ def choose_split(sides: Mapping[str, Iterable[StateGroup]]) -> str:
 
 def draw_samples(sample_ids: Sequence[str], most: int) -> list[str]:
     """Draw at most so many samples by the seed, in their order; the first draws are the same for any number."""
-    if len(sample_ids) <= most:
-        return list(sample_ids)
-    drawn = np.random.default_rng(SEED).permutation(len(sample_ids))[:most]
-    return [sample_ids[place] for place in sorted(drawn)]
+    return [sample_ids[row] for row in draw_rows(len(sample_ids), most)]
+
+
+def fit_components(groups: Sequence[NDArray[np.float32]]) -> Projection:
+    """Fit two principal components on groups of states [samples, width] of the same samples.
+
+    At most 1,000 states are fitted, those of the same samples of each group.
+    """
+    import torch
+
+    from cmrm.statistics.geometry import pca
+
+    rows = draw_rows(len(groups[0]), max(2, MOST_FITTED // len(groups)))
+    return pca(torch.from_numpy(np.concatenate([one[rows] for one in groups])), components=2)
+
+
+def draw_rows(count: int, most: int) -> NDArray[np.intp]:
+    """Draw at most so many of `count` rows by the seed, ascending; the first draws are the same for any number."""
+    return (
+        np.sort(np.random.default_rng(SEED).permutation(count)[:most]) if count > most else np.arange(count)
+    )
 
 
 def describe_panel(panel: Panel) -> list[dict[str, Any]]:
@@ -132,7 +154,6 @@ def _make_panel(
     groups: Mapping[StateGroup, HiddenStates],
     harmful: Mapping[tuple[str, str], bool],
 ) -> Panel | None:
-    from cmrm.statistics.geometry import pca
     from cmrm.statistics.separability import measure_separability
 
     present = {group: states for group, states in groups.items() if states.sample_ids}
@@ -143,17 +164,14 @@ def _make_panel(
     vectors = {group: states.choose(common)[:, 0].astype(np.float32) for group, states in present.items()}
     import torch
 
-    plain = torch.cat([torch.from_numpy(one) for group, one in vectors.items() if not group.intervention])
-    projection = pca(plain.float(), components=2)
+    projection = fit_components([one for group, one in vectors.items() if not group.intervention])
     return Panel(
         model=model,
         dataset=dataset,
         split=split,
         sample_ids=common,
         harmful=[harmful[dataset, sample] for sample in common],
-        points={
-            group: projection.project(torch.from_numpy(one).float()).numpy() for group, one in vectors.items()
-        },
+        points={group: projection.project(torch.from_numpy(one)).numpy() for group, one in vectors.items()},
         # Its last bits depend on how a process parallelizes sums.
         explained=tuple(round(share, 9) for share in projection.explained_variance_ratio.tolist()),
         apart={

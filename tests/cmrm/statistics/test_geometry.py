@@ -20,14 +20,23 @@ def test_components_are_the_eigenvectors_of_the_covariance():
     torch.testing.assert_close(projection.explained_variance_ratio, (values / values.sum()).flip(0)[:3])
 
 
-def test_the_first_components_alone_are_the_same_as_those_of_the_full_decomposition():
-    states = cloud(n=300, d=80)
-    full, first = pca(states), pca(states, solver="arpack")
-    torch.testing.assert_close(first.components, full.components, atol=1e-9, rtol=0)
-    torch.testing.assert_close(first.explained_variance_ratio, full.explained_variance_ratio)
-    # These it cannot find by itself.
-    for awkward in (torch.ones(5, 4), cloud(n=2)):
-        torch.testing.assert_close(pca(awkward, solver="arpack").components, pca(awkward).components)
+@pytest.mark.parametrize(("n", "d"), [(300, 80), (80, 300), (12, 12), (2, 9)])
+def test_components_of_many_and_of_wide_states_are_those_of_their_singular_values(n, d):
+    states = cloud(n=n, d=d).double() + 1e3
+    found = pca(states)
+    _, values, rows = torch.linalg.svd(states - states.mean(dim=0), full_matrices=False)
+    agreement = (found.components @ rows[:2].T).abs()
+    # Two states have one component, and any other at a right angle beside it.
+    kept = 1 if n == 2 else 2
+    torch.testing.assert_close(agreement[:kept, :kept], torch.eye(kept).double(), atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.components @ found.components.T, torch.eye(2).double())
+    shares = values.square() / values.square().sum()
+    torch.testing.assert_close(found.explained_variance_ratio, shares[:2], atol=1e-9, rtol=0)
+
+
+def test_equal_states_have_no_variance_even_where_their_mean_rounds():
+    for value in (0.1, 0.3, 7.7):
+        assert pca(torch.full((7, 3), value)).explained_variance_ratio.tolist() == [0.0, 0.0]
 
 
 def test_projected_states_are_centred():

@@ -6,9 +6,18 @@ import time
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
+from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cmrm.statistics.geometry import centroid_distance, separation
-from cmrm.statistics.separability import MOST_STATES, Separability, measure_separability
+from cmrm.statistics.separability import (
+    MOST_STATES,
+    Separability,
+    measure_nearest,
+    measure_separability,
+)
 
 
 def cloud(n: int, d: int, *, seed: int = 0) -> torch.Tensor:
@@ -163,3 +172,40 @@ def test_states_that_do_not_fit_together_are_refused():
         measure_separability(np.zeros(3), np.zeros(3), seed=0)
     with pytest.raises(ValueError, match="5 sample names for 6 states"):
         measure_separability(np.zeros((3, 2)), np.zeros((3, 2)), seed=0, groups=names(5))
+
+
+def test_held_out_states_are_counted_with_the_nearer_centroid():
+    chance = np.random.default_rng(0)
+    first = chance.normal(size=(300, 5)) * [1, 1, 1, 1, 1000]
+    second = chance.normal(size=(300, 5)) * [1, 1, 1, 1, 1000] + [1, 1, 0, 0, 0]
+    found = measure_nearest(first, second, seed=0)
+    assert found is not None
+    assert found.n == 600
+    # Of normal states whose means are √2 apart: the distribution function at half of it, within three deviations.
+    assert found.value == pytest.approx(norm.cdf(2**0.5 / 2), abs=3 * (0.76 * 0.24 / 600) ** 0.5)
+    order, labels, expected = np.random.default_rng(0).permutation(300), np.repeat([0, 1], 150), 0
+    for train, test in ((order[:150], order[150:]), (order[150:], order[:150])):
+        fitted = make_pipeline(StandardScaler(), NearestCentroid())
+        fitted.fit(np.concatenate([first[train], second[train]]), labels)
+        expected += (fitted.predict(np.concatenate([first[test], second[test]])) == labels).sum()
+    assert found.successes == expected
+
+
+def test_nothing_is_learnt_from_states_that_are_held_out():
+    chance = np.random.default_rng(1)
+    # More numbers than states: those that give the centroids are told apart without fail.
+    first, second = chance.normal(size=(2, 100, 2000))
+    found = measure_nearest(first, second, seed=0)
+    assert found is not None
+    assert abs(found.value - 0.5) < 0.15
+
+
+def test_groups_that_coincide_are_told_apart_by_chance_and_three_samples_not_at_all():
+    states = np.ones((8, 3))
+    found = measure_nearest(states, states, seed=0)
+    assert found is not None
+    assert (found.successes, found.n) == (8, 16)
+    apart = measure_nearest(states, states + 1, seed=0)
+    assert apart is not None
+    assert apart.value == 1.0
+    assert measure_nearest(states[:3], states[:3], seed=0) is None

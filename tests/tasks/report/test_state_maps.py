@@ -169,6 +169,18 @@ def test_thirty_two_blocks_of_two_thousand_samples_in_six_groups_take_less_than_
     assert len(write_maps([made])) < 3_000_000
 
 
+def test_components_are_fitted_on_a_thousand_states_and_the_rest_is_projected_on_them() -> None:
+    chance = np.random.default_rng(4)
+    text, image = (chance.normal(size=(1200, 9)) * [9, 4, 1, 1, 1, 1, 1, 1, 1] for _ in range(2))
+    made = StateMap(sets=(), groups=(TEXT, IMAGE), total=1200)
+    made.add(0, [{TEXT: text.astype(np.float32), IMAGE: image.astype(np.float32)}])
+    points = made.numbers[0] * np.array(made.step[0]) + made.low[0]
+    rows = np.sort(np.random.default_rng(0).permutation(1200)[:500])
+    fitted = PCA(2).fit(np.concatenate([text[rows], image[rows]]))
+    np.testing.assert_allclose(points, [fitted.transform(one) for one in (text, image)], atol=2e-3)
+    np.testing.assert_allclose(made.explained[0], fitted.explained_variance_ratio_, rtol=1e-5)
+
+
 def test_states_of_text_alone_and_of_other_samples_make_no_map(tmp_path: Path) -> None:
     first, _ = write_states(tmp_path, "one", ["a", "b"], groups=(TEXT,), seed=0)
     second, _ = write_states(tmp_path, "two", ["c", "d"], groups=(IMAGE,), seed=0)
