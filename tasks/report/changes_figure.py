@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrm.statistics.paired_tests import Comparison
 from tasks.report.figure import PALETTE, Figure, label
+from tasks.report.forest import plot_change
 from tasks.report.headline import Bound
 from tasks.report.lead_arms import choose_lead, name_lead, name_models
 from tasks.report.outcomes import Column, find_leading
@@ -149,16 +150,14 @@ def _draw_forest(
 
 def _plot(axes: Axes, height: float, measure: Measure, change: Comparison) -> None:
     value, low, high = (100 * (bound or 0.0) for bound in (change.change, change.low, change.high))
-    axes.errorbar(
-        value,
+    plot_change(
+        axes,
         height,
-        xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
-        fmt=measure.shape,
-        markersize=4.5,
+        value,
+        (low, high),
+        shape=measure.shape,
         color=measure.color,
-        markerfacecolor=measure.color if change.excludes_zero else "white",
-        elinewidth=1.1,
-        capsize=0,
+        sure=bool(change.excludes_zero),
     )
 
 

@@ -15,6 +15,10 @@ ROW_HEIGHT = 0.2
 PANEL_WIDTH = 2.2
 LABEL_WIDTH = 1.2
 WIDEST_LABEL = 34
+# More panels beside each other are too small to read on a page.
+MOST_ACROSS = 4
+# Shapes tell series apart without colours.
+SHAPES = "osD^v"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,7 @@ class ForestRow:
     """One change: its interval is None where it has none, and `sure` says that chance does not explain it.
 
     Rows of a label stand at one height and those of a group in one panel, whose axis has the title `unit`. Rows of
-    several series at one height are told apart by colour.
+    several series at one height are told apart by shape and colour.
     """
 
     label: str
@@ -36,57 +40,96 @@ class ForestRow:
 
 
 def draw_forest(*, name: str, caption: str, rows: Sequence[ForestRow]) -> Figure:
-    """Draw the rows from the top in their order, and the groups from the left; a filled mark is a sure change."""
+    """Draw the rows from the top in their order, and the groups from the left; a filled mark is a sure change.
+
+    Of many groups four stand beside each other, and the others below them.
+    """
     labels = list(dict.fromkeys(row.label for row in rows))
     groups = list(dict.fromkeys(row.group for row in rows))
     series = list(dict.fromkeys(row.series for row in rows))
+    across = min(MOST_ACROSS, len(groups))
 
     def draw(axes: list[list[Axes]]) -> None:
-        for place, (one, group) in enumerate(zip(axes[0], groups, strict=True)):
+        panels = [(one, place) for line in axes for place, one in enumerate(line)]
+        for (one, place), group in zip(panels, groups, strict=False):
             own = [row for row in rows if row.group == group]
             _plot_group(one, own, labels, series)
             one.set_title(_cut(group))
             one.set_xlabel(own[0].unit)
             one.set_yticks(range(len(labels)), [_cut(text) for text in labels] if place == 0 else [])
             one.set_ylim(len(labels) - 0.4, -0.6)
+        for one, _ in panels[len(groups) :]:
+            one.set_axis_off()
         if len(series) > 1:
-            axes[0][-1].legend(fontsize=6)
+            _name_series(axes[0][0], series)
 
     return Figure(
         name=name,
         caption=caption,
-        rows=1,
-        columns=len(groups),
-        size=(PANEL_WIDTH + LABEL_WIDTH / len(groups), 0.9 + ROW_HEIGHT * len(series) * len(labels)),
+        rows=-(-len(groups) // across),
+        columns=across,
+        size=(PANEL_WIDTH + LABEL_WIDTH / across, 0.9 + ROW_HEIGHT * len(series) * len(labels)),
         draw=draw,
         data=[asdict(row) for row in rows],
     )
 
 
+def plot_change(
+    axes: Axes,
+    height: float,
+    estimate: float,
+    interval: tuple[float, float] | None,
+    *,
+    shape: str,
+    color: str,
+    sure: bool,
+) -> None:
+    """Plot one change with its interval, where it has one; the mark of a sure change is filled."""
+    low, high = interval or (estimate, estimate)
+    axes.errorbar(
+        estimate,
+        height,
+        xerr=[[max(0.0, estimate - low)], [max(0.0, high - estimate)]],
+        fmt=shape,
+        markersize=4.5,
+        color=color,
+        markerfacecolor=color if sure else "white",
+        elinewidth=1.1,
+        capsize=0,
+    )
+
+
 def _plot_group(axes: Axes, rows: Sequence[ForestRow], labels: Sequence[str], series: Sequence[str]) -> None:
     axes.axvline(0, color="0.6", linewidth=0.8)
-    shown = set()
     for row in rows:
         number = series.index(row.series)
-        colour = PALETTE[number % len(PALETTE)]
-        height = labels.index(row.label) + (number - (len(series) - 1) / 2) * 0.7 / len(series)
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [height, height], color=colour, linewidth=1)
-        axes.plot(
+        shape, color = _choose_look(number)
+        plot_change(
+            axes,
+            labels.index(row.label) + (number - (len(series) - 1) / 2) * 0.7 / len(series),
             row.estimate,
-            height,
-            "o",
-            markersize=4,
-            color=colour,
-            markerfacecolor=colour if row.sure else "white",
-            label=None if row.series in shown else label(row.series),
+            None if row.low is None or row.high is None else (row.low, row.high),
+            shape=shape,
+            color=color,
+            sure=row.sure,
         )
-        shown.add(row.series)
     for height in range(1, len(labels)):
         axes.axhline(height - 0.5, color="0.92", linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
+
+
+def _name_series(axes: Axes, series: Sequence[str]) -> None:
+    """Name every series below the panels: no panel need have all of them."""
+    for number, name in enumerate(series):
+        shape, color = _choose_look(number)
+        axes.plot([], [], shape, color=color, markersize=5, label=label(name))
+    axes.figure.legend(loc="outside lower center", ncols=len(series), fontsize=7, handletextpad=0.2)
+
+
+def _choose_look(number: int) -> tuple[str, str]:
+    return SHAPES[number % len(SHAPES)], PALETTE[number % len(PALETTE)]
 
 
 def _cut(text: str) -> str:

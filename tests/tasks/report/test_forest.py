@@ -63,6 +63,23 @@ def test_several_series_are_named_and_one_alone_is_not() -> None:
     assert {"B", "C"} <= set(read_texts(draw(make_row(series="B"), make_row(series="C", estimate=4.0))))
 
 
+def test_series_that_the_last_panel_lacks_are_named_too_and_have_shapes_of_their_own() -> None:
+    found = draw(make_row(series="B"), make_row(series="C"), make_row(series="C", group="Utility"))
+    assert {"B", "C"} <= set(read_texts(found))
+    svg = found.save()["svg"].decode()
+    uses = re.findall(r'<use xlink:href="#(\w+)"[^>]*style="fill: #[0-9a-f]{6}; stroke: (#[0-9a-f]{6})', svg)
+    shapes = {color: re.findall(rf'id="{mark}" d="([^"]*)"', svg) for mark, color in uses}
+    assert shapes["#0072b2"] != shapes["#d55e00"]
+
+
+def test_of_many_groups_four_stand_beside_each_other_and_each_line_has_its_labels() -> None:
+    found = draw(*(make_row(group=f"Measure {number}") for number in range(6)))
+    assert (found.rows, found.columns) == (2, 4)
+    texts = read_texts(found)
+    assert [texts.count(f"Measure {number}") for number in range(6)] == [1] * 6
+    assert texts.count("Image") == 2
+
+
 @pytest.mark.parametrize(("sure", "fill"), [(True, "#0072b2"), (False, "#ffffff")])
 def test_a_mark_is_filled_where_chance_does_not_explain_it(*, sure: bool, fill: str) -> None:
     uses = re.findall(
