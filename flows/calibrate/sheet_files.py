@@ -45,7 +45,7 @@ def write_sheet(
     # In the order of the sheet: that of the run's files would follow the arms.
     shown = [texts[row.id] for row in sheet.rows]
     named = [SampleImage(text.dataset, text.image) for text in shown if text.image is not None]
-    thumbnails = make_thumbnails(named, folders, size=THUMBNAIL)
+    thumbnails = make_thumbnails(named, [folders], size=THUMBNAIL)
     with open_output(out / CSV) as stream:
         stream.write(_write_csv(sheet, texts))
     with open_output(out / PAGE) as stream:
@@ -95,7 +95,7 @@ def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbn
 
 
 def _describe(name: str, text: SheetText, thumbnails: Thumbnails) -> dict[str, Any]:
-    place = None if text.image is None else thumbnails.find(text.dataset, text.image)
+    place = None if text.image is None else thumbnails.find(SampleImage(text.dataset, text.image))
     return {
         "id": name,
         "question": text.question,

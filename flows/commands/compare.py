@@ -62,21 +62,22 @@ def compare(
         from flows.compare.page.runs import check_runs
 
         check_runs(names)
+    overrides = {
+        "unsafe_rise": unsafe_rise,
+        "utility_loss": utility_loss,
+        "over_refusal": over_refusal,
+    }
     opened = Store.open(store)
     found = compare_and_print(
         names,
         store=opened,
-        overrides={
-            "unsafe_rise": unsafe_rise,
-            "utility_loss": utility_loss,
-            "over_refusal": over_refusal,
-        },
+        overrides=overrides,
         output=output,
     )
     if html:
         from flows.compare.page.write import write_and_tell
 
-        write_and_tell(opened, found)
+        write_and_tell(opened, found, overrides=overrides)
     if any(one.regressed for one in found):
         sys.exit(REGRESSED)
     if not all(one.judged for one in found):

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from flows.report.answers_page import Answered, AnsweredSample, Answers, SampleKey, choose_open
 from flows.report.thumbnail_cache import ThumbnailCache
-from flows.report.thumbnails import SampleImage, Thumbnails, fit_thumbnails
+from flows.report.thumbnails import Folders, SampleImage, Thumbnails, fit_thumbnails
 from tasks.report.table import name_arm
 
 # Characters of a page, all of them together: what browsers open and mail passes on.
@@ -54,24 +53,20 @@ class PageData:
 def make_page_data(
     answers: Answers,
     *,
-    images: Mapping[str, Path | None],
+    images: Sequence[Folders],
     names: Mapping[str, str],
     distances: Mapping[tuple[str, str], float] | None = None,
 ) -> PageData:
     """Encode answers for the page: as many samples as have texts that fit, with thumbnails that fit beside them.
 
-    `images` are the folders of the data sets' images, `names` maps models to displayed names, `distances` are those of
-    samples along Δ where they are known.
+    `images` are the folders of the data sets' images, of each run that the page shows, `names` maps models to displayed
+    names, `distances` are those of samples along Δ where they are known.
     """
     if not answers.samples:
         return PageData(first={})
     answers, texts = _fit_texts(answers)
     thumbnails = fit_thumbnails(
-        [
-            SampleImage(row["dataset"], row["image"], row["image_digest"])
-            for asked in answers.samples
-            if (row := asked.sample)["image"] is not None
-        ],
+        [image for asked in answers.samples if (image := _find_image(asked)) is not None],
         images,
         # Three bytes are four characters of base64.
         most=(MOST_PAGE - RESERVE - sum(map(len, texts))) // 4 * 3,
@@ -192,8 +187,13 @@ def _trim(one: Answered) -> list[Any]:
 
 def _place(asked: AnsweredSample, thumbnails: Thumbnails) -> int | str | None:
     """The number of a sample's image, why it is not there, or None for a sample without one."""
-    image = asked.sample["image"]
-    return None if image is None else thumbnails.find(asked.sample["dataset"], image)
+    image = _find_image(asked)
+    return None if image is None else thumbnails.find(image)
+
+
+def _find_image(asked: AnsweredSample) -> SampleImage | None:
+    row = asked.sample
+    return None if row["image"] is None else SampleImage(row["dataset"], row["image"], row["image_digest"])
 
 
 def _round(distance: float | None) -> float | None:

@@ -61,7 +61,7 @@ def write_report_files(
         written.append(store.write_bytes(f"{folder}/{TABLES}/{table.name}.tex", write_latex(table)))
     names = shorten_models([model["name"] for model in summary.models])
     page_data = make_page_data(
-        answers, images=images or {}, names=names, distances=measure_distances(store, used)
+        answers, images=[images or {}], names=names, distances=measure_distances(store, used)
     )
     page = write_html(
         document,

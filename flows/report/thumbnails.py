@@ -19,6 +19,8 @@ from flows.report.thumbnail_cache import ThumbnailCache
 from storage.records.hashing import digest_file
 
 Lost = Literal["missing", "left out"]
+# Of the images of data sets, by their names.
+Folders = Mapping[str, Path | None]
 
 
 class SampleImage(NamedTuple):
@@ -46,17 +48,17 @@ MOST_THREADS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnails:
-    """WebP files, and the place among them by data set and image name, or why there is none.
+    """WebP files, and the place among them by image, or why there is none.
 
     An image is missing if it cannot be opened or is no longer the one that the sample was read with.
     """
 
     files: tuple[bytes, ...] = ()
-    places: Mapping[tuple[str, str], int | Lost] = field(default_factory=dict)
+    places: Mapping[SampleImage, int | Lost] = field(default_factory=dict)
 
-    def find(self, dataset: str, name: str) -> int | Lost:
+    def find(self, image: SampleImage) -> int | Lost:
         """Find the place of an image, or why there is none."""
-        return self.places.get((dataset, name), "missing")
+        return self.places.get(image, "missing")
 
     @property
     def lost(self) -> int:
@@ -66,18 +68,18 @@ class Thumbnails:
 
 def make_thumbnails(
     images: Iterable[SampleImage],
-    folders: Mapping[str, Path | None],
+    folders: Sequence[Folders],
     *,
     size: Size,
     cache: ThumbnailCache | None = None,
 ) -> Thumbnails:
-    """Make thumbnails of images; `folders` are those of the data sets' images."""
-    asked = list({(one.dataset, one.name): one for one in images}.values())
+    """Make thumbnails of images; `folders` are those of the data sets' images, tried one after the other."""
+    asked = list(dict.fromkeys(images))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
-        made = list(threads.map(lambda one: _make(one, folders.get(one.dataset), size, cache), asked))
+        made = list(threads.map(lambda one: _make(one, _list_folders(one, folders), size, cache), asked))
     numbers: dict[bytes, int] = {}
-    places: dict[tuple[str, str], int | Lost] = {
-        (one.dataset, one.name): "missing" if file is None else numbers.setdefault(file, len(numbers))
+    places: dict[SampleImage, int | Lost] = {
+        one: "missing" if file is None else numbers.setdefault(file, len(numbers))
         for one, file in zip(asked, made, strict=True)
     }
     return Thumbnails(files=tuple(numbers), places=places)
@@ -85,7 +87,7 @@ def make_thumbnails(
 
 def fit_thumbnails(
     images: Sequence[SampleImage],
-    folders: Mapping[str, Path | None],
+    folders: Sequence[Folders],
     *,
     most: int,
     cache: ThumbnailCache | None = None,
@@ -94,7 +96,7 @@ def fit_thumbnails(
 
     Where they do not fit at the smallest either, the last ones are left out.
     """
-    distinct = list({(one.dataset, one.name): one for one in images}.values())
+    distinct = list(dict.fromkeys(images))
     step = -(-len(distinct) // TRIED) or 1
     for size in SIZES[:-1]:
         tried = make_thumbnails(distinct[::step], folders, size=size, cache=cache)
@@ -108,29 +110,36 @@ def fit_thumbnails(
 
 def _leave_out(made: Thumbnails, most: int) -> Thumbnails:
     kept = sum(total <= most for total in accumulate(map(len, made.files)))
-    places: dict[tuple[str, str], int | Lost] = {
+    places: dict[SampleImage, int | Lost] = {
         name: place if isinstance(place, str) or place < kept else "left out"
         for name, place in made.places.items()
     }
     return Thumbnails(files=made.files[:kept], places=places)
 
 
-def _make(image: SampleImage, folder: Path | None, size: Size, cache: ThumbnailCache | None) -> bytes | None:
-    """Make one thumbnail; None if its image is missing."""
-    if folder is None:
-        return None
+def _list_folders(image: SampleImage, folders: Sequence[Folders]) -> list[Path]:
+    found = dict.fromkeys(one.get(image.dataset) for one in folders)
+    return [folder for folder in found if folder is not None]
+
+
+def _make(
+    image: SampleImage, folders: Sequence[Path], size: Size, cache: ThumbnailCache | None
+) -> bytes | None:
+    """Make one thumbnail of the first folder that has the image; None if it is missing."""
     name = f"{size.side}-{size.quality}"
-    try:
-        if cache is not None and image.digest and (kept := cache.read(image.digest, name)) is not None:
-            return kept
-        if image.digest and digest_file(locate_image(folder, image.name)) != image.digest:
-            return None
-        made = _encode(open_image(folder, image.name), size)
-    except (UserError, OSError):
-        return None  # the page says that it is missing
-    if cache is not None and image.digest:
-        cache.write(image.digest, name, made)
-    return made
+    for folder in folders:
+        try:
+            if cache is not None and image.digest and (kept := cache.read(image.digest, name)) is not None:
+                return kept
+            if image.digest and digest_file(locate_image(folder, image.name)) != image.digest:
+                continue
+            made = _encode(open_image(folder, image.name), size)
+        except (UserError, OSError):
+            continue  # the page says that it is missing
+        if cache is not None and image.digest:
+            cache.write(image.digest, name, made)
+        return made
+    return None
 
 
 def _encode(image: Image.Image, size: Size) -> bytes:

@@ -68,7 +68,8 @@ def join_answers(
     The model of an arm is its run's letter, with its name where there are several. Samples of one id that differ
     between runs stand apart, with the letters after the id. The samples are at most as many as one run may show.
     """
-    flipped = _list_flipped(comparisons)
+    later = [side.run.letter for side in sides[1:]]
+    flipped = {letter: _list_flipped([found]) for letter, found in zip(later, comparisons, strict=True)}
     arms, numbers = _join_arms(sides, interventions)
     joined: dict[tuple[Place, Digests], list[tuple[RunAnswers, AnsweredSample]]] = {}
     for side in sides:
@@ -77,15 +78,20 @@ def join_answers(
     variants = Counter(place for place, _ in joined)
     samples = []
     for (place, _), parts in joined.items():
-        letters = "" if variants[place] == 1 else f" ({', '.join(side.run.letter for side, _ in parts)})"
+        letters = [side.run.letter for side, _ in parts]
+        shown = "" if variants[place] == 1 else f" ({', '.join(letters)})"
         first = parts[0][1]
         samples.append(
             replace(
                 first,
-                sample={**first.sample, "sample_id": f"{place[1]}{letters}"},
+                sample={**first.sample, "sample_id": f"{place[1]}{shown}"},
                 answers=sorted(_renumber(parts, numbers), key=lambda one: one.arm),
                 changed=any(asked.changed for _, asked in parts),
-                flipped=place in flipped,
+                # As it is in a run that no comparison pairs it with, it did not.
+                flipped=any(
+                    place in flipped[letter]
+                    for letter in (later if sides[0].run.letter in letters else letters)
+                ),
             )
         )
     samples.sort(key=lambda asked: not asked.flipped)

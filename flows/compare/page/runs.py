@@ -14,9 +14,12 @@ from storage.maintenance.diff import Change, find_changes
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.compare.finished_runs import find_finished, find_report
+from tasks.compare.matching import match_arms
 from tasks.compare.result import RunComparison
 from tasks.core.software import gather_software
 from tasks.core.stage_name import StageName
+from tasks.report.model_names import shorten_models
+from tasks.report.outcomes import Arm
 from tasks.report.summary import Summary, read_summary
 from tasks.report.table import sort_arms
 
@@ -72,6 +75,32 @@ def list_interventions(runs: Sequence[PageRun]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.interventions))
 
 
+def name_commonly(comparison: RunComparison, first: PageRun, run: PageRun) -> RunComparison:
+    """Call models in all that a comparison says of arms and Δ by the first run's labels.
+
+    A comparison of two models calls them by the later one's label, so that those of several runs would differ.
+    """
+    before, _ = match_arms([first.report, run.report])
+    short = shorten_models(list(before))
+    # What has its whole name for a label, such as an arm of another system, is called so by all.
+    names = {label: short[name] for name, label in before.items() if label != name}
+
+    def rename(arm: Arm) -> Arm:
+        return arm._replace(model=names.get(arm.model, arm.model))
+
+    return replace(
+        comparison,
+        changes=tuple(replace(one, arm=rename(one.arm)) for one in comparison.changes),
+        categories=tuple(
+            replace(one, change=replace(one.change, arm=rename(one.change.arm)))
+            for one in comparison.categories
+        ),
+        unpaired=tuple(replace(one, arm=rename(one.arm)) for one in comparison.unpaired),
+        shifts=tuple(replace(one, model=names.get(one.model, one.model)) for one in comparison.shifts),
+        flips=tuple(replace(one, arm=rename(one.arm)) for one in comparison.flips),
+    )
+
+
 def order_arms(comparison: RunComparison, interventions: Sequence[str]) -> RunComparison:
     """Put all that a comparison says of arms in the order of the spec: what is stored has interventions by name."""
     arms = sort_arms(
@@ -87,19 +116,19 @@ def order_arms(comparison: RunComparison, interventions: Sequence[str]) -> RunCo
     )
 
 
-def find_images(store: Store, runs: Sequence[PageRun]) -> tuple[dict[str, Path | None], list[str]]:
-    """Find the folders of the data sets' images, of the first run that has a data set.
+def find_images(store: Store, runs: Sequence[PageRun]) -> tuple[list[dict[str, Path | None]], list[str]]:
+    """Find the folders of the data sets' images in each run.
 
     Also says of which runs there are none since this release cannot read their spec, which a page can do without.
     """
-    found: dict[str, Path | None] = {}
+    found = []
     lacking = []
-    for run in reversed(runs):
+    for run in runs:
         try:
-            found |= find_run_images(store, run.record, run.record["spec"]["datasets"])
+            found.append(find_run_images(store, run.record, run.record["spec"]["datasets"]))
         except UserError as error:
             lacking.append(f"Images of {run.letter} are not shown: {error}")
-    return found, lacking[::-1]
+    return found, lacking
 
 
 def find_run_differences(store: Store, runs: Sequence[PageRun]) -> list[Change]:

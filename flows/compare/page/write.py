@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.text import Text
@@ -13,6 +14,7 @@ from flows.compare.page.runs import (
     find_images,
     find_run_differences,
     list_interventions,
+    name_commonly,
     order_arms,
     read_page_runs,
 )
@@ -25,17 +27,28 @@ from storage.store import Store
 from tasks.compare.figures import draw_changes, draw_shift_changes
 from tasks.compare.result import RunComparison
 
+NONE_GIVEN: Mapping[str, float | None] = MappingProxyType({})
 
-def write_comparison_page(store: Store, comparisons: Sequence[RunComparison], *, store_name: str) -> str:
+
+def write_comparison_page(
+    store: Store,
+    comparisons: Sequence[RunComparison],
+    *,
+    store_name: str,
+    overrides: Mapping[str, float | None] = NONE_GIVEN,
+) -> str:
     """Write the page of comparisons with one first run, and return its path in the store.
 
-    `store_name` is the store's path for display. Raises `UserError` for too many runs, and `UserError` or `StoreError`
-    if a result that it shows is missing.
+    `store_name` is the store's path for display, `overrides` are thresholds that no spec states. Raises `UserError`
+    for too many runs, and `UserError` or `StoreError` if a result that it shows is missing.
     """
     names = [comparisons[0].before.run_id, *(found.after.run_id for found in comparisons)]
     runs = read_page_runs(store, names)
     interventions = list_interventions(runs)
-    ordered = [order_arms(found, interventions) for found in comparisons]
+    ordered = [
+        order_arms(name_commonly(found, runs[0], run), interventions)
+        for run, found in zip(runs[1:], comparisons, strict=True)
+    ]
     by_letter = {run.letter: found for run, found in zip(runs[1:], ordered, strict=True)}
     figures = [one for one in (draw_changes(by_letter), draw_shift_changes(by_letter)) if one is not None]
     sides = read_run_answers(store, runs, ordered, interventions=interventions)
@@ -47,7 +60,18 @@ def write_comparison_page(store: Store, comparisons: Sequence[RunComparison], *,
         figures=figures,
         differences=find_run_differences(store, runs),
         notes=[*describe_lonely(sides), *lacking],
-        command=f"cmrm compare {' '.join(names)} --html --store {shlex.quote(store_name)}",
+        command=" ".join(
+            [
+                "cmrm compare",
+                *names,
+                *(
+                    f"--{name.replace('_', '-')} {value}"
+                    for name, value in overrides.items()
+                    if value is not None
+                ),
+                f"--html --store {shlex.quote(store_name)}",
+            ]
+        ),
     )
     page = write_html(
         document,
@@ -66,8 +90,10 @@ def write_comparison_page(store: Store, comparisons: Sequence[RunComparison], *,
     return path
 
 
-def write_and_tell(store: Store, comparisons: Sequence[RunComparison]) -> None:
+def write_and_tell(
+    store: Store, comparisons: Sequence[RunComparison], *, overrides: Mapping[str, float | None] = NONE_GIVEN
+) -> None:
     """Write the page, and print where it is; raises as `write_comparison_page` does."""
     name = shorten_url(store.url)
-    path = write_comparison_page(store, comparisons, store_name=name)
+    path = write_comparison_page(store, comparisons, store_name=name, overrides=overrides)
     Console().print(Text(show_safely(f"Page: {name}/{path}")), soft_wrap=True)

@@ -32,7 +32,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 def make(answers: Answers, images: Mapping[str, Path | None] | None = None) -> PageData:
-    return make_page_data(answers, images=images or {}, names={"moon@1": "moon"})
+    return make_page_data(answers, images=[images or {}], names={"moon@1": "moon"})
 
 
 def unpack(page: PageData) -> list[Any]:
@@ -102,7 +102,7 @@ def test_fewer_samples_are_drawn_where_their_texts_do_not_fit(
 
 
 def test_the_first_model_is_named_where_there_are_several(answers: Answers) -> None:
-    page = make_page_data(answers, images={}, names={"moon@1": "moon", "x": "y"})
+    page = make_page_data(answers, images=[], names={"moon@1": "moon", "x": "y"})
     assert {arm["model"] for arm in page.first["answers-data"]["arms"]} == {"moon"}
     assert [arm["name"] for arm in page.first["answers-data"]["arms"] if arm["open"]] == [
         "Query",
