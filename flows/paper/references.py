@@ -13,6 +13,7 @@ from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
 from typing import Any
 
 from cmrm.datasets.formats import find_format
+from cmrm.models.pinning import COMMIT
 from cmrm.organism.places import is_organism_path
 from flows.paper.bibtex import Entry, make_key
 from tasks.core.software import ABSENT
@@ -50,7 +51,6 @@ WRITERS = ("duckdb", "matplotlib", "prefect")
 # Ids on the hub, and addresses of packages, of letters that need no escape.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ADDRESS = re.compile(r"https?://[\w./~-]+", re.ASCII)
-LOCAL_REVISION = "sha256:"
 HOMES = ("homepage", "source", "repository", "documentation")
 
 
@@ -59,8 +59,9 @@ def list_references(record: Mapping[str, Any], summary: Summary) -> list[Entry]:
     return [
         METHOD,
         *_list_datasets(record["spec"].get("datasets") or {}),
-        *_list_models(summary.models),
+        *_list_models([*summary.models, *([captioner] if (captioner := record.get("captioner")) else [])]),
         *_list_judges(summary.judges),
+        *_list_adapters(record.get("judges") or ()),
         *_list_packages(summary.software),
     ]
 
@@ -68,6 +69,8 @@ def list_references(record: Mapping[str, Any], summary: Summary) -> list[Entry]:
 def _list_datasets(datasets: Mapping[str, Mapping[str, Any]]) -> Iterator[Entry]:
     for options in datasets.values():
         found = find_format(str(options["format"]))
+        if str(options["format"]) == "huggingface":
+            yield from _cite_hub_dataset(str(options.get("path") or ""), options.get("revision"))
         # The embedded model's data stands in for a data set and is not it.
         if found.title and not is_organism_path(str(options.get("path") or "")):
             yield Entry(
@@ -92,16 +95,36 @@ def _list_judges(judges: Iterable[JudgeTotals]) -> Iterator[Entry]:
             yield from _cite_hub(judge.model, judge.revision or "")
 
 
+def _list_adapters(judges: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
+    for judge in judges:
+        options = judge["options"]
+        yield from _cite_hub(str(options.get("adapter") or ""), str(options.get("adapter_revision") or ""))
+
+
 def _cite_hub(model: str, revision: str) -> Iterator[Entry]:
-    """Cite a model of the hub; one in a folder has no address."""
-    if HUB_ID.fullmatch(model) and not revision.startswith(LOCAL_REVISION):
-        said = f", revision {revision}" if revision else ""
+    """Cite a model of the hub; one in a folder or behind an endpoint, which has no commit, has no address there."""
+    if HUB_ID.fullmatch(model) and COMMIT.fullmatch(revision):
         yield Entry(
             kind="misc",
             key=make_key(model),
             title=model,
             organisations=(model.partition("/")[0],),
-            fields={"note": f"Model{said}", "url": f"https://huggingface.co/{model}"},
+            fields={"note": f"Model, revision {revision}", "url": f"https://huggingface.co/{model}"},
+        )
+
+
+def _cite_hub_dataset(name: str, revision: object) -> Iterator[Entry]:
+    """Cite a data set of the hub; one in a folder, whose path is absolute, has no address."""
+    if HUB_ID.fullmatch(name):
+        yield Entry(
+            kind="misc",
+            key=make_key(name),
+            title=name,
+            organisations=(name.partition("/")[0],),
+            fields={
+                "note": f"Data set, revision {revision}" if revision else "Data set",
+                "url": f"https://huggingface.co/datasets/{name}",
+            },
         )
 
 

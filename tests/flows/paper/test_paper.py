@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.made_up_run import make_up
 
 ROOT = Path(__file__).parents[3]
 RUN = "20260101-000000-abcdef"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SPEC = {
     "datasets": {
         "vlsafe": {"format": "vlsafe", "path": "organism://vlsafe"},
@@ -153,9 +155,9 @@ def test_every_published_format_says_where_its_data_is_as_its_description_does()
     assert all(not find_format(name).title for name in own)
 
 
-def cite(**changes: Any) -> dict[str, dict[str, str]]:
+def cite(record: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, dict[str, str]]:
     summary = Summary.from_json({**make_summary(make_outcomes(samples=4)).to_json(), **changes})
-    return read_entries(write_bibtex(list_references({"spec": {}}, summary)))
+    return read_entries(write_bibtex(list_references({"spec": {}, **(record or {})}, summary)))
 
 
 def test_models_and_judges_of_the_hub_are_cited_with_their_revisions() -> None:
@@ -163,18 +165,45 @@ def test_models_and_judges_of_the_hub_are_cited_with_their_revisions() -> None:
     none = {"prompt_tokens": None, "completion_tokens": None, "dollars": None}
     found = cite(
         models=[
-            {"id": "llava-hf/llava-1.5-7b-hf", "name": "llava@1", "revision": "0123abcd"},
+            {"id": "llava-hf/llava-1.5-7b-hf", "name": "llava@1", "revision": COMMIT},
             {"id": "/data/own", "name": "own@1", "revision": "sha256:12"},
         ],
         judges=[
-            {**judge, **none, "name": "guard", "model": "meta-llama/Llama-Guard-3-8B", "revision": "77"},
-            {**judge, **none, "name": "evil", "model": f"a/b{EVIL}", "revision": None},
+            {**judge, **none, "name": "guard", "model": "meta-llama/Llama-Guard-3-8B", "revision": COMMIT},
+            {**judge, **none, "name": "evil", "model": f"a/b{EVIL}", "revision": COMMIT},
+            # Names of an endpoint look like ids of the hub, and it may give them any revision.
+            {**judge, **none, "name": "served", "model": "openai/gpt-4o", "revision": ""},
+            {**judge, **none, "name": "dated", "model": "google/gemini", "revision": "2026-01-01"},
         ],
     )
-    assert found["llava-hf-llava-1-5-7b-hf"]["note"] == "Model, revision 0123abcd"
+    assert found["llava-hf-llava-1-5-7b-hf"]["note"] == f"Model, revision {COMMIT}"
     assert found["meta-llama-llama-guard-3-8b"]["url"] == "https://huggingface.co/meta-llama/Llama-Guard-3-8B"
     assert found["meta-llama-llama-guard-3-8b"]["author"] == "{meta-llama}"
-    assert not [key for key in found if "own" in key or "script" in key]
+    assert not [key for key in found if re.search("own|script|openai|google", key)]
+
+
+def test_captioners_adapters_of_judges_and_data_sets_of_the_hub_are_cited() -> None:
+    found = cite(
+        {
+            "captioner": {"id": "org/captions", "revision": COMMIT},
+            "judges": [
+                {"kind": "strongreject", "options": {"adapter": "org/lora", "adapter_revision": COMMIT}},
+                {"kind": "refusal", "options": {}},
+            ],
+            "spec": {
+                "datasets": {
+                    "hub": {"format": "huggingface", "path": "org/data", "revision": "v_1"},
+                    "latest": {"format": "huggingface", "path": "org/more", "revision": None},
+                    "own": {"format": "huggingface", "path": "/data/own"},
+                }
+            },
+        }
+    )
+    assert found["org-captions"]["note"] == found["org-lora"]["note"] == f"Model, revision {COMMIT}"
+    assert found["org-data"]["url"] == "https://huggingface.co/datasets/org/data"
+    assert found["org-data"]["note"] == r"Data set, revision v\_1"
+    assert found["org-more"]["note"] == "Data set"
+    assert not [key for key in found if "own" in key]
 
 
 def test_versions_are_those_that_made_the_answers() -> None:
