@@ -10,22 +10,22 @@ from playwright.sync_api import Page
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 # As wide as a table of many columns: axe tells no contrast of text that scrolls out of its box.
 WIDE, NARROW = 2560, 380
-COLORS = ("color-contrast", "link-in-text-block")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A window of some width under a colour scheme, and the rules asked there: all where none is named."""
+    """A window of some width under a colour scheme, and axe's rules asked there: all where none is named."""
 
     width: int
     scheme: Literal["light", "dark"]
     rules: tuple[str, ...] = ()
 
 
-# Rules that depend on neither colour nor width are asked once: they take seconds of a large page.
+# Rules that depend on neither colour nor width are asked once: they take seconds of a large page. So does axe's own
+# rule of contrast, which the dark scheme is spared: there the colours of each text are read.
 LOOKS = {
     "light": Look(width=WIDE, scheme="light"),
-    "dark": Look(width=WIDE, scheme="dark", rules=COLORS),
+    "dark": Look(width=WIDE, scheme="dark"),
     "narrow": Look(
         width=NARROW, scheme="light", rules=("target-size", "scrollable-region-focusable", "meta-viewport")
     ),
@@ -40,7 +40,10 @@ def find_violations(page: Page, look: str) -> list[str]:
     page.set_viewport_size({"width": chosen.width, "height": 900})
     page.emulate_media(color_scheme=chosen.scheme)
     unfold(page)
-    page.evaluate(AXE_SCRIPT)
+    if chosen.scheme == "dark":
+        return find_faint_text(page)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
     kind, values = ("rule", chosen.rules) if chosen.rules else ("tag", RULES)
     options = {
         "resultTypes": ["violations"],
@@ -54,6 +57,69 @@ def find_violations(page: Page, look: str) -> list[str]:
         for rule in found
         for node in rule["nodes"]
     ]
+
+
+def find_faint_text(page: Page) -> list[str]:
+    """Text in sight whose contrast with what it stands on is less than WCAG's: one element of each pair of colours.
+
+    What it stands on is the background of the element and its ancestors, down to one that lets nothing through.
+    """
+    pairs = page.evaluate(
+        """() => {
+            const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+            const known = new Map();
+            const read = (color) => {
+                if (!known.has(color)) {
+                    pen.clearRect(0, 0, 1, 1);
+                    pen.fillStyle = color;
+                    pen.fillRect(0, 0, 1, 1);
+                    const [red, green, blue, alpha] = pen.getImageData(0, 0, 1, 1).data;
+                    known.set(color, [[red, green, blue], alpha / 255]);
+                }
+                return known.get(color);
+            };
+            const lay = ([color, alpha], ground) => color.map((one, i) => alpha * one + (1 - alpha) * ground[i]);
+            const findGround = (one) => {
+                const [color, alpha] = read(one ? getComputedStyle(one).backgroundColor : 'white');
+                return alpha === 1 ? color : lay([color, alpha], findGround(one.parentElement));
+            };
+            const silent = '[type=checkbox], [type=radio], [type=range]';
+            const isText = (one) => one.matches(`select, textarea, input:not(${silent})`)
+                || [...one.childNodes].some(part => part.nodeType === 3 && part.data.trim());
+            const pairs = new Map();
+            for (const one of document.body.querySelectorAll('*:not(script, option, :disabled)')) {
+                if (!isText(one) || !one.checkVisibility({checkOpacity: true})) continue;
+                const style = getComputedStyle(one);
+                const size = parseFloat(style.fontSize);
+                const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+                const ground = findGround(one);
+                const color = lay(read(style.color), ground);
+                pairs.set(`${color} ${ground} ${large}`, [color, ground, large, one.outerHTML.slice(0, 160)]);
+            }
+            return [...pairs.values()];
+        }"""
+    )
+    # A page has its text, what is quieter and what is linked at least.
+    assert len(pairs) >= 3
+    return [
+        f"contrast of {color} on {ground}: {element}"
+        for color, ground, large, element in pairs
+        if contrast(luminance(color), luminance(ground)) < (3 if large else 4.5)
+    ]
+
+
+def luminance(color: list[float]) -> float:
+    """Relative luminance as WCAG 2 defines it, of red, green and blue from 0 to 255."""
+    linear = [
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+        for one in (part / 255 for part in color[:3])
+    ]
+    return sum(weight * one for weight, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: float, other: float) -> float:
+    """WCAG's ratio of two luminances, from 1 to 21."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
 
 
 def unfold(page: Page) -> None:

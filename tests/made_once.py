@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 Make = Callable[[Path], object]
 
@@ -29,6 +31,16 @@ def copy_made(
         _make(make, kept)
     place.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copytree(kept, place, dirs_exist_ok=True))
+
+
+def share_made(name: str, make: Make, factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make` has filled, once for all processes of this run of the tests, which only read it."""
+    base = factory.getbasetemp()
+    # Those of pytest-xdist have folders of their own in one of all.
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    if not place.is_dir():
+        _make(make, place)
+    return place
 
 
 def _identify(make: Make, packages: Sequence[str], sources: Sequence[object]) -> str:

@@ -17,6 +17,7 @@ from tasks.report.summary import read_summary
 from tests.browser import needs_browser, open_browser
 from tests.made_up import EVIL
 from tests.made_up_run import MadeUp, make_up
+from tests.undrawn import without_pixels
 
 SAMPLES = 12
 
@@ -24,7 +25,8 @@ SAMPLES = 12
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
     store = Store.create(tmp_path_factory.mktemp("store"))
-    made = make_up(store, models=(f"moon {EVIL}",), samples=SAMPLES, strengths=(1.0,))
+    with without_pixels():
+        made = make_up(store, models=(f"moon {EVIL}",), samples=SAMPLES, strengths=(1.0,))
     written = write_report_files(
         store,
         run_id="r1",

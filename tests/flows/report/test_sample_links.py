@@ -8,27 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from flows.report.files import write_report_files
-from storage.store import Store
-from tasks.report.summary import read_summary
 from tests.browser import needs_browser, open_browser
-from tests.made_up_run import make_up
+from tests.flows.report.conftest import SAMPLES
 
 pytestmark = needs_browser
-SAMPLES = 12
-
 SHOWN = ".sample.current"
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = Store.create(tmp_path_factory.mktemp("store"))
-    made = make_up(store, samples=SAMPLES, strengths=(1.0,))
-    summary = read_summary(store, made.report)
-    write_report_files(
-        store, run_id="r1", report=made.report, summary=summary, keys=made.keys, store_name="here"
-    )
-    return store.local_path("reports/r1/report.html")
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +22,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, file: Path) -> Iterator[Page]:
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.goto(file.as_uri())
+    opened.goto(page_file.as_uri())
     yield opened
     opened.close()
 
 
-def test_an_address_opens_its_sample_whatever_page_it_is_on(browser: Browser, file: Path) -> None:
+def test_an_address_opens_its_sample_whatever_page_it_is_on(browser: Browser, page_file: Path) -> None:
     page = browser.new_page()
-    page.goto(f"{file.as_uri()}#sample=bench/b11")
+    page.goto(f"{page_file.as_uri()}#sample=bench/b11")
     expect(page.locator(f"{SHOWN} h3")).to_contain_text("bench · b11")
     expect(page.locator("#page")).to_have_text("page 2 of 2")
     page.close()

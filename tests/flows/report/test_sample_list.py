@@ -9,43 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from flows.report.files import write_report_files
-from storage.store import Store
-from tasks.report.summary import read_summary
 from tests.browser import needs_browser, open_browser
-from tests.made_up import EVIL, SETS, list_arms, make_answers
-from tests.made_up_run import MadeUp, make_up
+from tests.flows.report.conftest import SAMPLES
+from tests.made_up import EVIL, list_arms, make_answers
 
 pytestmark = needs_browser
-SAMPLES = 12
 TOTAL = 3 * SAMPLES
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
-    store = Store.create(tmp_path_factory.mktemp("store"))
-    made = make_up(store, samples=SAMPLES, strengths=(1.0,))
-    folder = tmp_path_factory.mktemp("images")
-    Image.new("RGB", (800, 200), (200, 30, 30)).save(folder / "0.png")
-    Image.new("RGB", (50, 90), (30, 30, 200)).save(folder / "1.png")
-    write_report_files(
-        store,
-        run_id="r1",
-        report=made.report,
-        summary=read_summary(store, made.report),
-        keys=made.keys,
-        store_name="here",
-        images=dict.fromkeys(SETS, folder),
-    )
-    return made
-
-
-@pytest.fixture(scope="module")
-def file(made: MadeUp) -> Path:
-    return made.store.local_path("reports/r1/report.html")
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +26,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, file: Path) -> Iterator[Page]:
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.goto(file.as_uri())
+    opened.goto(page_file.as_uri())
     expect(opened.locator("#page")).to_have_text("page 1 of 2")
     yield opened
     opened.close()

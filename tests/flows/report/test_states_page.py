@@ -12,33 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from flows.report.files import write_report_files
-from storage.store import Store
-from tasks.report import figure
-from tasks.report.summary import read_summary
 from tests.browser import needs_browser, open_browser
+from tests.flows.report.conftest import SAMPLES
 from tests.made_up import EVIL
-from tests.made_up_run import ANCHORS, BLOCKS, MadeUp, make_up
+from tests.made_up_run import ANCHORS, BLOCKS
 
 pytestmark = needs_browser
-SAMPLES = 12
 # The maps: all targets, those of vlsafe, those of bench, and the anchors of bench.
 ALL, VLSAFE, BENCH, ANCHOR = "0", "1", "2", "3"
-PICTURE = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 GROUPS = (("query", ""), ("image", ""), ("image", "CMRM dataset"))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
-    store = Store.create(tmp_path_factory.mktemp("store"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure, "_save", lambda *_: PICTURE)
-        made = make_up(store, samples=SAMPLES, strengths=(1.0,))
-    summary = read_summary(store, made.report)
-    write_report_files(
-        store, run_id="r1", report=made.report, summary=summary, keys=made.keys, store_name="here"
-    )
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +30,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, made: MadeUp) -> Iterator[Page]:
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
     opened.seen = []  # type: ignore[attr-defined]
     opened.on("console", lambda message: opened.seen.append(message.text))  # type: ignore[attr-defined]
     opened.on("pageerror", lambda error: opened.seen.append(str(error)))  # type: ignore[attr-defined]
     opened.on("request", lambda request: opened.seen.append(request.url))  # type: ignore[attr-defined]
-    address = made.store.local_path("reports/r1/report.html").as_uri()
+    address = page_file.as_uri()
     opened.goto(address)
     expect(opened.locator("#states-map")).to_be_visible()
     yield opened
@@ -62,14 +44,10 @@ def page(browser: Browser, made: MadeUp) -> Iterator[Page]:
     opened.close()
 
 
-def find_folder(made: MadeUp, kind: str) -> Path:
-    return made.store.local_path("reports/r1/report.html").parents[2] / kind
-
-
-def read_states(made: MadeUp, block: int, dataset: str) -> dict[tuple[str, str], np.ndarray]:
+def read_states(store: Path, block: int, dataset: str) -> dict[tuple[str, str], np.ndarray]:
     """The targets' states of each group by condition and intervention, in the order of their ids."""
     found = {}
-    for path in find_folder(made, "hidden_states").rglob("*.parquet"):
+    for path in (store / "hidden_states").rglob("*.parquet"):
         rows = pq.read_table(path, partitioning=None).to_pylist()
         kept = {
             row["sample_id"]: row["vector"]
@@ -134,7 +112,7 @@ def order(ids: list[str]) -> list[int]:
 
 
 def test_coordinates_are_principal_components_of_the_unsteered_states_at_each_block(
-    page: Page, made: MadeUp
+    page: Page, page_store: Path
 ) -> None:
     found = read_points(page, VLSAFE)
     assert found.shape == (len(BLOCKS), 3, SAMPLES, 2)
@@ -142,7 +120,7 @@ def test_coordinates_are_principal_components_of_the_unsteered_states_at_each_bl
     names = page.evaluate(f"report.maps[{VLSAFE}].groups.map(one => one.name)")
     assert names == ["text only", "with their image", "with their image, CMRM dataset α=1"]
     for place, block in enumerate(BLOCKS):
-        states = read_states(made, block, "vlsafe")
+        states = read_states(page_store, block, "vlsafe")
         plain = np.concatenate([states["query", ""], states["image", ""]])
         for group, key in enumerate(GROUPS):
             own = found[place, group][order(ids)]
@@ -224,12 +202,12 @@ def test_a_line_drawn_around_points_lists_their_samples_alone(page: Page) -> Non
     expect(page.locator("#found")).to_have_text(f"{3 * SAMPLES} of {3 * SAMPLES} samples")
 
 
-def test_colours_are_those_of_the_verdicts_in_the_arm_of_the_states(page: Page, made: MadeUp) -> None:
+def test_colours_are_those_of_the_verdicts_in_the_arm_of_the_states(page: Page, page_store: Path) -> None:
     choose_map(page, ALL)
     page.get_by_label("Colour and shape").select_option("verdict")
     page.get_by_label("Verdict of").select_option("refusal")
     expected: Counter[str] = Counter()
-    for path in find_folder(made, "judgements").rglob("*.parquet"):
+    for path in (page_store / "judgements").rglob("*.parquet"):
         for row in pq.read_table(path, partitioning=None).to_pylist():
             if (
                 row["judge"] == "refusal"

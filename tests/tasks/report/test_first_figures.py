@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -14,12 +14,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.report.changes_figure import draw_changes
-from tasks.report.figure import Figure
+from tasks.report.figure import Figure, to_csv
 from tasks.report.headline import Bound, make_headline
 from tasks.report.outcomes import Arm
 from tasks.report.rates_figure import draw_rates
 from tasks.report.table import Table, make_table
 from tests.made_up import SETS, SETTINGS, judge_answer, list_arms, make_answers, make_outcomes
+from tests.undrawn import without_pixels
 
 BOUND = Bound(utility_loss=0.05, over_refusal=None)
 SAMPLES = 24
@@ -30,12 +31,22 @@ def make(**changes: Any) -> Table:
     return make_table(make_outcomes(samples=SAMPLES, **changes), settings=SETTINGS, quarantined={})
 
 
+@pytest.fixture(autouse=True)
+def _without_pixels() -> Iterator[None]:
+    with without_pixels():
+        yield
+
+
 def read(figure: Figure) -> list[dict[str, str]]:
-    return [*csv.DictReader(io.StringIO(figure.save()["csv"].decode()))]
+    return [*csv.DictReader(io.StringIO(to_csv(figure.data).decode()))]
 
 
 def read_words(figure: Figure) -> list[str]:
-    return re.findall(r"<text [^>]*>([^<]+)</text>", figure.save()["svg"].decode())
+    return find_words(figure.save()["svg"].decode())
+
+
+def find_words(svg: str) -> list[str]:
+    return re.findall(r"<text [^>]*>([^<]+)</text>", svg)
 
 
 def count_unsafe(arm: Arm, datasets: Sequence[str]) -> list[bool]:
@@ -130,4 +141,4 @@ def test_hostile_names_are_drawn_as_text_on_one_line_of_bounded_length() -> None
         svg = figure.save()["svg"].decode()
         assert "<b>" not in svg
         assert not {"\x1b"} & set(svg)
-        assert max(map(len, read_words(figure))) < 60
+        assert max(map(len, find_words(svg))) < 60
