@@ -241,6 +241,18 @@ def test_the_verdict_and_both_figures_are_on_the_first_screen(browser: Browser, 
 
 
 @needs_browser
+def test_the_first_figures_grow_with_the_type_of_large_screens(browser: Browser, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 3840, "height": 2160})
+    page.goto(file.as_uri())
+    shares = page.locator(".first figure").evaluate_all(
+        "all => all.map(one => one.querySelector('img').clientWidth / one.clientWidth)"
+    )
+    assert len(shares) == 2
+    assert min(shares) > 0.9
+    page.close()
+
+
+@needs_browser
 def test_tables_fold_under_figures_and_changes_of_little_under_the_others(page: Page, file: Path) -> None:
     assert page.locator("#main details").count() == 0
     states = page.locator("#states > details")
