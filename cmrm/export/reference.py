@@ -70,10 +70,16 @@ def make_reference(
 ) -> Reference:
     """Run the source model under hooks that act as the export will, and choose the canary's prompts.
 
-    Raises `UserError` if Δ is of another model, or no candidate is answered otherwise when steered.
+    Raises `UserError` if Δ is of another model, if a block is skipped in prompts without an image, or if no candidate
+    is answered otherwise when steered.
     """
     acting = request.shift.intervene(acts_at)
     check_fit(vlm, acting)
+    if skipped := sorted(vlm.image_only_blocks.intersection(acting.blocks)):
+        raise UserError(
+            f"export: {request.name} skips blocks {', '.join(map(str, skipped))} in prompts without an image, so what "
+            "is added there would be missing from those; choose other blocks (--blocks)."
+        )
     chosen = choose_prompts(vlm, acting, candidates)
     canary = Canary(
         format=format,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cmrm.errors import UserError
 from cmrm.export import FORMATS
 from cmrm.export.canary import judge_readings, read_canary
 from cmrm.export.candidates import ask
@@ -16,7 +17,7 @@ from cmrm.export.format import ExportError
 from cmrm.export.loading import load_again
 from cmrm.export.local import answer_locally
 from cmrm.export.proof import compare_with_hooks
-from cmrm.export.reference import Reference, make_probes
+from cmrm.export.reference import Reference, make_probes, make_reference
 from cmrm.export.served import read_served
 from cmrm.export.writer import write_export
 from cmrm.models.loading import load_model
@@ -88,6 +89,15 @@ def test_an_export_gets_its_name_with_canary_and_card_once_it_is_proved(backbone
     assert {path.name for path in request.model.folder.iterdir()} <= {path.name for path in output.iterdir()}
     assert any("100.0% of the shift survives" in line for line in exported.proofs)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_blocks_that_are_skipped_without_an_image_are_refused_by_number(backbone_folder):
+    request = make_request(backbone_folder("llama"))
+    vlm = replace(
+        load_model(request.model, dtype="float32", device="cpu"), image_only_blocks=frozenset({0, 2})
+    )
+    with pytest.raises(UserError, match=r"skips blocks 2 in prompts without an image"):
+        make_reference(vlm, request, ask([], ["hi"]), format="gguf", acts_at="every_position")
 
 
 def test_an_export_that_is_not_the_steered_model_leaves_nothing_behind(
