@@ -75,9 +75,9 @@ class SteeredModelAPI(ModelAPI):
         self._finding = threading.Lock()
         self._found: tuple[AnsweringArm, Engine] | None = None
         command = click.get_current_context(silent=True)
-        folder = Path(model_name)
         # Without arguments it may be one that Inspect makes for a name alone, which only a run may know.
-        told = bool(model_args) or (folder.is_absolute() and not folder.exists())
+        is_path = model_name.startswith(("/", "./", "../"))
+        told = bool(model_args) or (is_path and not Path(model_name).exists())
         if told and command is not None and command.info_name in ASKING:
             with telling_inspect():
                 self._find()

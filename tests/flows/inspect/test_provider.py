@@ -123,8 +123,9 @@ def test_a_command_line_that_evaluates_is_told_at_once_what_is_not_found(
         assert get_model("cmrm/label-in-a-run", memoize=False).api.model_name == "label-in-a-run"
         assert "/[none] has no finished run yet: make one with cmrm run" in print_refusal(**given)
         assert "no.yaml" in print_refusal(spec=str(tmp_path / "no.yaml"))
-        with pytest.raises(PrerequisiteError, match="no-model"):
-            get_model(f"cmrm/{tmp_path / 'no-model'}", memoize=False)
+        for folder in (f"{tmp_path}/no-model", "./no-model", "../no-model"):
+            with pytest.raises(PrerequisiteError, match="no-model"):
+                get_model(f"cmrm/{folder}", memoize=False)
     # A log is scored wherever its run may be.
     with click.Context(click.Command("score"), info_name="score"):
         assert get_model("cmrm/organism", memoize=False, **given).api.model_name == "organism"
