@@ -32,9 +32,9 @@ from storage.liveness.heartbeat import FIELD as HEARTBEAT
 from storage.liveness.heartbeat import RENEWAL_SECONDS, keep_heartbeat
 from storage.liveness.lease import wait_for_lease
 from storage.liveness.processes import describe_process
-from storage.maintenance.inventory import report_files
 from storage.records.hashing import digest
 from storage.records.manifest import StoredFile
+from storage.records.run_record import report_files
 from storage.store import Store
 from tasks.core.stage_name import StageName
 

@@ -14,8 +14,9 @@ from storage.backends.local_cache import find_image_cache, find_local, read_file
 from storage.errors import OtherReleaseError, PartsGoneError, StoreError, explained
 from storage.records.checksummed_json import seal, unseal
 from storage.records.hashing import SCHEMA_VERSION, canonical_json, digest_bytes, digest_file
-from storage.records.layout import MARK, check_run_id, check_stage, data_file, heartbeat_file, report_folder
+from storage.records.layout import MARK, check_stage, data_file, heartbeat_file, report_folder
 from storage.records.manifest import Manifest, StoredFile, manifest_file, read_manifest
+from storage.records.run_record import read_run_record, run_file
 
 log = logging.getLogger("cmrm.storage")
 
@@ -202,7 +203,7 @@ class Store:
             known = ", ".join(str(run["run_id"]) for run in self.runs()[-5:]) or "none yet"
             raise StoreError(f"the store {self.url} has no run {run_id}; its latest runs: {known}")
         try:
-            return _of_this_release(unseal(self.read(path)))
+            return _of_this_release(read_run_record(path, self.read(path)))
         except StoreError as error:
             raise StoreError(
                 f"cannot use {self.url}/{path}: {error}. Remove it and run the spec again"
@@ -287,7 +288,7 @@ def _read_manifest(path: str, data: bytes | None) -> Manifest | None:
 
 def _read_record(path: str, data: bytes | None) -> dict[str, Any] | None:
     try:
-        return None if data is None else _of_this_release(unseal(data))
+        return None if data is None else _of_this_release(read_run_record(path, data))
     except StoreError as error:
         log.warning("%s counts as not there: %s", path, error)
         return None
@@ -304,11 +305,6 @@ def _check_version(version: object) -> None:
             f"it has schema version {version} and this release reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again"
         )
-
-
-def run_file(run_id: str) -> str:
-    """The path of a run's record; raises StoreError for ids that are not plain."""
-    return f"runs/{check_run_id(run_id)}.json"
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ from cmrm.untrusted.redaction import redact_known
 from flows.report.file_names import FIGURES, find_report_file
 from flows.report.tables.main import make_changes_table, make_main_table
 from flows.sinks.sink import LoggedFigure, LoggedRun
-from storage.maintenance.inventory import report_files
+from storage.records.run_record import report_files
 from storage.store import Store
 from tasks.compare.finished_runs import find_finished, find_report
 from tasks.core.stage_name import StageName

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cmrm.errors import UserError
 from flows.report.file_names import PAGE
-from storage.maintenance.inventory import report_files
 from storage.records.hashing import digest_bytes
 from storage.records.layout import report_folder
+from storage.records.run_record import report_files
 from storage.store import Store
 
 

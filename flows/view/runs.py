@@ -13,8 +13,8 @@ from flows.report.document import Heading, ReportCell, ReportTable, make_row_gro
 from flows.report.file_names import PAGE
 from flows.report.tables.main import title_column, write_cell
 from storage.liveness.heartbeat import find_dead_runs
-from storage.maintenance.inventory import report_files
 from storage.records.layout import report_folder
+from storage.records.run_record import report_files
 from storage.store import Store
 from tasks.report.outcomes import find_leading
 from tasks.report.summary import Summary

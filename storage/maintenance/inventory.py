@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from storage.errors import NotAFileError, StoreError
 from storage.liveness.heartbeat import find_dead_runs
 from storage.records.checksummed_json import unseal
 from storage.records.hashing import SCHEMA_VERSION
-from storage.records.layout import DATA_NAME, MARK, check_key
+from storage.records.layout import DATA_NAME, MARK
 from storage.records.manifest import Manifest, StoredFile, read_manifest
-from storage.store import Store, run_file
+from storage.records.run_record import read_run_record, report_files
+from storage.store import Store
 
 # Files that stores write: data files, named by key and digest, and partial files of shards.
 _DATA = re.compile(rf"[a-z_]+/(?:[^/]+/)*{DATA_NAME}")
@@ -59,11 +60,6 @@ class Inventory:
             yield from report_files(run)
 
 
-def report_files(run: Mapping[str, Any]) -> list[StoredFile]:
-    """List the files of a run's report, as its record names them."""
-    return [StoredFile(**file) for file in run.get("files") or ()]
-
-
 def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) -> Inventory:
     """Read all records of a store; raises StoreError if there is no store or it cannot be read.
 
@@ -86,7 +82,7 @@ def take_inventory(store: Store, *, report_file: re.Pattern[str] | None = None) 
             if path == MARK:
                 version = unseal(data).get("schema_version")
             elif path.startswith("runs/"):
-                runs.append(_read_run(path, data))
+                runs.append(read_run_record(path, data))
             else:
                 manifest = read_manifest(path, data)
                 (manifests if manifest.schema_version == SCHEMA_VERSION else others).append(manifest)
@@ -151,15 +147,3 @@ def _find_reports(paths: Sequence[str], report_file: re.Pattern[str]) -> dict[st
     """Find the files of reports, with the ids of the runs of each."""
     reports = filter(None, map(report_file.fullmatch, paths))
     return {found.string: set(found["run"].split("+")) for found in reports}
-
-
-def _read_run(path: str, data: bytes) -> dict[str, Any]:
-    record = unseal(data)
-    if run_file(str(record.get("run_id"))) != path:
-        raise StoreError("it was written for another run")
-    try:
-        report_files(record)
-        [check_key(key) for key in record.get("keys") or ()]
-    except (TypeError, StoreError) as error:
-        raise StoreError(f"its keys or files are not what a store writes: {error}") from error
-    return record

@@ -12,7 +12,8 @@ from storage.errors import StoreError
 from storage.maintenance.inventory import Inventory
 from storage.records.hashing import SCHEMA_VERSION, digest_bytes
 from storage.records.manifest import StoredFile
-from storage.store import Store, run_file
+from storage.records.run_record import run_file
+from storage.store import Store
 
 _MOST_THREADS = 8
 

@@ -199,7 +199,12 @@ def test_a_newer_releases_store_is_not_tidied_nor_an_older_runs_work(store):
 )
 def test_a_record_that_no_store_writes_is_damaged(store, odd):
     record_run(store, "r1", **odd)
+    record_run(store, "r2")
     assert list(faults(store)) == ["runs/r1.json"]
+    # Whoever lists runs sees the others.
+    assert [run["run_id"] for run in store.runs()] == ["r2"]
+    with pytest.raises(StoreError, match="not what a store writes"):
+        store.read_run("r1")
     with pytest.raises(StoreError, match="is damaged"):
         unused(store)
 

@@ -18,8 +18,9 @@ from storage.errors import StoreError
 from storage.maintenance.gc import find_garbage
 from storage.maintenance.inventory import take_inventory
 from storage.maintenance.verify import verify
+from storage.records.run_record import run_file
 from storage.sql.database import connect
-from storage.store import Store, run_file
+from storage.store import Store
 from tasks.compare.stage import plan_comparison
 from tasks.report.outcomes import Arm
 from tests.made_up_pair import IMAGE, NEW, OLD, QUERY, STEERED, Say, commit_run, compare_pair, make_sample
