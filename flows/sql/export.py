@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -98,6 +99,13 @@ def _explained(output: Path) -> Iterator[None]:
         raise UserError(f"{output}: cannot be written ({error.strerror or error})") from None
 
 
+def check_columns(schema: pa.Schema, format: str) -> None:  # noqa: A002
+    """Raise `UserError` for columns that a format cannot hold or tell apart."""
+    check_names(schema.names, format)
+    if format == "parquet":
+        _write_parquet((), schema, io.BytesIO())
+
+
 def check_names(names: Sequence[str], format: str) -> None:  # noqa: A002
     """Raise `UserError` for columns of one name where a format cannot tell them apart."""
     if format in {"json", "parquet"} and len(set(names)) < len(names):
@@ -167,7 +175,7 @@ def _markdown(batches: Batches, schema: pa.Schema) -> Iterator[str]:
 def _write_parquet(batches: Batches, schema: pa.Schema, stream: IO[bytes]) -> None:
     try:
         _write_row_groups(batches, schema, stream)
-    except pa.ArrowNotImplementedError as error:
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise UserError(f"Parquet has no such type ({error}): cast the column to VARCHAR") from None
 
 

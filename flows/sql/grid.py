@@ -12,17 +12,16 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from flows.sql.values import is_number, to_cells
+from flows.sql.values import MAX_CELL_TEXT, is_number, to_cells
 from flows.terminal.safe_text import show_safely
 from flows.terminal.table import TableColumn, fit_widths, make_table, measure_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Most rows printed, and longest text in a cell.
+# Most rows printed, and longest text in a cell of a table.
 MAX_ROWS = 1000
 MAX_CELL = 200
-MAX_IN_RECORD = 2000
 NULL = "NULL"
 # Narrowest column in which text is folded.
 NARROWEST = 16
@@ -60,7 +59,7 @@ def print_grid(rows: Sequence[Row], schema: pa.Schema, stream: IO[bytes]) -> Non
         console.print(
             f"… only the first {MAX_ROWS} rows are shown; narrow the query, or --format csv has all."
         )
-    longest = MAX_CELL if widths else MAX_IN_RECORD
+    longest = MAX_CELL if widths else MAX_CELL_TEXT
     if any(cell is not None and len(cell) > longest for row in shown for cell in row):
         console.print(f"… texts are cut at {longest} characters; --format csv has all.")
     if isinstance(console.file, io.StringIO):
@@ -112,5 +111,5 @@ def _print_records(console: Console, names: Sequence[str], rows: Sequence[Row]) 
         console.print(Rule(f"row {number}", align="left", characters="─", style="dim"))
         record = make_table(columns)
         for name, cell in zip(names, row, strict=True):
-            record.add_row(Text(name), _show(_cut(cell, MAX_IN_RECORD)))
+            record.add_row(Text(name), _show(_cut(cell, MAX_CELL_TEXT)))
         console.print(record)

@@ -13,6 +13,8 @@ from flows.terminal.safe_text import show_safely
 # Longer lists are shortened to this many values.
 _LONG_LIST = 8
 _SHOWN_OF_LIST = 4
+# Cells of text have at most one character more, which tells whoever shows them that there are more.
+MAX_CELL_TEXT = 2000
 _NOT_JSON = {"nan", "inf", "-inf"}
 
 
@@ -53,12 +55,14 @@ def to_json(column: pa.Array) -> list[str | None]:
 
 
 def to_cells(column: pa.Array) -> list[str | None]:
-    """Format values as table cells: numbers to six digits, long lists shortened, control characters escaped."""
+    """Format values as table cells: numbers to six digits, long lists and texts cut, control characters escaped."""
     if _is_list(column.type):
         return [_show_list(value) if value.is_valid else None for value in column]
     if pa.types.is_floating(column.type):
         return [None if value is None else f"{value:.6g}" for value in column.to_pylist()]
-    return [None if text is None else show_safely(text) for text in to_texts(column)]
+    # A text of megabytes takes seconds to escape.
+    texts = (None if text is None else text[: MAX_CELL_TEXT + 1] for text in to_texts(column))
+    return [None if text is None else show_safely(text) for text in texts]
 
 
 def _show_interval(value: pa.MonthDayNano) -> str:
