@@ -51,8 +51,17 @@ class Served:
     def cookie(self) -> str:
         return f"{self.access.cookie}={self.access.token}"
 
-    def ask(self, method: str, path: str, *, data: bytes | None = None, **headers: str | None) -> Answer:
-        """Make one request as a browser that was let in would; None leaves a header out, `_` is a hyphen."""
+    @property
+    def home(self) -> str:
+        """The address of the list of runs, without its last slash."""
+        return f"{self.origin}{self.access.root}"
+
+    def ask(self, method: str, page: str, *, data: bytes | None = None, **headers: str | None) -> Answer:
+        """Make one request for a page as a browser that was let in would."""
+        return self.send(method, f"{self.access.root}{page}", data=data, **headers)
+
+    def send(self, method: str, path: str, *, data: bytes | None = None, **headers: str | None) -> Answer:
+        """Make one request for any path with the cookie; None leaves a header out, `_` is a hyphen."""
         own: dict[str, str | None] = {"Host": self.origin.removeprefix("http://"), "Cookie": self.cookie}
         if method == "POST":
             own |= {"Origin": self.origin, "Content-Type": "application/json"}
@@ -75,7 +84,7 @@ class Served:
     def open_report(self, run_id: str) -> Answer:
         """Ask for a run's report, where its link leads."""
         found = self.ask("GET", f"/runs/{run_id}")
-        return self.ask("GET", found.headers["location"])
+        return self.send("GET", found.headers["location"])
 
     def query(self, sql: str, *, run: str | None = None) -> Answer:
         """Ask a query as the page does."""

@@ -1,7 +1,9 @@
 """Who may ask the page: a browser of this machine that was given the token, asking for itself, by GET or POST alone.
 
-The address that is printed holds the token; the answer to it sets a cookie, by which links work. A cookie is sent to
-every port of its host, so each request must also say that this page made it, where a browser says who did.
+The address that is printed holds the token; the answer to it sets a cookie, by which links work. A browser sends a
+cookie to every port of its host, where other users of this machine may listen: the pages lie in a folder of a random
+name, and the cookie goes to that folder alone. A page on another port could still ask this one, so each request must
+also say that this page made it, where a browser says who did.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class Access:
 
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    # The path of the pages, without a slash at its end.
+    root: str = field(default_factory=lambda: f"/{secrets.token_urlsafe(16)}", repr=False)
 
     @property
     def address(self) -> str:
@@ -52,24 +56,26 @@ class Access:
     def seal_run(self, run_id: str) -> str:
         """The part of a report's address that admits to that report alone.
 
-        A report runs apart from this page's origin, and a browser sends no cookie when such a page is loaded again.
+        A report runs apart from this page's origin, and a browser sends no cookie when such a page is loaded again. Its
+        address lies outside `root`, which its script must not know.
         """
         return hmac.new(self.token.encode(), run_id.encode(), sha256).hexdigest()
 
     def enters(self, request: Request) -> bool:
         """Whether a request is for the address that was printed, with the token or a wrong one."""
-        return request.method == "GET" and request.url.path == ENTRY and TOKEN in request.query_params
+        return request.method == "GET" and request.scope["path"] == ENTRY and TOKEN in request.query_params
 
     def find_refusal(self, request: Request) -> Refusal | None:
         """Find why a request is refused; None if it is not."""
         refusal = _refuse_foreign(request)
-        return refusal if refusal is not None or self._is_sealed(request) else self._refuse_stranger(request)
+        return refusal if refusal is not None or self.is_sealed(request) else self._refuse_stranger(request)
 
     def _refuse_stranger(self, request: Request) -> Refusal | None:
         """Refuse who has no token, and who asks by way of a browser that has it."""
         entering = self.enters(request)
         given = request.query_params[TOKEN] if entering else request.cookies.get(self.cookie, "")
-        if not secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
+        inside = entering or request.scope["path"].startswith(f"{self.root}/")
+        if not inside or not secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
             return Refusal(
                 status=403, reason="Open the address that cmrm view has printed: it holds the token."
             )
@@ -81,9 +87,9 @@ class Access:
             )
         return None
 
-    def _is_sealed(self, request: Request) -> bool:
+    def is_sealed(self, request: Request) -> bool:
         """Whether a request is for a report, with the seal of its run."""
-        folder, _, rest = request.url.path.removeprefix("/").partition("/")
+        folder, _, rest = request.scope["path"].removeprefix("/").partition("/")
         run_id, _, seal = rest.partition("/")
         wanted = self.seal_run(run_id).encode()
         sealed = secrets.compare_digest(seal.encode("utf-8", "replace"), wanted)

@@ -17,10 +17,12 @@ from flows.view.results import Result
 # More points say no more on a screen, and take long to draw.
 MOST_POINTS = 5_000
 MOST_LETTERS = 120
+# The last millisecond from 1970 on, and the first before, that is a time in a browser; infinity is beyond.
+LAST_TIME = 8_640_000_000_000_000
 
 
 def read_points(result: Result, *, x: int, y: int, by: int | None) -> dict[str, Any]:
-    """Read three columns, by their places, of the first rows of a result; rows whose y is no number are left out.
+    """Read three columns, by their places, of the first rows of a result, without rows whose x or y cannot be drawn.
 
     `kind` says what x is: number, time (in milliseconds since 1970, UTC) or text. Raises `UserError` if y holds no
     numbers, or if there is no such column.
@@ -50,7 +52,8 @@ def _read_places(column: pa.Array) -> tuple[str, Sequence[float | str | None]]:
         return "number", _read_numbers(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         # Of a time without a zone the numbers are as if it were UTC.
-        return "time", column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_pylist()
+        times = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_pylist()
+        return "time", [None if time is None or abs(time) > LAST_TIME else time for time in times]
     return "text", _read_texts(column)
 
 

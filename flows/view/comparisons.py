@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmrm.errors import UserError
-from flows.report.document import Heading, ReportCell, ReportTable, head_numbers, make_row_groups
-from flows.report.number_format import write_before_after, write_change, write_p
-from flows.report.tables.main import TITLES
+from flows.compare.page.tables import (
+    make_categories_table,
+    make_changes_table,
+    make_shifts_table,
+    make_sides_table,
+)
+from flows.compare.words import put_worst_first
+from flows.report.document import Heading, ReportCell, ReportTable, make_row_groups
 from flows.view.runs import describe_time
 from storage.sql.comparisons import COMPARE, comparison_rows
 from storage.store import Store
-from tasks.compare.changes import Change, Flip
+from tasks.compare.changes import Flip
+from tasks.compare.result import ComparedRun, RunComparison
 from tasks.report.table import name_arm
 
 # Samples of the page; SQL has all.
 MOST_FLIPS = 200
+SIDES = ("before", "after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,7 @@ class ComparisonPage:
 
     listed: ListedComparison
     notes: tuple[str, ...]
-    changes: ReportTable | None
-    flips: ReportTable | None
+    tables: tuple[ReportTable, ...]
     left: int
 
 
@@ -56,19 +62,24 @@ def read_comparison(store: Store, key: str) -> ComparisonPage:
     if found is None:
         raise UserError("the store has no such comparison: make one with cmrm compare")
     row, runs = found
-    record = json.loads(row["record"])
+    listed = _list_comparison(row, runs)
+    before, after = (
+        ComparedRun(run_id=run_id, created_at="", models=()) for run_id in (listed.before, listed.after)
+    )
     try:
-        changes = [Change.from_json(one) for one in record["changes"]]
-        flips = [Flip.from_json(one) for one in record["flips"]]
-        notes = tuple(map(str, record["notes"]))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"this release cannot read the comparison ({error}): make it again") from error
+        comparison = RunComparison.from_json(json.loads(row["record"]), before=before, after=after)
+        tables = [
+            make_table(comparison, SIDES)
+            for make_table in (make_changes_table, make_categories_table, make_sides_table, make_shifts_table)
+        ]
+        flips = _make_flips(put_worst_first(comparison))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"this release cannot read the comparison ({error!r}): make it again") from error
     return ComparisonPage(
-        listed=_list_comparison(row, runs),
-        notes=notes,
-        changes=_make_changes(changes),
-        flips=_make_flips(flips),
-        left=max(0, len(flips) - MOST_FLIPS),
+        listed=listed,
+        notes=tuple(map(str, comparison.notes)),
+        tables=tuple(one for one in (*tables, flips) if one is not None),
+        left=max(0, len(comparison.flips) - MOST_FLIPS),
     )
 
 
@@ -94,33 +105,10 @@ def _list_comparison(row: Mapping[str, Any], runs: Mapping[str, str]) -> ListedC
     )
 
 
-def _make_changes(changes: list[Change]) -> ReportTable | None:
-    rows = [
-        (
-            one.arm.model,
-            (
-                ReportCell(text=one.name),
-                ReportCell(
-                    text=f"{TITLES.get(one.column.kind, one.column.kind)} {one.column.dataset}".strip()
-                ),
-                ReportCell(text=one.column.judge),
-                write_before_after(one.change),
-                write_change(one.change),
-                write_p(one.change.p_adjusted),
-            ),
-        )
-        for one in changes
-    ]
-    return _make_table(
-        "changes",
-        "Changes, in pairs",
-        ("", "Measure", "Judge"),
-        ("Before → after (n)", "Change", "p corrected"),
-        rows,
-    )
-
-
-def _make_flips(flips: list[Flip]) -> ReportTable | None:
+def _make_flips(flips: Sequence[Flip]) -> ReportTable | None:
+    if not flips:
+        return None
+    titles = ("Data set", "Sample", "Arm", "Judge", "Verdict")
     rows = [
         (
             one.arm.model,
@@ -137,24 +125,10 @@ def _make_flips(flips: list[Flip]) -> ReportTable | None:
         )
         for one in flips[:MOST_FLIPS]
     ]
-    return _make_table(
-        "flips", "Samples that changed sides", ("Data set", "Sample", "Arm", "Judge", "Verdict"), (), rows
-    )
-
-
-def _make_table(
-    name: str,
-    title: str,
-    texts: tuple[str, ...],
-    numbers: tuple[str, ...],
-    rows: Sequence[tuple[str, tuple[ReportCell, ...]]],
-) -> ReportTable | None:
-    if not rows:
-        return None
     return ReportTable(
-        name=name,
-        title=title,
-        headings=(*(Heading(title=text, numeric=False) for text in texts), *head_numbers(*numbers)),
+        name="flips",
+        title="Samples that changed sides",
+        headings=tuple(Heading(title=title, numeric=False) for title in titles),
         row_groups=make_row_groups(rows),
         records=(),
     )

@@ -14,8 +14,9 @@ from anyio import from_thread, to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cmrm.errors import UserError
 from flows.report.writers.exports import disarm
-from flows.sql.export import check_names, write_rows
+from flows.sql.export import check_columns, write_rows
 from flows.view.results import Result
 from flows.view.watching import watched
 
@@ -28,11 +29,11 @@ class _GoneError(Exception):
 
 
 class Download(Response):
-    """A response with all rows of a result whose query was started; raises `UserError` for names that clash."""
+    """A response with all rows of a result whose query was started; raises `UserError` for columns it cannot hold."""
 
     def __init__(self, result: Result, format: str) -> None:  # noqa: A002 - named as everywhere
         self._schema = result.start()
-        check_names(self._schema.names, format)
+        check_columns(self._schema, format)
         self._result = result
         self._format = format
         disposition = f'attachment; filename="rows.{format}"'
@@ -44,15 +45,23 @@ class Download(Response):
         """Send the rows as they are read, until the browser goes away."""
         gone = Event()
 
+        def leave() -> None:
+            gone.set()
+            # A batch of rows may take hours, which nobody waits for now; rows that are all computed stay of use.
+            if self._result.total is None:
+                self._result.stop()
+
         async def push(data: bytes, *, more: bool) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with watched(receive, gone.set):
+        async with watched(receive, leave):
             try:
                 await to_thread.run_sync(self._write, _Sink(partial(push, more=True), gone))
-            except _GoneError:
-                return
+            except (_GoneError, UserError):
+                if gone.is_set():
+                    return
+                raise
         await push(b"", more=False)
 
     def _write(self, sink: _Sink) -> None:

@@ -13,7 +13,7 @@ from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redact_known
 from flows.debugging import format_traceback
 from flows.terminal.safe_text import show_safely
-from flows.view.access import ENTRY, METHODS, Access
+from flows.view.access import METHODS, Access
 from storage.errors import StoreError
 
 # Of what brings no policy of its own, such as a refusal or rows as JSON.
@@ -28,9 +28,9 @@ HEADERS = {
     "cache-control": "no-store",
 }
 # A navigation of its own, which sends the cookie also where another program's link led here; a redirect would not.
-ADMITTED = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>cmrm</title><meta http-equiv="refresh" content="0;url={ENTRY}">
-<p><a href="{ENTRY}">Go on</a></p></html>
+ADMITTED = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>cmrm</title><meta http-equiv="refresh" content="0;url={home}">
+<p><a href="{home}">Go on</a></p></html>
 """
 
 
@@ -55,9 +55,11 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = self._answer(Request(scope))
+        request = Request(scope)
+        answer = self._answer(request)
+        root = "" if self._access.is_sealed(request) else self._access.root
         try:
-            await (answer or self._app)(scope, receive, confine)
+            await (answer or self._app)({**scope, "root_path": root}, receive, confine)
         except Exception as error:
             print(_explain(error), file=sys.stderr)  # noqa: T201 - where a command says what failed
             if started:
@@ -72,8 +74,11 @@ class Guard:
             return PlainTextResponse(refusal.reason, status_code=refusal.status, headers=allowed)
         if not self._access.enters(request):
             return None
-        answer = HTMLResponse(ADMITTED)
-        answer.set_cookie(self._access.cookie, self._access.token, httponly=True, samesite="strict")
+        home = f"{self._access.root}/"
+        answer = HTMLResponse(ADMITTED.format(home=home))
+        answer.set_cookie(
+            self._access.cookie, self._access.token, path=home, httponly=True, samesite="strict"
+        )
         return answer
 
 

@@ -111,6 +111,7 @@ class Pages:
             data={},
             more_policy=policy,
             here=name,
+            root=self._access.root,
             store=redact_known(self._store.url),
             **values,
         )

@@ -17,7 +17,7 @@ from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redact_known
 from flows.sql.catalogue import read_views
 from flows.sql.grid import take_rows
-from flows.sql.values import is_number
+from flows.sql.values import MAX_CELL_TEXT, is_number
 from flows.view.chart import read_points
 from flows.view.databases import Databases
 from flows.view.download import FORMATS, Download
@@ -26,9 +26,8 @@ from flows.view.watching import run_watched
 from storage.errors import StoreError
 from storage.sql.macros import MACROS
 
-# Rows of a page, and characters of a cell.
+# Rows of a page.
 PAGE_ROWS = 100
-MOST_LETTERS = 2_000
 MOST_BYTES = 1 << 20
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -131,7 +130,7 @@ def _read_page(result: Result, start: int) -> dict[str, Any]:
 
 
 def _cut(cell: str | None) -> str | None:
-    return cell if cell is None or len(cell) <= MOST_LETTERS else f"{cell[:MOST_LETTERS]}…"
+    return cell if cell is None or len(cell) <= MAX_CELL_TEXT else f"{cell[:MAX_CELL_TEXT]}…"
 
 
 async def _read_query(request: Request) -> tuple[str, str | None]:

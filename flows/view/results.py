@@ -103,7 +103,12 @@ class Result:
         """Interrupt until nothing runs: DuckDB forgets an interrupt that comes just before its query begins."""
         while not self._lock.acquire(timeout=INTERRUPT_SECONDS):
             self._scope.connection.interrupt()
-        self._lock.release()
+        try:
+            # Threads of DuckDB compute rows ahead of those that were asked for, and to close would wait for them.
+            if not self._file.closed:
+                self._scope.connection.interrupt()
+        finally:
+            self._lock.release()
 
     def _refuse_stopped(self) -> None:
         if self._stopped:

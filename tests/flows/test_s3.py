@@ -163,7 +163,7 @@ def look_at(store: str, *, answers: str) -> list[str]:
         report = served.open_report(latest)
         counted = served.query("SELECT count(*) AS n FROM responses", run="latest")
         refused = served.query("FROM read_parquet('s3://elsewhere/x.parquet')")
-    assert f'href="/runs/{latest}"' in listed.text
+    assert f'/runs/{latest}"' in listed.text
     assert report.body == opened.read(f"reports/{latest}/report.html")
     assert counted.json["rows"] == [[answers]]
     assert refused.status == 400

@@ -18,24 +18,33 @@
     const size = Math.abs(value);
     return size !== 0 && (size >= 1e7 || size < 1e-3) ? value.toExponential(2) : value.toLocaleString('en', {maximumFractionDigits: 4});
   };
-  const time = (value) => new Date(value).toISOString().slice(0, 16).replace('T', ' ');
+  const time = (value) => {
+    const at = new Date(value);
+    return Number.isNaN(at.getTime()) ? '' : at.toISOString().slice(0, 16).replace('T', ' ');
+  };
   const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-  // Round numbers that cover a span.
+  // Round numbers that cover a span; near the largest and the smallest numbers there are, its ends.
   const makeTicks = (low, high, wanted) => {
-    const rough = (high - low || Math.abs(high) || 1) / wanted;
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    if (size > 1e300 || (size && size < 1e-300)) return low < high ? [low, high] : [Math.min(0, low), Math.max(0, low)];
+    const rough = (high - low || size || 1) / wanted;
     const power = 10 ** Math.floor(Math.log10(rough));
-    const step = power * [1, 2, 5, 10].find((one) => one * power >= rough);
-    const ticks = [];
-    for (let tick = Math.floor(low / step); tick * step < high + step; tick += 1) ticks.push(tick * step);
-    return ticks;
+    const step = power * ([1, 2, 5].find((one) => one * power >= rough) || 10);
+    const first = Math.floor(low / step);
+    const count = Math.ceil(high / step - first) + 1;
+    // Next to a large number a step may be no other number.
+    const ticks = new Set(Array.from({length: Math.max(2, count)}, (_, place) => (first + place) * step));
+    return ticks.size > 1 ? [...ticks] : [low, high];
   };
   const makeScale = (values, from, to, wanted, show) => {
     const low = values.reduce((least, one) => Math.min(least, one), Infinity);
     const high = values.reduce((most, one) => Math.max(most, one), -Infinity);
     const ticks = makeTicks(low, high, wanted);
     const [first, last] = [ticks[0], ticks[ticks.length - 1]];
-    return {place: (value) => from + ((value - first) / (last - first)) * (to - from), ticks, show};
+    // The span of the largest numbers is none.
+    const share = Number.isFinite(last - first) ? 1 : 0.5;
+    return {place: (value) => from + ((value * share - first * share) / (last * share - first * share)) * (to - from), ticks, show};
   };
   // A place for each text, in the order of the rows.
   const makeBands = (texts, from, to) => {

@@ -66,7 +66,7 @@
     find('result').hidden = true;
     const query = find('query').value;
     history.replaceState(null, '', `#q=${encodeURIComponent(query)}`);
-    const found = await page.ask('/queries', {
+    const found = await page.ask('queries', {
       method: 'POST',
       headers: {'content-type': 'application/json'},
       body: JSON.stringify({query, run: find('run').value || null}),
@@ -79,20 +79,20 @@
     offerCharts();
     find('warning').textContent = found.warning;
     find('warning').hidden = !found.warning;
-    link('csv', `/queries/${result}/rows.csv`);
-    link('parquet', `/queries/${result}/rows.parquet`);
+    link('csv', `queries/${result}/rows.csv`);
+    link('parquet', `queries/${result}/rows.parquet`);
     find('chart').replaceChildren();
     find('drawn').textContent = '';
     find('result').hidden = false;
   });
   const turn = (to) => work('Reading rows …', async (signal) => {
-    const found = await page.ask(`/queries/${result}?start=${to}`, {signal});
+    const found = await page.ask(`queries/${result}?start=${to}`, {signal});
     start = to;
     page.showRows(columns, found);
   });
   const draw = () => work('Drawing …', async (signal) => {
     const [kind, x, y, by] = ['kind', 'x', 'y', 'by'].map((id) => find(id).value);
-    const found = await page.ask(`/queries/${result}/chart?x=${x}&y=${y}&by=${by}`, {signal});
+    const found = await page.ask(`queries/${result}/chart?x=${x}&y=${y}&by=${by}`, {signal});
     const names = {x: columns[x].name, y: columns[y].name, by: by === '' ? '' : columns[by].name};
     page.drawChart(find('chart'), {...found, shape: kind, names});
     const cut = found.more ? ` The first ${found.most.toLocaleString('en')} rows alone: GROUP BY or USING SAMPLE shows all.` : '';

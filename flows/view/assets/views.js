@@ -32,7 +32,7 @@
   };
 
   page.showViews = async () => {
-    const found = await page.ask('/views');
+    const found = await page.ask('views');
     const rows = (view) => view.columns.map(({name, kind, comment}) => [name, kind, comment]);
     find('views').append(
       ...found.views.map((view) => fold(view.name, view.comment, rows(view), view.name)),

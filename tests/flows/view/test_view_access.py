@@ -37,13 +37,14 @@ def test_the_printed_address_lets_a_browser_in_by_a_cookie_that_no_script_and_no
 ) -> None:
     token = served.address.partition("?token=")[2]
     assert len(token) >= 43  # 256 bits
-    answer = served.ask("GET", f"/?token={token}", Cookie=None, Sec_Fetch_Site="cross-site")
+    answer = served.send("GET", f"/?token={token}", Cookie=None, Sec_Fetch_Site="cross-site")
     assert answer.status == 200
     cookie, *attributes = answer.headers["set-cookie"].lower().split("; ")
     assert cookie == f"cmrm-view-{served.access.port}={token}".lower()
-    assert {"httponly", "samesite=strict", "path=/"} <= set(attributes)
+    root = served.access.root
+    assert {"httponly", "samesite=strict", f"path={root}/".lower()} <= set(attributes)
     assert token not in answer.text
-    assert 'content="0;url=/"' in answer.text
+    assert f'content="0;url={root}/"' in answer.text
     assert served.ask("GET", "/").status == 200
 
 
@@ -61,11 +62,15 @@ def test_without_the_token_or_with_a_wrong_one_nothing_is_shown(served: Served, 
         assert (answer.status, answer.headers["content-type"]) == (403, "text/plain; charset=utf-8")
         assert answer.text == "Open the address that cmrm view has printed: it holds the token."
     for token in ("", "x", served.access.token + "x", "%ff%00", "%C3%A9"):
-        assert served.ask("GET", f"/?token={token}").status == 403
+        assert served.send("GET", f"/?token={token}").status == 403
 
 
-def test_a_wrong_token_is_refused_though_the_cookie_is_right(served: Served) -> None:
-    assert served.ask("GET", "/?token=wrong").status == 403
+@pytest.mark.parametrize("path", ["/?token=wrong", "/", "/sql", "/views", "/x/sql", "/%3Ftoken=x"])
+def test_a_wrong_token_and_a_path_that_was_guessed_are_refused_though_the_cookie_is_right(
+    served: Served, path: str
+) -> None:
+    answer = served.send("GET", path)
+    assert (answer.status, served.access.root in answer.text) == (403, False)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +85,8 @@ def test_a_wrong_token_is_refused_though_the_cookie_is_right(served: Served) -> 
     ],
 )
 def test_another_host_name_is_refused_with_the_right_token_too(served: Served, host: str) -> None:
-    for path in ("/", f"/?token={served.access.token}"):
-        answer = served.ask("GET", path, Host=host.format(port=served.access.port))
+    for path in (f"{served.access.root}/", f"/?token={served.access.token}"):
+        answer = served.send("GET", path, Host=host.format(port=served.access.port))
         assert answer.status == 403
         assert "set-cookie" not in answer.headers
         assert "on this machine" in answer.text
@@ -97,11 +102,20 @@ def test_the_seal_of_a_report_admits_to_that_report_alone(served: Served) -> Non
     assert (run, len(seal)) == ("r1", 64)
     # As a browser asks again for a page that runs apart from this origin.
     away: dict[str, str | None] = {"Cookie": None, "Sec_Fetch_Site": "cross-site"}
-    assert "has no report" in served.ask("GET", address, **away).text
-    for other in (f"/runs/r2/{seal}", f"/runs/r1/{seal[:-1]}", "/runs/r1/", f"/sql/r1/{seal}", f"/r1/{seal}"):
-        assert served.ask("GET", other, **away).status == 403
-    assert served.ask("POST", address, **away).status == 403
-    assert served.ask("GET", address, Host="evil.example", **away).status == 403
+    assert "has no report" in served.send("GET", address, **away).text
+    others = (
+        f"/runs/r2/{seal}",
+        f"/runs/r1/{seal[:-1]}",
+        f"/runs/r1/{seal}%3F",
+        "/runs/r1/",
+        f"/sql/r1/{seal}",
+        f"/r1/{seal}",
+        f"{served.access.root}{address}",
+    )
+    for other in others:
+        assert served.send("GET", other, **away).status == 403
+    assert served.send("POST", address, **away).status == 403
+    assert served.send("GET", address, Host="evil.example", **away).status == 403
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
@@ -134,8 +148,9 @@ def test_another_site_and_another_port_may_not_ask_though_the_browser_sends_the_
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/?token=wrong"])
-def test_every_answer_is_confined(served: Served, path: str) -> None:
-    answer = served.ask("GET", path)
+@pytest.mark.parametrize("headers", [{}, {"Cookie": None}])
+def test_every_answer_is_confined(served: Served, path: str, headers: dict[str, str | None]) -> None:
+    answer = served.ask("GET", path, **headers)
     policy = read_directives(answer.headers["content-security-policy"])
     assert policy["default-src"] == "'none'"
     assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"

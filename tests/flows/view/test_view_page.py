@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from flows.report.files import write_report_files
+from storage.records.manifest import StoredFile
 from storage.store import Store
 from tasks.report import figure
 from tasks.report import stage as report
@@ -27,6 +31,8 @@ from tests.view_server import Served, serve_view
 FIRST, SECOND, FAILED = "20261130-000000-aaaaaa", "20261130-010000-bbbbbb", "20261130-020000-cccccc"
 SAMPLES = 6
 COMPARISON, GONE = "c" * 64, "a" * 64
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "view.md").read_text(encoding="utf-8")
+QUERIES = re.findall(r"^```sql\n(.*?)^```", DOCUMENT, flags=re.DOTALL | re.MULTILINE)
 MILLION = "SELECT range AS n, 'row ' || range AS word FROM range(1_000_000)"
 # Would run for hours.
 ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_000_000) b"
@@ -34,29 +40,44 @@ ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_
 pytestmark = needs_browser
 
 
-def record_run(made: MadeUp, run_id: str, title: str, model: str, keys: list[str]) -> None:
-    """Make up a finished run, with a report."""
-    summary = read_summary(made.store, made.report)
-    files = write_report_files(
-        made.store, run_id=run_id, report=made.report, summary=summary, keys=made.keys, store_name="store"
+def write_report(made: MadeUp, run_id: str) -> list[StoredFile]:
+    """Write the report of a run that was made up."""
+    return write_report_files(
+        made.store,
+        run_id=run_id,
+        report=made.report,
+        summary=read_summary(made.store, made.report),
+        keys=made.keys,
+        store_name="store",
     )
+
+
+def record_run(
+    made: MadeUp, run_id: str, title: str, model: str, *, keys: list[str], files: list[StoredFile]
+) -> None:
+    """Make up a finished run, with a report."""
     record = {
         "model": model,
         "models": [{"name": model}],
         "status": "finished",
         "keys": keys,
-        "summary": {**summary.to_json(), "title": title},
+        "summary": {**read_summary(made.store, made.report).to_json(), "title": title},
         "files": [asdict(file) for file in files],
     }
     made.store.write_run(run_id, record)
 
 
-def compare(store: Store, before: str, after: str) -> None:
+def record_comparison(store: Store, before: str, after: str) -> None:
     arm = {"model": "moon", "condition": "image", "intervention": "", "alpha": None}
     change = {**dict.fromkeys(("before", "after", "change", "low", "high", "p", "p_adjusted"), 0.5), "n": 6}
     found = {
         "regressed": True,
+        "judged": True,
         "verdict": f"Less safe: {EVIL}",
+        "thresholds": {},
+        "categories": [],
+        "unpaired": [],
+        "shifts": [],
         "changes": [
             {**arm, "measure": "unsafe", "dataset": EVIL, "judge": "refusal", "kind": "mcnemar", "gained": 1}
             | change
@@ -67,10 +88,11 @@ def compare(store: Store, before: str, after: str) -> None:
                 **arm,
                 "judge": "refusal",
                 "dataset": "vlsafe",
-                "sample_id": EVIL,
-                "before": "safe",
-                "after": "unsafe",
+                "sample_id": sample_id,
+                "before": before,
+                "after": after,
             }
+            for sample_id, before, after in (("v-0", "unsafe", "safe"), (EVIL, "safe", "unsafe"))
         ],
         "notes": [EVIL],
     }
@@ -91,10 +113,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             samples=SAMPLES,
             strengths=(1.0,),
         )
-    record_run(made, FIRST, "The first", "sun", [GONE])
-    record_run(made, SECOND, EVIL, f"moon {EVIL}", made.keys)
+        files = write_report(made, FIRST)
+    record_run(made, FIRST, "The first", "sun", keys=[GONE], files=files)
+    # A run whose report nobody opens.
+    page = made.store.write_bytes(f"reports/{SECOND}/report.html", b"<title>second</title>")
+    record_run(made, SECOND, EVIL, f"moon {EVIL}", keys=made.keys, files=[page])
     made.store.write_run(FAILED, {"model": "m", "status": "failed", "spec": {"title": "The failed"}})
-    compare(made.store, GONE, made.report.key)
+    record_comparison(made.store, GONE, made.report.key)
     return made.store
 
 
@@ -120,20 +145,35 @@ class Seen:
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         context.on("request", lambda request: self.addresses.append(request.url))
 
+    def forget(self) -> None:
+        self.errors.clear()
+        self.addresses.clear()
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser) -> Iterator[tuple[Page, Seen]]:
+    context = browser.new_context()
+    seen = Seen(context)
+    yield context.new_page(), seen
+    context.close()
+
 
 @pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
+def page(shared: tuple[Page, Seen], served: Served) -> Iterator[Page]:
     """A browser that was given the printed address; in the end nothing was complained of and nothing left."""
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    seen = Seen(context)
-    opened = context.new_page()
+    opened, seen = shared
+    opened.set_viewport_size({"width": 1300, "height": 900})
+    opened.emulate_media(color_scheme="light")
+    opened.context.clear_cookies()
+    seen.forget()
     opened.goto(served.address)
     expect(opened.get_by_role("heading", level=1)).to_have_text("Runs")
     yield opened
-    context.close()
+    # What the last page of the test still complains of, it does before it is left.
+    opened.goto("about:blank")
     # A browser says so itself when a query is refused.
     assert [text for text in seen.errors if "status of 4" not in text] == []
-    local = (f"{served.origin}/", "data:", f"blob:{served.origin}/", "blob:null/")
+    local = (f"{served.origin}/", "data:", f"blob:{served.origin}/", "blob:null/", "about:blank")
     assert [address for address in seen.addresses if not address.startswith(local)] == []
 
 
@@ -149,10 +189,45 @@ def open_sql(page: Page) -> None:
 
 
 def test_the_address_holds_no_token_once_the_page_is_open(page: Page, served: Served) -> None:
-    assert page.url == f"{served.origin}/"
+    assert page.url == f"{served.home}/"
     page.reload()
     expect(page.locator("article")).to_have_count(3)
     assert page.evaluate("document.cookie") == ""
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Another user's server on this machine: notes the cookies that it is sent."""
+
+    cookies: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.cookies.append(self.headers.get("Cookie"))
+        self.send_response(200)
+        self.send_header("Set-Cookie", "own=1")
+        self.end_headers()
+        self.wfile.write(b"<link rel=icon href=data:,>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_on_another_port_of_this_machine_is_not_sent_the_cookie(
+    browser: Browser, served: Served
+) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(served.address)
+    expect(opened.get_by_role("heading", level=1)).to_have_text("Runs")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as other:
+        threading.Thread(target=other.serve_forever).start()
+        for _ in range(2):
+            opened.goto(f"http://127.0.0.1:{other.server_port}/sql")
+        other.shutdown()
+    # Its own cookie comes back, so the page was asked for as cookies are sent.
+    assert set(Listener.cookies) == {None, "own=1"}
+    opened.goto(f"{served.home}/sql")
+    expect(opened.get_by_role("heading", level=1)).to_have_text("SQL")
+    context.close()
 
 
 def test_runs_are_listed_newest_first_with_what_they_found(page: Page) -> None:
@@ -198,10 +273,10 @@ def test_a_page_in_the_store_that_allows_itself_more_gets_no_script(
         file = store.write_bytes(f"reports/{run_id}/report.html", b"<title>calm</title>" + policy + harm)
         store.write_run(run_id, {"model": "m", "status": "finished", "files": [asdict(file)]})
         ends.clear()
-        opened.goto(f"{served.origin}/runs/{run_id}", wait_until="networkidle")
+        opened.goto(f"{served.home}/runs/{run_id}", wait_until="networkidle")
         assert opened.title() == "calm"
         assert {address for address, fault in ends.items() if fault is None} == {
-            f"{served.origin}/runs/{run_id}",
+            f"{served.home}/runs/{run_id}",
             opened.url,
         }
         assert {address: fault for address, fault in ends.items() if fault is not None} == {
@@ -227,7 +302,8 @@ def test_a_comparison_leads_to_its_runs(page: Page) -> None:
     expect(page.locator("article")).to_contain_text("regressed")
     page.get_by_role("link", name=f"{FIRST} → {SECOND}").click()
     expect(page.locator(".verdict")).to_have_text(f"Less safe: {EVIL}")
-    cells = page.get_by_role("group", name="Samples that changed sides").get_by_role("row").nth(1)
+    # What became worse comes first. The row above is that of the model.
+    cells = page.get_by_role("group", name="Samples that changed sides").locator("tbody tr:not(.band)").first
     expect(cells).to_contain_text("safe → unsafe")
     expect(cells).to_contain_text(EVIL)
     page.get_by_role("link", name=FIRST, exact=True).click()
@@ -350,29 +426,49 @@ def test_points_and_lines_lie_where_their_numbers_are_one_colour_a_series(page: 
     assert [float(left) for left, _ in corners] == pytest.approx(across, abs=0.1)
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_axe_finds_nothing_in_the_pages(page: Page, served: Served, look: str) -> None:
-    for path in ("/", "/comparisons", f"/comparisons/{COMPARISON}", "/runs/nobody"):
-        page.goto(f"{served.origin}{path}")
-        assert find_violations(page, look) == []
-    page.goto(f"{served.origin}/sql")
+def test_points_of_numbers_next_to_each_other_and_of_the_largest_are_drawn_apart(page: Page) -> None:
+    open_sql(page)
+    for low, high in (("1e18", "1e18 + 256"), ("1", "1 + 2e-16"), ("-1.7e308", "1.7e308"), ("0", "5e-324")):
+        query = f"SELECT unnest([{low}, {high}]::DOUBLE[]) AS n, unnest([{low}, {high}]::DOUBLE[]) AS up"
+        points = draw(page, query, kind="scatter")
+        expect(points).to_have_count(2)
+        (left, right), (bottom, top) = (
+            [float(one.get_attribute(name)) for one in points.all()] for name in ("cx", "cy")
+        )
+        assert (left < right, top < bottom) == (True, True)
+
+
+def test_axe_finds_nothing_in_the_pages(page: Page, served: Served) -> None:
+    assert [find_violations(page, look) for look in LOOKS] == [[], [], []]
+    # Of the other pages nothing has a colour or a size that is not on these.
+    for path in (f"/comparisons/{COMPARISON}", "/runs/nobody"):
+        page.goto(f"{served.home}{path}")
+        assert find_violations(page, "light") == []
+    page.goto(f"{served.home}/sql")
     expect(page.locator("#views details")).not_to_have_count(0)
     draw(page, "SELECT model, n FROM responses, range(3) AS t(n) LIMIT 9", kind="scatter", by="model")
-    assert find_violations(page, look) == []
+    assert [find_violations(page, look) for look in LOOKS] == [[], [], []]
     ask(page, "nonsense")
     expect(page.get_by_role("alert")).to_be_visible()
-    assert find_violations(page, look) == []
+    assert find_violations(page, "dark") == []
+
+
+def test_the_queries_of_the_document_run(served: Served) -> None:
+    first, second = (served.query(query).json for query in QUERIES)
+    assert [one["name"] for one in first["columns"]] == ["arm", "verdict", "answers"]
+    assert [one["name"] for one in second["columns"]] == ["condition", "pc1", "pc2"]
+    assert (first["rows"] != [], second["rows"] != []) == (True, True)
 
 
 @pytest.mark.parametrize("width", [380, 3840])
 def test_the_pages_fit_a_telephone_and_a_large_screen(page: Page, served: Served, width: int) -> None:
     for path in ("/", "/sql", "/comparisons", f"/comparisons/{COMPARISON}"):
-        page.goto(f"{served.origin}{path}")
+        page.goto(f"{served.home}{path}")
         assert find_overflow(page, width) == []
 
 
 def test_a_query_in_the_address_is_shown_and_not_run(page: Page, served: Served) -> None:
-    page.goto(f"{served.origin}/sql#q=SELECT%201")
+    page.goto(f"{served.home}/sql#q=SELECT%201")
     expect(page.get_by_role("textbox", name="Query")).to_have_value("SELECT 1")
     expect(page.locator("#views details")).not_to_have_count(0)
     expect(page.locator("#result")).to_be_hidden()

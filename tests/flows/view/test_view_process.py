@@ -16,16 +16,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from storage.sql.database import connect
 from storage.store import Store
-from tests.made_up_run import make_up
 from tests.made_up_store import fill
 from tests.preloaded import Forked, Preloaded
 
 PAGE = (Path(__file__).parents[3] / "docs" / "view.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("cmrm view")]
-QUERIES = re.findall(r"^```sql\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 # Where files are made for a time was found at the import, before the environment was as it is now.
 CODE = "import sys, tempfile; tempfile.tempdir = None; from flows.cli import main; main(sys.argv[1:])"
 # Would run for hours, were it not on one core and stopped.
@@ -100,19 +97,22 @@ def test_ctrl_c_ends_it_while_a_query_runs_and_leaves_nothing_behind(
     )
     try:
         address = urlsplit(read_address(process))
-        token = address.query.partition("=")[2]
-        headers = {
-            "Cookie": f"cmrm-view-{address.port}={token}",
-            "Origin": f"http://{address.netloc}",
-            "Content-Type": "application/json",
-        }
         query = f"CREATE TEMP TABLE mine AS SELECT 1; {ENDLESS}"
         asker, other = (
             http.client.HTTPConnection(str(address.hostname), address.port, timeout=60) for _ in "ab"
         )
-        asker.request("POST", "/queries", json.dumps({"query": query}), headers)
+        other.request("GET", f"{address.path}?{address.query}")
+        entered = other.getresponse()
+        cookie = str(entered.headers["Set-Cookie"]).partition(";")[0]
+        root = entered.read().decode().partition("url=")[2].partition('"')[0]
+        headers = {
+            "Cookie": cookie,
+            "Origin": f"http://{address.netloc}",
+            "Content-Type": "application/json",
+        }
+        asker.request("POST", f"{root}queries", json.dumps({"query": query}), headers)
         # The server has read the query by then, which is about to run or runs.
-        other.request("GET", "/", headers={"Cookie": headers["Cookie"]})
+        other.request("GET", root, headers={"Cookie": cookie})
         assert other.getresponse().read()
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)
@@ -147,13 +147,3 @@ def test_a_store_that_is_not_there_and_a_port_that_is_taken_are_said_with_the_fi
             out, error = process.communicate(timeout=60)
             assert (process.returncode, out) == (2, "")
             assert error.startswith(said)
-
-
-def test_the_queries_of_the_page_run(tmp_path: Path) -> None:
-    made = make_up(Store.create(tmp_path / "store"), samples=4, strengths=(1.0,))
-    with connect(made.store.url) as sql:
-        first, second = (sql.sql(query) for query in QUERIES)
-        assert first.columns == ["arm", "verdict", "answers"]
-        assert second.columns == ["condition", "pc1", "pc2"]
-        assert first.fetchall()
-        assert second.fetchall()

@@ -27,6 +27,8 @@ MILLION = "SELECT range AS n, 'row ' || range AS word FROM range(1_000_000)"
 MANY = MILLION.replace("1_000_000", "100_000")
 # Would run for hours.
 ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_000_000) b"
+# Ten thousand rows at once, and the next one after hours.
+SLOW = f"SELECT range AS n FROM range(10_000) UNION ALL ({ENDLESS})"
 # A number, a time, words, nothing, a vector, bytes, and a column of few words.
 KINDS = """SELECT 1.5 AS number, TIMESTAMP '2020-01-02 03:04:05' AS at, '=1+1' AS "=formula", NULL AS nothing,
 [1, 2]::FLOAT[] AS vector, 'ab'::BLOB AS bytes, -5 AS below, '@SUM(A1)'::ENUM('@SUM(A1)', 'b') AS few, '-' AS dash"""
@@ -177,8 +179,9 @@ def test_a_query_whose_asker_goes_away_is_stopped(store: Store) -> None:
     with serve_view(store) as served:
         body = json.dumps({"query": ENDLESS, "run": None}).encode()
         head = (
-            f"POST /queries HTTP/1.1\r\nHost: 127.0.0.1:{served.access.port}\r\nCookie: {served.cookie}\r\n"
-            f"Origin: {served.origin}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST {served.access.root}/queries HTTP/1.1\r\nHost: 127.0.0.1:{served.access.port}\r\n"
+            f"Cookie: {served.cookie}\r\nOrigin: {served.origin}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         asker = socket.create_connection(("127.0.0.1", served.access.port))
         asker.sendall(head.encode() + body)
@@ -186,6 +189,23 @@ def test_a_query_whose_asker_goes_away_is_stopped(store: Store) -> None:
         wait_for(lambda: any(result._lock.locked() for result in [*kept.values()]))
         asker.close()
         wait_for(lambda: not kept)
+
+
+def test_a_file_that_nobody_waits_for_any_more_ends_its_query(store: Store) -> None:
+    with serve_view(store) as served:
+        name = served.query(SLOW).json["id"]
+        result = served.server._results.find(name)
+        asker = socket.create_connection(("127.0.0.1", served.access.port))
+        asker.sendall(
+            f"GET {served.access.root}/queries/{name}/rows.csv HTTP/1.1\r\nHost: 127.0.0.1:{served.access.port}\r\n"
+            f"Cookie: {served.cookie}\r\n\r\n".encode()
+        )
+        assert asker.recv(12) == b"HTTP/1.1 200"
+        wait_for(result._lock.locked)
+        asker.close()
+        # Closing the server also ends what DuckDB computes ahead.
+        wait_for(lambda: result._stopped and not result._lock.locked())
+        assert served.query("SELECT 1 AS n").json["rows"] == [["1"]]
 
 
 def test_the_last_results_are_kept_and_the_others_say_so(served: Served) -> None:
@@ -237,6 +257,11 @@ def test_a_file_that_cannot_be_is_said_before_it_begins(served: Served) -> None:
     assert (answer.status, "rename one with AS" in answer.text) == (400, True)
     assert served.ask("GET", f"/queries/{twice}/rows.csv").status == 200
     assert served.ask("GET", f"/queries/{twice}/rows.exe").status == 400
+    for column in ("INTERVAL 1 DAY", "MAP {}", "union_value(k := 2)"):
+        name = served.query(f"SELECT {column} AS c").json["id"]
+        answer = served.ask("GET", f"/queries/{name}/rows.parquet")
+        assert (answer.status, "cast the column to VARCHAR" in answer.text) == (400, True)
+        assert served.ask("GET", f"/queries/{name}/rows.csv").status == 200
 
 
 def test_cells_are_cut_and_hold_no_control_characters(served: Served) -> None:
@@ -244,6 +269,8 @@ def test_cells_are_cut_and_hold_no_control_characters(served: Served) -> None:
     assert ODD.startswith("nul \0")
     assert rows[1][0].startswith(r"nul \x00, 'quote'")
     assert len(rows[1][0]) == 2001
+    long = served.query("SELECT repeat(chr(27), 3000) AS word").json["rows"]
+    assert long == [[(r"\x1b" * 500) + "…"]]
 
 
 def test_points_of_a_chart_are_numbers_times_or_words_by_series(served: Served) -> None:
@@ -263,6 +290,11 @@ def test_points_of_a_chart_are_numbers_times_or_words_by_series(served: Served) 
     assert times["kind"] == "time"
     # Days since 1970, in milliseconds.
     assert times["points"] == [[18263 * 86_400_000, 1, ""], [18628 * 86_400_000, 3, ""]]
+    name = served.query("SELECT unnest([DATE 'infinity', DATE '290000-12-31', DATE '1970-01-02']), 5").json[
+        "id"
+    ]
+    assert draw(0, 1)["points"] == [[86_400_000, 5, ""]]
+    name = served.query(query).json["id"]
     assert "holds no numbers" in draw(0, 2)["error"]
     assert "not there" in draw(0, 9)["error"]
 
