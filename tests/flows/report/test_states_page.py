@@ -84,10 +84,11 @@ def find_pixels(page: Page, number: str, block: int) -> np.ndarray:
     assert box is not None
     points = read_points(page, number)[block]
     low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
-    # 4 % of room on each side, and the margins of the axes.
+    # 4 % of room on each side, and the margins of the axes, which grow with the page's text.
     shares = (points - low + 0.04 * (high - low)) / (1.08 * (high - low))
-    x = 58 + shares[..., 0] * (box["width"] - 58 - 14)
-    y = 12 + (1 - shares[..., 1]) * (box["height"] - 12 - 46)
+    unit = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize) / 16")
+    x = 58 * unit + shares[..., 0] * (box["width"] - (58 + 14) * unit)
+    y = 12 * unit + (1 - shares[..., 1]) * (box["height"] - (12 + 46) * unit)
     return np.stack([x, y], axis=-1)
 
 
@@ -344,6 +345,27 @@ def test_paper_and_pages_without_scripts_have_the_figure_in_its_place(browser: B
     expect(plain.locator("#figure-states-1")).to_be_visible()
     expect(plain.locator("#states-map")).to_be_hidden()
     context.close()
+
+
+def test_labels_and_marks_grow_with_the_text_of_a_wide_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 3840, "height": 2160})
+    choose_map(page, ANCHOR)
+    assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") > 16
+    places = find_pixels(page, ANCHOR, 1).reshape(-1, 2)
+    ids = page.evaluate(f"report.maps[{ANCHOR}].samples.map(one => one.id)") * 2
+    for number in (int(places[:, 0].argmin()), int(places[:, 0].argmax())):
+        page.locator("#states-canvas").hover(
+            position={"x": float(places[number, 0]) + 3, "y": float(places[number, 1])}
+        )
+        expect(page.locator("#states-tip")).to_contain_text(ids[number])
+
+
+def test_what_is_said_of_a_point_goes_with_its_map(page: Page) -> None:
+    page.locator("#states-canvas").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#states-status")).not_to_be_empty()
+    choose_map(page, ANCHOR)
+    expect(page.locator("#states-status")).to_be_empty()
 
 
 def test_a_narrow_page_does_not_overflow_and_a_wide_one_is_sharp(page: Page, browser: Browser) -> None:

@@ -25,7 +25,8 @@
     [polygon(6, TURN / 12), 1.1],
     [polygon(4, 0, 0.35), 1.7],
   ];
-  // Smaller where there are many points.
+  // In pixels where the page's text has 16, which is larger on wide screens. Smaller where there are many points.
+  const TEXT = 16;
   const [LARGE, SMALL] = [4.2, 2.8];
   const MANY = 1500;
   const MARGIN = {left: 58, right: 14, top: 12, bottom: 46};
@@ -54,7 +55,7 @@
     const context = canvas.getContext('2d');
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    return {context, width, height};
+    return {context, width, height, unit: parseFloat(getComputedStyle(canvas).fontSize) / TEXT};
   };
   const drawShape = (context, theme, {px, py, kind, filled}, size) => {
     const [trace, scale] = SHAPES[kind];
@@ -81,8 +82,8 @@
     const room = 0.04 * (high - low);
     return [low - room, high + room];
   };
-  const drawAxes = (context, theme, box, ranges, labels) => {
-    context.font = '12px system-ui, sans-serif';
+  const drawAxes = (context, theme, box, ranges, labels, unit) => {
+    context.font = `${12 * unit}px system-ui, sans-serif`;
     context.fillStyle = theme.quiet;
     context.strokeStyle = theme.line;
     context.lineWidth = 1;
@@ -98,21 +99,21 @@
           context.lineTo(x, box.top + box.height);
           context.textAlign = 'center';
           context.textBaseline = 'top';
-          context.fillText(text, x, box.top + box.height + 6);
+          context.fillText(text, x, box.top + box.height + 6 * unit);
         } else {
           const y = box.top + (1 - share) * box.height;
           context.moveTo(box.left, y);
           context.lineTo(box.left + box.width, y);
           context.textAlign = 'right';
           context.textBaseline = 'middle';
-          context.fillText(text, box.left - 6, y);
+          context.fillText(text, box.left - 6 * unit, y);
         }
         context.stroke();
       }
     });
     context.textAlign = 'center';
     context.textBaseline = 'bottom';
-    context.fillText(labels[0], box.left + box.width / 2, box.top + box.height + MARGIN.bottom - 4);
+    context.fillText(labels[0], box.left + box.width / 2, box.top + box.height + (MARGIN.bottom - 4) * unit);
     context.save();
     context.translate(2, box.top + box.height / 2);
     context.rotate(-TURN / 4);
@@ -147,20 +148,20 @@
 
   const draw = (canvas, {points, labels, arrows, marked, focus, outline}) => {
     const theme = readTheme(canvas);
-    const {context, width, height} = prepare(canvas);
+    const {context, width, height, unit} = prepare(canvas);
     const box = {
-      left: MARGIN.left,
-      top: MARGIN.top,
-      width: Math.max(1, width - MARGIN.left - MARGIN.right),
-      height: Math.max(1, height - MARGIN.top - MARGIN.bottom),
+      left: MARGIN.left * unit,
+      top: MARGIN.top * unit,
+      width: Math.max(1, width - (MARGIN.left + MARGIN.right) * unit),
+      height: Math.max(1, height - (MARGIN.top + MARGIN.bottom) * unit),
     };
     const ranges = [spread(points.map((one) => one.x)), spread(points.map((one) => one.y))];
-    drawAxes(context, theme, box, ranges, labels);
+    drawAxes(context, theme, box, ranges, labels, unit);
     for (const one of points) {
       one.px = box.left + (box.width * (one.x - ranges[0][0])) / (ranges[0][1] - ranges[0][0]);
       one.py = box.top + box.height * (1 - (one.y - ranges[1][0]) / (ranges[1][1] - ranges[1][0]));
     }
-    const size = points.length > MANY ? SMALL : LARGE;
+    const size = unit * (points.length > MANY ? SMALL : LARGE);
     context.strokeStyle = theme.quiet;
     context.lineWidth = 0.8;
     context.globalAlpha = arrows.length > 200 ? 0.35 : 0.8;
@@ -171,9 +172,9 @@
     }
     context.globalAlpha = 1;
     if (focus) {
-      drawShape(context, theme, focus, 1.5 * LARGE);
+      drawShape(context, theme, focus, 1.5 * LARGE * unit);
       context.beginPath();
-      context.arc(focus.px, focus.py, 2.6 * LARGE, 0, TURN);
+      context.arc(focus.px, focus.py, 2.6 * LARGE * unit, 0, TURN);
       context.strokeStyle = theme.ink;
       context.lineWidth = 2;
       context.stroke();

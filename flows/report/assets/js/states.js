@@ -389,7 +389,9 @@
     const last = map === null ? 1 : Number(find('states-block').value) / Math.max(1, map.blocks.length - 1);
     map = maps[number];
     if (chosen !== null) choose(null);
+    say('');
     hiddenGroups.clear();
+    find('states-block').disabled = map.blocks.length === 1;
     find('states-block').max = String(map.blocks.length - 1);
     find('states-block').value = String(Math.round(last * (map.blocks.length - 1)));
     find('states-lines').closest('p').hidden = map.groups.every((one) => one.plain === null);
