@@ -294,7 +294,7 @@ def rewrite_report(store: Store, name: str) -> str:
     from tasks.report.summary import read_summary
 
     run = find_finished(store, name)
-    outcome = Outcome(report=find_report(store, run, stages=()), keys=tuple(run["keys"]))
+    outcome = Outcome(report=find_report(store, run, stages=tuple(StageName)), keys=tuple(run["keys"]))
     files = _write_report(store, run, outcome, read_summary(store, outcome.report))
     store.write_run(str(run["run_id"]), {**run, "files": [asdict(file) for file in files]})
     return f"{shorten_url(store.url)}/{find_report_file(run['run_id'])}"

@@ -42,6 +42,8 @@ PAPER_STYLE: dict[Any, Any] = {
 SVG_METADATA = {"Date": None, "Creator": None}
 # Of its width on a screen a panel in a paper has this part at least, and of its height.
 LEAST_PART, LEAST_HEIGHT_PART = 0.57, 0.75
+# Inches, so that a page of letter paper has room for it and its caption.
+TALLEST = 8.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +84,8 @@ class Figure:
             }
 
     def fits(self, width: float) -> bool:
-        """Whether its panels can be read in a figure `width` inches wide, at worst one below the other."""
-        return width >= LEAST_PART * self.size[0]
+        """Whether its panels can be read in a figure `width` inches wide, and it is no taller than a page."""
+        return width >= LEAST_PART * self.size[0] and self._lay_out(width)[1] <= TALLEST
 
     def save_for_paper(self, width: float) -> dict[str, bytes]:
         """Draw it `width` inches wide for a paper, with its fonts inside: SVG and PDF by suffix.
@@ -91,11 +93,10 @@ class Figure:
         Panels that would be too narrow beside each other stand below each other. Text is drawn at its final size: as
         outlines in SVG, as embedded TrueType (Type 42) in PDF.
         """
-        across = max(1, min(self.columns, int(width / (LEAST_PART * self.size[0]))))
+        across, height = self._lay_out(width)
         lines = -(-self.columns // across)
-        height = self.size[1] * min(1.0, max(LEAST_HEIGHT_PART, width / across / self.size[0]))
         with _styled({**STYLE, **PAPER_STYLE}):
-            canvas = _make_canvas((width, height * lines * self.rows))
+            canvas = _make_canvas((width, height))
             grid = canvas.subplots(self.rows * lines, across, squeeze=False)
             axes = grid.reshape(self.rows, lines * across)
             for unused in axes[:, self.columns :].flat:
@@ -105,6 +106,13 @@ class Figure:
                 "svg": _save(canvas, "svg", SVG_METADATA),
                 "pdf": _save(canvas, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
             }
+
+    def _lay_out(self, width: float) -> tuple[int, float]:
+        """How many panels stand beside each other in a figure `width` inches wide, and its height in inches."""
+        across = max(1, min(self.columns, int(width / (LEAST_PART * self.size[0]))))
+        lines = -(-self.columns // across)
+        height = self.size[1] * min(1.0, max(LEAST_HEIGHT_PART, width / across / self.size[0]))
+        return across, height * lines * self.rows
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -17,6 +17,8 @@ from tasks.report.table import CONDITION_NAMES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches: in a panel no wider the label of an axis takes two lines.
+NARROW_PANEL = 3.0
 STATE_NAMES = {
     "query": "text only",
     "caption": "with a caption",
@@ -178,8 +180,12 @@ def _scatter(axes: Axes, panel: Panel, groups: Sequence[StateGroup]) -> None:
         )
     axes.set_title(f"{panel.dataset}, {len(panel.sample_ids)} {panel.split}s")
     share = panel.explained[0]
+    # In a narrow panel of a paper one line would run into the next panel's.
+    spot = axes.get_subplotspec()
+    across = 1 if spot is None else spot.get_geometry()[1]
+    space = " " if axes.figure.bbox.width / axes.figure.dpi / across > NARROW_PANEL else "\n"
     axes.set_xlabel(
-        f"first principal component ({share:.0%}; second {panel.explained[1]:.0%})".replace("%", " %")
+        f"first principal component{space}({share:.0%}; second {panel.explained[1]:.0%})".replace("%", " %")
     )
 
 

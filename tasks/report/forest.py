@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tasks.report.figure import PALETTE, Figure, label
+from tasks.report.figure import PALETTE, SHAPES, Figure, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,6 @@ LABEL_WIDTH = 1.2
 WIDEST_LABEL = 34
 # More panels beside each other are too small to read on a page.
 MOST_ACROSS = 4
-# Shapes tell series apart without colours.
-SHAPES = "osD^v"
 
 
 @dataclass(frozen=True, kw_only=True)

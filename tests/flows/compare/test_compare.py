@@ -346,3 +346,11 @@ def test_two_real_runs_of_one_model_reuse_what_they_share_and_do_not_regress(
     inventory = take_inventory(store, report_file=REPORT_FILE)
     assert (inventory.foreign, inventory.loose) == ((), ())
     assert commits == {"compare": 1}
+    # What a report shows and the store has lost is named.
+    lost = next(one for one in store.manifests("judge") if one.key in record["keys"])
+    store.files.remove(lost.path("judgements"))
+    with pytest.raises(SystemExit) as exit_:
+        main(["report", ids[0], "--store", store.url])
+    assert exit_.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"run {ids[0]}: judge {lost.key[:12]} is missing from the store or no longer whole" in said
