@@ -192,6 +192,10 @@ def test_the_reader_chooses_which_arms_are_shown_side_by_side(page: Page) -> Non
     heads = page.locator(".sample").first.locator("h4").all_text_contents()
     assert len(heads) == 6
     assert not any(head.startswith("Caption") for head in heads)
+    for box in reversed(page.locator("#columns input:checked").all()[1:]):
+        box.uncheck()
+    page.get_by_label("Data set", exact=True).select_option("vlsafe")
+    expect(page.locator(".fold summary").first).to_have_text("Question and 1 answer")
 
 
 @needs_browser

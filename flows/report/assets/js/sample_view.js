@@ -146,7 +146,7 @@
     const text = make('div', 'text');
     if (sample.harmful) {
       const fold = make('details', 'fold');
-      const summary = make('summary', '', `Question and ${shown} answers`);
+      const summary = make('summary', '', `Question and ${shown} ${shown === 1 ? 'answer' : 'answers'}`);
       fold.append(summary);
       // Made when they are looked at: by a click, or as a browser unfolds what it has found.
       const fill = () => {
