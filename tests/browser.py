@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _QUIET = (
@@ -30,3 +30,9 @@ def open_browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=_CHROMIUM, args=list(_QUIET))
         yield opened
         opened.close()
+
+
+def open_samples(page: Page, address: str) -> None:
+    """Open a page of samples, and wait for their list: it is drawn once texts are decoded, after the page is loaded."""
+    page.goto(address)
+    expect(page.locator("#found")).to_contain_text("samples")

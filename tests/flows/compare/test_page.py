@@ -16,7 +16,7 @@ from cmrm.statistics.regression import Thresholds
 from flows.compare.page.write import write_comparison_page
 from flows.report.file_names import REPORT_FILE
 from tests.accessibility import find_overflow, find_violations
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser, open_browser, open_samples
 from tests.flows.compare.conftest import MODELS, RUNS, ComparedRuns
 from tests.made_up import EVIL
 from tests.made_up_pair import compare_pair
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def two(browser: Browser, compared: ComparedRuns) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.goto(compared.two.as_uri())
+    open_samples(page, compared.two.as_uri())
     yield page
     page.close()
 
@@ -41,7 +41,7 @@ def two(browser: Browser, compared: ComparedRuns) -> Iterator[Page]:
 @pytest.fixture
 def three(browser: Browser, compared: ComparedRuns) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.goto(compared.three.as_uri())
+    open_samples(page, compared.three.as_uri())
     yield page
     page.close()
 

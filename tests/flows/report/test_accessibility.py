@@ -21,7 +21,7 @@ from tests.accessibility import (
     unfold,
     walk_by_tab,
 )
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser, open_browser, open_samples
 from tests.color_vision import VISIONS, find_nearest
 from tests.made_up_run import make_up
 from tests.undrawn import undrawn
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
-    opened.goto(file.as_uri())
+    open_samples(opened, file.as_uri())
     yield opened
     opened.close()
 

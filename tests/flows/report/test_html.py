@@ -14,7 +14,7 @@ from flows.report.files import write_report_files
 from flows.report.writers.html import embed_json
 from storage.store import Store
 from tasks.report.summary import read_summary
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser, open_browser, open_samples
 from tests.made_up import EVIL
 from tests.made_up_run import MadeUp, make_up
 from tests.undrawn import without_pixels
@@ -64,7 +64,7 @@ class Seen:
 @pytest.fixture
 def page(browser: Browser, file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.goto(file.as_uri())
+    open_samples(opened, file.as_uri())
     yield opened
     opened.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser, open_browser, open_samples
 from tests.flows.report.conftest import SAMPLES
 
 pytestmark = needs_browser
@@ -24,7 +24,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.goto(page_file.as_uri())
+    open_samples(opened, page_file.as_uri())
     yield opened
     opened.close()
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser, open_browser, open_samples
 from tests.flows.report.conftest import SAMPLES
 from tests.made_up import EVIL
 from tests.made_up_run import ANCHORS, BLOCKS
@@ -37,7 +37,7 @@ def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     opened.on("pageerror", lambda error: opened.seen.append(str(error)))  # type: ignore[attr-defined]
     opened.on("request", lambda request: opened.seen.append(request.url))  # type: ignore[attr-defined]
     address = page_file.as_uri()
-    opened.goto(address)
+    open_samples(opened, address)
     expect(opened.locator("#states-map")).to_be_visible()
     yield opened
     assert [one for one in opened.seen if not one.startswith((address, "data:"))] == []  # type: ignore[attr-defined]
