@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
+from cmrm.errors import UserError
 from flows.commands.store_place import DEFAULT_STORE, StorePlace
 from storage.store import Store
 
@@ -17,9 +18,9 @@ def report(
     /,
     *,
     with_: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         Parameter(name="--with", negative="", consume_multiple=True, show_default=False),
-    ] = (),
+    ] = None,
     store: StorePlace = DEFAULT_STORE,
 ) -> None:
     """Write the report of a finished run again, or a page of several runs.
@@ -36,6 +37,8 @@ def report(
     store
         The store of the runs: a folder or an fsspec URL.
     """
+    if with_ is not None and not with_:
+        raise UserError("--with: name one run or more, or leave it out to write the report of RUN alone")
     opened = Store.open(store)
     if with_:
         from flows.compare.compare import compare_with_first

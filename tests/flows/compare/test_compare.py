@@ -346,6 +346,9 @@ def test_two_real_runs_of_one_model_reuse_what_they_share_and_do_not_regress(
     inventory = take_inventory(store, report_file=REPORT_FILE)
     assert (inventory.foreign, inventory.loose) == ((), ())
     assert commits == {"compare": 1}
+    with pytest.raises(SystemExit) as exit_:
+        main(["report", ids[0], "--store", store.url, "--with"])
+    assert (exit_.value.code, capsys.readouterr().out) == (2, "")
     # What a report shows and the store has lost is named.
     lost = next(one for one in store.manifests("judge") if one.key in record["keys"])
     store.files.remove(lost.path("judgements"))
