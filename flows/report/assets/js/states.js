@@ -427,7 +427,15 @@
     if (/^figure-states-\d+$/.test(figure.id)) figure.classList.add('printed');
   }
   setMap(0);
+  // The first report is of the size at which all points have just been drawn.
+  const measure = () => {
+    const {width, height} = canvas.getBoundingClientRect();
+    return `${width} × ${height}`;
+  };
+  let drawn = measure();
   new ResizeObserver(() => {
+    if (drawn === measure()) return;
+    drawn = measure();
     draw();
     drawSwatches();
   }).observe(canvas);
