@@ -15,6 +15,7 @@ from storage.store import Store
 from tasks.report.summary import read_summary
 from tests import made_up_run
 from tests.made_up_run import make_up
+from tests.undrawn import undrawn
 
 RUN = "20260101-000000-abcdef"
 
@@ -22,7 +23,7 @@ RUN = "20260101-000000-abcdef"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of the report of a run whose interventions are not in the order of their names, by path."""
-    with pytest.MonkeyPatch.context() as patch:
+    with undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_up_run, "SETTINGS", dict(reversed(made_up_run.SETTINGS.items())))
         made = make_up(Store.create(tmp_path_factory.mktemp("store")), samples=8, strengths=(1.0,))
     files = write_report_files(

@@ -14,6 +14,7 @@ from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.report.summary import SCHEMA, Summary, read_summary, write_summary
 from tests.made_up_run import MadeUp, make_up
+from tests.undrawn import undrawn
 
 # The keys of the JSON that releases before the schema wrote, all of which SQL and people's scripts may read.
 EARLIER = (
@@ -24,7 +25,8 @@ EARLIER = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
-    return make_up(Store.create(tmp_path_factory.mktemp("made-up")), strengths=(0.25, 0.5, 1.0))
+    with undrawn():
+        return make_up(Store.create(tmp_path_factory.mktemp("made-up")), strengths=(0.25, 0.5, 1.0))
 
 
 def read_json(made: MadeUp) -> dict[str, Any]:
