@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,15 +209,23 @@ class Store:
                 f"cannot use {self.url}/{path}: {error}. Remove it and run the spec again"
             ) from error
 
-    def find_run(self, name: str) -> dict[str, Any]:
-        """Read a run's record by its id, or the newest finished one for `latest`; StoreError if there is none."""
+    def find_run(
+        self, name: str, *, prefer: Callable[[Mapping[str, Any]], bool] | None = None
+    ) -> dict[str, Any]:
+        """Read a run's record by its id, or the newest finished one for `latest`; StoreError if there is none.
+
+        With `prefer`, `latest` is the newest of those it holds for, if there are any.
+        """
         if name != "latest":
             return self.read_run(name)
         finished = [run for run in self.runs() if run.get("status") == "finished"]
         if not finished:
             raise StoreError(f"the store {self.url} has no finished run yet: make one with cmrm run")
+        preferred = [run for run in finished if prefer is None or prefer(run)]
         # A run that was repeated and fully reused counts as the latest too.
-        return max(finished, key=lambda run: str(run.get("confirmed_at") or run.get("created_at")))
+        return max(
+            preferred or finished, key=lambda run: str(run.get("confirmed_at") or run.get("created_at"))
+        )
 
     def runs(self) -> list[dict[str, Any]]:
         """List the records of all runs, oldest first, without damaged and older-schema ones, which are logged."""

@@ -129,7 +129,7 @@ class Document:
 
     title: str
     verdict: tuple[str, ...]
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture, ...] = ()
     sections: tuple[Section, ...]
 
     def tables(self) -> list[ReportTable]:

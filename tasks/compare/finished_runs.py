@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cmrm.errors import UserError
@@ -11,9 +11,14 @@ from storage.store import Store
 from tasks.core.stage_name import StageName
 
 
-def find_finished(store: Store, name: str) -> dict[str, Any]:
-    """Find a finished run's record, with the keys of its results; raises `UserError` or `StoreError`."""
-    record = store.find_run(name)
+def find_finished(
+    store: Store, name: str, *, prefer: Callable[[Mapping[str, Any]], bool] | None = None
+) -> dict[str, Any]:
+    """Find a finished run's record, with the keys of its results; `prefer` is as for `Store.find_run`.
+
+    Raises `UserError` or `StoreError`.
+    """
+    record = store.find_run(name, prefer=prefer)
     run_id = record["run_id"]
     if record.get("status") != "finished":
         raise UserError(

@@ -59,14 +59,15 @@ class _CountedBlocks:
 
 
 def find_arm(store: Store, run: str, *, arm: str | None, alpha: float | None, model: str | None) -> RunArm:
-    """Find an arm of a run, by id or `latest`; `arm` is an intervention's name, or NAME@α.
+    """Find an arm of a run, by id, or `latest` of those with interventions; `arm` is one's name, or NAME@α.
 
     Without a name, the one arm that can be exported; without a strength, the one that the report recommends, or the one
     that there is. `model` is the label, id or name of one of the run's models, needed where it has several, or a folder
     or hub id with the files of one.
     Raises `UserError`, listing what there is, and `StoreError`.
     """
-    record = find_finished(store, run)
+    # An export that was evaluated leaves a run of plain answers, which may be the latest.
+    record = find_finished(store, run, prefer=_has_interventions)
     report = find_report(store, record, stages=READ)
     chosen, folder = choose_model(record, model)
     arms = list_arms(store, report.content["used"].get(StageName.GENERATE, ()), chosen["name"])
@@ -154,6 +155,10 @@ def list_arms(
         if content["name"] == model and acting is not None:
             arms.setdefault(content["intervention_name"], {})[acting.get("alpha")] = acting
     return arms
+
+
+def _has_interventions(record: Mapping[str, Any]) -> bool:
+    return bool((record.get("spec") or {}).get("interventions"))
 
 
 def _choose_name(

@@ -27,7 +27,7 @@ from storage.sql.database import connect
 from storage.store import Store
 from tasks.core import models
 from tasks.generate.captions import CaptionJob
-from tasks.report import stage as report
+from tasks.report import all_figures
 from tasks.shards.samples import Captions, Shard, Slice
 from tests.flows.shared_runs import run_plainly
 
@@ -265,7 +265,7 @@ def test_another_model_captions_for_all_judged_models_and_is_loaded_once(
 @pytest.fixture
 def without_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do without the figure of defences, which nothing here shows."""
-    monkeypatch.setattr(report, "draw_defences", lambda _: [])
+    monkeypatch.setattr(all_figures, "draw_defences", lambda _: [])
 
 
 @pytest.mark.usefixtures("without_figure")

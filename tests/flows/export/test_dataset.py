@@ -451,7 +451,7 @@ def test_captions_and_verdicts_on_texts_are_tables_of_runs_that_have_them(hostil
     ]
     listed = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
     assert dict(listed) == {
-        "answers": "126", "samples": "18", "text_verdicts": "2", "captions": "2", "quarantine": "14"
+        "answers": "126", "samples": "22", "text_verdicts": "2", "captions": "2", "quarantine": "14"
     }  # fmt: skip
 
 
@@ -463,7 +463,7 @@ def test_hostile_names_and_texts_are_data_in_the_files_and_text_on_the_card(host
     found = datasets.load_dataset(str(folder), "answers", split="test", cache_dir=str(tmp_path / "cache"))
     kept = sorted((row["question"], row["answer"]) for row in found if not row["harmful"])
     assert kept == expected
-    assert EVIL in {answer for _, answer in kept}
+    assert any(EVIL in answer for _, answer in kept)
     assert {row["condition"] for row in found} == {"query", "caption", "image", "blank", "noise"}
     texts = [text for _, text in read_all(folder) if isinstance(text, str)]
     assert not [text for text in texts if "How do I frobnicate" in text or "you frobnicate it" in text]

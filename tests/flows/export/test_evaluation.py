@@ -99,9 +99,11 @@ def test_a_sweep_exports_the_strength_that_its_own_runs_select_and_the_card_has_
     assert [cells.endswith(f"{len(answers)} of {len(answers)}") for _, cells in points] == [False, True, True]
     assert [cells.split(" | ")[1].split()[0] for _, cells in points] == ["100.0", "0.0", "0.0"]
     assert "held-out" in card or "the other half evaluates it" in card
-    # The latest run is now that of the export itself.
-    again = [*give(store, questions, tmp_path / "again")]
-    assert status(*again) == 2
+    # The latest run is now that of the export itself, of plain answers; `latest` is the latest that has arms.
+    assert status(*give(store, questions, tmp_path / "again"), "--blocks", "last") == 0
+    evaluated = Store.open(str(store)).find_run("latest")["run_id"]
+    plain = [evaluated if one == "latest" else one for one in give(store, questions, tmp_path / "none")]
+    assert status(*plain) == 2
     assert "plain answers alone, as the run of an export" in " ".join(capsys.readouterr().err.split())
 
 

@@ -146,6 +146,7 @@ def test_the_slider_changes_the_block(page: Page) -> None:
     expect(page.locator("#states-number")).to_have_text("2")
     assert page.locator("#states-canvas").evaluate("one => one.toDataURL()") != before
     page.locator("#states-table summary").click()
+    expect(page.locator("#states-table tbody tr").first).to_be_visible()
     means = page.locator("#states-table tbody tr").first.locator("td").all_text_contents()
     expected = read_points(page, ALL)[0, 0].mean(axis=0)
     assert [float(text.replace("−", "-")) for text in means[1:]] == pytest.approx(expected, rel=1e-3)
