@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from playwright.sync_api import Browser
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -24,6 +25,7 @@ from flows.spec.spec import Spec, read_spec
 from tasks.report import figure
 from tasks.report import stage as report
 from tests import users_judges as users
+from tests.browser import open_browser
 from tests.commits import count_commits
 from tests.flows.shared_runs import run_plainly, save_nothing
 from tests.forked import NO_PICTURES, RUN_ON_LLAVA, Forker
@@ -73,6 +75,13 @@ def forker(prefect_server: str) -> Iterator[Forker]:
     """The maker of processes that have all imports behind them, know the session's Prefect server and draw nothing."""
     with Preloaded(*RUN_ON_LLAVA, environment={**QUIET, "PREFECT_API_URL": prefect_server}) as parent:
         yield Forker(parent=parent, first=NO_PICTURES)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for one module's tests: while it is open, the thread has an event loop that others cannot share."""
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture

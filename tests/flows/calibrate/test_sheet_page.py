@@ -17,7 +17,7 @@ from tasks.calibrate.sheet import Sheet, SheetRow, Stratum
 from tasks.calibrate.texts import SheetText
 from tasks.report.outcomes import Arm
 from tests.accessibility import LOOKS, find_violations
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser
 from tests.made_up import EVIL
 
 pytestmark = needs_browser
@@ -48,12 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     thumbnails = write_sheet(sheet, texts, {"a": out}, out=out)
     assert (len(thumbnails.files), thumbnails.lost) == (1, 1)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

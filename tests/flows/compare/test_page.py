@@ -16,18 +16,12 @@ from cmrm.statistics.regression import Thresholds
 from flows.compare.page.write import write_comparison_page
 from flows.report.file_names import REPORT_FILE
 from tests.accessibility import find_overflow, find_violations
-from tests.browser import needs_browser, open_browser, open_samples
+from tests.browser import needs_browser, open_samples
 from tests.flows.compare.conftest import MODELS, RUNS, ComparedRuns
 from tests.made_up import EVIL
 from tests.made_up_pair import compare_pair
 
 SAMPLES = 16
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
 from flows.report.files import write_report_files
 from storage.store import Store
 from tasks.report.summary import read_summary
+from tests.browser import open_samples
 from tests.made_once import share_made
 from tests.made_up import SETS
 from tests.made_up_run import make_up
@@ -49,3 +52,13 @@ def page_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page_file(page_store: Path) -> Path:
     """The page of its report."""
     return page_store / "reports" / "r1" / "report.html"
+
+
+@pytest.fixture
+def page(browser: Browser, page_file: Path) -> Iterator[Page]:
+    """That page, opened, with its first samples drawn."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    open_samples(opened, page_file.as_uri())
+    expect(opened.locator("#page")).to_have_text("page 1 of 2")
+    yield opened
+    opened.close()

@@ -21,7 +21,7 @@ from tests.accessibility import (
     unfold,
     walk_by_tab,
 )
-from tests.browser import needs_browser, open_browser, open_samples
+from tests.browser import needs_browser, open_samples
 from tests.color_vision import VISIONS, find_nearest
 from tests.made_up_run import make_up
 from tests.undrawn import undrawn
@@ -48,12 +48,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store_name="store",
     )
     return made.store.local_path("reports/r1/report.html")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from storage.records.hashing import digest
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path
 from storage.tables.parquet import to_parquet
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser
 from tests.made_up import EVIL, make_outcomes, make_summary
 
 pytestmark = needs_browser
@@ -94,12 +94,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = make_summary(make_outcomes(samples=4), stimuli=stimuli)
     write_report_files(store, run_id="r1", report=report, summary=summary, keys=[], store_name="here")
     return store.local_path("reports/r1/report.html")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

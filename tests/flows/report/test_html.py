@@ -14,7 +14,7 @@ from flows.report.files import write_report_files
 from flows.report.writers.html import embed_json
 from storage.store import Store
 from tasks.report.summary import read_summary
-from tests.browser import needs_browser, open_browser, open_samples
+from tests.browser import needs_browser, open_samples
 from tests.made_up import EVIL
 from tests.made_up_run import MadeUp, make_up
 from tests.undrawn import without_pixels
@@ -42,12 +42,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
 @pytest.fixture(scope="module")
 def file(made: MadeUp) -> Path:
     return made.store.local_path("reports/r1/report.html")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 class Seen:

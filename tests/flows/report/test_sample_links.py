@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import needs_browser, open_browser, open_samples
+from tests.browser import needs_browser
 from tests.flows.report.conftest import SAMPLES
 
 pytestmark = needs_browser
 SHOWN = ".sample.current"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Browser, page_file: Path) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    open_samples(opened, page_file.as_uri())
-    yield opened
-    opened.close()
 
 
 def test_an_address_opens_its_sample_whatever_page_it_is_on(browser: Browser, page_file: Path) -> None:

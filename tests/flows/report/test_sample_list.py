@@ -5,33 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser
 from tests.flows.report.conftest import SAMPLES
 from tests.made_up import EVIL, list_arms, make_answers
 
 pytestmark = needs_browser
 TOTAL = 3 * SAMPLES
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Browser, page_file: Path) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.goto(page_file.as_uri())
-    expect(opened.locator("#page")).to_have_text("page 1 of 2")
-    yield opened
-    opened.close()
 
 
 def filter_of(page: Page, name: str) -> str:

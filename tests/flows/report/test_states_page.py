@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import needs_browser, open_browser, open_samples
+from tests.browser import needs_browser, open_samples
 from tests.flows.report.conftest import SAMPLES
 from tests.made_up import EVIL
 from tests.made_up_run import ANCHORS, BLOCKS
@@ -21,12 +21,6 @@ pytestmark = needs_browser
 # The maps: all targets, those of vlsafe, those of bench, and the anchors of bench.
 ALL, VLSAFE, BENCH, ANCHOR = "0", "1", "2", "3"
 GROUPS = (("query", ""), ("image", ""), ("image", "CMRM dataset"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tasks.report import figure
 from tasks.report import stage as report
 from tasks.report.summary import read_summary
 from tests.accessibility import LOOKS, find_overflow, find_violations
-from tests.browser import needs_browser, open_browser
+from tests.browser import needs_browser
 from tests.flows.shared_runs import save_nothing
 from tests.made_up import EVIL
 from tests.made_up_run import MadeUp, make_up
@@ -127,12 +127,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def served(store: Store) -> Iterator[Served]:
     with serve_view(store) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 class Seen:
