@@ -47,7 +47,7 @@ def print_grid(rows: Sequence[Row], schema: pa.Schema, stream: IO[bytes]) -> Non
     names = [show_safely(name) for name in schema.names]
     numeric = [is_number(field.type) for field in schema]
     shown = rows[:MAX_ROWS]
-    truncated = [tuple(_cut(cell, MAX_CELL) for cell in row) for row in shown]
+    truncated = [tuple(cut_cell(cell, MAX_CELL) for cell in row) for row in shown]
     widths = _find_widths(names, numeric, truncated, console.width)
     if widths is None:
         _print_records(console, names, shown)
@@ -85,7 +85,8 @@ def _measure(cell: str | None) -> int:
     return measure_text(NULL if cell is None else cell)
 
 
-def _cut(cell: str | None, longest: int) -> str | None:
+def cut_cell(cell: str | None, longest: int) -> str | None:
+    """Cut a cell of a result to `longest` characters, with a mark; None is NULL."""
     return cell if cell is None or len(cell) <= longest else f"{cell[:longest]}…"
 
 
@@ -111,5 +112,5 @@ def _print_records(console: Console, names: Sequence[str], rows: Sequence[Row]) 
         console.print(Rule(f"row {number}", align="left", characters="─", style="dim"))
         record = make_table(columns)
         for name, cell in zip(names, row, strict=True):
-            record.add_row(Text(name), _show(_cut(cell, MAX_CELL_TEXT)))
+            record.add_row(Text(name), _show(cut_cell(cell, MAX_CELL_TEXT)))
         console.print(record)

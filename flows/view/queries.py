@@ -16,7 +16,7 @@ from starlette.routing import Route
 from cmrm.errors import UserError
 from cmrm.untrusted.redaction import redact_known
 from flows.sql.catalogue import read_views
-from flows.sql.grid import take_rows
+from flows.sql.grid import cut_cell, take_rows
 from flows.sql.values import MAX_CELL_TEXT, is_number
 from flows.view.chart import read_points
 from flows.view.databases import Databases
@@ -123,14 +123,10 @@ def _read_page(result: Result, start: int) -> dict[str, Any]:
     rows = take_rows(table.to_batches())
     return {
         "start": start,
-        "rows": [[_cut(cell) for cell in row] for row in rows[:PAGE_ROWS]],
+        "rows": [[cut_cell(cell, MAX_CELL_TEXT) for cell in row] for row in rows[:PAGE_ROWS]],
         "more": len(rows) > PAGE_ROWS,
         "total": result.total,
     }
-
-
-def _cut(cell: str | None) -> str | None:
-    return cell if cell is None or len(cell) <= MAX_CELL_TEXT else f"{cell[:MAX_CELL_TEXT]}…"
 
 
 async def _read_query(request: Request) -> tuple[str, str | None]:
