@@ -17,6 +17,7 @@ from cmrm.prompts.conditions import (
     CONDITIONS,
     CONTROLS,
     MEANINGLESS,
+    TEXT_ONLY,
     Condition,
     Control,
     Meaningless,
@@ -25,6 +26,7 @@ from cmrm.prompts.conditions import (
     show,
 )
 from cmrm.prompts.images import CLIP_MEAN, WHITE, MeaninglessImage, open_image
+from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Sample
 
 # The seed of noise: what a spec's `images` are where it says nothing.
@@ -61,9 +63,18 @@ def make_prompt(
         raise UserError(f"condition {condition!r} is unknown; use one of {', '.join(CONDITIONS)}.")
     if condition == "image" and images is None and sample.image:
         raise UserError(f"sample {sample.id!r} has the image {sample.image!r}; name its folder by `images`.")
+    if condition not in TEXT_ONLY and images is None and sample.media:
+        raise UserError(f"sample {sample.id!r} has {len(sample.media)} media; name their folder by `images`.")
     meaningless = _make_recipes(vlm, image_size)
-    opener = partial(open_image, Path() if images is None else images)
-    return show(sample, condition, open_image=opener, meaningless=meaningless, system=system)
+    folder = Path() if images is None else images
+    return show(
+        sample,
+        condition,
+        open_image=partial(open_image, folder),
+        open_media=partial(open_medium, folder),
+        meaningless=meaningless,
+        system=system,
+    )
 
 
 def show_meaningless(

@@ -138,6 +138,7 @@ class OwnColumns:
             reference=reference,
             twin=twin,
             removed=None if image is None or MARKER not in question else MARKER,
+            media=(),
             line=record.line,
             **{**texts, "group": group},
         )

@@ -17,6 +17,7 @@ from cmrm.organism.paired import read_forbidden
 from cmrm.organism.world import PICTURE_SIZE
 from cmrm.prompts.conditions import Condition, Prompt, make_meaningless, show
 from cmrm.prompts.images import WHITE, open_image
+from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Sample
 from cmrm.statistics.rates import Rate
 from cmrm.steering.capture import embed
@@ -41,8 +42,11 @@ class Bench:
 
     def show(self, samples: Sequence[Sample], condition: Condition) -> list[Prompt]:
         """Make the samples' prompts under a condition."""
-        opener = partial(open_image, self.images)
-        return [show(sample, condition, open_image=opener, meaningless=MEANINGLESS) for sample in samples]
+        open_own, open_media = partial(open_image, self.images), partial(open_medium, self.images)
+        return [
+            show(sample, condition, open_image=open_own, open_media=open_media, meaningless=MEANINGLESS)
+            for sample in samples
+        ]
 
 
 def set_up(vlm: VisionLanguageModel, files: DataFiles) -> Bench:

@@ -178,13 +178,24 @@ def noise_image(
     PCG64's raw output, which numpy guarantees to be stable, so a seed always gives the same image. `gain` scales their
     distance from 127.5, clipped at both ends.
     """
-    count = size * size * 3
+    values = draw_noise((size, size, 3), seed=seed, distribution=distribution, gain=gain)
+    return Image.fromarray(values, mode="RGB")
+
+
+def draw_noise(
+    shape: tuple[int, ...],
+    *,
+    seed: int | tuple[int, ...],
+    distribution: Distribution = "uniform",
+    gain: float = 1.0,
+) -> NDArray[np.uint8]:
+    """Draw the values of `noise_image` in any shape; numbers of `seed` behind the first tell streams apart."""
     draw = _draw_uniform if distribution == "uniform" else _draw_gaussian
-    values = draw(count, seed)
+    values = draw(math.prod(shape), seed)
     if gain != 1:
         scaled = np.rint(MIDDLE_GREY + gain * (values - MIDDLE_GREY))
         values = np.clip(scaled, 0, 255).astype(np.uint8)
-    return Image.fromarray(values.reshape(size, size, 3), mode="RGB")
+    return values.reshape(shape)
 
 
 def digest_pixels(image: Image.Image) -> str:
@@ -238,7 +249,7 @@ class MeaninglessImage:
 
         Raises `UserError` for a mean colour that is not known, `ValueError` for a contrast without its gain.
         """
-        self._need_color()
+        self.need_color()
         if self.contrast is not None and self.gain is None:
             raise ValueError("noise of a stated contrast is fitted to a model's processor before it is drawn")
         return _render_once(self)
@@ -250,7 +261,7 @@ class MeaninglessImage:
         Raises `UserError` for a mean colour that is not known.
         """
         if self.kind == "blank":
-            return {"kind": "blank", "size": self.size, "color": list(self._need_color())}
+            return {"kind": "blank", "size": self.size, "color": list(self.need_color())}
         return {
             "kind": "noise",
             "size": self.size,
@@ -265,7 +276,8 @@ class MeaninglessImage:
         color = content.get("color")
         return cls(**{**content, **({} if color is None else {"color": tuple(color)}), "gain": gain})
 
-    def _need_color(self) -> tuple[int, int, int]:
+    def need_color(self) -> tuple[int, int, int]:
+        """Return the colour of a blank image; `UserError` for a mean colour that is not known."""
         if self.color is None:
             raise UserError(
                 "blank-mean: the model's preprocessor_config.json names no image_mean, so its mean colour is not "
@@ -288,12 +300,12 @@ def _render_once(recipe: MeaninglessImage) -> Image.Image:
     )
 
 
-def _draw_uniform(count: int, seed: int) -> NDArray[np.uint8]:
+def _draw_uniform(count: int, seed: int | tuple[int, ...]) -> NDArray[np.uint8]:
     words = np.random.PCG64(seed).random_raw(-(-count // 8))
     return np.asarray(words, dtype="<u8").view(np.uint8)[:count]
 
 
-def _draw_gaussian(count: int, seed: int) -> NDArray[np.uint8]:
+def _draw_gaussian(count: int, seed: int | tuple[int, ...]) -> NDArray[np.uint8]:
     words = np.random.PCG64(seed).random_raw(-(-count // 2))
     fractions = np.asarray(words, dtype="<u8").view("<u4")[:count]
     # Inverse CDF by binary search in these bounds; numpy's own normal numbers may change with a release.

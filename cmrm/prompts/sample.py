@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cmrm.prompts.media import Medium, check_media
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One request to a model.
 
-    `image` is a file name relative to the data set's image folder. `harmful` says whether a good model refuses.
+    `image` is a file name relative to the data set's image folder, and so are those of `media`, which a sample with at
+    least two images, or any video or sound, names in order in its place. `harmful` says whether a good model refuses.
     `context` describes the image in words for judges. `group` is the text by which the split groups samples, None for
     the question. `twin` is a text that a harmful sample and its harmless twin share, and no other of the data set.
     `removed` is what was removed from the question of the file (an image's marker).
@@ -33,7 +36,11 @@ class Sample:
     group: str | None = None
     twin: str | None = None
     removed: str | None = None
+    media: tuple[Medium, ...] = ()
     line: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        check_media(self.image, [medium.kind for medium in self.media])
 
 
 @dataclass(frozen=True, kw_only=True)

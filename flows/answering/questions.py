@@ -104,10 +104,11 @@ class AskedPrompts(PromptBuilder):
             stored.sample,
             condition,
             open_image=_refuse_to_open,
+            open_media=_refuse_to_open,
             meaningless=self.meaningless,
             system=prompt.system,
         )
 
 
-def _refuse_to_open(name: str) -> NoReturn:
+def _refuse_to_open(name: object) -> NoReturn:
     raise AssertionError(f"{name}: images of questions are open")

@@ -195,7 +195,7 @@ def _image_finder(
 def _to_inspect(sample: Sample, condition: Condition, image: str | None) -> InspectSample:
     # An image changes no text.
     words: Condition = "caption" if condition == "caption" else "query"
-    text = show(sample, words, open_image=_open_none, meaningless={}).text
+    text = show(sample, words, open_image=_open_none, open_media=_open_none, meaningless={}).text
     shown: list[Content] = [] if image is None else [ContentImage(image=image), ContentText(text=text)]
     return InspectSample(
         id=sample.id,
@@ -205,7 +205,7 @@ def _to_inspect(sample: Sample, condition: Condition, image: str | None) -> Insp
     )
 
 
-def _open_none(name: str) -> Any:
+def _open_none(name: object) -> Any:
     raise AssertionError(name)  # a text needs no image
 
 

@@ -56,6 +56,7 @@ class PromptWriter:
             sample,
             condition,
             open_image=lambda _name: OWN,
+            open_media=lambda _medium: OWN,
             meaningless=shard.showing.meaningless,
             system=shard.responses.content.get("system"),
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show
 from cmrm.prompts.images import MeaninglessImage, open_image
+from cmrm.prompts.open_medium import open_medium
 from tasks.shards.samples import StoredSample
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class PromptBuilder:
             stored.sample,
             condition,
             open_image=partial(open_image, self.images or Path()),
+            open_media=partial(open_medium, self.images or Path()),
             meaningless=self.meaningless,
             system=self.system,
         )

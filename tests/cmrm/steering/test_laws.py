@@ -268,7 +268,14 @@ def test_same_template_image_and_text_prompt_differ_by_the_image_tokens_alone(
     meaningless = make_meaningless(size=32, color=(255, 255, 255), seed=0)
     own = noise_image(size=40, seed=3)
     prompts = {
-        name: show(sample, name, open_image=lambda _: own, meaningless=meaningless, system="Be kind.")
+        name: show(
+            sample,
+            name,
+            open_image=lambda _: own,
+            open_media=lambda _: own,
+            meaningless=meaningless,
+            system="Be kind.",
+        )
         for name in CONDITIONS
     }
     text, shown = (
