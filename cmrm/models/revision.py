@@ -15,6 +15,7 @@ from cmrm.errors import UserError
 from cmrm.models.families import get_family
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
+from cmrm.models.vision_types import takes_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
             f"model.id: {identity.id!r} holds an adapter (adapter_config.json) beside or instead of a model. Give the "
             "model that it was made for as model.id, and the adapter as model.adapter, each in a folder of its own."
         )
-    if "vision_config" not in config:
+    if not takes_images(config):
         raise UserError(
             f"model.id: {identity.id!r} is not a vision-language model: its config.json (model_type "
             f"{identity.model_type!r}) has no vision_config. Give a model that takes images, such as "
