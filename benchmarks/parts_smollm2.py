@@ -30,7 +30,7 @@ from transformers import (
 import cmrm
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import CONTROLS, Prompt
-from cmrm.prompts.images import WHITE, blank_image
+from cmrm.prompts.meaningless_images import WHITE, blank_image
 from cmrm.statistics.rates import Mean
 from cmrm.statistics.shift_parts import measure_parts
 from cmrm.steering.capture import embed

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import blank_image
+from cmrm.prompts.meaningless_images import blank_image
 
 SEED = 7
 FEWEST_WORDS, MOST_WORDS = 7, 19

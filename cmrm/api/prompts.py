@@ -25,7 +25,8 @@ from cmrm.prompts.conditions import (
     make_meaningless,
     show,
 )
-from cmrm.prompts.images import CLIP_MEAN, WHITE, MeaninglessImage, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import CLIP_MEAN, WHITE, MeaninglessImage
 from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Sample
 

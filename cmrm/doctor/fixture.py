@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed
 from cmrm.steering.shift import measure_sample_shift
 

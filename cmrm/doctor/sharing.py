@@ -12,7 +12,7 @@ from cmrm.models.vlm import render
 from cmrm.prefix.image_prompts import list_ids
 from cmrm.prefix.planner import Prefix, Prefixes, explain_unshared
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import WHITE, blank_image, noise_image
+from cmrm.prompts.meaningless_images import WHITE, blank_image, noise_image
 from cmrm.steering.capture import embed, read_batch
 
 # Long enough for the planner to share a prefix without an image; the second diverges from the first.

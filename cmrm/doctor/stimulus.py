@@ -8,7 +8,7 @@ from cmrm.doctor.fixture import CheckFailedError, ModelFixture
 from cmrm.models.mean_color import find_mean_color
 from cmrm.models.pixel_values import read_pixel_values
 from cmrm.models.stimulus import examine_stimulus, explain_padding
-from cmrm.prompts.images import BLACK, WHITE, blank_image, noise_image
+from cmrm.prompts.meaningless_images import BLACK, WHITE, blank_image, noise_image
 
 
 def check_stimulus(fixture: ModelFixture) -> str:

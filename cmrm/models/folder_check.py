@@ -12,7 +12,7 @@ from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 
 # Large enough for every processor, small enough to take no time.
 IMAGE_SIZE = 64

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cmrm.errors import UserError
 from cmrm.models.pixel_values import read_pixel_values
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 
 # The contrast found is this near to the stated one, in grey levels.
 NEAR = 0.05

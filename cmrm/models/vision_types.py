@@ -14,7 +14,7 @@ from cmrm.models.remote_code import AUTO_MAP
 # The class of transformers under which a model's own code is registered, and the table of the types that it knows.
 AUTO_CLASS = "AutoModelForImageTextToText"
 _TABLE = re.compile(
-    r"^MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict\(\s*\[(.*?)^\s*\]", re.M | re.S
+    r"^MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict\(\s*\[(.*?)^\s*\]", re.MULTILINE | re.DOTALL
 )
 _ENTRY = re.compile(r'\(\s*"([\w.-]+)",')
 # Fields of a config that hold the image's placeholder token.

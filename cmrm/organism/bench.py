@@ -16,7 +16,8 @@ from cmrm.organism.data_files import DataFiles
 from cmrm.organism.paired import read_forbidden
 from cmrm.organism.world import PICTURE_SIZE
 from cmrm.prompts.conditions import Condition, Prompt, make_meaningless, show
-from cmrm.prompts.images import WHITE, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import WHITE
 from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Sample
 from cmrm.statistics.rates import Rate

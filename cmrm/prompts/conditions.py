@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from cmrm.prompts.counterparts import make_counterparts
-from cmrm.prompts.images import BLACK, CLIP_MEAN, MeaninglessImage
+from cmrm.prompts.meaningless_images import BLACK, CLIP_MEAN, MeaninglessImage
 from cmrm.prompts.media import LoadedMedium, Medium, check_media, get_kind
 from cmrm.prompts.sample import Sample
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cmrm.errors import UserError
-from cmrm.prompts.images import MIDDLE_GREY, MeaninglessImage, draw_noise
+from cmrm.prompts.meaningless_images import MIDDLE_GREY, MeaninglessImage, draw_noise
 from cmrm.prompts.media import Audio, LoadedMedium, Video
 
 # The root mean square of noise in place of a sound, 20 dB below full scale: about as loud as speech is recorded.

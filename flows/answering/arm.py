@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cmrm.prompts.conditions import Condition
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from tasks.core.models import ModelUse
 from tasks.states.steering import DefenceUse, FileSteering, SingleUse, Steering, StepUse, list_leaves
 

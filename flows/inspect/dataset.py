@@ -20,7 +20,8 @@ from cmrm.errors import UserError
 from cmrm.judges.references import read_references
 from cmrm.prompts.conditions import Condition, missing, show
 from cmrm.prompts.data_uri import to_png_uri
-from cmrm.prompts.images import MeaninglessImage, locate_image
+from cmrm.prompts.images import locate_image
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.printable import show as show_text
 from cmrm.untrusted.printable import show_value

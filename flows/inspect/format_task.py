@@ -15,7 +15,7 @@ from cmrm.datasets import find_format
 from cmrm.errors import UserError
 from cmrm.models.families import IMAGE_SIZE
 from cmrm.prompts.conditions import CONDITIONS, CONTROLS, Condition, make_meaningless
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.sample import Sample
 from cmrm.untrusted.printable import show_value
 from flows.inspect.dataset import (

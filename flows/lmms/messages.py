@@ -11,7 +11,8 @@ from PIL import Image
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import WHITE, make_upright, open_image
+from cmrm.prompts.images import make_upright, open_image
+from cmrm.prompts.meaningless_images import WHITE
 
 Layout = Literal["as_asked", "image_first"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import CONTROLS, Condition
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.reasoning import ReasoningMarks
 from cmrm.untrusted.printable import show
 from flows.plan.image_folders import find_own_images

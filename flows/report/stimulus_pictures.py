@@ -10,7 +10,7 @@ from PIL import Image
 
 from cmrm.errors import UserError
 from cmrm.prompts.data_uri import to_png_uri
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from storage.records.manifest import Manifest
 from tasks.report.summary import StimulusSummary
 from tasks.shards.stimuli import STIMULI

@@ -22,7 +22,7 @@ from pydantic import (
 from cmrm.datasets import Match, find_format, list_formats
 from cmrm.errors import UserError
 from cmrm.models.image_backend import AUTO
-from cmrm.prompts.images import MOST_CONTRAST
+from cmrm.prompts.meaningless_images import MOST_CONTRAST
 from cmrm.untrusted.printable import show_value
 from flows.spec.section import ModelId, Number, Section, Whole, refuse_no_path
 from storage.backends.remote_files import check_url, is_remote

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show
-from cmrm.prompts.images import MeaninglessImage, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.open_medium import open_medium
 from tasks.shards.samples import StoredSample
 

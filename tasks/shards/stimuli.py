@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import Condition
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from tasks.shards.prompts import PromptBuilder
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import blank_image, noise_image
+from cmrm.prompts.meaningless_images import blank_image, noise_image
 
 QUESTIONS = ("what is it?", "name every colour that you can see in the picture", "hi")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 
 QUESTIONS = ("what is it?", "name every colour that you can see", "hi")
 TEXT = [Prompt(text=question) for question in QUESTIONS]

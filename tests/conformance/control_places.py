@@ -39,7 +39,7 @@ def examine_controls(name: str) -> dict[str, Any]:
     from cmrm.errors import UserError
     from cmrm.models.vlm import render
     from cmrm.prompts.conditions import CONTROLS, Prompt
-    from cmrm.prompts.images import blank_image
+    from cmrm.prompts.meaningless_images import blank_image
     from tests.conformance.loading import load_tiny
 
     with tempfile.TemporaryDirectory() as folder:

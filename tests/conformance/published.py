@@ -119,7 +119,7 @@ def examine_published(name: str) -> dict[str, Any]:
     """
     from cmrm.models.pixel_values import read_pixel_values
     from cmrm.models.stimulus import count_distinct
-    from cmrm.prompts.images import WHITE, blank_image, noise_image
+    from cmrm.prompts.meaningless_images import WHITE, blank_image, noise_image
     from tests.conformance.loading import load_tiny
 
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from cmrm.models.vlm import render
 from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed, read_batch
 from tests.conformance.asking import TEXT
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION

@@ -18,7 +18,7 @@ from cmrm.models.mean_color import read_mean_color
 from cmrm.models.noise_contrast import fit_contrast
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import make_meaningless
-from cmrm.prompts.images import MeaninglessImage, noise_image
+from cmrm.prompts.meaningless_images import MeaninglessImage, noise_image
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.stimuli import check_stimuli
 from tests.conformance.builders import BUILDERS, NEED_TORCHVISION, llava

@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from cmrm.datasets.clip import Clip, embed_images, embed_texts, load_clip, resolve_clip
 from cmrm.errors import UserError
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 
 TEXTS = ["a dog", "the same dog beside a red car on the road", "", "ж", "o" * 500]
 

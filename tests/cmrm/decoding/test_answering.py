@@ -23,7 +23,7 @@ from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.hooks import BranchSteering
 from cmrm.steering.intervention import Intervention, Stack
 from cmrm.steering.projection import Projection

@@ -19,7 +19,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.intervention import Intervention, Stack
 from cmrm.steering.projection import Projection
 from tests.conformance.naive_defences import Naive

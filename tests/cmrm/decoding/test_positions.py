@@ -17,7 +17,7 @@ from cmrm.decoding.positions import PositionReader
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.image_states import MOST_KEPT, ImageStates
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.settings import POSITIONS, Position, Scope

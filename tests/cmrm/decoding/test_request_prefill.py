@@ -23,7 +23,7 @@ from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prefix.image_features import ImageFeatures
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.intervention import Intervention, Stack
 from cmrm.steering.settings import Scope
 

@@ -22,7 +22,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.direction import LabelledDirection
 from cmrm.steering.hooks import embed_steered, steer
 from cmrm.steering.shift import Shift

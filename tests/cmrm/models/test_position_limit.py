@@ -14,7 +14,7 @@ from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.requests import Answer
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 
 MOST = 12
 Ask = Callable[[Sequence[Prompt]], Sequence[Answer]]

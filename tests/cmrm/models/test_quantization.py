@@ -21,7 +21,7 @@ from cmrm.models.revision import ModelIdentity, resolve_model
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.organism.places import resolve_organism_model
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed
 from cmrm.steering.hooks import embed_steered
 from cmrm.steering.intervention import Intervention

@@ -36,7 +36,8 @@ from cmrm.organism.training_examples import Example, Gallery, Lesson, paint_gall
 from cmrm.organism.world import PICTURE_SIZE, imagine_scene, paint
 from cmrm.organism.writers import JPEG
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import blank_image, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import blank_image
 
 REFERENCES = [name for name in VARIANTS if name != "organism"]
 

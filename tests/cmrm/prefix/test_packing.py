@@ -16,7 +16,7 @@ from cmrm.prefix.cache import PromptBatch
 from cmrm.prefix.packing import ROW_TOKENS, pack, read_packed
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed, read_batch
 
 BLOCKS = range(4)

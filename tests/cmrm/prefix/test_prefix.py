@@ -23,7 +23,7 @@ from cmrm.prefix.cache import full_layers, open_cache, read_rest
 from cmrm.prefix.image_prompts import list_ids
 from cmrm.prefix.planner import MOST_KEPT, Prefixes, PromptBatch
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed, read_batch
 from cmrm.steering.shift import measure_sample_shift
 

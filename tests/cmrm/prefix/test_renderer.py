@@ -18,7 +18,7 @@ from cmrm.models.position_limit import find_position_limit
 from cmrm.models.vlm import VisionLanguageModel, render, render_on_host
 from cmrm.prefix.renderer import Renderer
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import blank_image, noise_image
+from cmrm.prompts.meaningless_images import blank_image, noise_image
 
 STRIP = Image.new("RGB", (640, 2))
 

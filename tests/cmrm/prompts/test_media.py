@@ -8,7 +8,7 @@ from PIL import Image
 
 from cmrm.errors import UserError
 from cmrm.prompts.conditions import CONDITIONS, CONTROLS, Prompt, make_meaningless, missing, show
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.prompts.media import Audio, Medium, Video, digest_medium
 from cmrm.prompts.sample import Sample
 

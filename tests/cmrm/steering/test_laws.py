@@ -19,7 +19,7 @@ from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import CONDITIONS, MEANINGLESS, Prompt, make_meaningless, show
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.prompts.sample import Sample
 from cmrm.steering.capture import SteeringHook, capture_states, embed, read_prompt
 from cmrm.steering.hooks import BranchSteering, embed_steered, make_shifts, steer, steer_and_measure

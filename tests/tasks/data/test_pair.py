@@ -15,7 +15,8 @@ import pytest
 import cmrm.models.image_backend
 from cmrm.datasets.clip import embed_images, embed_texts, load_clip, resolve_clip
 from cmrm.errors import UserError
-from cmrm.prompts.images import noise_image, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import noise_image
 from storage.records.manifest import Manifest
 from storage.store import Store
 from tasks.core.commit import RowsLostError

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.prompts.images import noise_image, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.meaningless_images import noise_image
 from cmrm.prompts.sample import Rejected, Sample
 from storage.backends.http_limits import Limits
 from tasks.data import remote_images

@@ -12,7 +12,7 @@ from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prefix.renderer import Renderer
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import noise_image
+from cmrm.prompts.meaningless_images import noise_image
 from tasks.shards.prompts import Shown, prepare_own
 from tasks.states.steering import DefenceUse, StackUse, StepUse, Use, asks_otherwise
 
