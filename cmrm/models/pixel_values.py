@@ -64,17 +64,18 @@ def read_pixel_values(vlm: VisionLanguageModel, image: Image.Image) -> PixelValu
     Raises `UnreadablePixelsError` for a processor that returns no `pixel_values`, or none whose colour channels can be
     told apart.
     """
-    inputs = _render(vlm, image)
+    inputs = render_pixels(vlm, image)
     pixels = inputs["pixel_values"].float()
-    channels = _split_channels(vlm, pixels, size=image.size)
+    channels = split_channels(vlm, pixels, size=image.size)
     return PixelValues(
         values=_drop_masked(channels, inputs),
-        levels=_find_levels(vlm.processor, channels=len(channels)),
+        levels=find_levels(vlm.processor, channels=len(channels)),
         tokens=int((inputs["input_ids"] == vlm.image_token_id).sum()),
     )
 
 
-def _render(vlm: VisionLanguageModel, image: Image.Image) -> Mapping[str, Tensor]:
+def render_pixels(vlm: VisionLanguageModel, image: Image.Image) -> Mapping[str, Tensor]:
+    """Render a prompt with an image on the host; raises `UnreadablePixelsError` if that gives no `pixel_values`."""
     inputs = render_on_host(vlm, [Prompt(text=QUESTION, image=image)])
     if "pixel_values" not in inputs:
         raise UnreadablePixelsError(
@@ -84,15 +85,22 @@ def _render(vlm: VisionLanguageModel, image: Image.Image) -> Mapping[str, Tensor
     return inputs
 
 
-def _split_channels(vlm: VisionLanguageModel, pixels: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """Put the channels first: [channels, …] from […, channels, height, width] or from rows of flattened patches."""
-    if pixels.ndim > 3 and pixels.shape[-3] == CHANNELS:
-        return pixels.movedim(-3, 0)
-    if pixels.ndim > 3 and pixels.shape[-1] == CHANNELS:
-        return pixels.movedim(-1, 0)
+def are_flattened(pixels: Tensor) -> bool:
+    """Whether pixel values are rows of flattened patches, rather than images with a dimension of colour channels."""
+    return pixels.ndim <= 3 or CHANNELS not in (pixels.shape[-3], pixels.shape[-1])
+
+
+def split_channels(vlm: VisionLanguageModel, pixels: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Put the channels first: [channels, …] from […, channels, height, width] or from rows of flattened patches.
+
+    `size` is the width and height of the image whose pixels they are. Raises `UnreadablePixelsError` as
+    `read_pixel_values` does.
+    """
+    if not are_flattened(pixels):
+        return pixels.movedim(-3 if pixels.shape[-3] == CHANNELS else -1, 0)
     # A patch may hold its channels one after the other (Qwen-VL) or pixel by pixel: a red image shows which are red.
     means = [
-        _render(vlm, Image.new("RGB", size, color))["pixel_values"].float().flatten(0, -2).mean(dim=0)
+        render_pixels(vlm, Image.new("RGB", size, color))["pixel_values"].float().flatten(0, -2).mean(dim=0)
         for color in PRIMARIES
     ]
     channel = torch.stack(means).argmax(dim=0)
@@ -114,12 +122,20 @@ def _drop_masked(channels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     return channels.flatten(1)
 
 
-def _find_levels(processor: Any, *, channels: int) -> tuple[float, ...] | None:
+def find_levels(processor: Any, *, channels: int) -> tuple[float, ...] | None:
     """Find what one unit of a pixel value is worth in grey levels, from the image processor's own settings."""
-    found = getattr(processor, "image_processor", None)
-    factor = getattr(found, "rescale_factor", None) if getattr(found, "do_rescale", True) else 1.0
+    found, factor = getattr(processor, "image_processor", None), find_factor(processor)
     deviations = getattr(found, "image_std", None) if getattr(found, "do_normalize", True) else 1.0
     if factor is None or deviations is None:
         return None
     listed = [deviations] * channels if isinstance(deviations, int | float) else list(deviations)
     return tuple(one / factor for one in listed) if len(listed) == channels else None
+
+
+def find_factor(processor: Any) -> float | None:
+    """Find what the image processor multiplies a grey level by before it normalizes; None if it does not say."""
+    found = getattr(processor, "image_processor", None)
+    factor: float | None = (
+        getattr(found, "rescale_factor", None) if getattr(found, "do_rescale", True) else 1.0
+    )
+    return factor

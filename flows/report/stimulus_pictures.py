@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from PIL import Image
 
@@ -13,7 +14,7 @@ from cmrm.prompts.data_uri import to_png_uri
 from cmrm.prompts.meaningless_images import MeaninglessImage
 from storage.records.manifest import Manifest
 from tasks.report.summary import StimulusSummary
-from tasks.shards.stimuli import STIMULI
+from tasks.shards.stimuli import STIMULI, VIEW
 
 # Longer side shown, in pixels; noise of more is cut, not scaled, since scaling would average it to grey.
 SHOWN = 160
@@ -28,9 +29,10 @@ class StimulusPicture:
 
 
 def draw_stimuli(responses: Iterable[Manifest], stimuli: Sequence[StimulusSummary]) -> list[StimulusPicture]:
-    """Draw each meaningless image of answers from its recipe, with what the model's vision tower sees of it in words.
+    """Show each meaningless image of answers as the model's vision tower gets it, with its figures in words.
 
-    Images that look the same are drawn once. Answers of earlier releases without a recipe are passed over.
+    Answers of earlier releases have no such picture: their images are drawn from the recipe, and those without a recipe
+    are passed over. Images that look the same are shown once.
     """
     seen = {(one.model, one.image): one for one in stimuli}
     pictures: dict[str, StimulusPicture] = {}
@@ -39,21 +41,41 @@ def draw_stimuli(responses: Iterable[Manifest], stimuli: Sequence[StimulusSummar
         stimulus = seen.get((manifest.content.get("name", ""), condition or ""))
         if recipe is None or stimulus is None:
             continue
-        gain = manifest.provenance.get(STIMULI, {}).get(condition, {}).get("gain")
+        seen_here = manifest.provenance.get(STIMULI, {}).get(condition, {})
         try:
-            image = MeaninglessImage.from_dict(recipe, gain=gain).render()
+            image = MeaninglessImage.from_dict(recipe, gain=seen_here.get("gain")).render()
         except (UserError, TypeError, ValueError):
             continue  # a control, or the recipe of another release
-        picture = _draw(image, stimulus)
+        picture = _show_view(image, stimulus, seen_here.get(VIEW)) or _draw(image, stimulus)
         pictures.setdefault(picture.uri + picture.caption, picture)
     return list(pictures.values())
 
 
+def _show_view(
+    image: Image.Image, stimulus: StimulusSummary, view: Mapping[str, Any] | None
+) -> StimulusPicture | None:
+    """Show the stored pixels behind the processor; None if there are none."""
+    if view is None or not str(view["uri"]).startswith("data:image/png;base64,"):
+        return None
+    caption = f"{_name(image, stimulus)}, pixels sampled behind the processor"
+    if view["tiles"] > 1:
+        caption += f" (of {view['shown']} of its {view['tiles']} tiles)"
+    return StimulusPicture(uri=view["uri"], caption=caption + _write_contrast(stimulus))
+
+
 def _draw(image: Image.Image, stimulus: StimulusSummary) -> StimulusPicture:
     shown = image.crop((0, 0, min(SHOWN, image.width), min(SHOWN, image.height)))
-    caption = f"{stimulus.image}, {image.width} × {image.height} pixels"
+    caption = f"{_name(image, stimulus)}, before the processor"
     if shown.size != image.size:
         caption += f" (its upper left {shown.width} × {shown.height})"
-    if stimulus.contrast is not None:
-        caption += f"; contrast {fmean(stimulus.contrast):.1f} where the vision tower sees it"
-    return StimulusPicture(uri=to_png_uri(shown), caption=caption)
+    return StimulusPicture(uri=to_png_uri(shown), caption=caption + _write_contrast(stimulus))
+
+
+def _name(image: Image.Image, stimulus: StimulusSummary) -> str:
+    return f"{stimulus.image}, {image.width} × {image.height} pixels"
+
+
+def _write_contrast(stimulus: StimulusSummary) -> str:
+    if stimulus.contrast is None:
+        return ""
+    return f"; contrast {fmean(stimulus.contrast):.1f} where the vision tower sees it"

@@ -22,6 +22,8 @@ log = logging.getLogger("cmrm.tasks")
 
 # Field of a result's provenance: what was shown of meaningless images, by condition.
 STIMULI = "stimuli"
+# Field of one of them: a small picture of what the vision tower gets, with its number of tiles.
+VIEW = "view"
 
 
 def fit_images(
@@ -62,6 +64,7 @@ def check_stimuli(
             continue
         found[condition] = {
             **stimulus.as_dict(),
+            **_draw_view(vlm, recipe),
             "size_from": showing.size_from,
             **({} if recipe.contrast is None else {"stated_contrast": recipe.contrast, "gain": recipe.gain}),
         }
@@ -86,6 +89,16 @@ def restore_gains(showing: PromptBuilder, provenance: Mapping[str, Any]) -> Prom
         for name, recipe in showing.meaningless.items()
     }
     return replace(showing, meaningless=restored)
+
+
+def _draw_view(vlm: VisionLanguageModel, recipe: MeaninglessImage) -> dict[str, Any]:
+    from cmrm.models.tower_view import view_pixels
+    from cmrm.prompts.data_uri import to_png_uri
+
+    view = view_pixels(vlm, recipe.render())
+    if view is None:
+        return {}
+    return {VIEW: {"uri": to_png_uri(view.picture), "shown": view.shown, "tiles": view.tiles}}
 
 
 def _draw(recipe: MeaninglessImage, size: int) -> Image.Image:

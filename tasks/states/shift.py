@@ -20,7 +20,7 @@ from tasks.core.models import ModelUse
 from tasks.core.quarantine import explain_quarantine
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
-from tasks.shards.stimuli import STIMULI
+from tasks.shards.stimuli import STIMULI, VIEW
 
 if TYPE_CHECKING:
     from cmrm.steering.shift import Shift
@@ -101,10 +101,11 @@ def _measure(job: ShiftJob, store: Store) -> Manifest:
 
 
 def _find_stimulus(job: ShiftJob, store: Store) -> Mapping[str, Any]:
-    """Find what the vision tower saw of the image; empty if an earlier release extracted the states."""
+    """Find what the vision tower saw of the image, in figures; empty if an earlier release extracted the states."""
     manifests = (need_manifest(store, StageName.EXTRACT_STATES, with_image) for with_image, *_ in job.pairs)
     found = (one.provenance.get(STIMULI, {}).get(job.image) for one in manifests)
-    return next((one for one in found if one), {})
+    seen: Mapping[str, Any] = next((one for one in found if one), {})
+    return {name: value for name, value in seen.items() if name != VIEW}
 
 
 def _describe_part(job: ShiftJob) -> dict[str, str]:

@@ -83,7 +83,22 @@ def examine_tiny(name: str) -> dict[str, Any]:
             for width, height in ODD_SIZES
         }
         odd |= {title: show_odd(vlm, image) for title, image in draw_odd(name, Path(folder))}
-    return {"family": name, "error": None, "findings": findings, "odd": odd}
+        corners = show_corners(vlm)
+    return {"family": name, "error": None, "findings": findings, "odd": odd, "corners": corners}
+
+
+def show_corners(vlm: Any) -> list[Any]:
+    """How many tiles the tower gets of an image with four colours, and the corners of the first in a view."""
+    from cmrm.models.tower_view import view_pixels
+
+    image = Image.new("RGB", (64, 64), "white")
+    for color, corner in (("red", (0, 0)), ("lime", (32, 0)), ("blue", (0, 32))):
+        image.paste(color, (*corner, corner[0] + 32, corner[1] + 32))
+    view = view_pixels(vlm, image)
+    assert view is not None
+    side = view.picture.width // view.shown
+    near, far = side // 8, side - 1 - side // 8
+    return [view.tiles, *(view.picture.getpixel((x, y)) for y in (near, far) for x in (near, far))]
 
 
 def draw_odd(seed: str, folder: Path) -> Iterator[tuple[str, Image.Image]]:

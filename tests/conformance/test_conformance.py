@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cmrm.doctor import CHECKS
@@ -40,6 +41,19 @@ def test_an_image_of_an_odd_size_is_read_or_refused_by_itself_and_costs_no_other
         assert shown["error"] is None
         assert set(shown["kept"]) | set(map(int, shown["refused"])) == {0, 1}
         assert 1 in shown["kept"]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_view_shows_each_part_of_an_image_in_its_place_and_colour(
+    examined: Mapping[str, Mapping[str, Any]], family: str
+) -> None:
+    tiles, *corners = examined[family]["corners"]
+    quarters = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    # A first tile that is not the whole image is its upper left part.
+    whole = tiles == 1 or corners[1] != corners[0]
+    expected = quarters if whole else quarters[:1] * 4
+    # bfloat16 (Llama 4) has 8 bits.
+    np.testing.assert_allclose(corners, expected, atol=2)
 
 
 def test_strips_are_refused_by_the_types_whose_processors_do_with_their_own_words(
