@@ -9,7 +9,7 @@ from transformers import CLIPImageProcessorPil
 
 from cmrm.models.tower_view import MOST_PIXELS, view_pixels
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prompts.images import blank_image, noise_image
+from cmrm.prompts.meaningless_images import blank_image, noise_image
 
 
 def test_a_view_of_noise_is_sampled_from_what_the_processor_resized(vlm: VisionLanguageModel) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from cmrm.prompts.data_uri import to_png_uri
-from cmrm.prompts.images import MeaninglessImage
+from cmrm.prompts.meaningless_images import MeaninglessImage
 from flows.report.stimulus_pictures import StimulusPicture, draw_stimuli
 from storage.records.manifest import Manifest
 from tasks.report.summary import StimulusSummary
