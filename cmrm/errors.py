@@ -21,3 +21,7 @@ class ModelUnavailableError(UserError):
 
 class ModelChangedError(UserError):
     """A model whose files no longer match its revision, so that nothing may be stored under it."""
+
+
+class MissingPackageError(UserError):
+    """An optional package that is not installed, without which files of a data set cannot be read."""

@@ -21,7 +21,8 @@ from cmrm.datasets.fields import RowError
 from cmrm.datasets.format import FetchImages
 from cmrm.datasets.rows import Record, make_samples
 from cmrm.errors import UserError
-from cmrm.prompts.images import FORMATS, MAX_NAME, is_name, locate_image, open_image
+from cmrm.prompts.images import FORMATS, open_image
+from cmrm.prompts.media_files import MAX_NAME, is_name, locate_file
 from cmrm.prompts.sample import Rejected, Sample
 
 # Limit before Pillow decodes a file; no image of a VLM data set is larger.
@@ -192,7 +193,7 @@ def _is_file(text: str, images: Path) -> bool:
     if len(text) > MAX_NAME or _BASE64.fullmatch(text) is None:
         return False
     try:
-        locate_image(images, text)
+        locate_file(images, text)
     except UserError:
         return False
     return True

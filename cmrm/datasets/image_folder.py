@@ -14,7 +14,7 @@ from cmrm.datasets.coco import SPLIT_PREFIXES
 from cmrm.datasets.fields import cut, is_storable
 from cmrm.datasets.rows import reject
 from cmrm.errors import UserError
-from cmrm.prompts.images import is_name, locate_image
+from cmrm.prompts.media_files import is_name, locate_file
 from cmrm.prompts.sample import Rejected, Sample
 
 # Published files name images `images/1.png` or `imgs/1.png`; users give that folder or its parent.
@@ -104,13 +104,13 @@ class ImageFolder:
         if (path := self._locate_plain(name)) is not None:
             return name, path
         with suppress(UserError):
-            return name, locate_image(self.root, name)
+            return name, locate_file(self.root, name)
         return None
 
     def _locate_plain(self, name: str) -> Path | None:
-        """Find a regular file that is no link: what `locate_image` returns, with each folder resolved once.
+        """Find a regular file that is no link: what `locate_file` returns, with each folder resolved once.
 
-        None for anything else, which `locate_image` has to look at.
+        None for anything else, which `locate_file` has to look at.
         """
         folder, _, file = name.rpartition("/")
         if file in ("", ".", "..") or not is_name(name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import struct
 import warnings
@@ -15,8 +14,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cmrm.errors import UserError
 from cmrm.prompts.meaningless_images import WHITE
+from cmrm.prompts.media_files import locate_file, show_name
 from cmrm.untrusted.printable import first_line
-from cmrm.untrusted.regular_file import name_kind
 
 # The common photograph formats. An allow-list excludes those whose decoders start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "WEBP", "AVIF")
@@ -31,10 +30,6 @@ MAX_PIXELS = 89_478_485
 # reason, and the rest concerns nobody. Set once: `warnings.catch_warnings` is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# The longest path of any file system; longer names are not looked up, such as an image in base64.
-MAX_NAME = 4096
-MAX_SHOWN = 120
-
 
 def open_image(root: Path, name: str) -> Image.Image:
     """Open the image `name` under the folder `root` as 8-bit RGB, upright (EXIF), transparency over white.
@@ -42,8 +37,8 @@ def open_image(root: Path, name: str) -> Image.Image:
     Of an animation, the first frame. Raises `UserError` if the file is missing, lies outside `root` (links resolved),
     has more than `MAX_PIXELS` pixels, or is truncated or damaged.
     """
-    path = locate_image(root, name)
-    return _read(path, f"image {_show(name)} in {root}")
+    path = locate_file(root, name)
+    return _read(path, f"image {show_name(name)} in {root}")
 
 
 def read_image(data: bytes, *, where: str) -> Image.Image:
@@ -94,55 +89,10 @@ def _explain_damage(error: Exception, who: str) -> str:
 def count_pixels(root: Path, name: str) -> int:
     """Count the pixels of the image `name` from its header; 0 if it cannot be read."""
     try:
-        with Image.open(locate_image(root, name), formats=FORMATS) as image:
+        with Image.open(locate_file(root, name), formats=FORMATS) as image:
             return image.width * image.height
     except Exception:  # noqa: BLE001 - `open_image` reports what is wrong with it
         return 0
-
-
-def is_name(name: str) -> bool:
-    """Whether a text can be a file name: short, on one line, and not a data URL."""
-    return (
-        len(name) <= MAX_NAME and not any(mark in name for mark in "\0\n\r") and not name.startswith("data:")
-    )
-
-
-def locate_image(root: Path, name: str) -> Path:
-    """Find the file `name` under `root`, with links resolved.
-
-    Raises `UserError` if it is missing, lies outside `root` (path traversal), or `name` is not a file name.
-    """
-    if not is_name(name):
-        raise UserError(
-            f"image name {_show(name)} ({len(name):,} characters) is no usable file name; give a file in {root}."
-        )
-    try:
-        folder = root.absolute()
-        given = folder / name
-        # Resolving a path looks at each of its folders, which thousands of missing files need not cost.
-        if ".." not in given.parts and given.is_relative_to(folder):
-            _refuse_missing(given, root, name)
-        path = Path(os.path.realpath(given))
-        # Without a link in the path there is none in the folder's own, so it need not be resolved again for each image.
-        if not path.is_relative_to(folder if path == given else folder.resolve()):
-            raise UserError(
-                f"image {_show(name)} lies outside {root}; give names inside the image folder, without '..', "
-                "and copy files instead of linking out of it."
-            )
-        _refuse_missing(path, root, name)
-        if (kind := name_kind(path.stat().st_mode)) is not None:
-            raise UserError(f"image {_show(name)} in {root} is {kind}, not a regular file; correct the name.")
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        if isinstance(error, PermissionError):
-            raise UserError(
-                f"image {_show(name)} in {root} cannot be read ({_explain(error)}); correct its permissions."
-            ) from None
-        raise UserError(
-            f"image name {_show(name)} is no usable file name ({_explain(error)}); correct it."
-        ) from None
-    return path
 
 
 def digest_pixels(image: Image.Image) -> str:
@@ -238,20 +188,3 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         # A 16-bit file spans 0–65535 whatever its brightest pixel; a wider one has no such convention.
         full = 65_535.0 if image.mode.startswith("I;16") or highest <= 65_535.0 else highest
     return Image.fromarray(np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8), mode="L")
-
-
-def _refuse_missing(path: Path, root: Path, name: str) -> None:
-    """Raise `UserError` if nothing is at a path, and `OSError` if nobody may look."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"image {_show(name)} is not in {root}; add the file or correct the name.") from None
-
-
-def _show(name: str) -> str:
-    return repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…")
-
-
-def _explain(error: Exception) -> str:
-    """Say why the system refused a name, without the name."""
-    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)

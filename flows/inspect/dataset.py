@@ -20,8 +20,8 @@ from cmrm.errors import UserError
 from cmrm.judges.references import read_references
 from cmrm.prompts.conditions import Condition, missing, show
 from cmrm.prompts.data_uri import to_png_uri
-from cmrm.prompts.images import locate_image
 from cmrm.prompts.meaningless_images import MeaninglessImage
+from cmrm.prompts.media_files import locate_file
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.printable import show as show_text
 from cmrm.untrusted.printable import show_value
@@ -188,7 +188,7 @@ def _image_finder(
     def find(sample: Sample) -> str:
         assert folder is not None  # screened
         assert sample.image is not None
-        return str(locate_image(folder, sample.image))
+        return str(locate_file(folder, sample.image))
 
     return find
 

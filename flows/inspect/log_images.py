@@ -13,7 +13,8 @@ from PIL import Image
 
 from cmrm.errors import UserError
 from cmrm.prompts.data_uri import to_data_uri, to_png_uri
-from cmrm.prompts.images import FORMATS, locate_image, open_image
+from cmrm.prompts.images import FORMATS, open_image
+from cmrm.prompts.media_files import locate_file
 from tasks.data.shown_images import read_shown
 
 if TYPE_CHECKING:
@@ -76,6 +77,6 @@ def measure_images(logs: Iterable[LogSource], store: Store) -> int:
             if name not in sizes:
                 sizes[name] = 0
                 with suppress(UserError, OSError):
-                    sizes[name] = locate_image(folder, name[1]).stat().st_size
+                    sizes[name] = locate_file(folder, name[1]).stat().st_size
             total += sizes[name]
     return total

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from cmrm.errors import UserError
-from cmrm.prompts.images import locate_image, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.media_files import locate_file
 from flows.report.thumbnail_cache import ThumbnailCache
 from storage.records.hashing import digest_file
 
@@ -131,7 +132,7 @@ def _make(
         try:
             if cache is not None and image.digest and (kept := cache.read(image.digest, name)) is not None:
                 return kept
-            if image.digest and digest_file(locate_image(folder, image.name)) != image.digest:
+            if image.digest and digest_file(locate_file(folder, image.name)) != image.digest:
                 continue
             made = _encode(open_image(folder, image.name), size)
         except (UserError, OSError):

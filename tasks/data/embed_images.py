@@ -17,7 +17,8 @@ from cmrm.errors import UserError
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.pinning import check_unchanged, place
 from cmrm.models.revision import ModelIdentity
-from cmrm.prompts.images import locate_image, open_image
+from cmrm.prompts.images import open_image
+from cmrm.prompts.media_files import locate_file
 from storage.records.hashing import digest, digest_file
 from storage.records.manifest import Manifest
 from storage.shards.rows import need_manifest, read_rows
@@ -200,7 +201,7 @@ def _refuse_changes(job: EmbedImagesJob, seen: dict[str, str]) -> None:
 
 def _digest_image(images: Path, name: str) -> str | None:
     try:
-        return digest_file(locate_image(images, name))
+        return digest_file(locate_file(images, name))
     except (UserError, OSError) as error:
         log.warning("no question is paired with %s: %s", name, error)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cmrm.errors import UserError
-from cmrm.prompts.images import locate_image
+from cmrm.prompts.media_files import locate_file
 from storage.records.hashing import digest_bytes
 
 
@@ -14,7 +14,7 @@ def read_shown(folder: Path | None, name: str, digest: str | None) -> bytes | No
     if folder is None:
         return None
     try:
-        content = locate_image(folder, name).read_bytes()
+        content = locate_file(folder, name).read_bytes()
     except (UserError, OSError):
         return None  # whoever asks counts it
     return content if digest_bytes(content) == digest else None
