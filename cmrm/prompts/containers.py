@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmrm.errors import MissingPackageError, UserError
 from cmrm.prompts.images import MAX_PIXELS
 from cmrm.untrusted.printable import first_line
 from cmrm.untrusted.regular_file import open_regular
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 # The demuxer of each container. FFmpeg guesses none: its playlists and scripts open other files and addresses.
 VIDEO_CONTAINERS = {"mov": "MP4 or QuickTime", "matroska": "WebM or Matroska"}
@@ -41,7 +38,7 @@ def find_container(start: bytes) -> str | None:
 
 
 @contextmanager
-def open_container(path: Path, name: str, *, who: str) -> Iterator[InputContainer]:
+def open_container(path: Path, name: str, *, who: str) -> Iterator[Any]:
     """Open a file with one demuxer; `who` names it in errors.
 
     Raises `MissingPackageError` if PyAV is not installed. What PyAV raises of damaged bytes becomes a `UserError`.

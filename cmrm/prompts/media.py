@@ -20,14 +20,20 @@ KINDS: tuple[MediumKind, ...] = get_args(MediumKind)
 
 @dataclass(frozen=True, kw_only=True)
 class Medium:
-    """A medium that a sample names: its kind, and a file name relative to the data set's folder."""
+    """A medium that a sample names: its kind, and a file name relative to the data set's folder.
+
+    `frames` is the most frames that are shown of a video (`cmrm.prompts.videos.FRAMES` if None), None for others.
+    """
 
     kind: MediumKind
     name: str
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"medium kind {self.kind!r} is unknown; use one of {', '.join(KINDS)}")
+        if self.frames is not None and (self.kind != "video" or self.frames < 1):
+            raise ValueError(f"{self.frames} frames of {self.kind} are asked for; give 1 or more of a video")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmrm.errors import UserError
 from cmrm.prompts.images import open_image
 from cmrm.prompts.media import LoadedMedium, Medium
+from cmrm.prompts.sounds import open_audio
+from cmrm.prompts.videos import FRAMES, open_video
 
 
 def open_medium(root: Path, medium: Medium) -> LoadedMedium:
-    """Open a medium under the folder `root`; an image as `open_image` does.
+    """Open a medium under the folder `root`.
 
-    Raises `UserError` for a file that cannot be read, and for video and sound.
+    Raises `UserError` for a file that cannot be read (`open_image`, `open_video`, `open_audio`), and
+    `MissingPackageError` for one that needs a package that is not installed.
     """
-    if medium.kind == "image":
-        return open_image(root, medium.name)
-    raise UserError(
-        f"{medium.kind} {medium.name!r} in {root} cannot be read: only images are opened from files."
-    )
+    match medium.kind:
+        case "image":
+            return open_image(root, medium.name)
+        case "video":
+            return open_video(root, medium.name, frames=medium.frames or FRAMES)
+        case "audio":
+            return open_audio(root, medium.name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def _read_wav(file: IO[bytes], who: str) -> Audio:
         if kind == b"data":
             if layout is None:
                 raise UserError(f"{who} has samples before their format; write it again.")
-            return _read_samples(file, length, *layout, who)
+            return _read_samples(file, length, layout, who)
         if length > MAX_BYTES:
             break
         content = file.read(length + length % 2)
@@ -85,8 +86,23 @@ def _read_wav(file: IO[bytes], who: str) -> Audio:
     raise UserError(f"{who} is cut off or has no samples; replace the file or remove the row.")
 
 
-def _read_layout(content: bytes, who: str) -> tuple[int, int, int, int]:
-    """Read the chunk `fmt `: the code of the samples' format, channels, rate and bytes of one channel's sample."""
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How a WAV file holds samples: the code of their format, channels, samples a second, and bytes of one."""
+
+    code: int
+    channels: int
+    rate: int
+    width: int
+
+    @property
+    def block(self) -> int:
+        """Bytes of the samples of all channels at one time."""
+        return self.channels * self.width
+
+
+def _read_layout(content: bytes, who: str) -> _Layout:
+    """Read the chunk `fmt `."""
     if len(content) < 16:
         raise UserError(f"{who} is damaged: its format takes {len(content)} bytes; write it again.")
     code, channels, rate, _, block, bits = struct.unpack_from("<HHLLHH", content)
@@ -103,14 +119,11 @@ def _read_layout(content: bytes, who: str) -> tuple[int, int, int, int]:
             f"{who} has {channels} channels of {rate} samples a second in {block} bytes, which is more than is read or "
             "does not fit together; write it again."
         )
-    return code, channels, rate, width
+    return _Layout(code=code, channels=channels, rate=rate, width=width)
 
 
-def _read_samples(
-    file: IO[bytes], length: int, code: int, channels: int, rate: int, width: int, who: str
-) -> Audio:
-    block = channels * width
-    most = min(int(MAX_SECONDS * rate) * block, MAX_BYTES)
+def _read_samples(file: IO[bytes], length: int, layout: _Layout, who: str) -> Audio:
+    most = min(int(MAX_SECONDS * layout.rate) * layout.block, MAX_BYTES)
     unknown = length in _UNKNOWN_LENGTHS
     if not unknown and length > most:
         raise _too_long(who)
@@ -122,11 +135,12 @@ def _read_samples(
             f"{who} is cut off: it has {length:,} bytes of samples by its header, and {len(data):,}; replace the file "
             "or remove the row."
         )
-    data = data[: len(data) // block * block]
-    return _mix(_scale(data, code, width).reshape(-1, channels).T, rate, who)
+    data = data[: len(data) // layout.block * layout.block]
+    samples = _scale(data, layout.code, layout.width)
+    return _mix(samples.reshape(-1, layout.channels).T, layout.rate, who)
 
 
-def _scale(data: bytes, code: int, width: int) -> NDArray[np.float32]:
+def _scale(data: bytes, code: int, width: int) -> NDArray[Any]:
     if code == _FLOAT:
         return np.frombuffer(data, dtype=f"<f{width}").astype(np.float32)
     if width == 1:
@@ -151,7 +165,7 @@ def _read_container(path: Path, container: str, who: str) -> Audio:
 
         # To planes of floats; the layout and the rate stay as they are.
         plain = AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        parts: list[NDArray[np.float32]] = []
+        parts: list[NDArray[Any]] = []
         count, end = 0, 0.0
         for packet in read_packets(opened, who=who):
             if packet.pts is not None:
@@ -169,7 +183,7 @@ def _read_container(path: Path, container: str, who: str) -> Audio:
     return _mix(np.concatenate(parts, axis=1) if parts else np.empty((1, 0), np.float32), rate, who)
 
 
-def _mix(channels: NDArray[np.float32], rate: int, who: str) -> Audio:
+def _mix(channels: NDArray[Any], rate: int, who: str) -> Audio:
     """Mix [channels, samples] to their mean."""
     if not channels.size:
         raise UserError(f"{who} has no samples; replace the file or remove the row.")

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ MAX_FRAMES = 20_000
 MAX_SHOWN_PIXELS = 2**28
 MAX_DECODED_PIXELS = 2**36
 MAX_FRAME_BYTES = 64 * 2**20
+MAX_ANIMATION_BYTES = 256 * 2**20
 
 
 def open_video(root: Path, name: str, *, frames: int = FRAMES) -> Video:
@@ -85,7 +87,9 @@ def _read_folder(paths: Sequence[Path], who: str, frames: int) -> Video:
 def _read_animation(path: Path, who: str, frames: int) -> Video:
     """Read an animation by Pillow, or a single image."""
     try:
-        with open_regular(path) as file, Image.open(file, formats=ANIMATIONS) as image:
+        # Pillow takes some formats into memory as a whole.
+        data = BytesIO(read_regular(path, most=MAX_ANIMATION_BYTES))
+        with Image.open(data, formats=ANIMATIONS) as image:
             count = getattr(image, "n_frames", 1)
             _refuse_length(count, who)
             _refuse_size(image.size, min(frames, count), who)
@@ -147,7 +151,7 @@ def _read_container(path: Path, container: str, who: str, frames: int) -> Video:
 
 @dataclass(frozen=True, kw_only=True)
 class _Times:
-    """When the frames of a stream begin, in its ticks and order, which of these are keyframes, and the last one's end."""
+    """When a stream's frames begin, in its ticks and order, which of these are keyframes, and the last one's end."""
 
     shown: Sequence[int]
     keys: Sequence[int]
@@ -176,8 +180,8 @@ def _list_times(container: Any, stream: Any, who: str) -> _Times:
         raise UserError(f"{who} has no frames; replace the file or remove the row.")
     if packets < stream.frames:
         raise UserError(
-            f"{who} is cut off: it has {stream.frames} frames by its header, and data of {packets}; replace the file or "
-            "remove the row."
+            f"{who} is cut off: it has {stream.frames} frames by its header, and data of {packets}; replace the file "
+            "or remove the row."
         )
     refuse_cut(end, container.duration, who=who)
     shown.sort()

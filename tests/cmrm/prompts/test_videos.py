@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,6 @@ import cmrm.prompts.videos
 from cmrm.errors import MissingPackageError, UserError
 from cmrm.prompts.videos import open_video
 
-av = pytest.importorskip("av")
 SIZE = (48, 32)
 
 
@@ -59,9 +59,7 @@ def write_video(
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_an_animation_is_sampled_in_the_middle_of_equal_parts(tmp_path, suffix):
-    write_animation(tmp_path / f"a.{suffix}", 16, lossless=True) if suffix == "webp" else write_animation(
-        tmp_path / f"a.{suffix}", 16
-    )
+    write_animation(tmp_path / f"a.{suffix}", 16, **({"lossless": True} if suffix == "webp" else {}))
     video = open_video(tmp_path, f"a.{suffix}", frames=4)
     # 1.6 seconds in four parts: at 0.2, 0.6, 1.0 and 1.4 s.
     assert read_numbers(video) == [2, 6, 10, 14]
@@ -99,7 +97,7 @@ def test_a_folder_of_frames_is_read_by_the_numbers_in_its_names(tmp_path):
 def test_a_link_in_a_folder_of_frames_that_leads_out_of_the_root_is_refused(tmp_path):
     (tmp_path / "root" / "clip").mkdir(parents=True)
     paint(0).save(tmp_path / "secret.png")
-    os.symlink(tmp_path / "secret.png", tmp_path / "root" / "clip" / "0.png")
+    (tmp_path / "root" / "clip" / "0.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(UserError, match=r"video 'clip/0\.png' lies outside"):
         open_video(tmp_path / "root", "clip")
     with pytest.raises(UserError, match=r"video '\.\./secret\.png' lies outside"):
@@ -194,9 +192,13 @@ def test_limits_hold_before_anything_is_decoded(tmp_path, monkeypatch):
                 open_video(tmp_path, name)
     with monkeypatch.context() as patched:
         patched.setattr(videos, "MAX_FRAMES", 19)
-        for name in ("a.mp4", "a.gif"):
-            with pytest.raises(UserError, match=r"has 20 frames, more than 19"):
+        patched.setattr(cmrm.prompts.containers, "MAX_PACKETS", 19)
+        for name, limit in (("a.mp4", "more than 19 packets"), ("a.gif", "has 20 frames, more than 19")):
+            with pytest.raises(UserError, match=limit):
                 open_video(tmp_path, name)
+    monkeypatch.setattr(videos, "MAX_ANIMATION_BYTES", 100)
+    with pytest.raises(UserError, match=r"longer than 9\.5[0-9e-]* MiB"):
+        open_video(tmp_path, "a.gif")
 
 
 def test_sound_alone_is_no_video(tmp_path):
@@ -213,7 +215,7 @@ def test_sound_alone_is_no_video(tmp_path):
 def test_without_pyav_animations_are_read_and_containers_name_the_package(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", [0, 1])
     write_animation(tmp_path / "a.gif", 3)
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     assert len(open_video(tmp_path, "a.gif").frames) == 3
     with pytest.raises(MissingPackageError, match=r"needs the package av.*pip install 'cmrm\[video\]'"):
         open_video(tmp_path, "a.mp4")
