@@ -9,7 +9,7 @@ from PIL import Image
 
 from cmrm.doctor.fixture import QUESTIONS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import render
-from cmrm.prefix.image_prompts import list_ids
+from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
 from cmrm.prefix.planner import Prefix, Prefixes, explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import WHITE, blank_image, noise_image
@@ -21,6 +21,8 @@ FIRST = (
     "write, and answer in one short sentence: "
 )
 SECOND = f"{FIRST[: len(FIRST) * 3 // 4]} in your own words: "
+# What a question may begin with, right behind an image.
+STARTS = ("", " ", "\n", "<", "(", "\u00e9")
 
 
 def check_shared_prefixes(fixture: ModelFixture) -> str:
@@ -36,6 +38,7 @@ def check_shared_prefixes(fixture: ModelFixture) -> str:
         return f"equal to whole prompts (error {max(errors):.1g}); {reason}"
     errors += _check_reuse(fixture, "blank", blank_image(size=fixture.image_size, color=WHITE))
     one, other = (noise_image(size=fixture.image_size, seed=fixture.seed + row) for row in range(2))
+    _check_continued(fixture, one)
     some = [
         Prompt(text=FIRST + text, image=image)
         for text, image in zip(QUESTIONS, (one, other, one), strict=True)
@@ -55,6 +58,18 @@ def _check_reuse(fixture: ModelFixture, condition: str, image: Image.Image | Non
     if lengths[2] >= lengths[0]:
         raise CheckFailedError(f"the prefix under {condition} was not cropped, so that was not tested")
     return errors
+
+
+def _check_continued(fixture: ModelFixture, image: Image.Image) -> None:
+    """Check that what follows an image has the tokens of a whole prompt, however it begins."""
+    vlm = fixture.vlm
+    prompts = [Prompt(text=start + QUESTIONS[0], image=image) for start in STARTS]
+    _inputs, (rendering,) = render_with_tokenizer_spy(vlm, prompts[:1])
+    found = None if rendering is None else continue_rendering(vlm, rendering, prompts)
+    if found is not None and found != list_ids(render(vlm, prompts)):
+        raise CheckFailedError(
+            "the processor changes what follows an image by how it begins; say `shares: text` in model.family"
+        )
 
 
 def _compare(

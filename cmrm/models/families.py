@@ -37,8 +37,8 @@ class Family:
     `mixed_batches`: whether prompts with and without an image can share a batch.
     `system`: the default system line, for templates that otherwise print image prompts and text prompts differently.
     `shares`: which prompts can share a prefix in the KV cache: all, those without an image (`text`), or none. It needs
-    causal attention, an image that lies in the prompt, and a decoder that takes a cache and positions; the doctor
-    checks it.
+    causal attention, an image that lies in the prompt, a decoder that takes a cache and positions, and a processor that
+    leaves what follows an image as it is; the doctor checks it.
     `attention`: the implementation that `model.attn_implementation: auto` stands for.
     `template`: a chat template for processors that are published without one; a processor's own takes precedence.
     `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
@@ -69,14 +69,47 @@ PALIGEMMA_TEMPLATE = (
 )
 
 _ROWS = (
+    Family(model_type="aria", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="aya_vision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="cohere2_vision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="deepseek_vl", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="deepseek_vl_hybrid", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="exaone4_5", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="glm46v",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
     Family(
         model_type="glm4v",
         blocks="layers",
         image_token="image_token_id",
         positions="multimodal",
         shares="all",
+    ),
+    Family(
+        model_type="glm4v_moe",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="glm_ocr",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
+        model_type="idefics2",
+        blocks="layers",
+        image_token="image_token_id",
+        # Its processor puts a space between an image and a word, and none before a line break or a mark.
+        shares="text",
     ),
     Family(model_type="idefics3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
@@ -88,6 +121,14 @@ _ROWS = (
         image_token="image_token_id",
         shares="all",
         # At 336 pixels its grid is 336 × 672, and both tiles are half black padding.
+        image_size=672,
+    ),
+    Family(
+        model_type="llava_next_video",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        # As LLaVA-NeXT.
         image_size=672,
     ),
     Family(model_type="llava_onevision", blocks="layers", image_token="image_token_id", shares="all"),
@@ -131,13 +172,36 @@ _ROWS = (
         shares="all",
     ),
     Family(
+        model_type="qwen3_5",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        # Linear attention keeps one state of a prompt, which cannot be cut at a token.
+        shares="nothing",
+    ),
+    Family(
+        model_type="qwen3_5_moe",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="nothing",
+    ),
+    Family(
         model_type="qwen3_vl",
         blocks="layers",
         image_token="image_token_id",
         positions="multimodal",
         shares="all",
     ),
+    Family(
+        model_type="qwen3_vl_moe",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
     Family(model_type="smolvlm", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="video_llava", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="vipllava", blocks="layers", image_token="image_token_id", shares="all"),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})

@@ -19,6 +19,8 @@ QUESTION = "?"
 CHANNELS = 3
 # The values of one colour differ by rounding alone: less than half a grey level, or so much without a scale.
 SAME_LEVEL, SAME_VALUE = 0.5, 0.01
+# What processors call the values; Video-LLaVA has others for a video.
+NAMES = ("pixel_values", "pixel_values_images")
 # What processors call the mask of the pixels, or of the tiles, that the tower is to use.
 MASKS = ("pixel_attention_mask", "pixel_mask", "aspect_ratio_mask")
 # One image for each colour channel, bright in that channel alone.
@@ -65,7 +67,7 @@ def read_pixel_values(vlm: VisionLanguageModel, image: Image.Image) -> PixelValu
     told apart.
     """
     inputs = render_pixels(vlm, image)
-    pixels = inputs["pixel_values"].float()
+    pixels = pick_pixels(inputs).float()
     channels = split_channels(vlm, pixels, size=image.size)
     return PixelValues(
         values=_drop_masked(channels, inputs),
@@ -77,12 +79,17 @@ def read_pixel_values(vlm: VisionLanguageModel, image: Image.Image) -> PixelValu
 def render_pixels(vlm: VisionLanguageModel, image: Image.Image) -> Mapping[str, Tensor]:
     """Render a prompt with an image on the host; raises `UnreadablePixelsError` if that gives no `pixel_values`."""
     inputs = render_on_host(vlm, [Prompt(text=QUESTION, image=image)])
-    if "pixel_values" not in inputs:
+    if not any(name in inputs for name in NAMES):
         raise UnreadablePixelsError(
             f"model.id: the processor of {vlm.family.model_type} returns no pixel_values but {', '.join(inputs)}, so "
             "nobody can tell what its vision tower sees of a meaningless image."
         )
     return inputs
+
+
+def pick_pixels(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Pick the pixel values of images among a processor's outputs."""
+    return next(inputs[name] for name in NAMES if name in inputs)
 
 
 def are_flattened(pixels: Tensor) -> bool:
@@ -100,7 +107,7 @@ def split_channels(vlm: VisionLanguageModel, pixels: Tensor, *, size: tuple[int,
         return pixels.movedim(-3 if pixels.shape[-3] == CHANNELS else -1, 0)
     # A patch may hold its channels one after the other (Qwen-VL) or pixel by pixel: a red image shows which are red.
     means = [
-        render_pixels(vlm, Image.new("RGB", size, color))["pixel_values"].float().flatten(0, -2).mean(dim=0)
+        pick_pixels(render_pixels(vlm, Image.new("RGB", size, color))).float().flatten(0, -2).mean(dim=0)
         for color in PRIMARIES
     ]
     channel = torch.stack(means).argmax(dim=0)

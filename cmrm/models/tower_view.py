@@ -16,6 +16,7 @@ from cmrm.models.pixel_values import (
     are_flattened,
     find_factor,
     find_levels,
+    pick_pixels,
     render_pixels,
     split_channels,
 )
@@ -43,7 +44,7 @@ def view_pixels(vlm: VisionLanguageModel, image: Image.Image) -> TowerView | Non
     Raises `UnreadablePixelsError` as `read_pixel_values` does.
     """
     inputs = render_pixels(vlm, image)
-    pixels = inputs["pixel_values"].float()
+    pixels = pick_pixels(inputs).float()
     levels = find_levels(vlm.processor, channels=CHANNELS)
     means = _find_means(vlm.processor)
     factor = find_factor(vlm.processor)
@@ -104,7 +105,7 @@ def _locate(vlm: VisionLanguageModel, *, size: tuple[int, int], axis: int) -> Te
     ramp = np.linspace(0, WHITE, height if axis == 0 else width).round().astype(np.uint8)
     drawn = np.broadcast_to(ramp[:, None] if axis == 0 else ramp[None], (height, width))
     image = Image.fromarray(np.repeat(drawn[..., None], CHANNELS, axis=2))
-    pixels = render_pixels(vlm, image)["pixel_values"].float()
+    pixels = pick_pixels(render_pixels(vlm, image)).float()
     values = split_channels(vlm, pixels, size=size)[0].flatten()
     low, high = values.min(), values.max()
     return (values - low) / (high - low).clamp(min=1e-6)

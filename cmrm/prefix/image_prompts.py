@@ -57,8 +57,11 @@ def continue_rendering(
 ) -> list[list[int]] | None:
     """Token ids of prompts with the image and the system line of a known rendering; None if they cannot be derived.
 
-    The processor puts the image's tokens where the template has its placeholder, and leaves what follows as it is.
+    The processor puts the image's tokens where the template has its placeholder, and leaves what follows as it is;
+    under `shares: text` it may not.
     """
+    if vlm.family.shares == "text":
+        return None
     texts = fill_template(vlm, prompts, tokenize=False)
     common = count_common([known.text, *texts])
     after = known.text[common:]

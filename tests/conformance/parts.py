@@ -25,6 +25,8 @@ TOWER = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+# Each token goes through two of four.
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 def make_tokenizer(
@@ -66,8 +68,10 @@ def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Pat
     with torch.no_grad():
         for weight in model.parameters():
             # The usual start, 0.02, leaves all answers of so small a model alike, and gates at zero shut the image out.
-            if not (weight == 1).all():
-                weight.normal_(0, 0.25, generator=generator)
+            if weight.ndim > 1 or not (weight == 1).all():
+                # The patches of Aria are large, and would leave its positions nothing to say.
+                wide = weight.ndim == 4 and weight[0].numel() > 1024
+                weight.normal_(0, 0.25 / 16 if wide else 0.25, generator=generator)
         # An answer that holds the image's token would be taken for a prompt with more images than it has.
         if (token := model.config.image_token_id) < len(output := model.get_output_embeddings().weight):
             output[token] = 0

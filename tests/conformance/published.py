@@ -29,19 +29,44 @@ def _settings(mean: list[float], deviation: list[float], **more: Any) -> dict[st
 
 
 _CLIP_336 = _settings(*CLIP, size={"shortest_edge": 336}, crop_size=_square(336))
+_GLM = _settings(
+    *CLIP, size={"shortest_edge": 12_544, "longest_edge": 9_633_792}, patch_size=14, merge_size=2
+)
 _QWEN2 = _settings(
     *CLIP, size={"shortest_edge": 3136, "longest_edge": 12_845_056}, patch_size=14, merge_size=2
 )
-# The settings of the image processor, as in the preprocessor_config.json of a model that is named beside it.
+_QWEN3 = _settings(
+    HALF, HALF, size={"shortest_edge": 65_536, "longest_edge": 16_777_216}, patch_size=16, merge_size=2
+)
+# The settings of the image processor, as in the preprocessor_config.json of a model that is named beside it; where a
+# class is named, those that transformers gives it, of which the mean and the deviation are written out.
 IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
+        # rhymes-ai/Aria
+        "aria": _settings(HALF, HALF, max_image_size=980, min_image_size=336),
         # CohereLabs/aya-vision-8b
         "aya_vision": _settings(HALF, HALF, size=_square(364), crop_to_patches=True, max_patches=12),
+        # Cohere2VisionImageProcessor
+        "cohere2_vision": _settings(*CLIP),
+        # DeepseekVLImageProcessorPil
+        "deepseek_vl": _settings(*CLIP),
+        # DeepseekVLHybridImageProcessorPil
+        "deepseek_vl_hybrid": _settings(*CLIP),
+        # Qwen2VLImageProcessorPil
+        "exaone4_5": _settings(*CLIP),
         # google/gemma-3-4b-it
         "gemma3": _settings(HALF, HALF, size=_square(896)),
+        # Glm46VImageProcessorPil
+        "glm46v": _settings(*CLIP),
         # zai-org/GLM-4.1V-9B-Thinking
-        "glm4v": _settings(
-            *CLIP, size={"shortest_edge": 12_544, "longest_edge": 9_633_792}, patch_size=14, merge_size=2
+        "glm4v": _GLM,
+        # zai-org/GLM-4.5V
+        "glm4v_moe": _GLM,
+        # Glm46VImageProcessorPil
+        "glm_ocr": _settings(*CLIP),
+        # HuggingFaceM4/idefics2-8b
+        "idefics2": _settings(
+            HALF, HALF, size={"shortest_edge": 378, "longest_edge": 980}, do_image_splitting=True
         ),
         # HuggingFaceM4/Idefics3-8B-Llama3
         "idefics3": _settings(HALF, HALF, size={"longest_edge": 1456}, max_image_size={"longest_edge": 364}),
@@ -53,6 +78,8 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "llava": _CLIP_336,
         # llava-hf/llava-v1.6-mistral-7b-hf
         "llava_next": {**_CLIP_336, "image_grid_pinpoints": NEXT},
+        # llava-hf/LLaVA-NeXT-Video-7B-hf
+        "llava_next_video": {**_CLIP_336, "image_grid_pinpoints": NEXT},
         # llava-hf/llava-onevision-qwen2-7b-ov-hf
         "llava_onevision": _settings(HALF, HALF, size=_square(384), image_grid_pinpoints=WIDE),
         # mistralai/Mistral-Small-3.1-24B-Instruct-2503
@@ -65,16 +92,17 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "qwen2_5_vl": _QWEN2,
         # Qwen/Qwen2-VL-7B-Instruct
         "qwen2_vl": _QWEN2,
+        # Qwen/Qwen3.5-27B and its like are taken to have those of Qwen3-VL, whose processor and patches they have.
+        "qwen3_5": _QWEN3,
+        "qwen3_5_moe": _QWEN3,
         # Qwen/Qwen3-VL-8B-Instruct
-        "qwen3_vl": _settings(
-            HALF,
-            HALF,
-            size={"shortest_edge": 65_536, "longest_edge": 16_777_216},
-            patch_size=16,
-            merge_size=2,
-        ),
+        "qwen3_vl": _QWEN3,
+        # Qwen/Qwen3-VL-30B-A3B-Instruct
+        "qwen3_vl_moe": _QWEN3,
         # HuggingFaceTB/SmolVLM-500M-Instruct
         "smolvlm": _settings(HALF, HALF, size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}),
+        # LanguageBind/Video-LLaVA-7B-hf
+        "video_llava": _settings(*CLIP, size={"shortest_edge": 224}, crop_size=_square(224)),
         # llava-hf/vip-llava-7b-hf
         "vipllava": _CLIP_336,
     }
@@ -82,20 +110,30 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 # What the whole processor counts image tokens by.
 COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
+        "aria": {
+            "images_kwargs": {"max_image_size": 980, "split_image": False},
+            "size_conversion": {490: 128, 980: 256},
+        },
         "aya_vision": {"patch_size": 28, "img_size": 364},
+        "cohere2_vision": {"patch_size": 16},
+        "deepseek_vl": {"num_image_tokens": 576},
+        "deepseek_vl_hybrid": {"num_image_tokens": 576},
         "gemma3": {
             "image_seq_length": 256,
             "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 256}<end_of_image>\n\n",
         },
+        "idefics2": {"image_seq_len": 64},
         "idefics3": {"image_seq_len": 169},
         "internvl": {"image_seq_length": 256},
         "llama4": {"patch_size": 14, "downsample_ratio": 4},
         "llava": {"patch_size": 14},
         "llava_next": {"patch_size": 14},
+        "llava_next_video": {"patch_size": 14},
         "llava_onevision": {"num_image_tokens": 729, "vision_aspect_ratio": "anyres_max_9"},
         "mistral3": {"patch_size": 14},
         "paligemma": {"image_seq_length": 256},
         "smolvlm": {"image_seq_len": 64},
+        "video_llava": {"patch_size": 14},
         "vipllava": {"patch_size": 14},
     }
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cmrm.doctor import CHECKS, examine
 from cmrm.models.families import FAMILIES
 from cmrm.models.vlm import render
 from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
@@ -60,10 +61,10 @@ def test_a_window_that_ends_within_the_prefix_ends_there(
         torch.testing.assert_close(found, embed(vlm, some, blocks=blocks), atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "shown"), [("paligemma", False), ("paligemma", True), ("mllama", True)])
-def test_prompts_whose_tokens_see_more_than_those_before_are_read_whole(
-    tiny: Load, name: str, *, shown: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"), [("paligemma", False), ("paligemma", True), ("mllama", True), ("idefics2", True)]
+)
+def test_prompts_that_cannot_share_are_read_whole(tiny: Load, name: str, *, shown: bool) -> None:
     prompts = [Prompt(text="a" * 80 + end, image=IMAGE if shown else None) for end in "abc"]
     assert Prefixes(tiny(name)).unshared is not None
     assert Prefixes(tiny(name)).lay_out(prompts).prefix is None
@@ -77,3 +78,16 @@ def test_text_of_a_model_that_skips_blocks_without_an_image_is_shared(tiny: Load
     found = embed(vlm, prompts, blocks=blocks, prefixes=prefixes)
     torch.testing.assert_close(found, embed(vlm, prompts, blocks=blocks), atol=1e-3, rtol=1e-4)
     assert torch.equal(found[:, 1], found[:, 0])
+
+
+def test_the_doctor_fails_a_row_by_which_a_processor_that_respaces_text_behind_an_image_could_share_it(
+    tiny: Load,
+) -> None:
+    vlm = tiny("idefics2")
+    check = [one for one in CHECKS if one.name == "shared prefixes"]
+    (found,) = examine(vlm, image_size=32, checks=check)
+    assert found.passed
+    sharing = replace(vlm, family=replace(vlm.family, model_type="mine", shares="all"))
+    (found,) = examine(sharing, image_size=32, checks=check)
+    assert not found.passed
+    assert found.detail.endswith("say `shares: text` in model.family")

@@ -30,26 +30,40 @@ from tests.conformance.published import IMAGES, examine_published, publish
 # Image tokens of a blank and grey levels of noise behind the published processors, by transformers 5.23.0 and Pillow
 # 13.0.0; docs/models.md has the same table. Mllama's image is one token, which cross-attention looks past.
 SEEN = {
+    "aria": (256, 60),
     "aya_vision": (169, 60),
+    "cohere2_vision": (256, 60),
+    "deepseek_vl": (576, 60),
+    "deepseek_vl_hybrid": (576, 52),
+    "exaone4_5": (144, 74),
     "gemma3": (256, 49),
+    "glm46v": (144, 74),
     "glm4v": (144, 74),
+    "glm4v_moe": (144, 74),
+    "glm_ocr": (144, 74),
+    "idefics2": (320, 49),
     "idefics3": (2873, 65),
     "internvl": (256, 60),
     "llama4": (144, 74),
     "llava": (576, 74),
     "llava_next": (2928, 67),
+    "llava_next_video": (2928, 67),
     "llava_onevision": (1485, 60),
     "mistral3": (144, 74),
     "mllama": (1, 50),
     "paligemma": (256, 40),
     "qwen2_5_vl": (144, 74),
     "qwen2_vl": (144, 74),
+    "qwen3_5": (100, 57),
+    "qwen3_5_moe": (100, 57),
     "qwen3_vl": (100, 57),
+    "qwen3_vl_moe": (100, 57),
     "smolvlm": (1088, 65),
+    "video_llava": (256, 40),
     "vipllava": (576, 74),
 }
 # Towers with rotary positions alone make one vector of all patches of a blank.
-ROTARY_ALONE = {"mistral3", "qwen2_5_vl", "qwen2_vl"}
+ROTARY_ALONE = {"exaone4_5", "glm_ocr", "mistral3", "qwen2_5_vl", "qwen2_vl"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +89,8 @@ def llava_next(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
 def test_a_blank_is_one_colour_at_the_size_of_every_family(examined: Mapping[str, Any]) -> None:
     assert set(examined) == set(FAMILIES) == set(SEEN)
     assert {name for name, one in examined.items() if one["uniform"]} == set(FAMILIES)
-    assert {name: one["size"] for name, one in examined.items() if one["size"] != 336} == {"llava_next": 672}
+    own = {name: one["size"] for name, one in examined.items() if one["size"] != 336}
+    assert own == {"llava_next": 672, "llava_next_video": 672}
     for name, one in examined.items():
         mean, deviation = (np.array(IMAGES[name][field]) for field in ("image_mean", "image_std"))
         # bfloat16 (Llama 4) has 8 bits.

@@ -1,4 +1,4 @@
-"""Tiny LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision and VipLLaVA."""
+"""Tiny LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, VipLLaVA, and those that were made for videos."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
@@ -22,6 +24,9 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     SiglipVisionConfig,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+    VideoLlavaImageProcessor,
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
 )
@@ -113,6 +118,59 @@ def build_llava_next(folder: Path) -> Path:
     return save(folder, model, processor)
 
 
+def build_llava_next_video(folder: Path) -> Path:
+    """LLaVA-NeXT-Video, which takes images as LLaVA-NeXT does."""
+    from transformers import LlavaNextVideoProcessor, LlavaNextVideoVideoProcessor
+
+    tokenizer = _video_tokenizer()
+    model = LlavaNextVideoForConditionalGeneration(
+        LlavaNextVideoConfig(
+            vision_config=CLIP,
+            text_config=LlamaConfig(**TEXT, **token_ids(tokenizer)),
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+            image_grid_pinpoints=GRID,
+        )
+    )
+    processor = LlavaNextVideoProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=GRID
+        ),
+        tokenizer=tokenizer,
+        video_processor=LlavaNextVideoVideoProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA,
+    )
+    return save(folder, model, processor)
+
+
+def build_video_llava(folder: Path) -> Path:
+    """Video-LLaVA: a tower for images and one for videos."""
+    from transformers import VideoLlavaProcessor, VideoLlavaVideoProcessor
+
+    tokenizer = _video_tokenizer()
+    model = VideoLlavaForConditionalGeneration(
+        VideoLlavaConfig(
+            vision_config=CLIP,
+            text_config=LlamaConfig(**TEXT, **token_ids(tokenizer)),
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        )
+    )
+    processor = VideoLlavaProcessor(
+        image_processor=VideoLlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE),
+        tokenizer=tokenizer,
+        video_processor=VideoLlavaVideoProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA,
+    )
+    return save(folder, model, processor)
+
+
 def build_llava_onevision(folder: Path) -> Path:
     """LLaVA-OneVision: SigLIP on tiles of the image, and Qwen2. Its processor has a part for videos."""
     from transformers import LlavaOnevisionVideoProcessor
@@ -153,3 +211,7 @@ def _llava_processor(tokenizer, template: str) -> LlavaProcessor:
         num_additional_image_tokens=1,
         chat_template=template,
     )
+
+
+def _video_tokenizer():
+    return make_tokenizer(["<pad>", "<s>", "</s>", "<image>", "<video>"], pad="<pad>", bos="<s>", eos="</s>")

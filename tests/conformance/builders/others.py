@@ -1,4 +1,4 @@
-"""Tiny Aya Vision, InternVL and Mistral 3."""
+"""Tiny Aya Vision, Command A Vision, InternVL and Mistral 3."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from transformers import (
     AyaVisionForConditionalGeneration,
     AyaVisionProcessor,
     Cohere2Config,
+    Cohere2VisionConfig,
+    Cohere2VisionForConditionalGeneration,
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -82,6 +84,45 @@ def build_aya_vision(folder: Path) -> Path:
         img_size=SIDE,
         downsample_factor=1,
         chat_template=AYA_VISION,
+    )
+    return save(folder, model, processor)
+
+
+def build_cohere2_vision(folder: Path) -> Path:
+    """Command A Vision: SigLIP on tiles of the image, and Cohere 2, with windows shorter than its prompts."""
+    from transformers import Cohere2VisionImageProcessor, Cohere2VisionProcessor
+
+    tokenizer = make_tokenizer(
+        ["<PAD>", "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>",
+         "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_RESPONSE|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>",
+         "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"],
+        pad="<PAD>",
+        bos="<BOS_TOKEN>",
+        eos="<|END_OF_TURN_TOKEN|>",
+        named={
+            "boi_token": "<|START_OF_IMG|>",
+            "eoi_token": "<|END_OF_IMG|>",
+            "image_token": "<|IMG_PATCH|>",
+            "img_line_break_token": "<|IMG_LINE_BREAK|>",
+        },
+    )  # fmt: skip
+    model = Cohere2VisionForConditionalGeneration(
+        Cohere2VisionConfig(
+            vision_config=SiglipVisionConfig(
+                image_size=SIDE, patch_size=PATCH, vision_use_head=False, **TOWER
+            ),
+            text_config=Cohere2Config(**TEXT, **token_ids(tokenizer), logit_scale=1.0, sliding_window=12),
+            image_token_id=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+            alignment_intermediate_size=64,
+        )
+    )
+    processor = Cohere2VisionProcessor(
+        # Its patches are the tiles' image tokens a side.
+        image_processor=Cohere2VisionImageProcessor(
+            size=SQUARE, max_patches=4, patch_size=SIDE // PATCH // 2
+        ),
+        tokenizer=tokenizer,
+        chat_template=AYA_VISION.replace("<image>", "<|IMG_PATCH|>"),
     )
     return save(folder, model, processor)
 

@@ -1,4 +1,4 @@
-"""Tiny Qwen2-VL, Qwen2.5-VL, Qwen3-VL and GLM-4V: positions of three numbers a token, computed by the model."""
+"""Tiny Qwen2-VL to Qwen3.5, whose positions are three numbers a token, and EXAONE 4.5, whose are not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    Glm4vConfig,
-    Glm4vForConditionalGeneration,
-    Glm4vImageProcessorPil,
-    Glm4vProcessor,
+    Exaone4_5_Config,
+    Exaone4_5_ForConditionalGeneration,
+    Exaone4_5_Processor,
+    Exaone4Config,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -18,12 +18,18 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
 )
 
-from tests.conformance.parts import TEXT, TOWER, make_tokenizer, save, token_ids
+from tests.conformance.parts import EXPERTS, TEXT, TOWER, make_tokenizer, save, token_ids
 
 PATCH, MERGE = 8, 2
 UNIT = PATCH * MERGE
@@ -39,6 +45,15 @@ VISION = {
     "patch_size": PATCH,
     "spatial_merge_size": MERGE,
     "temporal_patch_size": 2,
+}
+DEEPSTACK = {"deepstack_visual_indexes": [0]}
+LINEAR = {
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "partial_rotary_factor": 1.0,
 }
 QWEN_WORDS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -58,12 +73,6 @@ QWEN_TURN = (
 QWEN_END = "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 QWEN2 = "{% for message in messages %}" + DEFAULT_SYSTEM + QWEN_TURN + QWEN_END
 QWEN3 = "{% for message in messages %}" + QWEN_TURN + QWEN_END
-GLM4V = (
-    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{% for item in message['content'] %}"
-    "{% if item['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
-    "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
 
 
 def build_qwen2_vl(folder: Path) -> Path:
@@ -98,66 +107,75 @@ def build_qwen2_5_vl(folder: Path) -> Path:
 
 def build_qwen3_vl(folder: Path) -> Path:
     """Qwen3-VL: the tower's first layer is also added to the states after the first block."""
+    return _build_qwen3(folder, Qwen3VLForConditionalGeneration, Qwen3VLConfig, tower=DEEPSTACK, text={})
+
+
+def build_qwen3_vl_moe(folder: Path) -> Path:
+    """Qwen3-VL of experts: each token goes through two of four."""
+    return _build_qwen3(
+        folder, Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, tower=DEEPSTACK, text=EXPERTS
+    )
+
+
+def build_qwen3_5(folder: Path) -> Path:
+    """Qwen3.5: three blocks of linear attention, then one of attention."""
+    return _build_qwen3(folder, Qwen3_5ForConditionalGeneration, Qwen3_5Config, tower={}, text=LINEAR)
+
+
+def build_qwen3_5_moe(folder: Path) -> Path:
+    """Qwen3.5 of experts, and one that all tokens share."""
+    return _build_qwen3(
+        folder,
+        Qwen3_5MoeForConditionalGeneration,
+        Qwen3_5MoeConfig,
+        tower={},
+        text={**LINEAR, **EXPERTS, "shared_expert_intermediate_size": 32},
+    )
+
+
+def _build_qwen3(
+    folder: Path, model: Any, config: Any, *, tower: Mapping[str, Any], text: Mapping[str, Any]
+) -> Path:
     from transformers import Qwen3VLVideoProcessor
 
     tokenizer = _qwen_tokenizer()
-    model = Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(
-            vision_config={
-                **VISION, "hidden_size": 32, "out_hidden_size": 32, "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0],
-            },
-            text_config={
-                **TEXT, **token_ids(tokenizer), "head_dim": 8,
-                "rope_parameters": {**MROPE, "mrope_interleaved": True},
-            },
-            **_qwen_ids(tokenizer),
-        )
-    )  # fmt: skip
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(size=SIZE, **GRID),
         tokenizer=tokenizer,
         video_processor=Qwen3VLVideoProcessor(size=SIZE, **GRID),
         chat_template=QWEN3,
     )
-    return save(folder, model, processor)
-
-
-def build_glm4v(folder: Path) -> Path:
-    """GLM-4V: norms on both sides of each part of a block."""
-    from transformers import Glm4vVideoProcessor
-
-    tokenizer = make_tokenizer(
-        ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|begin_of_image|>",
-         "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>", "<|image|>", "<|video|>"],
-        pad="<|endoftext|>",
-        eos="<|endoftext|>",
-    )  # fmt: skip
-    names = {
-        "image_token_id": "<|image|>",
-        "video_token_id": "<|video|>",
-        "image_start_token_id": "<|begin_of_image|>",
-        "image_end_token_id": "<|end_of_image|>",
-        "video_start_token_id": "<|begin_of_video|>",
-        "video_end_token_id": "<|end_of_video|>",
-    }
-    model = Glm4vForConditionalGeneration(
-        Glm4vConfig(
-            vision_config={**VISION, "hidden_size": 32, "out_hidden_size": 32, "image_size": 4 * UNIT},
-            text_config={
-                **TEXT, **token_ids(tokenizer),
-                "rope_parameters": {**MROPE, "partial_rotary_factor": 1.0},
+    drawn = model(
+        config(
+            vision_config={
+                **VISION, "hidden_size": 32, "out_hidden_size": 32, "num_position_embeddings": 16, **tower,
             },
-            **{name: tokenizer.convert_tokens_to_ids(word) for name, word in names.items()},
+            text_config={
+                **TEXT, **token_ids(tokenizer), "head_dim": 8,
+                "rope_parameters": {**MROPE, "mrope_interleaved": True}, **text,
+            },
+            **_qwen_ids(tokenizer),
         )
     )  # fmt: skip
-    processor = Glm4vProcessor(
-        image_processor=Glm4vImageProcessorPil(size=SIZE, **GRID),
-        tokenizer=tokenizer,
-        video_processor=Glm4vVideoProcessor(size=SIZE, **GRID),
-        chat_template=GLM4V,
-    )
-    return save(folder, model, processor)
+    return save(folder, drawn, processor)
+
+
+def build_exaone4_5(folder: Path) -> Path:
+    """EXAONE 4.5: a tower as of Qwen2.5-VL, and blocks of which three in four have windows."""
+    tokenizer = _qwen_tokenizer()
+    kinds = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    model = Exaone4_5_ForConditionalGeneration(
+        Exaone4_5_Config(
+            vision_config={
+                **VISION, "num_key_value_heads": 2, "hidden_size": 32, "out_hidden_size": 32,
+                "window_size": 2 * UNIT, "fullatt_block_indexes": [1],
+            },
+            text_config=Exaone4Config(**TEXT, **token_ids(tokenizer), sliding_window=12, layer_types=kinds),
+            image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+            video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        )
+    )  # fmt: skip
+    return save(folder, model, Exaone4_5_Processor(**_qwen_parts(tokenizer), chat_template=QWEN3))
 
 
 def _qwen_tokenizer():
