@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cmrm.errors import UserError
 from cmrm.models.pinning import digest_folder, download_model
-from cmrm.models.revision import ModelIdentity, need_safetensors, read_config
+from cmrm.models.revision import ModelIdentity, read_config
+from cmrm.models.weight_files import need_safetensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -23,7 +23,8 @@ from cmrm.models.devices import choose_device, own_weights
 from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
 from cmrm.models.model_classes import Classes
 from cmrm.models.pinning import digest_folder, download_model
-from cmrm.models.revision import need_safetensors, read_config
+from cmrm.models.revision import read_config
+from cmrm.models.weight_files import need_safetensors
 from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
 
 # The judge's option that errors about the image backend name.

@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 
 from cmrm.errors import UserError
 from cmrm.models.families import Family
+from cmrm.models.template_files import DEFAULT, name_templates
 
 # The date that templates print: a prompt must not depend on the time of the run. Llama's own templates default to it.
 NOW = datetime(2024, 7, 26)  # noqa: DTZ001 - as it is printed, it has no zone
@@ -27,21 +28,24 @@ def choose_template(processor: Any, family: Family, *, where: str) -> str:
     `where` names the model in errors. Raises `UserError` if there is none.
     """
     # Some folders have a template in tokenizer_config.json only, which a processor does not read.
-    tokenizer = _read_template(getattr(processor, "tokenizer", None))
-    template = next(
-        (one for one in (_read_template(processor), family.template, tokenizer) if one is not None), None
-    )
+    own, tokenizers = (_read_templates(one) for one in (processor, getattr(processor, "tokenizer", None)))
+    choices = (own.get(DEFAULT), family.template, tokenizers.get(DEFAULT))
+    template = next((one for one in choices if one is not None), None)
+    if template is None and (named := sorted({*own, *tokenizers})):
+        raise UserError(
+            f"model.id: {where!r} has chat templates named {', '.join(named)}, and none that is used by default. Save "
+            "the one that its prompts are made with as chat_template.jinja in the folder."
+        )
     if template is None:
         raise UserError(
             f"model.id: neither the processor of {where!r} nor its tokenizer has a chat template, so its prompts "
             "cannot be made as in training. Add chat_template.jinja to the folder."
         )
-    return _fix_date(str(template))
+    return _fix_date(template)
 
 
-def _read_template(owner: Any) -> str | None:
-    own = getattr(owner, "chat_template", None)
-    return own.get("default") if isinstance(own, dict) else own
+def _read_templates(owner: Any) -> dict[str, str]:
+    return name_templates(getattr(owner, "chat_template", None))
 
 
 def _fix_date(template: str) -> str:

@@ -44,6 +44,14 @@ def check_folder(vlm: VisionLanguageModel, *, where: str) -> None:
 def _find_misfits(vlm: VisionLanguageModel) -> Iterator[str]:
     """Name the fields that must be equal in two files of the folder, and are not."""
     config, processor = vlm.model.config, vlm.processor
+    image_token = getattr(processor, "image_token", None)
+    if isinstance(image_token, str):
+        read_as = processor.tokenizer(image_token, add_special_tokens=False)["input_ids"]
+        if len(read_as) > 1:
+            yield (
+                f"The tokenizer splits {image_token} into {len(read_as)} tokens: tokenizer.json lacks it among its "
+                "added_tokens. Take the tokenizer.json of the published model."
+            )
     tower = getattr(config, "vision_config", None)
     named: list[tuple[str, Any, str, Any]] = [
         (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from transformers import AutoProcessor
 
 from cmrm.errors import UserError
-from cmrm.models.adapters import AdapterIdentity, apply_adapter
+from cmrm.models.adapters import AdapterIdentity, apply_adapter, note_adapter
 from cmrm.models.attention import explain_attention, need_attention, refuse_other_dtypes
 from cmrm.models.devices import (
     DeviceMap,
@@ -22,15 +23,16 @@ from cmrm.models.devices import (
 )
 from cmrm.models.families import Attention, Family
 from cmrm.models.folder_check import check_folder
+from cmrm.models.folder_examination import examine_folder
 from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
 from cmrm.models.model_classes import Classes, find_classes
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.quantization import Quantization, compute_in_own_dtype, make_config
 from cmrm.models.remote_code import describe_trust
 from cmrm.models.revision import ModelIdentity
-from cmrm.models.tokenizer_check import find_tokenizer_faults
 from cmrm.models.vlm import VisionLanguageModel, prepare_model
-from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
+from cmrm.models.weight_files import explain_broken_weights
+from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, trust
 
 log = logging.getLogger("cmrm.models")
 
@@ -76,7 +78,7 @@ def load_model(
             attention=attn_implementation,
             trust_remote_code=identity.trust_remote_code,
         )
-        model = load_weights(
+        model, unread = load_telling_unread(
             identity.folder,
             classes,
             config,
@@ -112,8 +114,14 @@ def load_model(
     own_weights(model)
     vlm = prepare_model(model.eval(), processor, where=identity.id, family=family, kept=kept)
     check_folder(vlm, where=identity.id)
-    for fault in find_tokenizer_faults(vlm, identity.folder):
-        log.warning("model.id: %r: %s", identity.id, fault)
+    notes = [*vlm.notes, *examine_folder(vlm, identity.folder, unread=unread)]
+    if adapter is not None:
+        notes += note_adapter(model, adapter, identity)
+    vlm = replace(vlm, notes=tuple(notes))
+    for note in vlm.notes:
+        log.log(
+            logging.WARNING if note.warning else logging.DEBUG, "model.id: %r: %s", identity.id, note.text
+        )
     return vlm
 
 
@@ -149,6 +157,8 @@ def _explain(error: Exception, identity: ModelIdentity, implementation: Attentio
             f"model.id: the processor of {identity.id!r} needs the package {missing}, which is not installed: "
             "pip install 'cmrm[vision]'"
         )
+    if broken := explain_broken_weights(identity.folder):
+        return UserError(f"model.id: {identity.id!r} cannot be loaded: {broken}.")
     own = " and that its own code runs here" if identity.trust_remote_code else ""
     # A reason that names a package to install (weights in AWQ, GPTQ, …) already says the fix.
     fix = "" if "install" in reason else f" Check that the folder is complete{own}."

@@ -17,7 +17,7 @@ from typing import TypeVar
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-READ_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+READ_FILES = ("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt")
 # Only under trust_remote_code: a model's modules, also in subfolders, and the files from which such code reads its
 # vocabulary and settings.
 CODE_FILES = ("**/*.py", "*.bpe", "*.spm", "*.tiktoken", "*.vocab", "*.yaml", "*.yml")
@@ -148,6 +148,7 @@ def digest_folder(folder: Path, *, patterns: Sequence[str] = READ_FILES, field: 
             total.update(f"{path.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
         changed = _list_files(folder, patterns) != before
     except FileNotFoundError:
+        _refuse_dead_links(folder, patterns, field=field)
         changed = True
     except OSError as error:
         raise ModelUnavailableError(
@@ -190,7 +191,18 @@ def download_model(
         fetched = snapshot_download(
             model_id, revision=commit, allow_patterns=wanted, local_files_only=is_offline_mode()
         )
+    _refuse_dead_links(Path(fetched), patterns, field=field)
     return commit, Path(fetched)
+
+
+def _refuse_dead_links(folder: Path, patterns: Sequence[str], *, field: str) -> None:
+    """Raise `ModelUnavailableError` for a link whose target is gone, as where a blob of the hub's cache was removed."""
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        if path.is_symlink() and not path.exists():
+            raise ModelUnavailableError(
+                f"{field}.id: {path.name} in {str(folder)!r} is a link to {str(path.readlink())!r}, which is not "
+                "there; restore that file, or download the model again."
+            )
 
 
 def _find_commit(model_id: str, revision: str, *, field: str) -> str:

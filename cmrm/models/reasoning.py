@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmrm.models.template_files import find_template
 from cmrm.prompts.reasoning import ReasoningMarks
 
 # Marks of published models: Qwen3-VL and GLM-4.1V, Kimi-VL, Magistral, Gemma 4, Command A Reasoning, Seed-OSS.
@@ -31,7 +32,8 @@ def find_reasoning_marks(
     `template` is that of its family, for a folder whose processor has none. `asked` is a pair that a spec names, of
     which the folder then says the rest. Nothing of a model without such marks is parsed.
     """
-    own = _find_template(folder, template)
+    found_template = find_template(folder, family=template)
+    own = None if found_template is None else found_template[1]
     pairs = PAIRS if asked is None else (asked,)
     tokens = _find_tokens(folder, [*(mark for pair in pairs for mark in pair), *WRAPPING])
     if asked is not None:
@@ -64,27 +66,6 @@ def check_marks(marks: Sequence[str]) -> None:
     """Raise `ValueError` unless a spec's two marks are different texts, neither of them blank."""
     if len(set(marks)) != 2 or not all(mark.strip() for mark in marks):
         raise ValueError("give two different marks, [opening, closing], such as ['<think>', '</think>']")
-
-
-def _find_template(folder: Path, family: str | None) -> str | None:
-    """Find the chat template as `choose_template` does: the processor's, the family's, the tokenizer's."""
-    try:
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        pass
-    for name in ("chat_template.json", "processor_config.json"):
-        if (own := _read_template(_read_json(folder / name))) is not None:
-            return own
-    return family or _read_template(_read_json(folder / "tokenizer_config.json"))
-
-
-def _read_template(settings: Mapping[str, Any]) -> str | None:
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-    if isinstance(found, dict):
-        found = found.get("default")
-    return found if isinstance(found, str) else None
 
 
 def _find_tokens(folder: Path, marks: Sequence[str]) -> dict[str, bool]:
@@ -144,13 +125,6 @@ def _render_beginning(template: str) -> str:
         if _QUESTION in text:
             return text.rpartition(_QUESTION)[2]
     return ""
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        return _parse(path.read_bytes())
-    except OSError:
-        return {}
 
 
 def _parse(data: bytes) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from cmrm.models.families import get_family
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
 from cmrm.models.vision_types import takes_images
+from cmrm.models.weight_files import need_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +91,6 @@ def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
     need_safetensors(identity.folder, where=f"model.id: {identity.id!r}")
 
 
-def need_safetensors(folder: Path, *, where: str) -> None:
-    """Raise `UserError` if a model's folder holds no safetensors; `where` is how the error names the model."""
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{where} holds no .safetensors weights, and pickled weights are not read. "
-            "Convert it once: load it with transformers and save_pretrained() it to a new folder."
-        )
-
-
 def _check_type(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
     try:
         get_family(identity.model_type, where=identity.id)
@@ -119,8 +111,15 @@ def read_config(model_id: str, folder: Path) -> dict[str, Any]:
                 f"model.id: {model_id!r} is a LoRA adapter, not a model. Give the model that it was made for"
                 f"{_name_base(folder)} as model.id, and this one as model.adapter: {{id: {model_id}}}."
             ) from None
+        below = sorted(path.parent.name for path in folder.glob(f"*/{path.name}"))
+        inside = (
+            f" It has one in {below[0]!r}: give that folder, a copy on disk if this is a hub id."
+            if below
+            else ""
+        )
         raise UserError(
             f"model.id: {model_id!r} has no config.json; give a folder saved by transformers' save_pretrained()."
+            f"{inside}"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(

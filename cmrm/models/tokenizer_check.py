@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cmrm.models.folder_json import read_settings
 from cmrm.models.vlm import VisionLanguageModel, render_on_host
 from cmrm.prompts.conditions import Prompt
 
@@ -15,9 +15,7 @@ LLAMA_TOKENIZERS = "Llama"
 
 
 def find_tokenizer_faults(vlm: VisionLanguageModel, folder: Path) -> Iterator[str]:
-    """Name what makes a LLaVA model's tokens others than those it was trained on, each in one line with the fix."""
-    if not vlm.family.model_type.startswith(("llava", "vipllava")):
-        return
+    """Name what makes a model's tokens others than those it was trained on, each in one line with the fix."""
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         yield (
             "its folder has tokenizer.model and no tokenizer.json, so transformers makes a tokenizer that can split "
@@ -25,7 +23,7 @@ def find_tokenizer_faults(vlm: VisionLanguageModel, folder: Path) -> Iterator[st
         )
     tokenizer = vlm.processor.tokenizer
     bos = tokenizer.bos_token_id
-    if bos is None or not _is_to_begin_with_bos(_read(folder / "tokenizer_config.json")):
+    if bos is None or not _is_to_begin_with_bos(read_settings(folder / "tokenizer_config.json")):
         return
     ids = render_on_host(vlm, [Prompt(text="?")])["input_ids"][0].tolist()
     if ids[0] != bos:
@@ -39,11 +37,3 @@ def _is_to_begin_with_bos(settings: dict[str, Any]) -> bool:
     """Whether a tokenizer's settings ask for BOS, or are those of Llama, which has it by default."""
     usual = str(settings.get("tokenizer_class", "")).startswith(LLAMA_TOKENIZERS)
     return bool(settings.get("add_bos_token", usual))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -21,7 +21,9 @@ from cmrm.models.chat_template import (
 )
 from cmrm.models.control_prompts import FILLER, TokenRow, explain_no_controls, make_row
 from cmrm.models.families import Family, get_family
+from cmrm.models.folder_note import FolderNote
 from cmrm.models.modules import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
+from cmrm.models.token_ids import check_token_ids, choose_padding
 from cmrm.prompts.conditions import Prompt
 
 
@@ -33,6 +35,7 @@ class VisionLanguageModel:
     in order. The vision tower is in neither, so it is never captured or steered. `image_only_blocks` are the numbers of
     those that the model skips without an image. `system_form` is the form in which the template takes a system line.
     `kept_tokens` are special tokens that answers keep as text, by id: the marks around what a model thinks.
+    `notes` are what its files have to tell, warnings among them.
 
     >>> import cmrm
     >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
@@ -52,6 +55,7 @@ class VisionLanguageModel:
     image_token_id: int
     special_tokens: frozenset[str]
     kept_tokens: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[FolderNote, ...] = ()
 
     @property
     def hidden_size(self) -> int:
@@ -77,21 +81,16 @@ def prepare_model(
     """Wrap an already loaded model and processor; `where` names the model in errors.
 
     A given `family` replaces the table's. `kept` are special tokens that answers keep. Raises `UserError` for an
-    unknown model type, for a family whose paths lead nowhere, and for a processor without a chat template.
+    unknown model type, for a family whose paths lead nowhere, for a processor without a chat template, and for a
+    tokenizer that is not the model's.
     """
     family = family or get_family(model.config.model_type, where=where)
     decoder = model.get_decoder()
     tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(
-                f"model.id: the tokenizer of {where!r} has neither a pad_token nor an eos_token for the padding of a "
-                "batch: name one in its tokenizer_config.json."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
+    padding = choose_padding(tokenizer, where=where)
     model.generation_config = _keep_token_rules(model.generation_config)
     image_token_id = find_image_token(model.config, family, where=where)
+    check_token_ids(model, processor, image_token_id=image_token_id, where=where)
     blocks = find_blocks(decoder, family.blocks, where=where)
     template = choose_template(processor, family, where=where)
     return VisionLanguageModel(
@@ -106,6 +105,7 @@ def prepare_model(
         image_token_id=image_token_id,
         special_tokens=list_special_tokens(processor, image_token_id),
         kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
+        notes=(padding,),
     )
 
 

@@ -42,13 +42,38 @@ def load_weights(
 
     `dtype` is a torch dtype or its name. `placement` holds transformers' `device_map` and `quantization_config`;
     without them the weights are on the CPU. `where` is how errors name the checkpoint. Raises `UserError` if weights
-    are missing, else one of `LOAD_ERRORS`.
+    are missing or of other shapes, else one of `LOAD_ERRORS`.
     """
-    model, found = load_with_info(
-        folder, classes, config, dtype=dtype, trust_remote_code=trust_remote_code, **placement
+    model, _ = load_telling_unread(
+        folder, classes, config, dtype=dtype, where=where, trust_remote_code=trust_remote_code, **placement
     )
-    _refuse_missing(found["missing_keys"], where=where)
     return model
+
+
+def load_telling_unread(
+    folder: Path,
+    classes: Classes,
+    config: Any,
+    *,
+    dtype: Any,
+    where: str,
+    trust_remote_code: bool = False,
+    **placement: Any,
+) -> tuple[Any, frozenset[str]]:
+    """Load as `load_weights` does: the model, and the names of weights in the files for which it has no place."""
+    # Mismatched weights are refused here, by name; transformers only refers to what it has logged.
+    model, found = load_with_info(
+        folder,
+        classes,
+        config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,
+        **placement,
+    )
+    _refuse_mismatched(found["mismatched_keys"], where=where)
+    _refuse_missing(found["missing_keys"], where=where)
+    return model, frozenset(found["unexpected_keys"])
 
 
 def load_with_info(
@@ -88,4 +113,13 @@ def _refuse_missing(missing: Collection[str], *, where: str) -> None:
         raise UserError(
             f"{where} holds no weights for {min(missing)}{more}, which transformers would initialize at "
             "random. Complete the folder, or give the model from which it was made."
+        )
+
+
+def _refuse_mismatched(mismatched: Collection[tuple[str, Any, Any]], *, where: str) -> None:
+    if mismatched:
+        name, there, expected = min(mismatched)
+        raise UserError(
+            f"{where} has {name} of shape {list(there)}, and by its config.json it is {list(expected)}. Take the "
+            "config.json and the weights of one model and one revision."
         )

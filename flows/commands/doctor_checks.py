@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cmrm.doctor import Finding
+    from cmrm.models.folder_note import FolderNote
 
 SPEC_ENDINGS = {".yaml", ".yml"}
 NAME_WIDTH = 22
@@ -30,10 +31,11 @@ MARK_WIDTH = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """One model's findings, its name, and its image backend."""
+    """One model's findings, its name, its image backend, and what its folder has to tell."""
 
     model: str
     image_backend: str
+    folder: tuple[FolderNote, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -64,11 +66,15 @@ def examine_models(
         console.print(Text(show_safely(use.name), style="bold"))
         console.print(Text(f"Images are resized by {use.image_backend}."))
         vlm = load_model_once(use)
+        for row in _draw_folder(vlm.notes):
+            console.print(row)
         findings: list[Finding] = []
         for finding in examine(vlm, image_size=image_size):
             findings.append(finding)
             console.print(_draw(finding))
-        examined = Examined(model=use.name, image_backend=use.image_backend, findings=tuple(findings))
+        examined = Examined(
+            model=use.name, image_backend=use.image_backend, folder=vlm.notes, findings=tuple(findings)
+        )
         console.print(Text(_sum_up(examined)), soft_wrap=True)
         yield examined
 
@@ -83,6 +89,7 @@ def diagnose(given: str, *, options: dict[str, Any], format: Literal["table", "j
             {
                 "model": one.model,
                 "image_backend": one.image_backend,
+                "folder": [asdict(note) for note in one.folder],
                 "findings": [asdict(finding) for finding in one.findings],
             }
             for one in examined
@@ -103,21 +110,35 @@ def _make_spec(model: str, options: dict[str, Any]) -> Spec:
 
 
 def _draw(finding: Finding) -> Table:
-    """Format one finding as a row of fixed widths, since rows are printed one by one."""
+    if finding.passed:
+        return _draw_row(finding.name, "passed", "green", finding.detail)
+    return _draw_row(finding.name, "FAILED", "bold red", finding.detail)
+
+
+def _draw_folder(notes: Sequence[FolderNote]) -> Iterator[Table]:
+    """Draw the files that a model was made of in one row, and each warning in another."""
+    facts = "; ".join(f"{note.about}: {note.text}" for note in notes if not note.warning)
+    yield _draw_row("folder", "read", "green", facts)
+    for note in notes:
+        if note.warning:
+            yield _draw_row(note.about, "WARNED", "bold yellow", note.text)
+
+
+def _draw_row(name: str, mark: str, style: str, text: str) -> Table:
+    """Format a row of fixed widths, since rows are printed one by one."""
     row = make_table([TableColumn(width=NAME_WIDTH), TableColumn(width=MARK_WIDTH), TableColumn()])
-    mark, style = ("passed", "green") if finding.passed else ("FAILED", "bold red")
-    row.add_row(finding.name, Text(mark, style=style), Text(show_safely(finding.detail)))
+    row.add_row(name, Text(mark, style=style), Text(show_safely(text)))
     return row
 
 
 def _sum_up(examined: Examined) -> str:
+    warnings = sum(note.warning for note in examined.folder)
+    told = f" Its folder has {warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else ""
     seconds = sum(one.seconds for one in examined.findings)
     count = len(examined.findings)
     if not examined.failed:
-        return (
-            f"All {count} checks passed in {seconds:.1f} s; this model can be extracted from and steered.\n"
-        )
+        return f"All {count} checks passed in {seconds:.1f} s; this model can be extracted from and steered.{told}\n"
     return (
         f"{len(examined.failed)} of {count} checks failed in {seconds:.1f} s: {', '.join(examined.failed)}. "
-        "Do not trust measurements on this model.\n"
+        f"Do not trust measurements on this model.{told}\n"
     )

@@ -190,7 +190,9 @@ def test_pickled_weights_next_to_other_safetensors_are_not_read(
     folder = Path(shutil.copytree(taught["harmbench"].model, tmp_path / "copy"))
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     torch.save(taught["harmbench"].checkpoint.model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"judge 'harmbench'.*cannot be loaded"):
+    with pytest.raises(
+        UserError, match=r"judge 'harmbench'.* has neither model\.safetensors nor .*: it has other\."
+    ):
         make_judge("harmbench", model=str(folder)).judge([answer(UNSAFE)])
 
 

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from cmrm.decoding.api import generate
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.models import optional_packages as extras
-from cmrm.models.adapters import find_adapter_revision, resolve_adapter
+from cmrm.models.adapters import find_adapter_revision, note_adapter, resolve_adapter
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from cmrm.models.revision import resolve_model
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import embed
 from cmrm.steering.hooks import embed_steered
@@ -161,7 +162,7 @@ def test_what_is_no_lora_in_safetensors_is_refused(
     ("fields", "complaint"),
     [
         ({"target_modules": ".*nothing.*"}, "not found in the base model"),
-        ({"r": 8}, "mismatched"),
+        ({"r": 8}, r"other shapes: .* \[4, \d+\] instead of \[8, \d+\]"),
         ({"target_modules": r".*language_model.*\.(q_proj)"}, "what the model does not have: .*down_proj"),
         ({"target_modules": r".*language_model.*\.(q_proj|k_proj|down_proj)"}, "no weights for .*k_proj"),
     ],
@@ -189,3 +190,75 @@ def test_without_peft_one_line_says_what_to_install(
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"model\.adapter: needs the package peft.*'cmrm\[adapters\]'"):
         load_model(resolve_model(str(llava_folder)), device="cpu", adapter=resolve_adapter(str(lora)))
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "outside"),
+    [
+        ({"use_dora": True}, 8, 0),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, 10, 1),
+        ({"modules_to_save": ["multi_modal_projector"]}, 9, 1),
+        ({"trainable_token_indices": [5, 6, 40]}, 9, 0),
+        ({"bias": "all"}, 8, 0),
+        ({"targets": r".*(vision_tower.*fc1|layers\.1\.mlp\.up_proj)"}, 3, 2),
+    ],
+    ids=["dora", "saved vocabulary", "saved projector", "trained tokens", "biases", "vision tower"],
+)
+def test_whatever_else_an_adapter_trained_is_applied_and_told(
+    llava_folder: Path,
+    tmp_path: Path,
+    noise_prompts: Prompts,
+    *,
+    options: dict[str, Any],
+    changed: int,
+    outside: int,
+) -> None:
+    lora = make_lora(llava_folder, tmp_path / "lora", merged=tmp_path / "merged", **options)
+    adapted = load_model(
+        resolve_model(str(llava_folder)), dtype="float32", device="cpu", adapter=resolve_adapter(str(lora))
+    )
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    inputs = render(adapted, noise_prompts)
+    with torch.inference_mode():
+        logits, expected = (one(**inputs).logits[:, -1] for one in (adapted.model, merged))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    (note,) = [note for note in adapted.notes if note.about == "adapter"]
+    assert note.text == f"{lora} changes {changed} modules, {outside} of them outside the decoder"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_of_a_larger_vocabulary_is_refused_with_the_fix(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    saved = ["embed_tokens", "lm_head"]
+    lora = make_lora(llava_folder, tmp_path / "lora", rows=264, modules_to_save=saved)
+    with pytest.raises(
+        UserError, match=r"\[264, 32\] instead of \[260, 32\], as of a vocabulary of 264 tokens"
+    ):
+        load_model(resolve_model(str(llava_folder)), device="cpu", adapter=resolve_adapter(str(lora)))
+
+
+def test_an_adapter_of_another_model_and_of_other_prompts_is_told(lora: Path, llava_folder: Path) -> None:
+    edit_config(lora, base_model_name_or_path="someone/llava-other")
+    tokenizer = json.loads((llava_folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 260, "content": "<more>"})
+    (lora / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (lora / "chat_template.jinja").write_text("another")
+    adapter = resolve_adapter(str(lora))
+    loaded = load_model(resolve_model(str(llava_folder)), dtype="float32", device="cpu", adapter=adapter)
+    first, second, third = (note.text for note in loaded.notes if note.warning)
+    assert "it was made for someone/llava-other, and model.id is" in first
+    assert "a tokenizer.json with other tokens than the model's, which is not read" in second
+    assert "a chat template other than the model's (chat_template.jinja), which is not read" in third
+
+
+def test_an_adapter_with_a_copy_of_the_models_prompts_is_none(
+    adapted: VisionLanguageModel, lora: Path, llava_folder: Path
+) -> None:
+    tokenizer = json.loads((llava_folder / "tokenizer.json").read_text())
+    # Trainers save how they padded.
+    (lora / "tokenizer.json").write_text(json.dumps({**tokenizer, "padding": {"strategy": "BatchLongest"}}))
+    shutil.copy(llava_folder / "chat_template.jinja", lora)
+    identity = resolve_model(str(llava_folder))
+    notes = note_adapter(adapted.model, resolve_adapter(str(lora)), identity)
+    assert [note.warning for note in notes] == [False]

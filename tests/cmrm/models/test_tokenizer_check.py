@@ -1,4 +1,4 @@
-"""Loading a LLaVA folder says in one line that its tokenizer reads texts otherwise than in training."""
+"""Loading a folder says in one line that its tokenizer reads texts otherwise than in training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from cmrm.errors import UserError
 from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.tokenizer_check import find_tokenizer_faults
@@ -62,3 +63,16 @@ def test_a_sentencepiece_file_alone_is_told(tmp_path: Path, llava_folder: Path) 
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     (line,) = find_tokenizer_faults(vlm, tmp_path)
     assert "begin without <s>" in line
+
+
+def test_an_image_token_that_the_tokenizer_splits_is_named(llava_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    for name, field in (
+        ("tokenizer.json", "added_tokens"),
+        ("tokenizer_config.json", "extra_special_tokens"),
+    ):
+        content = json.loads((folder / name).read_text())
+        content[field] = [one for one in content[field] if "<image>" not in str(one)]
+        (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"splits <image> into 7 tokens: tokenizer\.json lacks it"):
+        load_model(resolve_model(str(folder)), dtype="float32", device="cpu")
