@@ -219,7 +219,7 @@ STAGES = (
         name="asks again for an image of a URL that was fetched",
         file="tasks/data/remote_images.py",
         old="if known is not None:",
-        new="if isinstance(known, LostImage):",
+        new="if isinstance(known, LostMedium):",
         tests=(
             "tests/tasks/data/test_remote_images.py"
             "::test_images_are_kept_by_their_content_in_the_order_of_the_rows",

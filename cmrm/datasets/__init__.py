@@ -6,6 +6,7 @@ Imports `cmrm.models` and what that imports.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from cmrm.datasets.selection import keep_categories, refuse_nothing
 from cmrm.datasets.splits import split
 from cmrm.errors import UserError
 from cmrm.prompts.sample import Rejected, Sample
+from cmrm.prompts.videos import MOST_FRAMES
 from cmrm.untrusted.printable import show_value
 from cmrm.untrusted.regular_file import refuse_forbidden
 
@@ -25,7 +27,7 @@ __all__ = ["Format", "Match", "find_format", "list_formats", "read_dataset", "sc
 
 Match = Literal["name", "basename"]
 # Options of every format.
-GENERAL_OPTIONS = ("categories", "match")
+GENERAL_OPTIONS = ("categories", "match", "frames")
 
 
 def read_dataset(
@@ -38,12 +40,14 @@ def read_dataset(
     fetch_images: FetchImages | None = None,
     categories: Sequence[str] | None = None,
     match: Match = "name",
+    frames: int | None = None,
     **options: Any,
 ) -> Iterator[Sample | Rejected]:
     """Read a data set in the format `name`, row by row; `categories` filters its samples.
 
-    With `match` "basename", an image that is not found under its path is looked up by its base name. `images` is the
-    image folder, `open_rows` reads the rows of a Parquet file, and `fetch_images` downloads images that rows name by
+    With `match` "basename", a file that is not found under its path is looked up by its base name. `frames` is the
+    most frames that are shown of a video. `images` is the folder of images, videos and sounds, `open_rows` reads the
+    rows of a Parquet file, and `fetch_images` downloads files that rows name by
     URL; each is passed only to formats that need it (`Format.needs`). Raises `UserError` for an unknown format, option
     or `match`, and, during iteration, for a missing or empty file and for a category that no sample has.
 
@@ -62,6 +66,8 @@ def read_dataset(
     if match not in get_args(Match):
         known = " or ".join(get_args(Match))
         raise UserError(f"data set {dataset!r}: match is {show_value(match)}; give {known}.")
+    if frames is not None and not 1 <= frames <= MOST_FRAMES:
+        raise UserError(f"data set {dataset!r}: frames is {frames}; give 1 to {MOST_FRAMES}.")
     path = Path(path)
     refuse_forbidden(path)
     handed = {"images": images, "open_rows": open_rows or _refuse_parquet, "fetch_images": fetch_images}
@@ -69,7 +75,16 @@ def read_dataset(
     rows = refuse_nothing(chosen.read(path, dataset=dataset, **needed, **options), path)
     if match == "basename":
         rows = match_basenames(rows, None if images is None else ImageFolder(images), dataset=dataset)
+    if frames is not None:
+        rows = (_limit_frames(row, frames) for row in rows)
     return rows if categories is None else keep_categories(rows, categories, dataset=dataset)
+
+
+def _limit_frames(row: Sample | Rejected, frames: int) -> Sample | Rejected:
+    if isinstance(row, Rejected) or not row.media:
+        return row
+    media = (replace(one, frames=frames) if one.kind == "video" else one for one in row.media)
+    return replace(row, media=tuple(media))
 
 
 def _refuse_parquet(path: Path) -> Iterator[Mapping[str, Any]]:

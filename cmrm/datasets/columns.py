@@ -19,18 +19,23 @@ from cmrm.datasets.fields import (
     get_plain_or_none,
     write_plainly,
 )
-from cmrm.datasets.image_markers import MARKER, take_out_marker
+from cmrm.datasets.image_markers import MARKER, take_out_marker, take_out_markers
+from cmrm.datasets.media_columns import MEDIA_FIELDS, MediaColumns, find_media_columns
 from cmrm.datasets.rows import Record
 from cmrm.datasets.truths import Truths, read_truths
 from cmrm.errors import UserError
+from cmrm.prompts.media import Medium
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.printable import show, show_value
 
 # Fields that a column may give, and fields that a spec may set as a constant for all rows.
 TEXTS = ("caption", "category", "context", "group")
-FIELDS = ("id", "question", "choices", "image", "reference", "harmful", "twin", *TEXTS)
+FIELDS = ("id", "question", "choices", "reference", "harmful", "twin", *TEXTS)
+ALL_FIELDS = (*FIELDS, *MEDIA_FIELDS)
 CONSTANTS = ("question", "image", "reference", *TEXTS)
 
+# Above what any model takes in one turn.
+MAX_MEDIA = 256
 MAX_NAMED = 20
 # Bounds what is collected for messages: a malformed file may have another key or label in each row.
 MAX_SEEN = 1000
@@ -40,12 +45,13 @@ MAX_SEEN = 1000
 class OwnColumns:
     """How rows of a user's own file become samples.
 
-    `names` maps a sample's fields to columns, which may be dotted paths; `given` are the fields that the spec maps.
-    `constants` override the file for every row.
+    `names` maps a sample's fields to columns, which may be dotted paths, and `media` are the columns of its images,
+    videos and sounds; `given` are the fields that the spec maps. `constants` override the file for every row.
     """
 
     dataset: str
     names: Mapping[str, str]
+    media: MediaColumns
     given: frozenset[str]
     constants: Mapping[str, str]
     truths: Truths
@@ -55,15 +61,16 @@ class OwnColumns:
 
         For files whose rows all have the same columns; nested fields are checked by `watch`.
         """
-        for field, name in self._needed().items():
+        for field, name in self._needed():
             if name not in header and name.split(".")[0] not in header:
                 raise self._missing(
-                    field, list(list_paths(header) if isinstance(header, Mapping) else header)
+                    field, name, list(list_paths(header) if isinstance(header, Mapping) else header)
                 )
 
     def read_names(self) -> list[str]:
         """List the columns, or dotted paths to fields, that are read where a row has them."""
-        return [name for field, name in self.names.items() if field not in self.constants]
+        media = [(column.field, column.name) for column in self.media.columns]
+        return [name for field, name in (*self.names.items(), *media) if field not in self.constants]
 
     def watch(self, records: Iterable[Record | Rejected], *, hint: str = "") -> Iterator[Record | Rejected]:
         """Pass rows through; at the end, raise `UserError` for a required field or mapped value that no row had.
@@ -72,7 +79,7 @@ class OwnColumns:
 
         `hint` is appended to the message about a field.
         """
-        needed = dict(self._needed())
+        needed = self._needed()
         paths: dict[str, None] = {}
         values: dict[str, None] = {}
         any_row = False
@@ -82,11 +89,7 @@ class OwnColumns:
             if isinstance(record, Record):
                 any_row = True
                 if needed:
-                    needed = {
-                        field: name
-                        for field, name in needed.items()
-                        if find_field(record.fields, name) is ABSENT
-                    }
+                    needed = [one for one in needed if find_field(record.fields, one[1]) is ABSENT]
                 if needed and len(paths) < MAX_SEEN:
                     paths |= dict.fromkeys(name for name in list_paths(record.fields) if name != KEY)
                 if (
@@ -98,7 +101,7 @@ class OwnColumns:
                         values[label] = None
             yield record
         if needed and any_row:
-            raise self._missing(next(iter(needed)), list(paths), hint)
+            raise self._missing(*needed[0], list(paths), hint)
         if any_row and not labelled:
             raise UserError(
                 f"the column {show_value(harmful)} of {self.dataset}, which {self._name_option('harmful')} names, is "
@@ -117,10 +120,14 @@ class OwnColumns:
             for name in self.names.values()
             if (value := find_field(record.fields, name)) is not ABSENT and value is not None
         }
-        texts = {field: self._read_text(row, field) for field in ("image", *TEXTS)}
-        image = texts.pop("image")
+        texts = {field: self._read_text(row, field) for field in TEXTS}
+        media = self._read_media(record)
         question = self.constants.get("question") or get_plain(row, self.names["question"])
-        asked = question if image is None else take_out_marker(question)
+        image = media[0].name if [one.kind for one in media] == ["image"] else None
+        if image is not None:
+            asked, media, removed = take_out_marker(question), (), MARKER if MARKER in question else None
+        else:
+            asked, media, removed = take_out_markers(question, media)
         choices = self._read_choices(row)
         reference = self._read_text(row, "reference") if choices is None else self._read_letter(row, choices)
         # Rotations of the choices are one question, and on one side of the split.
@@ -130,29 +137,29 @@ class OwnColumns:
         asked = asked if choices is None else ask_with_choices(asked, choices)
         harmful = self.names["harmful"]
         return Sample(
-            id=self._name(record, row) or content_id(asked, image, self._tell_apart(row, texts, reference)),
+            id=self._name(record, row)
+            or content_id(asked, image, self._tell_apart(row, texts, reference, media)),
             dataset=self.dataset,
             question=asked,
             harmful=self.truths.read(row, harmful),
             image=image,
             reference=reference,
             twin=twin,
-            removed=None if image is None or MARKER not in question else MARKER,
-            media=(),
+            removed=removed,
+            media=media,
             line=record.line,
             **{**texts, "group": group},
         )
 
-    def _needed(self) -> dict[str, str]:
-        """Return the fields, with columns, that some row must have: the question, and all that the spec maps."""
-        return {
-            field: name
+    def _needed(self) -> list[tuple[str, str]]:
+        """List the fields, with columns, that some row must have: the question, and all that the spec maps."""
+        return [
+            (field, name)
             for field, name in self.names.items()
             if field in self.given or (field == "question" and field not in self.constants)
-        }
+        ] + [(column.field, column.name) for column in self.media.columns if column.mapped]
 
-    def _missing(self, field: str, present: Sequence[str], hint: str = "") -> UserError:
-        name = self.names[field]
+    def _missing(self, field: str, name: str, present: Sequence[str], hint: str = "") -> UserError:
         folded = {one.casefold(): one for one in reversed(present)}
         near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
         named = f", which {self._name_option(field)} names" if field in self.given else ""
@@ -175,6 +182,19 @@ class OwnColumns:
         name = self.names[field]
         return get_plain_or_none(row, name) if name in row else None
 
+    def _read_media(self, record: Record) -> tuple[Medium, ...]:
+        if (constant := self.constants.get("image")) is not None:
+            return (Medium(kind="image", name=constant),)
+        named = tuple(
+            Medium(kind=column.kind, name=name)
+            for column, cells in self.media.choose(record.fields)
+            for cell in cells
+            if (name := get_plain_or_none({column.name: cell}, column.name)) is not None
+        )
+        if len(named) > MAX_MEDIA:
+            raise RowError(f"{len(named):,} images, videos and sounds are given, more than {MAX_MEDIA}")
+        return named
+
     def _read_choices(self, row: Mapping[str, Any]) -> list[str] | None:
         name = self.names["choices"]
         # A column that happens to be named `choices` may hold anything; one that the spec maps must be a list.
@@ -196,10 +216,20 @@ class OwnColumns:
         return get_id(record.fields, KEY) if KEY in record.fields else None
 
     def _tell_apart(
-        self, row: Mapping[str, Any], texts: Mapping[str, str | None], reference: str | None
+        self,
+        row: Mapping[str, Any],
+        texts: Mapping[str, str | None],
+        reference: str | None,
+        media: Sequence[Medium],
     ) -> dict[str, str]:
         """Return the row's own fields, constants excluded, that the content id includes next to question and image."""
-        said = {**texts, "reference": reference, "harmful": row.get(self.names["harmful"])}
+        listed = " ".join(f"{one.kind}:{one.name}" for one in media) or None
+        said = {
+            **texts,
+            "reference": reference,
+            "media": listed,
+            "harmful": row.get(self.names["harmful"]),
+        }
         return {
             field: str(write_plainly(value, field))
             for field, value in said.items()
@@ -208,7 +238,7 @@ class OwnColumns:
 
 
 def read_columns(
-    columns: Mapping[str, str] | None,
+    columns: Mapping[str, str | Sequence[str]] | None,
     *,
     dataset: str,
     harmful: bool | Mapping[str, Any] = True,
@@ -216,12 +246,17 @@ def read_columns(
 ) -> OwnColumns:
     """Build the column mapping of a spec; a field without an entry maps to the column of the same name.
 
+    A field of media may be mapped to several columns, or to none by an empty list.
     `harmful` is the default for rows without that field, or maps the values of a column (`truths.read_truths`). Raises
     `UserError` for an unknown field, a column name or constant that is not a text, and a field that is set twice.
     """
     given, fixed = dict(columns or {}), dict(constants or {})
     _refuse_unknown(
-        given, FIELDS, dataset=dataset, where="columns", example="question: the name your file uses"
+        {field: value for field, value in given.items() if not _names_columns(field, value)},
+        ALL_FIELDS,
+        dataset=dataset,
+        where="columns",
+        example="question: the name your file uses",
     )
     _refuse_unknown(fixed, CONSTANTS, dataset=dataset, where="constants", example="category: photographs")
     if twice := sorted(given.keys() & fixed.keys()):
@@ -235,9 +270,12 @@ def read_columns(
                 f"data set {dataset!r}: columns.harmful and harmful.column name a column each; keep one."
             )
         given["harmful"] = truths.column
+    names = {field: str(given.get(field, field)) for field in FIELDS}
+    taken = frozenset(names[field] for field in FIELDS if field in given)
     return OwnColumns(
         dataset=dataset,
-        names={field: given.get(field, field) for field in FIELDS},
+        names=names,
+        media=find_media_columns(given, taken=taken),
         given=frozenset(given),
         constants=fixed,
         truths=truths,
@@ -255,6 +293,15 @@ def _refuse_unknown(
             )
         if not isinstance(value, str) or not value:
             raise UserError(f"data set {dataset!r}: {where}.{field} is {cut(repr(value))}; give it as text.")
+
+
+def _names_columns(field: str, value: object) -> bool:
+    """Whether a field of media is mapped to a list of columns."""
+    return (
+        field in MEDIA_FIELDS
+        and isinstance(value, list | tuple)
+        and all(isinstance(name, str) and name for name in value)
+    )
 
 
 def _show(value: object) -> str | None:

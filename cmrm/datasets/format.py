@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmrm.datasets.media_columns import MediaColumns
 from cmrm.datasets.rows import Record
 from cmrm.prompts.sample import Rejected, Sample
 
 # Reads the rows of one Parquet file; cmrm itself does not import pyarrow.
 OpenRows = Callable[[Path], Iterable[Mapping[str, Any]]]
-# Replaces each URL in the named column by the name of the downloaded file, or a `LostImage`.
-FetchImages = Callable[[Iterable[Record | Rejected], str], Iterator[Record | Rejected]]
+# Replaces each URL in the columns of media by the name of the downloaded file, or a `LostMedium`.
+FetchImages = Callable[[Iterable[Record | Rejected], MediaColumns], Iterator[Record | Rejected]]
 # Options of the formats for users' own files.
 OWN_OPTIONS = frozenset(("columns", "harmful", "constants"))
 # Needed by formats whose rows may embed images or name them by URL: the image folder and the downloader.

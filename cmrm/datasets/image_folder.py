@@ -7,13 +7,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from cmrm.datasets.coco import SPLIT_PREFIXES
-from cmrm.datasets.fields import cut, is_storable
+from cmrm.datasets.fields import RowError, cut, is_storable
 from cmrm.datasets.rows import reject
 from cmrm.errors import UserError
+from cmrm.prompts.media import Medium
 from cmrm.prompts.media_files import is_name, locate_file
 from cmrm.prompts.sample import Rejected, Sample
 
@@ -195,20 +195,30 @@ def match_basenames(
     if folder is None:
         raise UserError(f"data set {dataset!r}: match finds images in a folder; give it as `images`.")
     for row in rows:
-        if isinstance(row, Rejected) or row.image is None or folder.find(row.image) is not None:
+        if isinstance(row, Rejected):
             yield row
             continue
-        found = folder.find_by_basename(row.image)
-        if not found and (spelled := folder.find(_basename(row.image))) is not None:
-            found = [spelled[0]]
-        if len(found) > 1:
-            reason = f"{len(found)} images are named {cut(_basename(row.image))!r}: {', '.join(map(cut, found[:3]))}"
-            yield reject(dataset=dataset, line=row.line, identity=row.id, reason=reason, raw=row.question)
-        elif not found and (unstorable := folder.find_unstorable(row.image)):
-            reason = f"image {cut(row.image)!r} is not found; {explain_unstorable(unstorable)}"
-            yield reject(dataset=dataset, line=row.line, identity=row.id, reason=reason, raw=row.question)
-        else:
-            yield replace(row, image=found[0]) if found else row
+        try:
+            yield row.rename([_match_basename(one, folder) for one in row.shown]) if row.shown else row
+        except RowError as error:
+            yield reject(dataset=dataset, line=row.line, identity=row.id, reason=str(error), raw=row.question)
+
+
+def _match_basename(medium: Medium, folder: ImageFolder) -> str:
+    """Find the one file with the base name of a medium that is not found under its path; else its own name."""
+    name = medium.name
+    if folder.find(name) is not None:
+        return name
+    found = folder.find_by_basename(name)
+    if not found and (spelled := folder.find(_basename(name))) is not None:
+        found = [spelled[0]]
+    if len(found) > 1:
+        raise RowError(
+            f"{len(found)} images are named {cut(_basename(name))!r}: {', '.join(map(cut, found[:3]))}"
+        )
+    if not found and (unstorable := folder.find_unstorable(name)):
+        raise RowError(f"image {cut(name)!r} is not found; {explain_unstorable(unstorable)}")
+    return found[0] if found else name
 
 
 def explain_unstorable(paths: Sequence[str]) -> str:

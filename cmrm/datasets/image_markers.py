@@ -1,10 +1,17 @@
-"""Strip the `<image>` placeholder of LLaVA's files from the question of a row that has an image."""
+"""Strip the placeholders of media, `<image>` in LLaVA's files, from the question of a row that has some."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
+
 from cmrm.datasets.fields import RowError
+from cmrm.prompts.media import Medium, MediumKind
 
 MARKER = "<image>"
+# Numbered as in MMMU, or not as in LLaVA's files.
+_MARKERS = re.compile(r"<(image|video|audio)(?:[ _]?(\d{1,3}))?>")
 
 
 def take_out_marker(question: str) -> str:
@@ -24,3 +31,63 @@ def take_out_marker(question: str) -> str:
         return text or rest
     gap = before[len(text) :] + after[: len(after) - len(rest)]
     return f"{text}{chr(10) if chr(10) in gap else ' '}{rest}"
+
+
+def take_out_markers(question: str, media: Sequence[Medium]) -> tuple[str, tuple[Medium, ...], str | None]:
+    """Strip the placeholders of media from a question; return it, the media in their order, and what was taken out.
+
+    Placeholders before and behind the question are removed. One inside becomes the medium's name ("image 2"), counted
+    by kind, since all media stand before the question. They are numbered, or as many as the media of their kind; an
+    `<image>` may stand for the frames of a video where there are no images. Raises `RowError` for other numbers.
+    """
+    found = list(_MARKERS.finditer(question))
+    if not media or not found:
+        return question, tuple(media), None
+    kinds = Counter(one.kind for one in media)
+    ordered: list[Medium] = []
+    names: list[str] = []
+    counted: Counter[MediumKind] = Counter()
+    for match in found:
+        kind = _find_kind(match[1], kinds)
+        if match[2] is None:
+            counted[kind] += 1
+        number = counted[kind] if match[2] is None else int(match[2])
+        own = [one for one in media if one.kind == kind]
+        if match[2] is not None and not 1 <= number <= len(own):
+            raise RowError(f"{match[0]} stands in the question, and {_count(kinds, kind)} given")
+        names.append(f"{kind} {number}")
+        ordered += own[number - 1 : number] if match[2] is None else []
+    for kind, count in counted.items():
+        if count != kinds[kind]:
+            raise RowError(f"<{kind}> stands in the question {count} times, and {_count(kinds, kind)} given")
+    text = _take_out(question, found, names)
+    taken = " ".join(match[0] for match in found)
+    return text, tuple(ordered if len(ordered) == len(media) else media), taken
+
+
+def _take_out(question: str, found: Sequence[re.Match[str]], names: Sequence[str]) -> str:
+    """Remove the placeholders at both ends, and put names in place of the others."""
+    start, end = 0, len(question)
+    first, last = 0, len(found)
+    while first < last and not question[start : found[first].start()].strip():
+        start = found[first].end()
+        first += 1
+    while last > first and not question[found[last - 1].end() : end].strip():
+        last -= 1
+        end = found[last].start()
+    pieces = []
+    for match, name in zip(found[first:last], names[first:last], strict=True):
+        pieces += [question[start : match.start()], name]
+        start = match.end()
+    return "".join([*pieces, question[start:end]]).strip()
+
+
+def _find_kind(marked: str, kinds: Counter[MediumKind]) -> MediumKind:
+    if marked == "image" and not kinds["image"] and kinds["video"]:
+        return "video"
+    return "image" if marked == "image" else "video" if marked == "video" else "audio"
+
+
+def _count(kinds: Counter[MediumKind], kind: MediumKind) -> str:
+    count = kinds[kind]
+    return f"{count} {kind} is" if count == 1 else f"{count} of {kind} are"

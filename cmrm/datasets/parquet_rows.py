@@ -10,7 +10,7 @@ from typing import Any
 from cmrm.datasets.compressed import refuse_what_is_no_file
 from cmrm.datasets.fields import RowError, clean, cut, get_text, name_type
 from cmrm.datasets.format import OpenRows
-from cmrm.datasets.held_images import name_held_image
+from cmrm.datasets.held_media import name_held
 from cmrm.datasets.rows import RAW_CHARACTERS, Record
 from cmrm.errors import UserError
 
@@ -93,7 +93,7 @@ def get_held_image(fields: Mapping[str, Any], name: str, *, images: Path | None,
 
     Raises `RowError` if there is no image, or it cannot be decoded.
     """
-    held = name_held_image(fields.get(name), images=images, dataset=dataset, column=name)
+    held = name_held(fields.get(name), images=images, dataset=dataset, column=name)
     if isinstance(held, bytes | dict | list):
         raise RowError(f"field {name!r} is {name_type(held)}, not an image")
     return get_text({name: held}, name)

@@ -1,39 +1,40 @@
-"""Screening: reject samples with an empty question, a duplicate id or an unusable image (quarantine)."""
+"""Screening: reject samples with an empty question, a duplicate id or an unusable file (quarantine)."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cmrm.datasets.fields import cut
 from cmrm.datasets.image_folder import ImageFolder
 from cmrm.datasets.rows import reject
-from cmrm.errors import UserError
-from cmrm.prompts.images import open_image
+from cmrm.errors import MissingPackageError, UserError
+from cmrm.prompts.media import Medium
+from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.printable import is_blank
 from cmrm.untrusted.regular_file import refuse_no_image_folder
 
 
 def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterator[Sample | Rejected]:
-    """Reject empty questions, duplicate ids, and images that are missing, outside the folder or unreadable.
+    """Reject empty questions, duplicate ids, and files that are missing, outside the folder or unreadable.
 
-    Other samples pass in order. Each image is decoded once, since a truncated file fails only at its end. An image may
+    Other samples pass in order. Each file is decoded once, since a truncated file fails only at its end. An image may
     be stored under a known variant of its name (`ImageFolder.find`). Raises `UserError` if the image folder does not
-    exist, or none is given and a row names an image.
+    exist, or none is given and a row names a file, and `MissingPackageError` for a file that needs a package that is
+    not installed.
     """
     if images is not None:
         refuse_no_image_folder(images)
     folder = None if images is None else ImageFolder(images)
     seen: set[str] = set()
-    opened: dict[str, str | None] = {}
+    opened: dict[Medium, str | None] = {}
     for row in rows:
         if isinstance(row, Rejected):
             yield row
             continue
-        sample = row if folder is None else _name_file(row, folder)
-        reason = _find_fault(sample, seen) or _find_image_fault(sample, folder, opened)
+        sample = row if folder is None else _name_files(row, folder)
+        reason = _find_fault(sample, seen) or _find_media_fault(sample, folder, opened)
         if reason is None:
             seen.add(sample.id)
             yield sample
@@ -47,10 +48,14 @@ def screen(rows: Iterable[Sample | Rejected], *, images: Path | None) -> Iterato
             )
 
 
-def _name_file(sample: Sample, folder: ImageFolder) -> Sample:
-    """Replace the image's name by the name of its file, if it is found."""
-    found = None if sample.image is None else folder.find(sample.image)
-    return sample if found is None else dataclasses.replace(sample, image=found[0])
+def _name_files(sample: Sample, folder: ImageFolder) -> Sample:
+    """Replace the names of a sample's media by the names of their files, where they are found."""
+    if not sample.shown:
+        return sample
+    found = [folder.find(one.name) for one in sample.shown]
+    return sample.rename(
+        [one.name if file is None else file[0] for one, file in zip(sample.shown, found, strict=True)]
+    )
 
 
 def _find_fault(sample: Sample, seen: set[str]) -> str | None:
@@ -61,28 +66,39 @@ def _find_fault(sample: Sample, seen: set[str]) -> str | None:
     return None
 
 
-def _find_image_fault(
-    sample: Sample, folder: ImageFolder | None, opened: dict[str, str | None]
+def _find_media_fault(
+    sample: Sample, folder: ImageFolder | None, opened: dict[Medium, str | None]
 ) -> str | None:
-    if sample.image is None:
-        return None
-    if folder is None:
-        raise UserError(
-            f"data set {sample.dataset!r} names images (first {cut(sample.image)!r}) but has no image folder; "
+    for medium in sample.shown:
+        if folder is None:
+            raise _no_folder(sample, medium)
+        # Several questions share an image, which is decoded once.
+        if medium not in opened:
+            opened[medium] = _try_to_open(folder, medium, sample.dataset)
+        if (reason := opened[medium]) is not None:
+            return reason
+    return None
+
+
+def _no_folder(sample: Sample, medium: Medium) -> UserError:
+    if medium.kind == "image":
+        return UserError(
+            f"data set {sample.dataset!r} names images (first {cut(medium.name)!r}) but has no image folder; "
             "give its `images`."
         )
-    # Several questions share an image, which is decoded once.
-    if sample.image not in opened:
-        opened[sample.image] = _try_to_open(folder, sample)
-    return opened[sample.image]
+    return UserError(
+        f"data set {sample.dataset!r} names {medium.kind} (first {cut(medium.name)!r}) but has no folder of files; "
+        f"give it as `images`, or write `columns: {{{medium.kind}: []}}` if that column names none."
+    )
 
 
-def _try_to_open(folder: ImageFolder, sample: Sample) -> str | None:
-    assert sample.image is not None
+def _try_to_open(folder: ImageFolder, medium: Medium, dataset: str) -> str | None:
     try:
-        open_image(folder.root, sample.image)
+        open_medium(folder.root, medium)
+    except MissingPackageError:
+        raise
     except UserError as error:
-        found = folder.find(sample.image)
-        hint = "" if found else folder.explain(sample.image, dataset=sample.dataset)
+        found = folder.find(medium.name)
+        hint = "" if found else folder.explain(medium.name, dataset=dataset)
         return f"{str(error).rstrip('.')}{hint}." if hint else str(error)
     return None

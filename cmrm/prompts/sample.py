@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from cmrm.prompts.media import Medium, check_media
 
@@ -41,6 +42,21 @@ class Sample:
 
     def __post_init__(self) -> None:
         check_media(self.image, [medium.kind for medium in self.media])
+
+    @property
+    def shown(self) -> tuple[Medium, ...]:
+        """All that is shown with the question, in order: the image, or the media."""
+        return self.media if self.image is None else (Medium(kind="image", name=self.image),)
+
+    def rename(self, names: Sequence[str]) -> Sample:
+        """Return the sample with other file names of what is `shown`, in its order."""
+        if self.image is not None:
+            return replace(self, image=names[0])
+        return replace(self, media=tuple(map(_rename, self.media, names)))
+
+
+def _rename(medium: Medium, name: str) -> Medium:
+    return replace(medium, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)

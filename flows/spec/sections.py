@@ -23,6 +23,7 @@ from cmrm.datasets import Match, find_format, list_formats
 from cmrm.errors import UserError
 from cmrm.models.image_backend import AUTO
 from cmrm.prompts.meaningless_images import MOST_CONTRAST
+from cmrm.prompts.videos import MOST_FRAMES
 from cmrm.untrusted.printable import show_value
 from flows.spec.section import ModelId, Number, Section, Whole, refuse_no_path
 from storage.backends.remote_files import check_url, is_remote
@@ -94,7 +95,8 @@ class DatasetSpec(Section):
     """One data set: its format, file and image folder; the other fields depend on the format.
 
     `pair_with` and `clip` pair questions that have no image with one, by captions or by CLIP. `limit` keeps at most so
-    many samples. `match: basename` finds images by file name. Files, and the base of image names in rows, may be URLs.
+    many samples. `match: basename` finds images by file name. `frames` is the most that are shown of a video. Files,
+    and the base of image names in rows, may be URLs.
     A format of another package may have options that are no fields here; they stand beside the fields in a spec.
     """
 
@@ -107,10 +109,11 @@ class DatasetSpec(Section):
     categories: list[str] | None = Field(default=None, min_length=1)
     answers: FileOrUrl | None = None
     captions: FileOrUrl | None = None
-    columns: dict[str, str] | None = None
+    columns: dict[str, str | list[str]] | None = None
     harmful: bool | HarmfulSpec | None = None
     constants: dict[str, str] | None = None
     match: Match | None = None
+    frames: int | None = Field(default=None, ge=1, le=MOST_FRAMES)
     delimiter: str | None = None
     rows: str | None = Field(default=None, min_length=1)
     variant: str | None = None
@@ -166,6 +169,7 @@ class DatasetSpec(Section):
             "columns",
             "constants",
             "match",
+            "frames",
             "delimiter",
             "rows",
             "variant",

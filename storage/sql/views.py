@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from storage.sql.readonly_fs import PROTOCOL
-from storage.tables.schemas import KINDS, SINGLE_VECTOR
+from storage.tables.schemas import KINDS, SINGLE_VECTOR, is_vector
 
 _KEY_COMMENT = "key of the manifest that names the file; a run lists the keys that it used"
 
@@ -142,7 +142,7 @@ def text(value: str) -> str:
 
 def _read_type(kind: pa.DataType) -> str:
     """The type to read a column from JSON with, where NaN is text."""
-    return "VARCHAR[]" if pa.types.is_list(kind) else _sql_type(kind)
+    return "VARCHAR[]" if is_vector(kind) else _sql_type(kind)
 
 
 def _sql_type(kind: pa.DataType) -> str:
@@ -150,6 +150,9 @@ def _sql_type(kind: pa.DataType) -> str:
         return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        inside = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind)
+        return f"STRUCT({inside})"
     names = {
         "string": "VARCHAR",
         "bool": "BOOLEAN",

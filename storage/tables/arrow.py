@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from storage.errors import StoreError
 from storage.records.layout import check_key, partition
-from storage.tables.schemas import KINDS, SINGLE_VECTOR, Kind
+from storage.tables.schemas import KINDS, SINGLE_VECTOR, Kind, is_vector
 
 # What Arrow raises for values of the wrong type.
 FAULTS = (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError)
@@ -118,7 +118,7 @@ def _is_sound(array: pa.Array) -> bool:
 
 
 def _as_stored(table: pa.Table, field: pa.Field) -> pa.Field:
-    if not pa.types.is_list(field.type) or field.name not in table.column_names:
+    if not is_vector(field.type) or field.name not in table.column_names:
         return field
     given = table.schema.field(field.name).type
     single = hasattr(given, "value_type") and given.value_type != pa.float16()

@@ -18,7 +18,7 @@ from storage.records.hashing import SCHEMA_VERSION
 from storage.tables.arrow import conform, kind_of
 from storage.tables.hashing_sink import HashingSink
 from storage.tables.nanoseconds import replace_nanoseconds
-from storage.tables.schemas import Kind
+from storage.tables.schemas import Kind, is_vector
 
 # DuckDB prunes and parallelizes by row group; for vectors one mebibyte was best, both to look up one sample and to
 # read a block (docs/decisions/storage.md).
@@ -146,10 +146,10 @@ def count_rows(source: bytes | Path) -> int:
 def _open(place: Path | IO[bytes] | HashingSink, table: pa.Table, name: str, kind: Kind) -> pq.ParquetWriter:
     """Open a Parquet writer for tables like this one; `write` sorts the rows of each row group."""
     schema = table.schema.with_metadata({_VERSION: str(SCHEMA_VERSION).encode(), _KIND: name.encode()})
-    narrow = [field.name for field in schema if not pa.types.is_list(field.type)]
+    narrow = [path for field in schema if not is_vector(field.type) for path in _list_paths(field)]
     # Vectors need no statistics or dictionary. Byte-stream-split float32 compresses well if the model computed in
     # bfloat16, whose low bytes are zero; float16 hardly does, and DuckDB 2.0 cannot read it byte-stream-split.
-    vectors = [field for field in schema if pa.types.is_list(field.type)]
+    vectors = [field for field in schema if is_vector(field.type)]
     single = [f"{field.name}.list.element" for field in vectors if field.type.value_type == pa.float32()]
     compression = dict.fromkeys(narrow, "zstd")
     compression |= {f"{field.name}.list.element": "none" for field in vectors}
@@ -162,17 +162,24 @@ def _open(place: Path | IO[bytes] | HashingSink, table: pa.Table, name: str, kin
         compression=compression,
         compression_level=dict.fromkeys(single, VECTOR_LEVEL),
         use_byte_stream_split=single,
-        use_dictionary=[field for field in narrow if pa.types.is_string(schema.field(field).type)],
+        use_dictionary=[field.name for field in schema if pa.types.is_string(field.type)],
         write_statistics=narrow,
         write_page_checksum=True,
         bloom_filter_options=filters,
     )
 
 
+def _list_paths(field: pa.Field) -> list[str]:
+    """List the paths of a column in a Parquet file: its name, or those inside a list of structs."""
+    if not pa.types.is_list(field.type):
+        return [field.name]
+    return [f"{field.name}.list.element.{inside.name}" for inside in field.type.value_type]
+
+
 def _group_rows(table: pa.Table) -> int:
     """The rows of a row group: a mebibyte of vectors, or 65,536 rows."""
     for field in table.schema:
-        if pa.types.is_list(field.type) and table.num_rows:
+        if is_vector(field.type) and table.num_rows:
             width = max(1, len(table[field.name][0]))
             return max(1, min(ROW_GROUP, ROW_GROUP_BYTES // (width * field.type.value_type.bit_width // 8)))
     return ROW_GROUP

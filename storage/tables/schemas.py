@@ -11,6 +11,27 @@ import pyarrow as pa
 # Elements are never null, which saves Parquet a definition level per number.
 HALF_VECTOR = pa.list_(pa.field("element", pa.float16(), nullable=False))
 SINGLE_VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+# Several images, videos and sounds of a sample.
+MEDIA = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                pa.field("kind", pa.string(), nullable=False),
+                pa.field("name", pa.string(), nullable=False),
+                pa.field("digest", pa.string()),
+                pa.field("frames", pa.int32()),
+                pa.field("seconds", pa.float64()),
+            ]
+        ),
+        nullable=False,
+    )
+)
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column of a type holds vectors: lists of floats."""
+    return pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +86,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "samples": Kind(
             comment="one row per sample: a request as it is put to the model",
-            late=("removed", "twin"),
+            late=("removed", "twin", "media"),
             schema=pa.schema(
                 [
                     _DATASET,
@@ -93,6 +114,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     ),
                     _maybe("text_digest", pa.string(), "sha256 of question and caption"),
                     _maybe("image_digest", pa.string(), "sha256 of the image file's bytes"),
+                    _maybe(
+                        "media",
+                        MEDIA,
+                        "in order, what is shown where it is more than one image: kind (image, video, audio), name of "
+                        "the file, sha256 of its bytes, frames shown of a video, seconds",
+                    ),
                 ]
             ),
         ),

@@ -10,6 +10,8 @@ from typing import Any
 from cmrm.datasets import screen
 from cmrm.datasets.image_folder import ImageFolder
 from cmrm.datasets.splits import Sides, SplitRow, choose_anchors, digest_text
+from cmrm.prompts.media import Audio, Video
+from cmrm.prompts.open_medium import open_medium
 from cmrm.prompts.sample import Rejected, Sample
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
@@ -21,7 +23,7 @@ from tasks.core.progress import report_rows
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.data.pair import read_pairs
-from tasks.data.sources import Matches, Source, Survey, digest_image, survey
+from tasks.data.sources import Matches, Source, Survey, digest_image, digest_media, survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ def _ingest(job: IngestJob, store: Store) -> Manifest:
             "twin": sample.twin,
             "text_digest": digest({"question": sample.question, "caption": sample.caption}),
             "image_digest": digest_image(sample, images, digests),
+            "media": _describe_media(sample, images, digests),
         }
         for sample in samples
     ]
@@ -133,6 +136,27 @@ def _ingest(job: IngestJob, store: Store) -> Manifest:
         ),
         provenance={"path": job.source.url or str(job.source.path), "format": job.source.format},
     )
+
+
+def _describe_media(
+    sample: Sample, images: ImageFolder | None, digests: dict[str, str | None]
+) -> list[dict[str, Any]] | None:
+    """Describe a sample's media for its row, as they are shown; None without any."""
+    if not sample.media or images is None:
+        return None
+    described = []
+    for medium, found in zip(sample.media, digest_media(sample, images, digests), strict=True):
+        opened = None if medium.kind == "image" else open_medium(images.root, medium)
+        described.append(
+            {
+                "kind": medium.kind,
+                "name": medium.name,
+                "digest": found,
+                "frames": len(opened.frames) if isinstance(opened, Video) else None,
+                "seconds": opened.seconds if isinstance(opened, Video | Audio) else None,
+            }
+        )
+    return described
 
 
 def _keep_own(sides: Sides, found: Survey) -> Sides:

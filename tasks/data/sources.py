@@ -15,13 +15,15 @@ from cmrm.datasets.fields import RowError
 from cmrm.datasets.format import FetchImages
 from cmrm.datasets.image_folder import ImageFolder
 from cmrm.datasets.image_markers import MARKER, take_out_marker
+from cmrm.datasets.media_columns import MEDIA_FIELDS
 from cmrm.datasets.pairing import Match
 from cmrm.datasets.rows import reject
 from cmrm.datasets.splits import SplitRow, draw
 from cmrm.errors import UserError
+from cmrm.prompts.media_files import locate_medium
 from cmrm.prompts.sample import Rejected, Sample
 from cmrm.untrusted.regular_file import refuse_no_image_folder
-from storage.records.hashing import canonical_json, digest_file
+from storage.records.hashing import canonical_json, digest, digest_file
 from storage.store import Store
 from storage.tables.parquet import iterate_rows
 from tasks.data.remote_images import Asking, RemoteImages
@@ -137,7 +139,7 @@ def _demand_an_image(rows: Iterable[Sample | Rejected], column: str) -> Iterator
         if isinstance(row, Sample):
             # An empty question is rejected later, whatever it has.
             any_sample = any_sample or bool(row.question.strip())
-            any_image = any_image or row.image is not None
+            any_image = any_image or bool(row.shown)
         yield row
     if any_sample and not any_image:
         raise UserError(
@@ -147,20 +149,39 @@ def _demand_an_image(rows: Iterable[Sample | Rejected], column: str) -> Iterator
 
 
 def _name_image_column(options: Mapping[str, Any]) -> str:
-    return (options.get("columns") or {}).get("image", "image")
+    columns = options.get("columns") or {}
+    names = next((columns[field] for field in MEDIA_FIELDS if columns.get(field)), "image")
+    return names if isinstance(names, str) else str(names[0])
 
 
 def digest_image(sample: Sample, images: ImageFolder | None, known: dict[str, str | None]) -> str | None:
     """The digest of a sample's image file, computed once per name; None without a readable image."""
-    if sample.image is None or images is None:
+    return None if sample.image is None else _digest_file(sample.image, images, known)
+
+
+def digest_media(
+    sample: Sample, images: ImageFolder | None, known: dict[str, str | None]
+) -> list[str | None]:
+    """The digests of the files of a sample's media, in order; of a folder of frames, of their names and digests."""
+    return [_digest_file(medium.name, images, known) for medium in sample.media]
+
+
+def _digest_file(name: str, images: ImageFolder | None, known: dict[str, str | None]) -> str | None:
+    if images is None:
         return None
-    if sample.image not in known:
-        found = images.find(sample.image)
+    if name not in known:
+        found = images.find(name)
         try:
-            known[sample.image] = None if found is None else digest_file(found[1])
-        except OSError:
-            known[sample.image] = None  # screening will report why it cannot be read
-    return known[sample.image]
+            known[name] = _digest_folder(name, images) if found is None else digest_file(found[1])
+        except (OSError, UserError):
+            known[name] = None  # screening will report why it cannot be read
+    return known[name]
+
+
+def _digest_folder(name: str, images: ImageFolder) -> str | None:
+    """Digest a folder of frames; None where there is none."""
+    path, *frames = locate_medium(images.root, name, "video")
+    return digest([[frame.name, digest_file(frame)] for frame in frames]) if path.is_dir() else None
 
 
 def _draw_some(rows: Iterable[Sample | Rejected], limit: int) -> Iterator[Sample | Rejected]:
@@ -182,7 +203,7 @@ def _draw_some(rows: Iterable[Sample | Rejected], limit: int) -> Iterator[Sample
 
 
 def _give_image(row: Sample | Rejected, matches: Matches) -> Sample | Rejected:
-    if isinstance(row, Rejected) or row.image is not None or (match := matches.get(row.id)) is None:
+    if isinstance(row, Rejected) or row.shown or (match := matches.get(row.id)) is None:
         return row
     try:
         question = take_out_marker(row.question)
@@ -208,4 +229,11 @@ def _describe(
     for name in ("removed", "twin"):
         if described[name] is None:
             del described[name]
+    # And those of samples with one image or none.
+    del described["media"]
+    if row.media:
+        digests_of = digest_media(row, images, digests)
+        described["media"] = [
+            {**vars(one), "digest": found} for one, found in zip(row.media, digests_of, strict=True)
+        ]
     return described

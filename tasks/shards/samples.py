@@ -8,7 +8,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from cmrm.prompts.conditions import Condition, missing
+from cmrm.prompts.conditions import TEXT_ONLY, Condition, missing
+from cmrm.prompts.media import Medium
 from cmrm.prompts.sample import Sample
 from storage.records.hashing import digest
 from storage.records.manifest import Manifest
@@ -22,25 +23,33 @@ Captioned = Literal["uncaptioned", "all"]
 # All conditions show a sample's question; these two add its caption or its image.
 TEXT: Condition = "query"
 WITH_MORE: tuple[Condition, ...] = ("caption", "image")
+# What is meaningless has the number, sizes and lengths of a sample's media, where it has more than one image.
+COUNTERPART: Condition = "blank"
 # The samples whose image has no caption, as a job that captions them sees them.
 UNCAPTIONED = "uncaptioned"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSample:
-    """A sample that passed screening, with its split and the digest of its image's bytes."""
+    """A sample that passed screening, with its split and the digest of its image's bytes, or of each of its media."""
 
     sample: Sample
     split: Split
     image_digest: str | None
+    media_digests: tuple[str | None, ...] = ()
 
     def content(self, condition: Condition) -> dict[str, Any]:
         """The key content of what a condition shows the model, with the id in its rows."""
         shown: dict[str, Any] = {"id": self.sample.id, "question": self.sample.question}
         if condition == "caption":
             shown["caption"] = self.sample.caption
-        if condition == "image":
+        if condition == "image" and not self.sample.media:
             shown["image"] = self.image_digest
+        if condition not in TEXT_ONLY and self.sample.media:
+            shown["media"] = [
+                {"kind": medium.kind, "digest": found, **({"frames": medium.frames} if medium.frames else {})}
+                for medium, found in zip(self.sample.media, self.media_digests, strict=True)
+            ]
         return shown
 
 
@@ -127,7 +136,7 @@ def slice_samples(
 
     Shards without a sample that the condition can show are left out. `ingest` is the key of the data set's manifest.
     """
-    shown = condition if condition in WITH_MORE else TEXT
+    shown = condition if condition in WITH_MORE or condition in TEXT_ONLY else COUNTERPART
     return tuple(
         Slice(shard=shard, condition=condition, rows=view.rows, digest=view.digest)
         for shard, views in _cut(store, ingest, split, shard_size)
@@ -190,6 +199,8 @@ def _cut(
         views: dict[str, _View | None] = {
             condition: _view(members, condition) for condition in (TEXT, *WITH_MORE)
         }
+        media = any(stored.sample.media for stored in members)
+        views[COUNTERPART] = _view(members, COUNTERPART) if media else views[TEXT]
         views[UNCAPTIONED] = _view_uncaptioned(members, views["image"])
         shards.append((shard, {condition: view for condition, view in views.items() if view is not None}))
         start = stop
@@ -241,5 +252,13 @@ def _from_row(row: dict[str, Any]) -> StoredSample:
         reference=row["reference"],
         context=row["context"],
         group=row["split_by"],
+        media=tuple(
+            Medium(kind=one["kind"], name=one["name"], frames=one["frames"]) for one in row["media"] or ()
+        ),
     )
-    return StoredSample(sample=sample, split=row["split"], image_digest=row["image_digest"])
+    return StoredSample(
+        sample=sample,
+        split=row["split"],
+        image_digest=row["image_digest"],
+        media_digests=tuple(one["digest"] for one in row["media"] or ()),
+    )

@@ -11,7 +11,7 @@ from cmrm.datasets.columns import OwnColumns, read_columns
 from cmrm.datasets.csv_rows import read_table
 from cmrm.datasets.fields import cut
 from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
-from cmrm.datasets.held_images import make_own_samples
+from cmrm.datasets.held_media import make_own_samples
 from cmrm.datasets.rows import Record
 from cmrm.errors import UserError
 from cmrm.prompts.sample import Rejected, Sample

@@ -6,6 +6,7 @@ Needs the optional package `datasets`. The licence stands on the data set's own 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -16,9 +17,10 @@ from typing import Any
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.fields import RowError, clean
 from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
-from cmrm.datasets.held_images import make_own_samples, read_held_image
+from cmrm.datasets.held_media import make_own_samples, read_held
 from cmrm.datasets.parquet_rows import number_rows
 from cmrm.errors import UserError
+from cmrm.prompts.media import MediumKind
 from cmrm.prompts.sample import Rejected, Sample
 
 MAX_REASON_CHARACTERS = 400
@@ -42,17 +44,17 @@ def read_huggingface(
     """Stream one split of the data set whose hub id, or local folder, is `path`; a row's line is its number.
 
     `columns`, `harmful` and `constants` are those of `jsonl`. `config` names one of the data set's own
-    configurations. An embedded image is extracted to the folder `images` (`held_images`); a file name in the image
-    column is relative to that folder. Raises `UserError` if `datasets` is not installed, if the data set, revision,
+    configurations. An embedded file is extracted to the folder `images` (`held_media`); a file name in a column of
+    media is relative to that folder. Raises `UserError` if `datasets` is not installed, if the data set, revision,
     configuration, split or column does not exist, and for images without a folder.
     """
     own = read_columns(columns, dataset=dataset, harmful=harmful, constants=constants)
-    column = own.names["image"]
+    names = [column.name for column in own.media.columns]
     library = _import_datasets()
     load = partial(_load, library, path, revision=revision, split=split, config=config)
 
     def read_rows() -> Iterator[Mapping[str, Any]]:
-        for place, row in enumerate(_stream(load, library, path, column)):
+        for place, row in enumerate(_stream(load, library, path, names)):
             if place == 0:
                 own.check_header(row)
             yield row
@@ -84,13 +86,15 @@ def _load(
 
 
 def _stream(
-    load: Callable[[], Any], library: ModuleType, path: Path, image: str
+    load: Callable[[], Any], library: ModuleType, path: Path, media: Iterable[str]
 ) -> Iterator[Mapping[str, Any]]:
     try:
         rows = load()
-        if isinstance((rows.features or {}).get(image), library.Image):
+        for name in media:
+            feature = (rows.features or {}).get(name)
             # Without decoding, so that a damaged image rejects its row and does not end the iteration.
-            rows = rows.cast_column(image, library.Image(decode=False))
+            if (plain := _leave_encoded(feature, library)) is not feature:
+                rows = rows.cast_column(name, plain)
         yield from rows
     except UserError:
         raise
@@ -102,22 +106,32 @@ def _stream(
         ) from None
 
 
-def _read_held(held: object, folder: Path) -> bytes | None:
-    """Read an embedded image; a mapping without bytes names a file of the data set itself."""
+def _leave_encoded(feature: object, library: ModuleType) -> object:
+    """Return a column's feature with its images, videos and sounds left as they are stored; the same if it has none."""
+    if isinstance(feature, library.Image | library.Video | library.Audio):
+        return dataclasses.replace(feature, decode=False)
+    if isinstance(feature, library.List):
+        inside = _leave_encoded(feature.feature, library)
+        return feature if inside is feature.feature else library.List(inside)
+    return feature
+
+
+def _read_held(held: object, kind: MediumKind, folder: Path) -> bytes | None:
+    """Read an embedded file; a mapping without bytes names a file of the data set itself."""
     if not isinstance(held, dict) or held.get("bytes") is not None:
-        return read_held_image(held)
+        return read_held(held, kind)
     location = held.get("path")
     if not isinstance(location, str):
-        raise RowError("the image's column holds neither an image nor a file name")
+        raise RowError(f"the {kind}'s column holds neither bytes nor a file name")
     if not _is_its_own(location, folder):
-        raise RowError(f"its image {location[:200]!r} lies outside the data set")
+        raise RowError(f"its {kind} {location[:200]!r} lies outside the data set")
     from datasets.utils.file_utils import xopen
 
     try:
         with xopen(location, "rb") as file:
             read: bytes = file.read()
     except (OSError, ValueError) as error:
-        raise RowError(f"its image cannot be opened: {error}") from None
+        raise RowError(f"its {kind} cannot be opened: {error}") from None
     return read
 
 

@@ -10,7 +10,7 @@ from cmrm.datasets.columns import read_columns
 from cmrm.datasets.documents import MAX_NAMED, open_document, read_entries
 from cmrm.datasets.fields import cut
 from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
-from cmrm.datasets.held_images import make_own_samples
+from cmrm.datasets.held_media import make_own_samples
 from cmrm.errors import UserError
 from cmrm.prompts.sample import Rejected, Sample
 

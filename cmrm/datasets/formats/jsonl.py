@@ -9,7 +9,7 @@ from typing import Any
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.compressed import strip_compression
 from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format
-from cmrm.datasets.held_images import make_own_samples
+from cmrm.datasets.held_media import make_own_samples
 from cmrm.datasets.rows import read_objects
 from cmrm.prompts.sample import Rejected, Sample
 
@@ -28,7 +28,7 @@ def read_jsonl(
 
     `columns` maps the fields of a sample (`columns.FIELDS`) to the file's own names, which may be dotted paths, and
     defaults to the same names. An image embedded as base64 or a `data:` URL is extracted to the folder `images`
-    (`held_images`). A row without an id gets a digest of its content. `harmful` is the default for rows without that
+    (`held_media`). A row without an id gets a digest of its content. `harmful` is the default for rows without that
     field, or {column, true, false} with the values that mean harmful. `constants` set a field for all rows. Raises
     `UserError` for an unknown field, and for a column that no row has.
     """

@@ -15,7 +15,7 @@ from cmrm.datasets.choices import LETTERS, ask_with_choices
 from cmrm.datasets.csv_rows import read_table
 from cmrm.datasets.fields import RowError, cut, get_id, get_text, get_text_or_none, join_names
 from cmrm.datasets.format import Format
-from cmrm.datasets.held_images import keep_image, read_held_image
+from cmrm.datasets.held_media import keep_file, read_held
 from cmrm.datasets.rows import Record, make_samples
 from cmrm.errors import UserError
 from cmrm.prompts.sample import Rejected, Sample
@@ -72,10 +72,10 @@ def _keep_images(path: Path, *, dataset: str, images: Path) -> dict[str, str | R
         if isinstance(record, Rejected) or len(record.fields["image"]) <= LONGEST_INDEX:
             continue
         try:
-            content = read_held_image(record.fields["image"])
+            content = read_held(record.fields["image"])
             if content is None:
                 raise RowError("its image is neither base64 nor the index of a row")
-            kept[record.fields["index"].strip()] = keep_image(content, images)
+            kept[record.fields["index"].strip()] = keep_file(content, images)
         except RowError as error:
             kept[record.fields["index"].strip()] = error
     return kept

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrm.datasets.columns import read_columns
 from cmrm.datasets.format import IMAGES, OWN_JUDGES, OWN_OPTIONS, FetchImages, Format, OpenRows
-from cmrm.datasets.held_images import make_own_samples
+from cmrm.datasets.held_media import make_own_samples
 from cmrm.datasets.parquet_rows import find_shards, make_shard_check, read_shards
 from cmrm.prompts.sample import Rejected, Sample
 
@@ -27,7 +27,7 @@ def read_parquet(
     """Read a Parquet file, or all in a folder by their paths, one row a sample; a row's line is its number.
 
     An image embedded in a row, as bytes or as Hugging Face's {bytes, path}, is extracted to the folder `images`
-    (`held_images`).
+    (`held_media`).
     `columns`, `harmful` and `constants` are those of `jsonl`. `open_rows` streams the file's rows as
     mappings of Python values: cmrm imports no Parquet library, so the caller passes a reader. Raises `UserError` if a
     file is missing, damaged, not Parquet, or lacks a mapped column, or one of a sample's that another has.

@@ -148,7 +148,7 @@ def test_a_column_of_texts_names_files(read, folder):
 
 
 def test_a_cell_that_is_no_image_is_rejected(read, folder, tmp_path):
-    write_lines(folder / "train.jsonl", [{"question": "q", "image": [1, 2]}])
+    write_lines(folder / "train.jsonl", [{"question": "q", "image": [[1, 2], [3]]}])
     (row,) = read("huggingface", folder, images=tmp_path)
     assert row.reason == "field 'image' is a list of 2, not one text"
 

@@ -119,7 +119,7 @@ def test_an_image_that_cannot_be_shown_is_rejected(images, name, reason):
 
 def test_an_image_of_many_questions_is_decoded_once(images, monkeypatch):
     opened = []
-    monkeypatch.setattr("cmrm.datasets.screening.open_image", lambda _, name: opened.append(name))
+    monkeypatch.setattr("cmrm.datasets.screening.open_medium", lambda _, medium: opened.append(medium.name))
     list(screen([sample(str(n), image="good.png") for n in range(5)], images=images))
     assert opened == ["good.png"]
 
