@@ -1,4 +1,4 @@
-"""Ingest of samples with several images, videos and sounds: rows, digests, keys; and keys of other samples as before."""
+"""Ingest of samples with several images, videos and sounds: rows, digests and keys; keys of others as before."""
 
 from __future__ import annotations
 
