@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self
+from unittest.mock import patch
 
+import accelerate
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
-from transformers.utils import ModelOutput
 
 from cmrm.models.vlm import VisionLanguageModel
 
@@ -70,6 +72,18 @@ def _read_device(given: Any) -> torch.device | None:
 class TwoDevices(TorchFunctionMode):
     """Inside, each operation is done where its tensors are; `MixedDevicesError` where they are in two places."""
 
+    def __enter__(self) -> Self:
+        """Have accelerate's hooks place weights on these devices, too."""
+        real = accelerate.hooks.set_module_tensor_to_device
+        self._patch = patch.object(accelerate.hooks, "set_module_tensor_to_device", partial(_place, real))
+        self._patch.start()
+        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call] # torch has no types for it
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave accelerate as it was."""
+        super().__exit__(*raised)  # type: ignore[no-untyped-call] # as above
+        self._patch.stop()
+
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -108,36 +122,39 @@ def _move(func: Callable[..., Any], tensor: Tensor, args: Sequence[Any], given: 
     return _mark(tensor.clone() if found is tensor else found, number)
 
 
-def spread(vlm: VisionLanguageModel, *, first: int) -> None:
-    """Put the blocks from `first` on, and the norm after them, on the second device, the rest on the first.
+def spread(vlm: VisionLanguageModel, *, first: int, offloaded: Collection[int] = ()) -> None:
+    """Have accelerate put the blocks from `first` on, and the norm after them, on the second device.
 
-    As accelerate does, each part has its inputs brought to it, and the whole brings its outputs to the first device.
+    The rest is on the first. The weights of `offloaded` blocks stay on the host and are brought for each pass. Call it
+    inside `TwoDevices`.
     """
-    _put(vlm.model, 0)
-    for part in (*vlm.blocks[first:], vlm.decoder.norm):
-        assert isinstance(part, nn.Module)
-        _put(part, 1)
-        _bring(part, 1)
-    for part in (*vlm.blocks[:first], vlm.model.get_output_embeddings()):
-        _bring(part, 0)
-    for whole in (vlm.decoder, vlm.model):
-        whole.register_forward_hook(lambda _module, _args, output: _carry(output, 0))
+    names = {id(module): name for name, module in vlm.model.named_modules()}
+    there = {names[id(part)]: DEVICES[1] for part in (*vlm.blocks[first:], vlm.decoder.norm)}
+    there |= {names[id(vlm.blocks[number])]: "cpu" for number in offloaded}
+    here = dict.fromkeys(_list_rest(vlm.model, there), DEVICES[0])
+    accelerate.dispatch_model(vlm.model, device_map=here | there, main_device=DEVICES[0], force_hooks=True)
 
 
-def _put(part: nn.Module, number: int) -> None:
-    for tensor in (*part.parameters(), *part.buffers()):
-        tensor.on_device = number  # type: ignore[attr-defined] # as above
+def _list_rest(module: nn.Module, taken: Collection[str], prefix: str = "") -> Iterator[str]:
+    """List the largest parts that hold none of those taken, by their names in the whole."""
+    for name, part in module.named_children():
+        whole = f"{prefix}{name}"
+        if any(one.startswith(f"{whole}.") for one in taken):
+            yield from _list_rest(part, taken, f"{whole}.")
+        elif whole not in taken:
+            yield whole
 
 
-def _bring(part: nn.Module, number: int) -> None:
-    part.register_forward_pre_hook(
-        lambda _module, args, given: (_carry(args, number), _carry(given, number)), with_kwargs=True
-    )
-
-
-def _carry(found: Any, number: int) -> Any:
-    if isinstance(found, ModelOutput):
-        for name, value in found.items():
-            found[name] = _carry(value, number)
-        return found
-    return tree_map(lambda one: one.to(DEVICES[number]) if isinstance(one, Tensor) else one, found)
+def _place(real: Callable[..., None], module: nn.Module, name: str, device: Any, **given: Any) -> None:
+    """Do as accelerate's function of this place in `accelerate.hooks`, which makes new weights where it moves them."""
+    target = torch.device(device)
+    with torch._C.DisableTorchFunction():
+        value = given.pop("value", None)
+        plain = value.as_subclass(Tensor) if isinstance(value, Tensor) else value
+        real(module, name, "cpu" if target.type == "cpu" else target, value=plain, **given)
+    path, _, last = name.rpartition(".")
+    holder = module.get_submodule(path)
+    placed = holder._parameters.get(last)
+    placed = holder._buffers.get(last) if placed is None else placed
+    if placed is not None and target.type == "cpu":
+        placed.on_device = target.index  # type: ignore[union-attr] # as above
