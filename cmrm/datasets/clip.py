@@ -82,13 +82,20 @@ def load_clip(identity: ModelIdentity, *, device: str = "auto") -> Clip:
     classes = Classes(config=CLIPConfig, model=CLIPModel)
     try:
         config = load_config(identity.folder, classes, attention=None)
+        chosen = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
         model = load_weights(
-            identity.folder, classes, config, dtype=torch.float32, where=f"clip.id: {identity.id!r}"
+            identity.folder,
+            classes,
+            config,
+            dtype=torch.float32,
+            device=chosen,
+            where=f"clip.id: {identity.id!r}",
         )
         tokenizer = AutoTokenizer.from_pretrained(identity.folder, **trust())
         image_processor = CLIPImageProcessorPil.from_pretrained(identity.folder, local_files_only=True)
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = model.to(torch.device(chosen)).eval()
+        model = model.to(chosen).eval()
     except UserError:
         raise
     except (*LOAD_ERRORS, AssertionError, MemoryError) as error:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
+from cmrm.models.memory import measure_free_bytes
 from cmrm.models.vlm import VisionLanguageModel
 
 # Tokens of one prefill pass: more take memory without making the device faster.
@@ -16,10 +13,6 @@ PASS_TOKENS = {"cuda": 16_384, "cpu": 4_096}
 MOST_BRANCHES = 512
 # Share of the free memory for the KV cache; the rest is for activations and other processes.
 SHARE = 0.6
-# Assumed where the machine does not report its free memory.
-UNKNOWN_BYTES = 4 << 30
-# Where a container finds its memory limits.
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,35 +64,3 @@ def count_cache_bytes(vlm: VisionLanguageModel) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * len(vlm.blocks) * heads * width * vlm.model.dtype.itemsize)
-
-
-def measure_free_bytes(device: torch.device) -> int:
-    """Free memory of a device in bytes."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # Memory that torch has reserved and not allocated is free for tensors.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = [free for free in (_read_available(), _read_container()) if free is not None]
-    return min(known, default=UNKNOWN_BYTES)
-
-
-def _read_available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _read_container() -> int | None:
-    """Free memory under the cgroup limit; None without one."""
-    try:
-        most, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return None
-    return max(0, int(most) - int(used)) if most.isdecimal() else None

@@ -34,7 +34,8 @@ def load_again(folder: Path, request: ExportRequest, *, dtype: torch.dtype) -> V
     try:
         classes = find_classes(exported)
         config = load_config(folder, classes, attention=ATTENTION)
-        model, found = load_with_info(folder, classes, config, dtype=dtype)
+        device = choose_device(request.device)
+        model, found = load_with_info(folder, classes, config, dtype=dtype, device=device, where=where)
         processor = AutoProcessor.from_pretrained(folder, **trust())
         use_image_backend(processor, folder, backend=backend, where=where)
     except LOAD_ERRORS as error:
@@ -42,7 +43,7 @@ def load_again(folder: Path, request: ExportRequest, *, dtype: torch.dtype) -> V
             f"export: what was written does not load ({first_line(error)}); nothing is left of it."
         ) from error
     refuse_keys(found)
-    return prepare_model(model.to(choose_device(request.device)).eval(), processor, where=where)
+    return prepare_model(model.to(device).eval(), processor, where=where)
 
 
 def refuse_keys(found: dict[str, Any]) -> None:

@@ -74,10 +74,11 @@ def load_checkpoint(
             config=AutoConfig, model=AutoModelForImageTextToText if sees else AutoModelForCausalLM
         )
         settings = load_config(folder, classes, attention=None)
-        model = load_weights(folder, classes, settings, dtype=dtype, where=repr(model_id))
+        chosen = choose_device(device, field="device")
+        model = load_weights(folder, classes, settings, dtype=dtype, device=chosen, where=repr(model_id))
         if adapter is not None:
             model = _attach(model, _find_weights(*adapter), adapter[0])
-        model = model.to(choose_device(device, field="device")).eval()
+        model = model.to(chosen).eval()
         own_weights(model)
         reader, blind = _load_reader(folder, sees=sees)
         if not blind:

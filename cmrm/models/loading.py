@@ -27,12 +27,12 @@ from cmrm.models.folder_examination import examine_folder
 from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
 from cmrm.models.model_classes import Classes, find_classes
 from cmrm.models.oom import is_out_of_memory
-from cmrm.models.quantization import Quantization, compute_in_own_dtype, make_config
+from cmrm.models.quantization import Quantization, compute_in_own_dtype, count_saved_bytes, make_config
 from cmrm.models.remote_code import describe_trust
 from cmrm.models.revision import ModelIdentity
 from cmrm.models.vlm import VisionLanguageModel, prepare_model
 from cmrm.models.weight_files import explain_broken_weights
-from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, trust
+from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, read_dtype, trust
 
 log = logging.getLogger("cmrm.models")
 
@@ -83,9 +83,10 @@ def load_model(
             classes,
             config,
             dtype=dtype,
+            device=chosen,
             where=f"model.id: {identity.id!r}",
             trust_remote_code=identity.trust_remote_code,
-            **_place(config, classes, chosen, device_map, quantization),
+            **_place(config, classes, chosen, device_map=device_map, quantization=quantization, dtype=dtype),
         )
         processor = AutoProcessor.from_pretrained(
             identity.folder, **trust(trust_remote_code=identity.trust_remote_code)
@@ -129,16 +130,22 @@ def _place(
     config: Any,
     classes: Classes,
     device: torch.device,
+    *,
     device_map: DeviceMap | None,
     quantization: Quantization | None,
+    dtype: Dtype,
 ) -> dict[str, Any]:
     """Make the arguments that place weights while loading; without any they are loaded on the CPU and moved then."""
     if quantization is None:
         return {} if device_map is None else {"device_map": device_map}
+    outline = classes.outline(config)
     # Weights are quantized on the device where they stay.
     return {
         "device_map": device_map or {"": device},
-        "quantization_config": make_config(quantization, classes.outline(config)),
+        "quantization_config": make_config(quantization, outline),
+        "saved": count_saved_bytes(
+            quantization, outline, itemsize=(read_dtype(dtype, config) or torch.float32).itemsize
+        ),
     }
 
 

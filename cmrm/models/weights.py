@@ -6,9 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from cmrm.errors import UserError
+from cmrm.models.memory import need_memory
 from cmrm.models.model_classes import Classes
 
 # What transformers raises for a folder that cannot be loaded.
@@ -34,18 +36,29 @@ def load_weights(
     config: Any,
     *,
     dtype: Any,
+    device: torch.device,
     where: str,
     trust_remote_code: bool = False,
+    saved: int = 0,
     **placement: Any,
 ) -> Any:
     """Load a model from a local folder: safetensors only, and no remote code unless it is trusted.
 
     `dtype` is a torch dtype or its name. `placement` holds transformers' `device_map` and `quantization_config`;
-    without them the weights are on the CPU. `where` is how errors name the checkpoint. Raises `UserError` if weights
-    are missing or of other shapes, else one of `LOAD_ERRORS`.
+    without them the weights are on the CPU, and the caller moves them to `device`, whose memory is asked first.
+    `saved` are the bytes that quantization takes off. `where` is how errors name the checkpoint. Raises `UserError` if
+    weights are missing or of other shapes, or memory does not suffice, else one of `LOAD_ERRORS`.
     """
     model, _ = load_telling_unread(
-        folder, classes, config, dtype=dtype, where=where, trust_remote_code=trust_remote_code, **placement
+        folder,
+        classes,
+        config,
+        dtype=dtype,
+        device=device,
+        where=where,
+        trust_remote_code=trust_remote_code,
+        saved=saved,
+        **placement,
     )
     return model
 
@@ -56,8 +69,10 @@ def load_telling_unread(
     config: Any,
     *,
     dtype: Any,
+    device: torch.device,
     where: str,
     trust_remote_code: bool = False,
+    saved: int = 0,
     **placement: Any,
 ) -> tuple[Any, frozenset[str]]:
     """Load as `load_weights` does: the model, and the names of weights in the files for which it has no place."""
@@ -67,7 +82,10 @@ def load_telling_unread(
         classes,
         config,
         dtype=dtype,
+        device=device,
+        where=where,
         trust_remote_code=trust_remote_code,
+        saved=saved,
         ignore_mismatched_sizes=True,
         **placement,
     )
@@ -82,13 +100,24 @@ def load_with_info(
     config: Any,
     *,
     dtype: Any,
+    device: torch.device,
+    where: str,
     trust_remote_code: bool = False,
+    saved: int = 0,
     **placement: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Load as `load_weights` does, with transformers' loading info: missing, unexpected and mismatched keys.
 
-    Raises one of `LOAD_ERRORS`.
+    Raises `UserError` if memory does not suffice, else one of `LOAD_ERRORS`.
     """
+    need_memory(
+        folder,
+        dtype=read_dtype(dtype, config),
+        device=device,
+        spread=isinstance(placement.get("device_map"), str),
+        saved=saved,
+        where=where,
+    )
     loaded: tuple[Any, dict[str, Any]] = classes.model.from_pretrained(
         folder,
         config=config,
@@ -105,6 +134,14 @@ def load_with_info(
 def trust(*, trust_remote_code: bool = False) -> dict[str, Any]:
     """Make the arguments that keep any `from_pretrained` off the network, and from running code without trust."""
     return {"trust_remote_code": trust_remote_code, "local_files_only": True}
+
+
+def read_dtype(dtype: Any, config: Any) -> torch.dtype | None:
+    """Read what dtype the weights will have, None for that in which they were saved."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+    return found if isinstance(found, torch.dtype) else None
 
 
 def _refuse_missing(missing: Collection[str], *, where: str) -> None:

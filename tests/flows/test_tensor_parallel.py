@@ -58,7 +58,12 @@ def test_shifts_and_steered_answers_are_those_of_the_whole_model(
             CODE,
             [str(llava_folder), str(tmp_path / "meeting"), str(tmp_path / f"{rank}.json")],
             log=tmp_path / f"{rank}.log",
-            environment={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES)},
+            environment={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(PROCESSES),
+            },
         )
         for rank in range(PROCESSES)
     ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cmrm.decoding.batch_size
-from cmrm.decoding.batch_size import Budget, count_cache_bytes, measure_budget, measure_free_bytes
+from cmrm.decoding.batch_size import Budget, count_cache_bytes, measure_budget
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prefix.cache import prefill
 from cmrm.prefix.planner import PromptBatch
@@ -49,15 +47,3 @@ def test_half_the_free_memory_is_half_the_slots(
 
     assert count(100_000_000) == 2 * count(50_000_000) > 2
     assert count(0) == 1
-
-
-def test_a_container_is_not_taken_for_the_whole_machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    machine = measure_free_bytes(torch.device("cpu"))
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    monkeypatch.setattr(cmrm.decoding.batch_size, "CGROUP", tmp_path)
-    assert measure_free_bytes(torch.device("cpu")) == 600_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert measure_free_bytes(torch.device("cpu")) > machine // 2

@@ -14,8 +14,10 @@ from cmrm.decoding.api import generate
 from cmrm.doctor import examine
 from cmrm.errors import UserError
 from cmrm.models import optional_packages as extras
+from cmrm.models import weights
 from cmrm.models.adapters import resolve_adapter
 from cmrm.models.loading import load_model
+from cmrm.models.memory import count_weight_bytes
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import ModelIdentity, resolve_model
 from cmrm.models.vlm import VisionLanguageModel
@@ -61,6 +63,25 @@ def test_the_decoders_layers_are_quantized_and_no_others(quantized: VisionLangua
         assert list_layers(part) == {"Linear"}
     four_bit = [one for one in quantized.decoder.modules() if type(one).__name__ == "Linear4bit"]
     assert {one.compute_dtype for one in four_bit} <= {torch.float32}
+
+
+@pytest.mark.parametrize("name", QUANTIZATIONS)
+def test_quantized_weights_take_what_is_asked_of_free_memory(
+    name: str, identity: ModelIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = count_weight_bytes(identity.folder, dtype=torch.float32, where="here")
+    monkeypatch.setattr(weights, "need_memory", lambda *_, saved, **__: asked.append(plain - saved))
+    vlm = load_model(identity, dtype="float32", device="cpu", quantization=QUANTIZATIONS[name])
+    kept = list(vlm.model.state_dict().values())
+    # bitsandbytes keeps the scales of 4 bits in the state of each weight.
+    states = [
+        one.quant_state for one in vlm.model.parameters() if getattr(one, "quant_state", None) is not None
+    ]
+    scales = [one.absmax for one in states] + [one.state2.absmax for one in states if one.nested]
+    taken = sum(one.nbytes for one in {one.data_ptr(): one for one in (*kept, *scales)}.values())
+    # Each layer has a table of its levels as well, which counts in a model as small as this.
+    assert asked == [pytest.approx(taken, rel=0.05)]
 
 
 def test_states_are_near_those_of_the_plain_weights_and_not_the_same(
