@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cmrm.judges.judge import Verdict
     from cmrm.models.vlm import VisionLanguageModel
     from cmrm.prompts.conditions import Prompt
+    from cmrm.prompts.media import Audio, Medium, Video
     from cmrm.prompts.sample import Sample
     from cmrm.steering.intervention import Intervention
     from cmrm.steering.proof import SteeringProof
@@ -33,14 +34,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Answers",
+    "Audio",
     "Finding",
     "Intervention",
+    "Medium",
     "Prompt",
     "Sample",
     "Shift",
     "SteeringProof",
     "UserError",
     "Verdict",
+    "Video",
     "VisionLanguageModel",
     "check",
     "generate",
@@ -60,14 +64,17 @@ __all__ = [
 _MODULES = {
     "Answer": "cmrm.decoding.requests",
     "Answers": "cmrm.decoding.requests",
+    "Audio": "cmrm.prompts.media",
     "Finding": "cmrm.doctor.examination",
     "Intervention": "cmrm.steering.intervention",
+    "Medium": "cmrm.prompts.media",
     "Prompt": "cmrm.prompts.conditions",
     "Sample": "cmrm.prompts.sample",
     "Shift": "cmrm.steering.shift",
     "SteeringProof": "cmrm.steering.proof",
     "UserError": "cmrm.errors",
     "Verdict": "cmrm.judges.judge",
+    "Video": "cmrm.prompts.media",
     "VisionLanguageModel": "cmrm.models.vlm",
     "check": "cmrm.api.models",
     "generate": "cmrm.api.answers",

@@ -12,6 +12,7 @@ from PIL import Image
 from cmrm.errors import UserError
 from cmrm.models.families import IMAGE_SIZE
 from cmrm.models.mean_color import find_mean_color
+from cmrm.models.media import split_by_kind
 from cmrm.models.vlm import VisionLanguageModel, find_special_token
 from cmrm.prompts.conditions import (
     CONDITIONS,
@@ -19,12 +20,12 @@ from cmrm.prompts.conditions import (
     MEANINGLESS,
     TEXT_ONLY,
     Condition,
-    Control,
     Meaningless,
     Prompt,
     make_meaningless,
     show,
 )
+from cmrm.prompts.counterparts import make_counterparts
 from cmrm.prompts.images import open_image
 from cmrm.prompts.meaningless_images import CLIP_MEAN, WHITE, MeaninglessImage
 from cmrm.prompts.open_medium import open_medium
@@ -83,15 +84,27 @@ def show_meaningless(
 ) -> tuple[str, Image.Image, list[Prompt]]:
     """The name and the pixels of a meaningless image, given by its word or as one's own, and prompts with it.
 
-    Under a control the prompts keep the place of that image alone.
+    A prompt with media shows the counterpart of each. Under a control the prompts keep the place of what they show.
     """
     if isinstance(image, Image.Image):
-        return "own", image, [replace(prompt, image=image) for prompt in prompts]
+        if any(prompt.media for prompt in prompts):
+            raise UserError(f"image: prompts with media take a word: one of {', '.join(MEANINGLESS)}.")
+        return "own", image, [replace(prompt, image=image, control=None) for prompt in prompts]
     if image not in MEANINGLESS:
         raise UserError(f"image {image!r} is unknown; use one of {', '.join(MEANINGLESS)}, or a PIL image.")
     control = next((one for one in CONTROLS if one == image), None)
-    picture = _make_recipes(vlm, None)["blank" if control else image].render()
-    return image, picture, [replace(prompt, image=picture, control=control) for prompt in prompts]
+    recipe = _make_recipes(vlm, None)["blank" if control else image]
+    picture = recipe.render()
+    shown = [
+        replace(
+            prompt,
+            image=None if prompt.media else picture,
+            media=make_counterparts(prompt.media, recipe),
+            control=control,
+        )
+        for prompt in prompts
+    ]
+    return image, picture, shown
 
 
 def read_prompts(vlm: VisionLanguageModel, prompts: Sequence[Prompt | str]) -> list[Prompt]:
@@ -113,12 +126,8 @@ def split_batches(vlm: VisionLanguageModel, prompts: Sequence[Prompt], size: int
     """The places of prompts in batches of at most `size`; controls apart, and with and without image where needed."""
     if size < 1:
         raise UserError(f"batch_size is {size}; give 1 or more.")
-    kinds: dict[tuple[bool, Control | None], list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        text_only = prompt.image is None and not vlm.family.mixed_batches
-        kinds.setdefault((not text_only, prompt.control), []).append(place)
     # Prompts without an image first.
-    ordered = [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind[0])]
+    ordered = sorted(split_by_kind(vlm.family, prompts), key=lambda kind: bool(prompts[kind[0]].shown))
     return [kind[start : start + size] for kind in ordered for start in range(0, len(kind), size)]
 
 

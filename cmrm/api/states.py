@@ -79,7 +79,7 @@ def _refuse_absent(vlm: VisionLanguageModel, prompts: Sequence[Prompt], position
     if reason := explain_no_image_tokens(vlm.family):
         raise UserError(f"position: there is no {position}: {reason}.")
     for number, prompt in enumerate(prompts):
-        if prompt.image is None or prompt.control is not None:
+        if not prompt.shown or prompt.control is not None:
             raise UserError(
                 f"prompts[{number}] shows no image, so it has no {position}; give it one, or read another position."
             )
@@ -98,7 +98,8 @@ def measure_shift(
     """Measure Δ, what a meaningless image does to the states of prompts: state with the image − state without.
 
     `delta` of what is returned is float32 [blocks, hidden], the mean over the prompts (`method` `pca`: their principal
-    direction, as long as the mean along it). A prompt's own image is left out. `made_from` is kept in the shift and in
+    direction, as long as the mean along it). A prompt's own image is left out; one with media is shown the meaningless
+    counterpart of each (`docs/media.md`). `made_from` is kept in the shift and in
     its file, such as `model="llava-1.5-7b"`; `stimulus` there is JSON on what the vision tower saw. Δ points
     from text to image and is subtracted.
     Raises `UserError` for an unknown image, a blank that the processor pads, blocks that the model does not have, and
@@ -113,12 +114,13 @@ def measure_shift(
     ((4, 5, 6, 7), (4, 128), 2)
     """
     chosen = choose_blocks(vlm, blocks)
-    text_only = [replace(prompt, image=None, control=None) for prompt in read_prompts(vlm, prompts)]
-    name, picture, with_image = show_meaningless(vlm, text_only, image)
-    shown = {} if name in CONTROLS else _find_stimulus(vlm, name, picture)
+    asked = read_prompts(vlm, prompts)
+    text_only = [replace(prompt, image=None, media=(), control=None) for prompt in asked]
+    name, picture, with_image = show_meaningless(vlm, asked, image)
+    measured = name not in CONTROLS and any(prompt.image is picture for prompt in with_image)
+    shown = _find_stimulus(vlm, name, picture) if measured else {}
     estimator = make_estimator(method, blocks=chosen, hidden_size=vlm.hidden_size)
-    # Without an image, all prompts may share a batch whatever the family, and so they may with one.
-    for batch in split_batches(vlm, text_only, batch_size):
+    for batch in split_batches(vlm, with_image, batch_size):
         arms = ([arm[place] for place in batch] for arm in (with_image, text_only))
         estimator.add(*(embed(vlm, arm, blocks=chosen) for arm in arms))
     return estimator.finish(**{"image": name, "method": method, **write_stimulus(shown), **made_from})

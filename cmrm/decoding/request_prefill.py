@@ -12,6 +12,7 @@ from transformers import BatchFeature
 from cmrm.decoding.block_skipping import can_skip_blocks, keep_outputs, skip_blocks
 from cmrm.decoding.requests import DecodeRequest
 from cmrm.decoding.scheduler import RequestPart
+from cmrm.models.image_tokens import is_medium
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render, send
 from cmrm.prefix.cache import PrefilledBatch, PromptBatch, prefill
 from cmrm.prefix.image_features import ImageFeatures
@@ -22,6 +23,7 @@ from cmrm.prefix.image_prompts import (
     render_with_tokenizer_spy,
 )
 from cmrm.prefix.planner import Prefixes, group_rows, lay_out, lay_out_rests, may_pay
+from cmrm.prompts.conditions import shows_the_same
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Stack, list_parts
 from cmrm.steering.settings import WHOLE_PROMPT
@@ -100,17 +102,14 @@ class RequestPrefill:
             return [], []
         unchanged = [part for part in parts if part.throughout is None]
         plain = [part for part in unchanged if not part.asks_otherwise]
-        if self._prefixes is None or any(prompt.image is None for prompt in request.prompts):
+        if self._prefixes is None or not all(prompt.shown for prompt in request.prompts):
             return plain, []
         return plain, [part for part in unchanged if part.asks_otherwise and self._shows_the_same(part)]
 
     def _shows_the_same(self, part: RequestPart) -> bool:
         """Whether the prompts of a part show the images of the plain ones: a defence may change them, too."""
         plain = [self._request.prompts[row.number] for row in part.rows]
-        return all(
-            own.image is one.image and own.control == one.control
-            for own, one in zip(part.prompts, plain, strict=True)
-        )
+        return all(shows_the_same(own, one) for own, one in zip(part.prompts, plain, strict=True))
 
     def _is_whole(self, part: RequestPart) -> bool:
         return [row.number for row in part.rows] == self._rows
@@ -216,9 +215,7 @@ class RequestPrefill:
         with steer(self._vlm, acting, input_ids=ids, attention_mask=mask):
             prefilled = prefill(self._vlm, PromptBatch(inputs=inputs))
         for scope in WHOLE_PROMPT:
-            inside = (
-                mask.bool() if scope == "every_position" else mask.bool() & (ids != self._vlm.image_token_id)
-            )
+            inside = mask.bool() if scope == "every_position" else mask.bool() & ~is_medium(self._vlm, ids)
             blocks = _list_changed(part, scope)
             # All tokens of the prompt but the last, which the first pass of the branches steers.
             for row, steered in zip(part.rows, (inside.sum(dim=1) - 1).tolist(), strict=True):

@@ -126,7 +126,7 @@ def _edit_by_hand(
     vlm: VisionLanguageModel, input_ids: Tensor, moves: Mapping[int, Move], scope: Scope
 ) -> Iterator[None]:
     length = input_ids.shape[1]
-    shown = (input_ids[0] == vlm.image_token_id).nonzero().flatten().tolist()
+    shown = [place for place, token in enumerate(input_ids[0].tolist()) if token in vlm.medium_tokens]
     first = length - 1 if scope in ("prefill", "every_step") else 0
     left_out = frozenset(shown if scope == "all" else ())
 

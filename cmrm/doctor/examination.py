@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cmrm.doctor import branching, mixing, prompts, reading, sharing, side_effects, steering, stimulus
+from cmrm.doctor import branching, media, mixing, prompts, reading, sharing, side_effects, steering, stimulus
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel
 
@@ -59,6 +59,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="steered batch", run=steering.check_steered_batch),
     Check(name="branches", run=branching.check_branches),
     Check(name="own prompts and mixed logits", run=mixing.check_own_prompts),
+    Check(name="media", run=media.check_media),
     Check(name="vision tower", run=side_effects.check_vision_tower),
     Check(name="unload", run=side_effects.check_unload),
 )

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cmrm.doctor.noise_media import draw_media
+from cmrm.models.families import MediaForm
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import noise_image
@@ -30,23 +32,43 @@ class CheckFailedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFixture:
-    """A model with three questions, each as a text prompt and with a noise image."""
+    """A model with three questions, each as a text prompt and with a noise image, or with noise of another form."""
 
     vlm: VisionLanguageModel
     seed: int
     image_size: int
+    form: MediaForm | None = None
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The questions; of media, whose checks are done for each form, one fewer."""
+        return QUESTIONS if self.form is None else QUESTIONS[:2]
 
     @cached_property
     def text(self) -> list[Prompt]:
         """The text prompts."""
-        return [Prompt(text=question) for question in QUESTIONS]
+        return [Prompt(text=question) for question in self.questions]
 
     @cached_property
     def pictured(self) -> list[Prompt]:
-        """The image prompts, each with its own noise image."""
+        """The image prompts, each with its own noise image, or the prompts with media."""
+        if self.form is not None:
+            return [
+                Prompt(
+                    text=question,
+                    media=draw_media(
+                        self.form,
+                        size=self.image_size,
+                        seed=self.seed + row,
+                        number=row,
+                        media=self.vlm.family.media,
+                    ),
+                )
+                for row, question in enumerate(self.questions)
+            ]
         return [
             Prompt(text=question, image=noise_image(size=self.image_size, seed=self.seed + row))
-            for row, question in enumerate(QUESTIONS)
+            for row, question in enumerate(self.questions)
         ]
 
     @property

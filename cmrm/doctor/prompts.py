@@ -24,6 +24,11 @@ def check_image_tokens(fixture: ModelFixture) -> str:
 
 def check_same_template(fixture: ModelFixture) -> str:
     """The image prompt and the text prompt have the same tokens but for one run of image tokens (law 4)."""
+    return f"equal but for the image ({compare_prompts(fixture)} tokens split differently)"
+
+
+def compare_prompts(fixture: ModelFixture) -> int:
+    """Compare each image prompt with its text prompt; return how many tokens beside the image are split differently."""
     tokenizer = fixture.vlm.processor.tokenizer
     marks = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
     worst = 0
@@ -40,7 +45,7 @@ def check_same_template(fixture: ModelFixture) -> str:
         worst = max(worst, len(short) - before - after)
     if worst > MAX_RESPLIT:
         raise CheckFailedError(f"besides the image, the two prompts differ in {worst} tokens")
-    return f"equal but for the image ({worst} tokens split differently)"
+    return worst
 
 
 def _tokens(fixture: ModelFixture, prompt: Prompt) -> list[int]:

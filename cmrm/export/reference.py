@@ -80,6 +80,8 @@ def make_reference(
             f"export: {request.name} skips blocks {', '.join(map(str, skipped))} in prompts without an image, so what "
             "is added there would be missing from those; choose other blocks (--blocks)."
         )
+    # Requests of a canary hold one image or none.
+    candidates = [prompt for prompt in candidates if not prompt.media]
     chosen = choose_prompts(vlm, acting, candidates)
     canary = Canary(
         format=format,

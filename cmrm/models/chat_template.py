@@ -59,7 +59,7 @@ def _fix_date(template: str) -> str:
 def choose_system_form(processor: Any, template: str) -> SystemForm:
     """Find out, with one prompt, in which form the template prints a system line; `parts` if in none."""
     for form in get_args(SystemForm):
-        turns = make_turns(text="?", image=None, system="?", form=form)
+        turns = make_turns(text="?", parts=(), system="?", form=form)
         try:
             text = processor.apply_chat_template(turns, chat_template=template)
         except (TemplateError, TypeError):
@@ -69,11 +69,9 @@ def choose_system_form(processor: Any, template: str) -> SystemForm:
     return "parts"
 
 
-def make_turns(*, text: str, image: Any | None, system: str | None, form: SystemForm) -> Turns:
-    """Make the conversation of a prompt: a system line or none, then the user's image, if any, and text."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if image is not None:
-        content.insert(0, {"type": "image", "image": image})
+def make_turns(*, text: str, parts: Sequence[dict[str, Any]], system: str | None, form: SystemForm) -> Turns:
+    """Make the conversation of a prompt: a system line or none, then the user's `parts` of media, if any, and text."""
+    content: list[dict[str, Any]] = [*parts, {"type": "text", "text": text}]
     turns: Turns = [{"role": "user", "content": content}]
     if system is not None:
         line = system if form == "text" else [{"type": "text", "text": system}]

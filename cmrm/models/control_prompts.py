@@ -6,7 +6,7 @@ image prompt is the image's tokens, its marks, and text that the tokenizer cuts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,56 +51,39 @@ def make_row(
     *,
     with_image: Sequence[int],
     without: Sequence[int],
-    image_token: int,
-    span: int | None,
+    medium_tokens: Container[int],
+    places: Sequence[int] | None,
     filler: Sequence[int],
 ) -> TokenRow:
     """Make a prompt under a control from the token ids of a question's image prompt and of its text prompt.
 
     `gap`: the text prompt, each token at its position in the image prompt. `marks`: the image prompt without its image
     tokens, at their positions. `filler`: the image prompt with tokens of `filler` for its image tokens, one position
-    each. `span` is the number of positions that the image takes; None for one a token.
+    each. `places` are the positions of the image prompt's tokens; None for one a token.
     Raises `ValueError` for an image prompt without image tokens, and where the text has no room behind the image.
     """
-    if image_token not in with_image:
+    if not any(one in medium_tokens for one in with_image):
         raise ValueError("the image prompt has no image token, so the image has no place in it")
     if control == "filler":
-        ids = _fill(with_image, image_token, filler)
+        ids = _fill(with_image, medium_tokens, filler)
         return TokenRow(ids=ids, positions=list(range(len(ids))))
-    places = _count_places(with_image, image_token, span)
+    places = range(len(with_image)) if places is None else places
     if control == "marks":
-        kept = [number for number, one in enumerate(with_image) if one != image_token]
+        kept = [number for number, one in enumerate(with_image) if one not in medium_tokens]
         return TokenRow(ids=[with_image[one] for one in kept], positions=[places[one] for one in kept])
     return TokenRow(ids=list(without), positions=_move(without, with_image, places))
 
 
-def _fill(ids: Sequence[int], image_token: int, filler: Sequence[int]) -> list[int]:
+def _fill(ids: Sequence[int], medium_tokens: Container[int], filler: Sequence[int]) -> list[int]:
     count = 0
     filled = []
     for one in ids:
-        if one == image_token:
+        if one in medium_tokens:
             filled.append(filler[count % len(filler)])
             count += 1
         else:
             filled.append(one)
     return filled
-
-
-def _count_places(ids: Sequence[int], image_token: int, span: int | None) -> list[int]:
-    """Count the position of each token of text; what stands at an image token is its run's first position."""
-    if span is None:
-        return list(range(len(ids)))
-    places, position = [], 0
-    for number, one in enumerate(ids):
-        if one == image_token:
-            places.append(position)
-            # The image's tokens lie in one run, and take `span` positions together.
-            if number + 1 == len(ids) or ids[number + 1] != image_token:
-                position += span
-        else:
-            places.append(position)
-            position += 1
-    return places
 
 
 def _move(without: Sequence[int], with_image: Sequence[int], places: Sequence[int]) -> list[int]:

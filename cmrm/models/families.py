@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Literal
@@ -22,6 +22,8 @@ IMAGE_SIZE = 336
 
 Positions = Literal["counted", "multimodal"]
 Shares = Literal["all", "text", "nothing"]
+# What a prompt shows besides one image: `mixed` is media of several kinds.
+MediaForm = Literal["images", "video", "audio", "mixed"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
@@ -45,6 +47,8 @@ class Family:
     `bos` and `prompt`. Such prompts are tokenized directly.
     `image_size`: the side of meaningless images, in pixels, where a spec names none: one at which the processor pads
     nothing, so that a blank is one colour where the vision tower sees it (the doctor checks it).
+    `media`: what a prompt can show besides one image: several `images`, `video`, `audio` (sound), and media of several
+    kinds in one prompt (`mixed`). The doctor checks each.
     """
 
     model_type: str
@@ -60,6 +64,7 @@ class Family:
     template: str | None = None
     text_only_form: str | None = None
     image_size: int = IMAGE_SIZE
+    media: tuple[MediaForm, ...] = ()
 
 
 # The documented prompt format of PaliGemma: image tokens, then the text; its processor adds <bos> and a newline.
@@ -204,7 +209,48 @@ _ROWS = (
     Family(model_type="video_llava", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="vipllava", blocks="layers", image_token="image_token_id", shares="all"),
 )
-FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
+# What the types take besides one image; those that are not named take no more. Found by test, see docs/media.md.
+_IMAGES: tuple[MediaForm, ...] = ("images",)
+_VIDEO: tuple[MediaForm, ...] = ("images", "video")
+_MIXED: tuple[MediaForm, ...] = ("images", "video", "mixed")
+_MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
+    "aria": _IMAGES,
+    "aya_vision": _IMAGES,
+    "cohere2_vision": _IMAGES,
+    "deepseek_vl": _IMAGES,
+    "deepseek_vl_hybrid": _IMAGES,
+    "exaone4_5": _MIXED,
+    "gemma3": _IMAGES,
+    # Frames of a video have the token of images, which the model counts together with them.
+    "glm46v": _VIDEO,
+    "glm4v": _VIDEO,
+    "glm4v_moe": _VIDEO,
+    "glm_ocr": _VIDEO,
+    "idefics2": _IMAGES,
+    "idefics3": _IMAGES,
+    "internvl": _MIXED,
+    "llama4": _IMAGES,
+    "llava": _IMAGES,
+    "llava_next": _IMAGES,
+    "llava_next_video": _MIXED,
+    "llava_onevision": _MIXED,
+    "mistral3": _IMAGES,
+    # mllama: a prompt's states depend on how many images others in its batch have.
+    "paligemma": _IMAGES,
+    "qwen2_5_vl": _MIXED,
+    "qwen2_vl": _MIXED,
+    "qwen3_5": _MIXED,
+    "qwen3_5_moe": _MIXED,
+    "qwen3_vl": _MIXED,
+    "qwen3_vl_moe": _MIXED,
+    # Its processor drops the images beside a video.
+    "smolvlm": _VIDEO,
+    "video_llava": _MIXED,
+    "vipllava": _IMAGES,
+}
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {row.model_type: replace(row, media=_MEDIA.get(row.model_type, ())) for row in _ROWS}
+)
 
 
 def get_family(model_type: str, *, where: str) -> Family:

@@ -7,6 +7,7 @@ from inspect import signature
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from cmrm.models.multimodal_positions import shows_media
 from cmrm.models.vlm import VisionLanguageModel, position_ids
 
 
@@ -17,7 +18,7 @@ def count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str,
     """
     if "position_ids" in inputs:
         return {}
-    if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
+    if shows_media(vlm, inputs):
         return {}
     return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
 

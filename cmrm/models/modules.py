@@ -64,6 +64,15 @@ def find_image_token(config: Any, family: Family, *, where: str) -> int:
     return int(_follow(config, family.image_token, int, field="image_token", where=where))
 
 
+def find_medium_tokens(config: Any, image_token: int) -> frozenset[int]:
+    """Find the ids of the placeholder tokens of images, video and sound; models without some name no more."""
+    names = [f"{kind}_{field}" for kind in ("video", "audio") for field in ("token_id", "token_index")]
+    # Phi-4's audio section has its own.
+    owners = (config, getattr(config, "audio_config", None))
+    found = (getattr(owner, name, None) for owner in owners for name in names)
+    return frozenset({image_token, *(one for one in found if isinstance(one, int))})
+
+
 def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
     found = config
     for name in path.split("."):
@@ -99,16 +108,16 @@ def _list_token_fields(config: Mapping[str, Any], prefix: str = "") -> list[str]
     return sorted(names, key=lambda name: ("image" not in name, "." in name, name))
 
 
-def list_special_tokens(processor: Any, image_token_id: int) -> frozenset[str]:
+def list_special_tokens(processor: Any, medium_tokens: Iterable[int]) -> frozenset[str]:
     """List the special tokens that a question must not contain: they would be an image or a change of speaker."""
     tokenizer = processor.tokenizer
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     # Some processors replace a text that is not a token of the tokenizer.
-    replaced = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    replaced = (getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token"))
     tokens: Iterable[Any] = (
         *tokenizer.all_special_tokens,
         *added,
-        tokenizer.convert_ids_to_tokens(image_token_id),
+        *tokenizer.convert_ids_to_tokens(sorted(medium_tokens)),
         *replaced,
     )
     return frozenset(token for token in tokens if isinstance(token, str) and token)

@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import BatchFeature
 
-from cmrm.models.vlm import VisionLanguageModel, count_spans
+from cmrm.models.multimodal_positions import locate_tokens
+from cmrm.models.vlm import VisionLanguageModel
 
 # Rotary scalings that stretch the positions that `max_position_embeddings` counts; others count the stretched ones.
 STRETCHING = frozenset({"linear", "dynamic", "yarn"})
@@ -32,14 +33,12 @@ def count_positions_of(vlm: VisionLanguageModel, inputs: BatchFeature) -> list[i
         reached: list[int] = last.tolist()
         return reached
     tokens: list[int] = inputs["attention_mask"].sum(dim=1).tolist()
-    grids = inputs.get("image_grid_thw")
-    if vlm.family.positions != "multimodal" or grids is None or len(grids) != len(tokens):
+    located = locate_tokens(vlm, inputs)
+    if located is None:
         return tokens
-    images = (inputs["input_ids"] == vlm.image_token_id).sum(dim=1).tolist()
-    return [
-        count - own + (own if side is None else side)
-        for count, own, side in zip(tokens, images, count_spans(vlm, inputs), strict=True)
-    ]
+    furthest = located.amax(dim=0).masked_fill(~inputs["attention_mask"].bool(), -1).amax(dim=1)
+    counts: list[int] = (furthest + 1).tolist()
+    return counts
 
 
 def _list_scalings(config: Any) -> list[dict[str, Any]]:

@@ -22,9 +22,32 @@ from cmrm.models.chat_template import (
 from cmrm.models.control_prompts import FILLER, TokenRow, explain_no_controls, make_row
 from cmrm.models.families import Family, get_family
 from cmrm.models.folder_note import FolderNote
-from cmrm.models.modules import find_blocks, find_image_only_blocks, find_image_token, list_special_tokens
+from cmrm.models.image_tokens import is_medium
+from cmrm.models.media import (
+    explain_unprinted,
+    explain_untaken,
+    find_rate,
+    list_forms,
+    list_kinds,
+    list_video_arguments,
+    make_parts,
+    name_part,
+)
+from cmrm.models.modules import (
+    find_blocks,
+    find_image_only_blocks,
+    find_image_token,
+    find_medium_tokens,
+    list_special_tokens,
+)
+from cmrm.models.multimodal_positions import locate_tokens
 from cmrm.models.token_ids import check_token_ids, choose_padding
 from cmrm.prompts.conditions import Prompt
+from cmrm.prompts.media import MediumKind, goes_alone
+
+
+class UnshowableError(ValueError):
+    """A model cannot be shown a prompt as it is; the message says why, and what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +57,8 @@ class VisionLanguageModel:
     `decoder` is the backbone's stack (it receives the embedded prompt and the KV cache), `blocks` its decoder blocks
     in order. The vision tower is in neither, so it is never captured or steered. `image_only_blocks` are the numbers of
     those that the model skips without an image. `system_form` is the form in which the template takes a system line.
-    `kept_tokens` are special tokens that answers keep as text, by id: the marks around what a model thinks.
+    `medium_tokens` are the ids of the placeholders of images, video and sound. `kept_tokens` are special tokens that
+    answers keep as text, by id: the marks around what a model thinks.
     `notes` are what its files have to tell, warnings among them.
 
     >>> import cmrm
@@ -53,6 +77,7 @@ class VisionLanguageModel:
     blocks: Sequence[nn.Module]
     image_only_blocks: frozenset[int]
     image_token_id: int
+    medium_tokens: frozenset[int]
     special_tokens: frozenset[str]
     kept_tokens: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[FolderNote, ...] = ()
@@ -91,6 +116,7 @@ def prepare_model(
     model.generation_config = _keep_token_rules(model.generation_config)
     image_token_id = find_image_token(model.config, family, where=where)
     check_token_ids(model, processor, image_token_id=image_token_id, where=where)
+    medium_tokens = find_medium_tokens(model.config, image_token_id)
     blocks = find_blocks(decoder, family.blocks, where=where)
     template = choose_template(processor, family, where=where)
     return VisionLanguageModel(
@@ -103,7 +129,8 @@ def prepare_model(
         blocks=blocks,
         image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
         image_token_id=image_token_id,
-        special_tokens=list_special_tokens(processor, image_token_id),
+        medium_tokens=medium_tokens,
+        special_tokens=list_special_tokens(processor, medium_tokens),
         kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
         notes=(padding,),
     )
@@ -137,9 +164,10 @@ def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:
 def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
     """Turn prompts into model inputs through the processor's chat template, padded to one batch on the model's device.
 
-    Prompts with and without an image may share a batch if the family allows it; `ValueError` if it does not.
-    `input_ids` and `attention_mask` are [rows, tokens]; floating inputs have the model's dtype.
-    Raises `UserError` if the template omits or refuses a system line, or an image changes more than its own tokens.
+    Prompts with and without an image may share a batch if the family allows it, and one with video or sound shares
+    none; `ValueError` otherwise. `input_ids` and `attention_mask` are [rows, tokens]; floating inputs have the model's
+    dtype. Raises `UserError` for media that the model does not take, and if the template omits or refuses a system
+    line, or an image changes more than its own tokens.
     """
     return send(vlm, render_on_host(vlm, prompts))
 
@@ -161,13 +189,21 @@ def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> Batch
 
 
 def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
-    with_image = {prompt.image is not None for prompt in prompts}
+    with_image = {bool(prompt.shown) for prompt in prompts}
     if len(with_image) > 1 and not vlm.family.mixed_batches:
         raise ValueError(
             f"{vlm.family.model_type} takes no batch of prompts with and without an image; give two batches"
         )
-    for system in {prompt.system for prompt in prompts}:
-        pair = [_make_turns(vlm, "?", image, system) for image in ("any", None)]
+    orders = {list_kinds(prompt) for prompt in prompts}
+    if len(prompts) > 1 and any(map(goes_alone, orders)):
+        raise ValueError("a prompt with video or sound is rendered by itself; give a batch for each")
+    for order in orders:
+        if reason := explain_unshowable(vlm, order):
+            raise UserError(f"media: {reason}.")
+    # A prompt of text alone is compared with one image.
+    compared = {(prompt.system, list_kinds(prompt) or ("image",)) for prompt in prompts}
+    for system, kinds in compared:
+        pair = [_make_turns(vlm, "?", [name_part(kind) for kind in one], system) for one in (kinds, ())]
         check_prompt_pair(vlm.processor, vlm.template, pair, system=system, who=vlm.family.model_type)
     form = vlm.family.text_only_form
     if form is not None and with_image == {False}:
@@ -179,11 +215,41 @@ def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchF
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs=_padding(vlm),
+            processor_kwargs={**_padding(vlm), **list_video_arguments(prompts)},
         )
     # Some processors also make training labels.
     inputs.pop("labels", None)
+    if any("video" in order for order in orders):
+        _refuse_overlap(vlm, inputs)
     return inputs
+
+
+def _refuse_overlap(vlm: VisionLanguageModel, inputs: BatchFeature) -> None:
+    """Raise `UnshowableError` where text behind a video has a position that a frame before it has as well.
+
+    transformers 5.23 counts on from the sides of a frame, whatever its time: a model would answer from its KV cache
+    at other positions than without one.
+    """
+    located = locate_tokens(vlm, inputs)
+    if located is None:
+        return
+    reached = located.amax(dim=0).cummax(dim=1).values[:, :-1]
+    text = ~is_medium(vlm, inputs["input_ids"])[:, 1:]
+    if bool((text & (located[0, :, 1:] <= reached)).any()):
+        raise UnshowableError(
+            f"its video lasts so long that {vlm.family.model_type} gives the text behind it positions of its frames; "
+            "give fewer frames, more of them a second, or larger ones"
+        )
+
+
+def explain_unshowable(vlm: VisionLanguageModel, kinds: Sequence[MediumKind]) -> str | None:
+    """Explain why the model cannot be shown media of these kinds in one prompt; None if it can, as one image."""
+    if not list_forms(kinds):
+        return None
+    who = vlm.family.model_type
+    return explain_untaken(vlm.family, kinds) or explain_unprinted(
+        vlm.processor, vlm.template, kinds, form=vlm.system_form, system=vlm.family.system, who=who
+    )
 
 
 def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
@@ -191,39 +257,34 @@ def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> Bat
     if reason := explain_no_controls(vlm.family, vlm.model.config.get_text_config()):
         raise UserError(f"condition {prompts[0].control}: {reason}.")
     shown = _render_shown(vlm, [replace(prompt, control=None) for prompt in prompts])
-    alone = _render_shown(vlm, [replace(prompt, control=None, image=None) for prompt in prompts])
-    spans = count_spans(vlm, shown)
+    alone = _render_shown(vlm, [replace(prompt, control=None, image=None, media=()) for prompt in prompts])
+    located = locate_tokens(vlm, shown)
+    places = [None] * len(prompts) if located is None else _list_real(located[0], shown)
     filler = vlm.processor.tokenizer(FILLER, add_special_tokens=False)["input_ids"]
     rows = [
         make_row(
             prompt.control or "gap",
             with_image=with_image,
             without=without,
-            image_token=vlm.image_token_id,
-            span=span,
+            medium_tokens=vlm.medium_tokens,
+            places=own,
             filler=filler,
         )
-        for prompt, with_image, without, span in zip(
-            prompts, _list_tokens(shown), _list_tokens(alone), spans, strict=True
+        for prompt, with_image, without, own in zip(
+            prompts,
+            _list_real(shown["input_ids"], shown),
+            _list_real(alone["input_ids"], alone),
+            places,
+            strict=True,
         )
     ]
     return _pad_rows(vlm, rows, alone)
 
 
-def count_spans(vlm: VisionLanguageModel, inputs: BatchFeature) -> list[int | None]:
-    """Count the positions by which each prompt's image moves the text behind it; None for one a token.
-
-    Under M-RoPE, that is its longer side in merged patches, whatever its area.
-    """
-    if vlm.family.positions != "multimodal" or "image_grid_thw" not in inputs:
-        return [None] * len(inputs["input_ids"])
-    merge = getattr(vlm.model.config.vision_config, "spatial_merge_size", 1)
-    return [max(grid[1:]) // merge for grid in inputs["image_grid_thw"].tolist()]
-
-
-def _list_tokens(inputs: BatchFeature) -> list[list[int]]:
+def _list_real(values: Tensor, inputs: BatchFeature) -> list[list[int]]:
+    """List one value a token, [rows, tokens], without those of padding."""
     mask = inputs["attention_mask"].bool()
-    return [row[real].tolist() for row, real in zip(inputs["input_ids"], mask, strict=True)]
+    return [row[real].tolist() for row, real in zip(values, mask, strict=True)]
 
 
 def _pad_rows(vlm: VisionLanguageModel, rows: Sequence[TokenRow], alone: BatchFeature) -> BatchFeature:
@@ -252,8 +313,12 @@ def _pad_rows(vlm: VisionLanguageModel, rows: Sequence[TokenRow], alone: BatchFe
 
 def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:
     """Apply the processor's chat template to prompts; the result is text, or what `arguments` request."""
+    rate = find_rate(vlm.processor)
     return vlm.processor.apply_chat_template(
-        [_make_turns(vlm, prompt.text, prompt.image, prompt.system) for prompt in prompts],
+        [
+            _make_turns(vlm, prompt.text, make_parts(prompt.shown, rate=rate), prompt.system)
+            for prompt in prompts
+        ],
         chat_template=vlm.template,
         add_generation_prompt=True,
         **arguments,
@@ -305,6 +370,8 @@ def _padding(vlm: VisionLanguageModel) -> dict[str, Any]:
     return {"padding": True, "padding_side": vlm.processor.tokenizer.padding_side}
 
 
-def _make_turns(vlm: VisionLanguageModel, text: str, image: Any | None, system: str | None) -> Turns:
+def _make_turns(
+    vlm: VisionLanguageModel, text: str, parts: Sequence[dict[str, Any]], system: str | None
+) -> Turns:
     line = vlm.family.system if system is None else system
-    return make_turns(text=text, image=image, system=line, form=vlm.system_form)
+    return make_turns(text=text, parts=parts, system=line, form=vlm.system_form)

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.modules import find_backbone
+from cmrm.models.multimodal_positions import shows_media
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
 
 
@@ -106,7 +107,7 @@ def _take_layers(cache: Any, mask: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
 def next_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> Tensor:
     """Position of the token after each row of the pass that has just run, int64 [rows]."""
     counted: Tensor = inputs["attention_mask"].long().sum(dim=1) + vlm.family.first_position
-    if vlm.family.positions == "multimodal" and "pixel_values" in inputs:
+    if shows_media(vlm, inputs):
         # Set by the previous pass (M-RoPE): the difference between positions and the count of tokens.
         return counted + vlm.model.base_model.rope_deltas.to(counted.device).flatten()
     return counted

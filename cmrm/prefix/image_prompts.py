@@ -18,7 +18,7 @@ from cmrm.prompts.conditions import Prompt
 class ImageRendering:
     """What the processor made of one prompt with an image.
 
-    `text` is the prompt as the chat template prints it, `head` its token ids up to its last image token, `tail` those
+    `text` is the prompt as the chat template prints it, `head` its token ids up to the last of its media, `tail` those
     after it, and `rest` the text of the tail, as the tokenizer was given it. The prompt takes so many `positions`.
     """
 
@@ -68,7 +68,7 @@ def continue_rendering(
     if not known.rest.endswith(after):
         return None
     kept = known.rest[: len(known.rest) - len(after)]
-    tails = _tokenize_rests(vlm, [kept + text[common:] for text in texts])
+    tails = _tokenize_rests(vlm, known.head[-1], [kept + text[common:] for text in texts])
     return None if tails is None else [known.head + tail for tail in tails]
 
 
@@ -84,27 +84,27 @@ def list_ids(inputs: BatchFeature) -> list[list[int]]:
 def _explain(
     vlm: VisionLanguageModel, shown: str, positions: int, tokenized: str, ids: list[int]
 ) -> ImageRendering | None:
-    token = vlm.image_token_id
-    if token not in ids:
+    length = next((end for end in range(len(ids), 0, -1) if ids[end - 1] in vlm.medium_tokens), None)
+    if length is None:
         return None
-    length = len(ids) - ids[::-1].index(token)
-    rest = tokenized.rpartition(_image_mark(vlm))[2]
-    if _tokenize_rests(vlm, [rest]) != [ids[length:]]:
+    token = ids[length - 1]
+    rest = tokenized.rpartition(_write_mark(vlm, token))[2]
+    if _tokenize_rests(vlm, token, [rest]) != [ids[length:]]:
         return None
     return ImageRendering(text=shown, positions=positions, head=ids[:length], tail=ids[length:], rest=rest)
 
 
-def _tokenize_rests(vlm: VisionLanguageModel, rests: Sequence[str]) -> list[list[int]] | None:
-    """Token ids of texts that follow an image token, at which the tokenizer splits a text."""
-    mark, token = _image_mark(vlm), vlm.image_token_id
+def _tokenize_rests(vlm: VisionLanguageModel, token: int, rests: Sequence[str]) -> list[list[int]] | None:
+    """Token ids of texts that follow a placeholder token, at which the tokenizer splits a text."""
+    mark = _write_mark(vlm, token)
     rows = vlm.processor.tokenizer([mark + rest for rest in rests], add_special_tokens=False)["input_ids"]
-    if any(row[:1] != [token] or token in row[1:] for row in rows):
+    if any(row[:1] != [token] or not vlm.medium_tokens.isdisjoint(row[1:]) for row in rows):
         return None
     return [row[1:] for row in rows]
 
 
-def _image_mark(vlm: VisionLanguageModel) -> str:
-    return str(vlm.processor.tokenizer.convert_ids_to_tokens(vlm.image_token_id))
+def _write_mark(vlm: VisionLanguageModel, token: int) -> str:
+    return str(vlm.processor.tokenizer.convert_ids_to_tokens(token))
 
 
 class _TokenizerSpy:

@@ -20,7 +20,7 @@ from cmrm.prefix.image_prompts import (
     render_with_tokenizer_spy,
 )
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.images import digest_pixels
+from cmrm.prompts.media import digest_medium
 
 # Attention implementations that accept any 4-D mask.
 MASKED = ("sdpa", "eager")
@@ -32,9 +32,9 @@ LEAST_TOKENS, LEAST_SHARE = 32, 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixGroup:
-    """The rows of a batch with the same image, or none, and the same system line.
+    """The rows of a batch with the same image or media, or none, and the same system line.
 
-    `image` is the digest of the pixels.
+    `image` is the digest of the pixels, or of all media in order.
     """
 
     image: str | None
@@ -71,10 +71,10 @@ def group_rows(prompts: Sequence[Prompt]) -> list[PrefixGroup]:
     digests: dict[int, str] = {}
     rows: dict[tuple[str | None, str | None], list[int]] = {}
     for row, prompt in enumerate(prompts):
-        image = prompt.image
-        if image is not None and id(image) not in digests:
-            digests[id(image)] = digest_pixels(image)
-        shown = None if image is None else digests[id(image)]
+        for medium in prompt.shown:
+            if id(medium) not in digests:
+                digests[id(medium)] = digest_medium(medium)
+        shown = " ".join(digests[id(medium)] for medium in prompt.shown) or None
         rows.setdefault((shown, prompt.system), []).append(row)
     return [
         PrefixGroup(image=image, system=system, rows=tuple(numbers))
@@ -152,9 +152,7 @@ class Prefixes:
         if rendered is not None:
             return PromptBatch(inputs=rendered)
         # Texts are cheap to render, and their token ids are needed in any case.
-        whole = (
-            render_on_host(self._vlm, prompts) if all(prompt.image is None for prompt in prompts) else None
-        )
+        whole = None if any(prompt.shown for prompt in prompts) else render_on_host(self._vlm, prompts)
         laid_out = self._share(prompts, whole) if self._can_share(prompts) else None
         if laid_out is not None:
             return laid_out
@@ -166,7 +164,7 @@ class Prefixes:
         self._kept.clear()
 
     def _can_share(self, prompts: Sequence[Prompt]) -> bool:
-        images = sum(prompt.image is not None for prompt in prompts)
+        images = sum(bool(prompt.shown) for prompt in prompts)
         if explain_unshared(self._vlm, images=images) is not None or any(
             prompt.control for prompt in prompts
         ):

@@ -9,9 +9,17 @@ from dataclasses import dataclass, replace
 from transformers import BatchFeature
 
 from cmrm.errors import UserError
+from cmrm.models.media import list_kinds
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.position_limit import count_positions_of, find_position_limit
-from cmrm.models.vlm import VisionLanguageModel, find_special_token, render_on_host, send
+from cmrm.models.vlm import (
+    UnshowableError,
+    VisionLanguageModel,
+    explain_unshowable,
+    find_special_token,
+    render_on_host,
+    send,
+)
 from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
 from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
 from cmrm.prompts.conditions import Prompt
@@ -56,12 +64,14 @@ class Renderer:
         self._proven: dict[tuple[str | None, str | None], int] = {}
 
     def render(self, prompts: Sequence[Prompt]) -> Rendered:
-        """Render prompts, and reject only those that the processor, the template or the context length refuses.
+        """Render prompts, and reject those that the model's row, processor, template or context length refuses.
 
         Raises the error of the batch if each prompt can be rendered alone, and `UserError` as
         `cmrm.models.vlm.render` does.
         """
-        images = sum(prompt.image is not None for prompt in prompts)
+        if untaken := self._find_untaken(prompts):
+            return self._render_others(prompts, untaken)
+        images = sum(bool(prompt.shown) for prompt in prompts)
         may_share = explain_unshared(self.vlm, images=images) is None and not any(
             one.control for one in prompts
         )
@@ -88,6 +98,27 @@ class Renderer:
             inputs = send(self.vlm, inputs)
         return Rendered(inputs=inputs, kept=kept, refused=refused, renderings=renderings)
 
+    def _find_untaken(self, prompts: Sequence[Prompt]) -> dict[int, str]:
+        """Find the rows whose media the model or its template does not take."""
+        found = {order: explain_unshowable(self.vlm, order) for order in set(map(list_kinds, prompts))}
+        return {
+            row: reason
+            for row, prompt in enumerate(prompts)
+            if (reason := found[list_kinds(prompt)]) is not None
+        }
+
+    def _render_others(self, prompts: Sequence[Prompt], refused: Mapping[int, str]) -> Rendered:
+        """Render all but the rejected rows, and number what comes of them as in the whole batch."""
+        rows = _list_others(prompts, refused)
+        if not rows:
+            return Rendered(inputs=None, kept=rows, refused=refused)
+        found = self.render([prompts[row] for row in rows])
+        return replace(
+            found,
+            kept=[rows[one] for one in found.kept],
+            refused={**refused, **{rows[one]: reason for one, reason in found.refused.items()}},
+        )
+
     def continue_all(
         self, renderings: Sequence[ImageRendering | None], prompts: Sequence[Prompt]
     ) -> Continued | None:
@@ -100,7 +131,7 @@ class Renderer:
         ids, counts = [], []
         for rendering, prompt in zip(renderings, prompts, strict=True):
             # The processor would read a special token as the placeholder of another image.
-            if rendering is None or prompt.image is None or find_special_token(self.vlm, prompt) is not None:
+            if rendering is None or not prompt.shown or find_special_token(self.vlm, prompt) is not None:
                 return None
             own = continue_rendering(self.vlm, rendering, [prompt])
             if own is None:
@@ -111,7 +142,7 @@ class Renderer:
         return Continued(ids=ids, refused=self._find_too_long(counts))
 
     def _render(self, prompts: Sequence[Prompt]) -> tuple[BatchFeature, list[ImageRendering | None]]:
-        if all(prompt.image is None for prompt in prompts):
+        if not any(prompt.shown for prompt in prompts):
             return render_on_host(self.vlm, prompts), []
         return render_with_tokenizer_spy(self.vlm, prompts)
 
@@ -143,6 +174,8 @@ class Renderer:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
+            if isinstance(error, UnshowableError):
+                return str(error)
             said = (str(error).strip().splitlines() or ["no reason given"])[0]
             return f"this model's processor refuses it: {type(error).__name__}: {said}"[:MOST_SAID]
         (count,) = count_positions_of(self.vlm, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Literal, get_args
 
 from PIL import Image
@@ -70,6 +71,12 @@ class Prompt:
     def shown(self) -> tuple[LoadedMedium, ...]:
         """All that is shown with the text, in order: the image, or the media."""
         return self.media if self.image is None else (self.image,)
+
+
+def shows_the_same(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts show the same opened media, in the same order and under the same control."""
+    alike = len(one.shown) == len(other.shown) and all(map(is_, one.shown, other.shown))
+    return alike and one.control == other.control
 
 
 def make_meaningless(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,6 +23,12 @@ class Medium:
     """A medium that a sample names: its kind, and a file name relative to the data set's folder.
 
     `frames` is the most frames that are shown of a video (`cmrm.prompts.videos.FRAMES` if None), None for others.
+
+    >>> import cmrm
+    >>> pair = tuple(cmrm.Medium(kind="image", name=name) for name in ("before.png", "after.png"))
+    >>> sample = cmrm.Sample(id="1", dataset="mine", question="what changed?", harmful=False, media=pair)
+    >>> [medium.name for medium in sample.media]
+    ['before.png', 'after.png']
     """
 
     kind: MediumKind
@@ -41,8 +47,8 @@ class Video:
     """An opened video: RGB frames of one size in order, and how many of them are shown a second.
 
     >>> from PIL import Image
-    >>> from cmrm.prompts.media import Video
-    >>> video = Video(frames=(Image.new("RGB", (8, 6)), Image.new("RGB", (8, 6), "white")), fps=2.0)
+    >>> import cmrm
+    >>> video = cmrm.Video(frames=(Image.new("RGB", (8, 6)), Image.new("RGB", (8, 6), "white")), fps=2.0)
     >>> len(video.frames), video.size, video.seconds
     (2, (8, 6), 1.0)
     """
@@ -72,7 +78,13 @@ class Video:
 # Arrays have no truth value, so that two sounds cannot be compared as other dataclasses are.
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audio:
-    """An opened sound: float32 [samples], one channel, −1 to 1; `rate` is its samples a second."""
+    """An opened sound: float32 [samples], one channel, −1 to 1; `rate` is its samples a second.
+
+    >>> import cmrm
+    >>> import numpy as np
+    >>> cmrm.Audio(samples=np.zeros(8_000, dtype=np.float32), rate=16_000).seconds
+    0.5
+    """
 
     samples: NDArray[np.float32]
     rate: int
@@ -104,6 +116,14 @@ def get_kind(medium: LoadedMedium) -> MediumKind:
             return "audio"
         case _:
             return "image"
+
+
+def goes_alone(kinds: Iterable[MediumKind]) -> bool:
+    """Whether a prompt with media of these kinds is prefilled by itself, as one with video or sound is.
+
+    Many processors stack videos of one length only, or take no images beside them; some let padding change the states.
+    """
+    return any(kind != "image" for kind in kinds)
 
 
 def check_media(image: object | None, kinds: Sequence[MediumKind]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cmrm.models.hook_handles import hooked
+from cmrm.models.image_tokens import is_medium
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import SteeringHook, block_output, read_prompt
@@ -195,7 +196,7 @@ def _choose_positions(
     if scope == "every_position":
         in_prompt = attention_mask.bool()
     elif scope == "all":
-        in_prompt = attention_mask.bool() & (input_ids != vlm.image_token_id)
+        in_prompt = attention_mask.bool() & ~is_medium(vlm, input_ids)
     else:
         columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         in_prompt = columns == last_prompt_positions(attention_mask)[:, None]

@@ -142,5 +142,5 @@ _PICKS = {"last_image": _pick_last, "mean_image": _average}
 
 def _refuse_none(prompts: Sequence[Prompt]) -> None:
     for number, prompt in enumerate(prompts):
-        if prompt.image is None or prompt.control is not None:
+        if not prompt.shown or prompt.control is not None:
             raise ValueError(f"prompt {number} shows no image, so it has no state at an image token")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cmrm.prompts.conditions import Condition, Prompt
 from cmrm.prompts.images import count_pixels
 from tasks.core.oom import run_unless_oom
+from tasks.shards.batches import split_batches
 from tasks.shards.isolation import may_be_of_a_sample
 from tasks.shards.prompts import PromptBuilder, prepare_batch
 from tasks.shards.samples import StoredSample
@@ -67,14 +68,18 @@ def _measure(
 ) -> tuple[int, int]:
     """Count the tokens of the longest prompt: those after the shared prefix, and all of them."""
     # Samples without a valid prompt are quarantined later, and cannot be measured.
-    prompts = prepare_batch(
-        renderer, showing, _choose_longest(showing, condition, samples), condition, stage=""
-    ).prompts
+    chosen = _choose_longest(showing, condition, samples)
+    batches = list(split_batches(chosen, len(chosen)))
+    prompts = [
+        prompt
+        for batch in batches
+        for prompt in prepare_batch(renderer, showing, batch, condition, stage="").prompts
+    ]
     if not prompts:
         return 1, 1
     found: list[tuple[int, int]] = []
     try:
-        if run_unless_oom(lambda: found.append(_count_tokens(prefixes, prompts))):
+        if len(batches) == 1 and run_unless_oom(lambda: found.append(_count_tokens(prefixes, prompts))):
             return found[0]
     except Exception as error:
         # Measuring runs a prefill of the shared prefix: if the model fails on it, its job quarantines the sample.

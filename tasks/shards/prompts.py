@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show
+from cmrm.prompts.conditions import CONTROLS, Condition, Prompt, show, shows_the_same
 from cmrm.prompts.images import open_image
 from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.open_medium import open_medium
@@ -138,10 +138,7 @@ def prepare_own(renderer: Renderer, shown: Shown, prompts: Sequence[Prompt]) -> 
 
     Where a prompt shows the image of the plain one, its tokens follow from the plain one's rendering.
     """
-    same = all(
-        own.image is plain.image and own.control == plain.control
-        for own, plain in zip(prompts, shown.prompts, strict=True)
-    )
+    same = all(shows_the_same(own, plain) for own, plain in zip(prompts, shown.prompts, strict=True))
     continued = renderer.continue_all(shown.renderings, prompts) if same else None
     if continued is not None:
         return OwnPrompts(prompts=prompts, ids=continued.ids, refused=continued.refused)

@@ -17,6 +17,7 @@ from tasks.core.commit import commit_shard
 from tasks.core.oom import run_in_fixed_batches, run_in_smaller_batches
 from tasks.core.progress import report_rows
 from tasks.core.stage import Job
+from tasks.shards.batches import is_alone, split_batches
 from tasks.shards.isolation import Isolation, run_past_failures
 from tasks.shards.prefetch import make_thread, prefetch
 from tasks.shards.prompts import quarantine_row
@@ -80,7 +81,7 @@ def work_through(
         make_thread() as thread,
         ShardWriter(store, job.stage, job.key, kind, partitions=partitions) as writer,
     ):
-        rows = _Rows(job, sorted(samples, key=length), writer)
+        rows = _Rows(job, sorted(samples, key=lambda one: (is_alone(one), length(one))), writer)
 
         def take_all(size: int) -> None:
             batches = rows.hand_out(size) if fixed_batch is None else rows.hand_out_whole(size)
@@ -135,8 +136,7 @@ class _Rows:
         """Batches of the waiting samples."""
         waiting = self.list_waiting()
         self._in_flight = []
-        for start in range(0, len(waiting), size):
-            batch = waiting[start : start + size]
+        for batch in split_batches(waiting, size):
             self._in_flight = [*self._list_in_flight(), *batch]
             yield batch
 
@@ -144,8 +144,7 @@ class _Rows:
         """Fixed batches with any waiting sample; samples on which the model fails are left out."""
         waiting = {stored.sample.id for stored in self.list_waiting()}
         self._in_flight = []
-        for start in range(0, len(self._in_order), size):
-            batch = self._in_order[start : start + size]
+        for batch in split_batches(self._in_order, size):
             if any(stored.sample.id in waiting for stored in batch):
                 self._in_flight = [*self._list_in_flight(), *batch]
                 yield [stored for stored in batch if stored.sample.id not in self._failed]
@@ -190,6 +189,4 @@ class _Rows:
 
 def cut(samples: Sequence[StoredSample], size: int) -> Iterator[Sequence[StoredSample]]:
     """Cut batches of at most `size`, with questions of similar length together, so that padding stays small."""
-    by_length = sorted(samples, key=measure_question)
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
+    yield from split_batches(sorted(samples, key=measure_question), size)

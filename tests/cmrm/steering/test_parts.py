@@ -83,8 +83,8 @@ def test_what_is_cut_anew_beside_an_image_stands_behind_the_gap(span: int | None
     options = {
         "with_image": with_image,
         "without": without,
-        "image_token": IMAGE,
-        "span": span,
+        "medium_tokens": {IMAGE},
+        "places": None if span is None else [0, 1, 2, 3, 3, 3, *range(3 + span, 7 + span)],
         "filler": [0],
     }
     gap, marks = make_row("gap", **options), make_row("marks", **options)
@@ -96,7 +96,7 @@ def test_what_is_cut_anew_beside_an_image_stands_behind_the_gap(span: int | None
 
 def test_a_prompt_without_the_images_tokens_has_no_place_for_a_control() -> None:
     with pytest.raises(ValueError, match="no image token"):
-        make_row("gap", with_image=[1, 2], without=[1, 2], image_token=IMAGE, span=None, filler=[0])
+        make_row("gap", with_image=[1, 2], without=[1, 2], medium_tokens={IMAGE}, places=None, filler=[0])
     with pytest.raises(ValueError, match="needs the image"):
         Prompt(text="what is it?", control="gap")
 

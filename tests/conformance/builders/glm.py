@@ -27,6 +27,7 @@ from tests.conformance.parts import EXPERTS, TEXT, make_tokenizer, save, token_i
 TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{% for item in message['content'] %}"
     "{% if item['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% elif item['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>"
     "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )

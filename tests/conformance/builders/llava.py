@@ -43,6 +43,12 @@ LLAVA = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+# As LLaVA-NeXT-Video prints videos, behind images.
+LLAVA_VIDEO = LLAVA.replace(
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}",
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}",
+)
 LLAVA_NEXT = (
     "{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ '<<SYS>>\n' + message['content'][0]['text'] + '\n<</SYS>>\n\n' }}{% elif message['role'] == 'user' %}"
@@ -53,6 +59,7 @@ LLAVA_NEXT = (
 LLAVA_ONEVISION = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
     "{% endfor %}{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -141,7 +148,7 @@ def build_llava_next_video(folder: Path) -> Path:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=LLAVA,
+        chat_template=LLAVA_VIDEO,
     )
     return save(folder, model, processor)
 
@@ -166,7 +173,7 @@ def build_video_llava(folder: Path) -> Path:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=LLAVA,
+        chat_template=LLAVA_VIDEO,
     )
     return save(folder, model, processor)
 

@@ -67,7 +67,8 @@ DEFAULT_SYSTEM = (
 )
 QWEN_TURN = (
     "<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n"
 )
 QWEN_END = "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -95,7 +96,7 @@ def build_qwen2_5_vl(folder: Path) -> Path:
     model = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             vision_config={
-                **VISION, "hidden_size": 32, "out_hidden_size": 32, "window_size": 2 * UNIT,
+                **VISION, "hidden_size": 32, "out_hidden_size": 32, "window_size": 2 * UNIT, "tokens_per_second": 1,
                 "fullatt_block_indexes": [1],
             },
             text_config={**TEXT, **token_ids(tokenizer), "rope_parameters": MROPE},
