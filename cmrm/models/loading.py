@@ -24,6 +24,8 @@ from cmrm.models.devices import (
 from cmrm.models.families import Attention, Family
 from cmrm.models.folder_check import check_folder
 from cmrm.models.folder_examination import examine_folder
+from cmrm.models.folder_note import FolderNote
+from cmrm.models.gguf_weights import GgufFile, load_backbone
 from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
 from cmrm.models.model_classes import Classes, find_classes
 from cmrm.models.oom import is_out_of_memory
@@ -52,6 +54,7 @@ def load_model(
     attn_implementation: Attention = "sdpa",
     device_map: DeviceMap | None = None,
     quantization: Quantization | None = None,
+    backbone_weights: GgufFile | None = None,
     adapter: AdapterIdentity | None = None,
     family: Family | None = None,
     image_backend: str = AUTO,
@@ -61,7 +64,8 @@ def load_model(
 
     The model's own code runs only if its identity allows it. With a `device_map` the weights are spread over this
     machine's devices, else they go to `device`. A given `family` replaces the table's. `image_backend` is as in
-    `pin_image_backend`. `kept` are special tokens that answers keep.
+    `pin_image_backend`. `backbone_weights` replace those of the language model. `kept` are special tokens that answers
+    keep.
     Raises `UserError` if transformers cannot load the folder, or a requested device, package or backend is missing.
     """
     need_attention(attn_implementation)
@@ -108,22 +112,37 @@ def load_model(
     refuse_other_dtypes(attn_implementation, model)
     if quantization is not None:
         compute_in_own_dtype(model)
-    if adapter is not None:
-        apply_adapter(model, adapter)
+    laid = _lay_over(model, processor, identity, backbone_weights, adapter)
     if chosen.type == "cpu":
         keep_freed_memory()
     own_weights(model)
     vlm = prepare_model(model.eval(), processor, where=identity.id, family=family, kept=kept)
     check_folder(vlm, where=identity.id)
-    notes = [*vlm.notes, *examine_folder(vlm, identity.folder, unread=unread)]
-    if adapter is not None:
-        notes += note_adapter(model, adapter, identity)
-    vlm = replace(vlm, notes=tuple(notes))
+    vlm = replace(vlm, notes=(*vlm.notes, *examine_folder(vlm, identity.folder, unread=unread), *laid))
     for note in vlm.notes:
         log.log(
             logging.WARNING if note.warning else logging.DEBUG, "model.id: %r: %s", identity.id, note.text
         )
     return vlm
+
+
+def _lay_over(
+    model: Any,
+    processor: Any,
+    identity: ModelIdentity,
+    backbone_weights: GgufFile | None,
+    adapter: AdapterIdentity | None,
+) -> list[FolderNote]:
+    """Lay other weights of the backbone and an adapter over a loaded model, in place; what they have to tell."""
+    notes = []
+    if backbone_weights is not None:
+        # What is copied into must not be the file of the folder's own weights.
+        own_weights(model)
+        notes.append(load_backbone(model, processor.tokenizer, backbone_weights))
+    if adapter is not None:
+        apply_adapter(model, adapter)
+        notes += note_adapter(model, adapter, identity)
+    return notes
 
 
 def _place(

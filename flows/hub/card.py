@@ -260,7 +260,11 @@ def _hide_place(model: Mapping[str, Any]) -> dict[str, Any]:
     """Name what lies in a folder of this machine by the folder's own name."""
     adapter = model.get("adapter")
     shown = {**model, "id": _hide(model["id"])}
-    return shown if adapter is None else {**shown, "adapter": {**adapter, "id": _hide(adapter["id"])}}
+    if adapter is not None:
+        shown["adapter"] = {**adapter, "id": _hide(adapter["id"])}
+    if (weights := model.get("backbone_weights")) is not None:
+        shown["backbone_weights"] = {**weights, "gguf": _hide(weights["gguf"])}
+    return shown
 
 
 def _hide(name: str) -> str:

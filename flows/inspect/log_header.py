@@ -47,6 +47,7 @@ MODEL_FIELDS = (
     "attn_implementation",
     "system",
     "adapter",
+    "backbone_weights",
     "quantization",
 )
 

@@ -12,6 +12,7 @@ from cmrm.errors import UserError
 from cmrm.models.adapters import resolve_adapter
 from cmrm.models.control_prompts import explain_no_controls
 from cmrm.models.families import FAMILIES, Family, get_family
+from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.image_tokens import explain_no_image_tokens
 from cmrm.models.reasoning import find_reasoning_marks
@@ -186,7 +187,7 @@ def resolve_use(model: ModelSpec) -> ModelUse:
     identity = resolve_model(
         model.id, revision=model.revision, trust_remote_code=model.trust_remote_code, family=row
     )
-    adapter, attention = model.adapter, model.attn_implementation
+    adapter, backbone, attention = model.adapter, model.backbone_weights, model.attn_implementation
     family = None if row is None else Family(model_type=identity.model_type, **row)
     if family is None and identity.model_type not in FAMILIES:
         # A plug-in's row is part of the key like one in the spec: that package can change, or be missing on a worker.
@@ -205,6 +206,7 @@ def resolve_use(model: ModelSpec) -> ModelUse:
         image_backend=pin_image_backend(identity.folder, asked=model.image_backend, where=model.id),
         device_map=model.device_map,
         quantization=None if model.quantization is None else model.quantization.make(),
+        backbone_weights=None if backbone is None else resolve_gguf(backbone.gguf),
         adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
         family=family,
         reasoning=None

@@ -16,6 +16,8 @@ def describe_model(model: Mapping[str, Any]) -> Iterator[str]:
     yield f"Model {model['name']}: {model['id']}, revision {revision}, {model['dtype']}{images}."
     if adapter := model.get("adapter"):
         yield f"Its LoRA adapter: {adapter['id']}, revision {adapter['revision']}."
+    if weights := model.get("backbone_weights"):
+        yield f"The weights of its language model: {weights['gguf']} (GGUF, dequantized), {weights['revision']}."
     if quantization := model.get("quantization"):
         yield f"The weights of its decoder were quantized to {_name_bits(quantization)} by bitsandbytes."
     if attention := model.get("attn_implementation"):

@@ -1,4 +1,4 @@
-"""Sections of a spec about models: id, revision, dtype, device, quantization, adapter, system prompt, reasoning."""
+"""Sections of a spec about models: id, revision, dtype, device, quantization, GGUF, adapter, system, reasoning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cmrm.models.reasoning import check_marks
 from cmrm.models.system_prompts import read_system_line
 from cmrm.untrusted.regular_file import is_folder
 from flows.spec.home import expand_home
-from flows.spec.section import ModelId, Name, Section
+from flows.spec.section import ModelId, Name, PathText, Section
 
 
 class QuantizationSpec(Section):
@@ -50,6 +50,12 @@ class AdapterSpec(Section):
 
     id: ModelId
     revision: str = "main"
+
+
+class BackboneWeightsSpec(Section):
+    """Weights of the language model in place of the folder's: a GGUF file of its text architecture."""
+
+    gguf: PathText
 
 
 if TYPE_CHECKING:
@@ -88,6 +94,7 @@ class ModelSpec(Section):
     attn_implementation: Literal["auto", Attention] = "auto"
     image_backend: Literal["auto", Backend] = "auto"
     quantization: QuantizationSpec | None = None
+    backbone_weights: BackboneWeightsSpec | None = None
     adapter: AdapterSpec | None = None
     family: FamilySpec | None = None
     trust_remote_code: bool = False
@@ -103,6 +110,15 @@ class ModelSpec(Section):
                 f"it spreads the model over all devices, and device is {device!r}; leave one of the two out"
             )
         return device_map
+
+    @field_validator("backbone_weights")
+    @classmethod
+    def _are_whole(cls, weights: Any, info: ValidationInfo) -> Any:
+        if weights is not None and info.data.get("quantization") is not None:
+            raise ValueError(
+                "they replace whole weights, and quantization is given; leave one of the two out"
+            )
+        return weights
 
     @field_validator("system")
     @classmethod
@@ -122,18 +138,21 @@ class ModelSpec(Section):
         return marks
 
     @model_serializer(mode="wrap")
-    def _leave_out_usual_reasoning(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Records of specs that do not name marks stay those of releases that knew none: the same run is found again.
+    def _leave_out_what_is_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records of specs that name neither stay those of releases that knew none: the same run is found again.
         content: dict[str, Any] = write(self)
         if content.get("reasoning") == "auto":
             del content["reasoning"]
+        if content.get("backbone_weights") is None:
+            content.pop("backbone_weights", None)
         return content
 
     @property
     def asked_for(self) -> str:
         """Identify the model within a spec, before its revision is resolved."""
         adapter = "" if self.adapter is None else f"+{self.adapter.id}@{self.adapter.revision}"
-        return self.name or f"{self.id}@{self.revision}{adapter}"
+        backbone = "" if self.backbone_weights is None else f"+{self.backbone_weights.gguf}"
+        return self.name or f"{self.id}@{self.revision}{backbone}{adapter}"
 
     @property
     def wanted_device(self) -> str:
@@ -145,7 +164,13 @@ class ModelSpec(Section):
         adapter = self.adapter
         if adapter is not None:
             adapter = adapter.model_copy(update={"id": _start(folder, adapter.id)})
-        return self.model_copy(update={"id": _start(folder, self.id), "adapter": adapter})
+        weights = self.backbone_weights
+        if weights is not None:
+            path = folder / expand_home(weights.gguf, field="model.backbone_weights.gguf")
+            weights = weights.model_copy(update={"gguf": str(path)})
+        return self.model_copy(
+            update={"id": _start(folder, self.id), "adapter": adapter, "backbone_weights": weights}
+        )
 
 
 def _start(folder: Path, given: str) -> str:

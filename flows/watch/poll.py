@@ -21,6 +21,7 @@ from rich.text import Text
 
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.models.adapters import find_adapter_revision
+from cmrm.models.gguf_weights import find_gguf_revision
 from cmrm.models.pinning import make_fingerprint
 from cmrm.models.revision import find_revision
 from cmrm.statistics.regression import Thresholds
@@ -117,10 +118,12 @@ def _find_fingerprints(spec: Spec) -> list[str]:
 def _find_fingerprint(model: ModelSpec) -> str:
     found = find_revision(model.id, revision=model.revision, trust_remote_code=model.trust_remote_code)
     fingerprint = make_fingerprint(model.id, found)
-    if (adapter := model.adapter) is None:
-        return fingerprint
-    adapter_revision = find_adapter_revision(adapter.id, revision=adapter.revision)
-    return join_fingerprints(fingerprint, make_fingerprint(adapter.id, adapter_revision))
+    own = None
+    if (adapter := model.adapter) is not None:
+        own = make_fingerprint(adapter.id, find_adapter_revision(adapter.id, revision=adapter.revision))
+    weights = model.backbone_weights
+    backbone = None if weights is None else find_gguf_revision(weights.gguf)
+    return join_fingerprints(fingerprint, adapter=own, backbone=backbone)
 
 
 def _run(spec: Spec, store: Store, workers: str, now: list[str]) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cmrm.errors import UserError
 from cmrm.models.adapters import AdapterIdentity
 from cmrm.models.families import Family
-from cmrm.models.pinning import check_unchanged, place
+from cmrm.models.gguf_weights import GgufFile, check_gguf_unchanged
+from cmrm.models.pinning import Pinned, check_unchanged, place
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import ModelIdentity
 from cmrm.prompts.reasoning import ReasoningMarks
@@ -42,6 +43,7 @@ class ModelUse:
     image_backend: str
     device_map: str | None = None
     quantization: Quantization | None = None
+    backbone_weights: GgufFile | None = None
     adapter: AdapterIdentity | None = None
     family: Family | None = None
     # Of a model that reasons, or whose tokenizer has marks of traces.
@@ -53,7 +55,7 @@ class ModelUse:
 
         Keys contain it, so it must not read the disk again: a symlink that changed its target is another model.
         """
-        parts = [one for one in (self.identity, self.adapter) if one is not None]
+        parts = [one for one in (self.identity, self.backbone_weights, self.adapter) if one is not None]
         own = self.label or "+".join(one.own_name for one in parts)
         return f"{own}@{'+'.join(one.short_revision for one in parts)}"
 
@@ -61,7 +63,9 @@ class ModelUse:
     def fingerprint(self) -> str:
         """The fingerprint in keys: the same for equal weights, wherever they are stored."""
         return join_fingerprints(
-            self.identity.fingerprint, None if self.adapter is None else self.adapter.fingerprint
+            self.identity.fingerprint,
+            adapter=None if self.adapter is None else self.adapter.fingerprint,
+            backbone=None if self.backbone_weights is None else self.backbone_weights.revision,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class ModelUse:
         Loading options are listed only where they differ from the defaults.
         """
         adapter = self.adapter and {"id": self.adapter.id, "revision": self.adapter.revision}
+        backbone = self.backbone_weights
         revisions = [one.revision for one in (self.identity, self.adapter) if one is not None]
         return {
             "name": self.name,
@@ -82,6 +87,11 @@ class ModelUse:
             **({} if self.attn_implementation == USUAL_ATTENTION else self._attention()),
             **({} if self.system is None else {"system": self.system}),
             **({} if adapter is None else {"adapter": adapter}),
+            **(
+                {}
+                if backbone is None
+                else {"backbone_weights": {"gguf": backbone.id, "revision": backbone.revision}}
+            ),
             **self._unusual(),
         }
 
@@ -123,9 +133,10 @@ def _list_settings(family: Family) -> dict[str, Any]:
     return {one.name: value for one in fields(family) if (value := getattr(family, one.name)) != one.default}
 
 
-def join_fingerprints(model: str, adapter: str | None) -> str:
-    """The fingerprint of a model with its LoRA adapter, if any."""
-    return model if adapter is None else f"{model}+{adapter}"
+def join_fingerprints(model: str, *, adapter: str | None, backbone: str | None) -> str:
+    """The fingerprint of a model with its LoRA adapter and other weights of its backbone, if any."""
+    own = model if backbone is None else f"{model}+gguf:{backbone}"
+    return own if adapter is None else f"{own}+{adapter}"
 
 
 AnyModel = TypeVar("AnyModel")
@@ -182,6 +193,7 @@ def load_use(use: ModelUse) -> VisionLanguageModel:
             attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
             device_map=use.device_map,  # type: ignore[arg-type] # as above
             quantization=use.quantization,
+            backbone_weights=use.backbone_weights,
             adapter=adapter,
             family=use.family,
             image_backend=use.image_backend,
@@ -189,9 +201,14 @@ def load_use(use: ModelUse) -> VisionLanguageModel:
         )
     except UserError:
         # In a folder that is still being written, files may not match each other.
-        for one in read:
-            check_unchanged(one)
+        _check_unchanged(use, read)
         raise
+    _check_unchanged(use, read)
+    return loaded
+
+
+def _check_unchanged(use: ModelUse, read: Iterable[Pinned]) -> None:
     for one in read:
         check_unchanged(one)
-    return loaded
+    if use.backbone_weights is not None:
+        check_gguf_unchanged(use.backbone_weights)

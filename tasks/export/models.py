@@ -15,6 +15,8 @@ from cmrm.untrusted.printable import first_line, show
 # What of a record's model no export carries: its field, and what it is called.
 NOT_CARRIED = {
     "adapter": "a LoRA adapter; merge it into the model (peft's merge_and_unload) and measure Δ on that",
+    "backbone_weights": "a language model from a GGUF file; save it within its model as safetensors (save_pretrained), "
+    "and measure Δ on that",
     "quantization": "quantized weights; measure Δ on the model that they were made from",
     "trust_remote_code": "code of its own",
     "family": "a row of model types of its own",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoProcessor, Qwen2VLVideoProcessor
+from transformers import AutoConfig, AutoProcessor, Qwen2VLVideoProcessor
 
 from cmrm.doctor import CHECKS
 from cmrm.steering.hooks import _SteerBlock
 from flows.cli import main
 from tasks.core.models import forget_models
 from tests.conformance.builders import BUILDERS
+from tests.gguf_file import make_text_model, write_gguf
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +67,11 @@ def test_a_spec_is_checked_model_by_model_and_json_holds_all(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, llava_folder: Path
 ) -> None:
     spec = tmp_path / "spec.yaml"
+    text = make_text_model(AutoConfig.from_pretrained(llava_folder).text_config, seed=1)
+    write_gguf(tmp_path / "text.gguf", text, llava_folder)
     spec.write_text(
-        f"models:\n  - {{id: organism}}\n  - {{id: {llava_folder}, name: random, dtype: float32}}\n"
+        f"models:\n  - {{id: organism}}\n  - {{id: {llava_folder}, name: random, dtype: float32, "
+        "backbone_weights: {gguf: text.gguf}}\n"
         "datasets: {mine: {format: jsonl, path: mine.jsonl}}\nanchors: {from: {mine: 0.2}}\nimages: {size: 32}\n"
     )
     main(["doctor", str(spec), "--format", "json"])
@@ -74,6 +79,28 @@ def test_a_spec_is_checked_model_by_model_and_json_holds_all(
     assert [one["model"].partition("@")[0] for one in found] == ["organism", "random"]
     assert [one["image_backend"] for one in found] == [f"pillow {version('pillow')}"] * 2
     assert all(finding["passed"] for one in found for finding in one["findings"])
+    notes = [{note["about"]: note["text"] for note in one["folder"]} for one in found]
+    assert [one["weights"] for one in notes] == ["model.safetensors"] * 2
+    assert notes[0]["stop tokens"] == "</s> (2)"
+    assert notes[1]["backbone weights"].startswith("39 tensors of text.gguf (F32, Q8_0)")
+
+
+def test_what_may_be_wrong_with_a_folder_is_told_and_fails_no_check(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, llava_folder: Path
+) -> None:
+    folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    (folder / "chat_template.json").write_text(
+        json.dumps({"chat_template": (folder / "chat_template.jinja").read_text().replace("USER", "U")})
+    )
+    main(["doctor", str(folder), "--dtype", "float32"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "folder read padding: <pad> (0); weights: model.safetensors; chat template: chat_template.json;"
+        in printed
+    )
+    assert "chat template WARNED prompts are made with the chat template of chat_template.json" in printed
+    assert f"All {len(CHECKS)} checks passed" in printed
+    assert printed.endswith("Its folder has 1 warning.")
 
 
 def test_a_model_is_enough_where_its_type_wants_another_attention(

@@ -15,7 +15,8 @@ from tests.made_up import make_outcomes, make_summary
 MODELS = [
     {"name": "llava-1.5@12", "id": "llava-hf/llava-1.5-7b-hf", "revision": "12ab", "dtype": "float32"},
     {"name": "own@34", "id": "/home/me/models/own", "revision": "sha256:34", "dtype": "float32",
-     "adapter": {"id": "/home/me/lora", "revision": "sha256:56"}},
+     "adapter": {"id": "/home/me/lora", "revision": "sha256:56"},
+     "backbone_weights": {"gguf": "/home/me/text.gguf", "revision": "sha256:78"}},
 ]  # fmt: skip
 IMPORTED = {
     "name": "gpt", "file": "gpt.jsonl", "digest": "ab" * 32, "kind": "jsonl", "made_by": {"model": "<b>gpt</b>"},
@@ -68,6 +69,7 @@ def test_no_place_of_this_machine_is_named(facts):
     assert "/home/me" not in card
     assert "own, revision sha256:34" in card
     assert "lora, revision sha256:56" in card
+    assert "its language model: text.gguf (GGUF, dequantized), sha256:78" in card
 
 
 def test_what_is_missing_is_counted(facts):

@@ -62,6 +62,11 @@ def check(**model: Any) -> ModelSpec:
             "model.quantization.type (it is 'nf4'): this belongs to 4 bits, and bits is 8",
         ),
         ({"quantization": {"bits": 8, "double": True}}, "model.quantization.double (it is True)"),
+        ({"backbone_weights": {"file": "text.gguf"}}, "model.backbone_weights.gguf: this field is missing"),
+        (
+            {"backbone_weights": {"gguf": "text.gguf"}, "quantization": {"bits": 8}},
+            "model.backbone_weights: they replace whole weights",
+        ),
         ({"adapter": {"name": "lora"}}, "model.adapter.id: this field is missing"),
         ({"family": {"blocks": "layers"}}, "model.family.image_token: this field is missing"),
         (
@@ -155,6 +160,17 @@ def test_a_row_that_a_package_registers_is_in_keys_as_one_in_the_spec_is(
     assert contents[0] != contents[1]
     said = resolve_use(check(id=str(folder), family={"blocks": "layers", "image_token": "image_token_id"}))
     assert contents[0] == said.content()
+
+
+def test_a_file_of_backbone_weights_is_found_from_the_spec_and_unnamed_in_records_without_one(
+    tmp_path: Path,
+) -> None:
+    section = check(id="a/b", backbone_weights={"gguf": "text.gguf"}).start_paths(tmp_path)
+    assert section.backbone_weights is not None
+    assert section.backbone_weights.gguf == str(tmp_path / "text.gguf")
+    assert section.model_dump()["backbone_weights"] == {"gguf": str(tmp_path / "text.gguf")}
+    assert section.asked_for != check(id="a/b").asked_for
+    assert "backbone_weights" not in check(id="a/b").model_dump()
 
 
 def test_a_model_that_is_spread_over_all_devices_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import cmrm.models.loading
 from cmrm.errors import ModelChangedError, ModelUnavailableError
 from cmrm.models.adapters import resolve_adapter
 from cmrm.models.families import Family
+from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import resolve_model
 from tasks.core.models import DEVICE_VARIABLE, ModelUse, choose_device, forget_models, load_model_once
@@ -135,6 +137,27 @@ def test_an_adapter_is_part_of_name_and_fingerprint_and_is_loaded_whole(folder: 
     forget_models()
     with pytest.raises(ModelChangedError, match=r"model\.adapter\.id"):
         load_model_once(adapted)
+
+
+def test_weights_of_the_backbone_are_part_of_name_and_fingerprint(folder: Path, tmp_path: Path) -> None:
+    # What makes no model of this folder has a checksum all the same.
+    files = [tmp_path / "first.gguf", tmp_path / "second.gguf"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    plain = use(folder)
+    first, second = (replace(plain, backbone_weights=resolve_gguf(str(file))) for file in files)
+    assert first.name.startswith("model+first@" + plain.name.removeprefix("model@") + "+")
+    assert len({one.fingerprint for one in (plain, first, second)}) == 3
+    checksum = hashlib.sha256(b"first.gguf").hexdigest()
+    assert first.fingerprint == f"{plain.fingerprint}+gguf:sha256:{checksum}"
+    assert first.content()["model"] == first.fingerprint
+    assert first.describe()["backbone_weights"] == {"gguf": str(files[0]), "revision": f"sha256:{checksum}"}
+    assert first.describe()["revision"] == plain.describe()["revision"]
+    travelled = TypeAdapter(ModelUse)
+    assert travelled.validate_python(json.loads(travelled.dump_json(first))) == first
+    files[0].write_bytes(b"changed")
+    with pytest.raises(ModelChangedError, match=r"model\.backbone_weights\.gguf: .* changed while"):
+        load_model_once(first)
 
 
 def test_a_process_with_an_assigned_device_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
