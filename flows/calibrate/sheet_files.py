@@ -44,7 +44,7 @@ def write_sheet(
     make_folder(out)
     # In the order of the sheet: that of the run's files would follow the arms.
     shown = [texts[row.id] for row in sheet.rows]
-    named = [SampleImage(text.dataset, text.image) for text in shown if text.image is not None]
+    named = [image for text in shown if (image := _find_image(text)) is not None]
     thumbnails = make_thumbnails(named, [folders], size=THUMBNAIL)
     with open_output(out / CSV) as stream:
         stream.write(_write_csv(sheet, texts))
@@ -95,7 +95,8 @@ def _write_page(sheet: Sheet, texts: Mapping[str, SheetText], thumbnails: Thumbn
 
 
 def _describe(name: str, text: SheetText, thumbnails: Thumbnails) -> dict[str, Any]:
-    place = None if text.image is None else thumbnails.find(SampleImage(text.dataset, text.image))
+    image = _find_image(text)
+    place = None if image is None else thumbnails.find(image)
     return {
         "id": name,
         "question": text.question,
@@ -104,6 +105,10 @@ def _describe(name: str, text: SheetText, thumbnails: Thumbnails) -> dict[str, A
         "image": None if place == "missing" else place,
         "lost": place == "missing",
     }
+
+
+def _find_image(text: SheetText) -> SampleImage | None:
+    return None if text.image is None else SampleImage(text.dataset, text.image, kind=text.kind)
 
 
 def _read(name: str) -> str:

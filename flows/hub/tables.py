@@ -174,6 +174,13 @@ def make_samples_table() -> HubTable:
             _stored("samples", "harmful", "s.harmful"),
             _stored("samples", "question", "s.question", sensitive=True),
             _make_image("s.image", "the sample’s own image"),
+            TableColumn(
+                name="media",
+                type=pa.list_(pa.string()),
+                comment="of a sample with several images, video or sound: the names of the files, in order, by kind",
+                sql="list_transform(s.media, lambda one: one.kind || ':' || one.name)",
+                sensitive=True,
+            ),
             _stored("samples", "caption", "s.caption", sensitive=True),
             _stored("samples", "reference", "s.reference", sensitive=True),
             _stored("samples", "category", "s.category"),

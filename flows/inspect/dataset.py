@@ -18,7 +18,7 @@ from cmrm.datasets import GENERAL_OPTIONS, Format, find_format, screen
 from cmrm.datasets.splits import SplitRow, choose_anchors
 from cmrm.errors import UserError
 from cmrm.judges.references import read_references
-from cmrm.prompts.conditions import Condition, missing, show
+from cmrm.prompts.conditions import TEXT_ONLY, Condition, missing, show
 from cmrm.prompts.data_uri import to_png_uri
 from cmrm.prompts.meaningless_images import MeaninglessImage
 from cmrm.prompts.media_files import locate_file
@@ -111,10 +111,11 @@ def read_rows(name: str, dataset: DatasetSpec, *, anchors: AnchorsSpec, conditio
     )
     folder = source.images or (kept if kept.is_dir() else None)
     if folder is None and condition not in (None, "image"):
-        rows = [replace(row, image=None) if isinstance(row, Sample) else row for row in rows]
+        rows = [replace(row, image=None, media=()) if isinstance(row, Sample) else row for row in rows]
     screened = list(screen(rows, images=folder))
     rejected = [row for row in screened if isinstance(row, Rejected)]
     usable = [row for row in screened if isinstance(row, Sample)]
+    _refuse_media(usable, condition)
     samples = [sample for sample in usable if not sides.is_anchor_sample(sample)]
     if not usable:
         raise UserError(
@@ -131,6 +132,17 @@ def read_rows(name: str, dataset: DatasetSpec, *, anchors: AnchorsSpec, conditio
             _list_reasons(rejected),
         )
     return Rows(samples=samples, rejected=rejected, images=folder, anchors=len(usable) - len(samples))
+
+
+def _refuse_media(samples: Sequence[Sample], condition: Condition | None) -> None:
+    """Raise `UserError` for samples with several images, video or sound, where a condition shows them."""
+    several = [sample for sample in samples if sample.media]
+    if several and condition not in TEXT_ONLY:
+        raise UserError(
+            f"{len(several)} of {len(samples)} rows have several images, video or sound (first "
+            f"{show_text(several[0].id)}), and an Inspect task shows one image; give the condition query, or rows with "
+            "one image."
+        )
 
 
 def show_samples(

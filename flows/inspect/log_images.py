@@ -40,16 +40,20 @@ class LogImages:
         """Encode the sample's own image; None if it is lost."""
         sample = stored.sample
         assert sample.image is not None  # shown under `image` alone
-        content = read_shown(folder, sample.image, stored.image_digest)
+        return self.encode_file(sample.dataset, sample.image, stored.image_digest, folder)
+
+    def encode_file(self, dataset: str, name: str, digest: str | None, folder: Path | None) -> str | None:
+        """Encode an image's file; None if it is lost."""
+        content = read_shown(folder, name, digest)
         if content is None:
-            self.lost.add((sample.dataset, sample.image))
+            self.lost.add((dataset, name))
             return None
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             kind = MEDIA_TYPES.get(image.format or "")
         if kind is not None:
             return to_data_uri(content, kind=kind)
         assert folder is not None  # read from it
-        return to_png_uri(open_image(folder, sample.image))
+        return to_png_uri(open_image(folder, name))
 
     def encode_made(self, image: Image.Image) -> str:
         """Encode an image that was generated."""
@@ -72,11 +76,11 @@ def measure_images(logs: Iterable[LogSource], store: Store) -> int:
         if condition != "image" or (folder := first.showing.images) is None:
             continue
         for stored in source.list_samples(store):
-            assert stored.sample.image is not None  # shown under `image`
-            name = stored.sample.dataset, stored.sample.image
-            if name not in sizes:
-                sizes[name] = 0
-                with suppress(UserError, OSError):
-                    sizes[name] = locate_file(folder, name[1]).stat().st_size
-            total += sizes[name]
+            for medium in stored.sample.shown:
+                name = stored.sample.dataset, medium.name
+                if name not in sizes:
+                    sizes[name] = 0
+                    with suppress(UserError, OSError):
+                        sizes[name] = locate_file(folder, name[1]).stat().st_size
+                total += sizes[name]
     return total

@@ -32,7 +32,11 @@ ID_LETTERS = 22
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPrompt:
-    """The messages of a prompt, and what became of its image: `own` file, `generated`, `left out`, `lost` or `none`."""
+    """The messages of a prompt, and what became of its image: `own` file, `generated`, `left out`, `lost` or `none`.
+
+    Of several images the files are written; video and sound, and what is meaningless in place of several media, are
+    left out.
+    """
 
     messages: list[ChatMessage]
     image: str
@@ -51,7 +55,10 @@ class PromptWriter:
         """Write the prompt of a sample, as the arm has changed it."""
         shard, sample = asked.shard, asked.stored.sample
         # A control has an image's place and no image.
-        condition: Condition = "query" if shard.slice.condition in CONTROLS else shard.slice.condition
+        # So has what is meaningless in place of several media, which is not made again.
+        own = shard.slice.condition in ("image", "caption") or not sample.media
+        plain = shard.slice.condition in CONTROLS or not own
+        condition: Condition = "query" if plain else shard.slice.condition
         prompt = show(
             sample,
             condition,
@@ -61,8 +68,8 @@ class PromptWriter:
             system=shard.responses.content.get("system"),
         )
         prompt = self._change(prompt, asked)
-        uri, image = self._encode(prompt, asked)
-        content: list[ContentImage | ContentText] = [] if uri is None else [ContentImage(image=uri)]
+        uris, image = self._encode(prompt, asked)
+        content: list[ContentImage | ContentText] = [ContentImage(image=uri) for uri in uris]
         text = ContentText(text=prompt.text)
         messages: list[ChatMessage] = []
         if prompt.system is not None:
@@ -88,15 +95,30 @@ class PromptWriter:
             self._use = key, restore_use(shard.responses, self._spec, store=self._store)
         return self._use[1]
 
-    def _encode(self, prompt: Prompt, asked: AskedSample) -> tuple[str | None, str]:
+    def _encode(self, prompt: Prompt, asked: AskedSample) -> tuple[list[str], str]:
+        if asked.stored.is_shown_with_media(asked.shard.slice.condition):
+            return self._encode_media(prompt, asked)
         if prompt.image is None:
-            return None, "none"
+            return [], "none"
         if self._images is None:
-            return None, "left out"
+            return [], "left out"
         if prompt.image is not OWN:
-            return self._images.encode_made(prompt.image), "generated"
+            return [self._images.encode_made(prompt.image)], "generated"
         uri = self._images.encode_own(asked.stored, asked.shard.showing.images)
-        return uri, "lost" if uri is None else "own"
+        return ([], "lost") if uri is None else ([uri], "own")
+
+    def _encode_media(self, prompt: Prompt, asked: AskedSample) -> tuple[list[str], str]:
+        stored = asked.stored
+        media = stored.sample.media
+        if self._images is None or not prompt.media or any(one.kind != "image" for one in media):
+            return [], "left out"
+        folder = asked.shard.showing.images
+        found = [
+            self._images.encode_file(stored.sample.dataset, one.name, digest, folder)
+            for one, digest in zip(media, stored.media_digests, strict=True)
+        ]
+        uris = [uri for uri in found if uri is not None]
+        return (uris, "own") if len(uris) == len(media) else ([], "lost")
 
 
 def describe_sample(asked: AskedSample) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from flows.report.answers_page import Answered, AnsweredSample, Answers, SampleKey, choose_open
 from flows.report.thumbnail_cache import ThumbnailCache
 from flows.report.thumbnails import Folders, SampleImage, Thumbnails, fit_thumbnails
+from tasks.data.media_words import find_picture, note_media
 from tasks.report.table import name_arm
 
 # Characters of a page, all of them together: what browsers open and mail passes on.
@@ -160,7 +161,7 @@ class _Numbers:
 def _encode_texts(samples: Sequence[AnsweredSample]) -> str:
     content = [
         [
-            asked.sample["question"],
+            note_media(asked.sample["question"], asked.sample.get("media")),
             asked.sample["reference"],
             [[one.arm, *_trim(one)] for one in asked.answers],
         ]
@@ -193,7 +194,12 @@ def _place(asked: AnsweredSample, thumbnails: Thumbnails) -> int | str | None:
 
 def _find_image(asked: AnsweredSample) -> SampleImage | None:
     row = asked.sample
-    return None if row["image"] is None else SampleImage(row["dataset"], row["image"], row["image_digest"])
+    if row["image"] is not None:
+        return SampleImage(row["dataset"], row["image"], row["image_digest"])
+    picture = find_picture(row.get("media"))
+    if picture is None:
+        return None
+    return SampleImage(row["dataset"], picture["name"], picture["digest"], picture["kind"])
 
 
 def _round(distance: float | None) -> float | None:

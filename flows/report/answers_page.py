@@ -38,6 +38,7 @@ SAMPLE = (
     "category",
     "image",
     "image_digest",
+    "media",
 )
 
 SampleKey = tuple[str, str]

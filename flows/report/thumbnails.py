@@ -13,11 +13,13 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from cmrm.datasets.image_folder import ImageFolder
 from cmrm.errors import UserError
 from cmrm.prompts.images import open_image
-from cmrm.prompts.media_files import locate_file
+from cmrm.prompts.media import MediumKind
+from cmrm.prompts.videos import open_video
 from flows.report.thumbnail_cache import ThumbnailCache
-from storage.records.hashing import digest_file
+from tasks.data.sources import digest_named
 
 Lost = Literal["missing", "left out"]
 # Of the images of data sets, by their names.
@@ -25,11 +27,15 @@ Folders = Mapping[str, Path | None]
 
 
 class SampleImage(NamedTuple):
-    """An image by data set and name; `digest` is that of the file that the sample was read with, where it is known."""
+    """An image by data set and name; `digest` is that of the file that the sample was read with, where it is known.
+
+    Of a video, whose `kind` says so, a frame in the middle is its image.
+    """
 
     dataset: str
     name: str
     digest: str | None = None
+    kind: MediumKind = "image"
 
 
 class Size(NamedTuple):
@@ -132,15 +138,21 @@ def _make(
         try:
             if cache is not None and image.digest and (kept := cache.read(image.digest, name)) is not None:
                 return kept
-            if image.digest and digest_file(locate_file(folder, image.name)) != image.digest:
+            if image.digest and digest_named(ImageFolder(folder), image.name) != image.digest:
                 continue
-            made = _encode(open_image(folder, image.name), size)
+            made = _encode(_open(folder, image), size)
         except (UserError, OSError):
             continue  # the page says that it is missing
         if cache is not None and image.digest:
             cache.write(image.digest, name, made)
         return made
     return None
+
+
+def _open(folder: Path, image: SampleImage) -> Image.Image:
+    if image.kind == "video":
+        return open_video(folder, image.name, frames=1).frames[0]
+    return open_image(folder, image.name)
 
 
 def _encode(image: Image.Image, size: Size) -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cmrm.prompts.media import MediumKind
 from cmrm.prompts.reasoning import find_final
 from storage.shards.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.calibrate.frame import Frame
 from tasks.calibrate.sheet import Sheet
 from tasks.core.stage_name import ANSWERS, StageName
+from tasks.data.media_words import find_picture, note_media
 from tasks.report.outcomes import Arm
 from tasks.shards.answers import find_judged_marks
 
@@ -24,6 +26,7 @@ class SheetText:
     """Question and answer, each cut to 8,000 characters, how long the answer is, and the image's name, if any.
 
     Of a model that reasons, the answer is the final one, without its trace: what its judges were given.
+    Of several images, videos and sounds the first picture is named, and the question begins with what they are.
     The image is shown whether or not the model was: that, too, would tell the arm.
     """
 
@@ -32,6 +35,7 @@ class SheetText:
     answer: str
     letters: int
     image: str | None
+    kind: MediumKind = "image"
 
 
 def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]:
@@ -46,7 +50,7 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
     samples = {
         (row["dataset"], row["sample_id"]): row
         for row in iterate_all(
-            store, made[StageName.INGEST], "samples", ["dataset", "sample_id", "question", "image"]
+            store, made[StageName.INGEST], "samples", ["dataset", "sample_id", "question", "image", "media"]
         )
         if (row["dataset"], row["sample_id"]) in questions
     }
@@ -59,12 +63,14 @@ def read_texts(store: Store, frame: Frame, sheet: Sheet) -> dict[str, SheetText]
             if (name := ids.get((Arm(*(row[part] for part in _ARM)), *question))) is None:
                 continue
             sample = samples[question]
+            picture = find_picture(sample["media"])
             answer = find_final(row["answer"], marks.get(manifest.key)) or ""
             texts[name] = SheetText(
                 dataset=row["dataset"],
-                question=sample["question"][:MOST_LETTERS],
+                question=note_media(sample["question"][:MOST_LETTERS], sample["media"]),
                 answer=answer[:MOST_LETTERS],
                 letters=len(answer),
-                image=sample["image"],
+                image=sample["image"] or (None if picture is None else picture["name"]),
+                kind="image" if picture is None else picture["kind"],
             )
     return texts

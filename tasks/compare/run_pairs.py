@@ -29,6 +29,7 @@ SAMPLE = (
     "category",
     "text_digest",
     "image_digest",
+    "media",
 )
 # State of a judge's verdict on an answer; 0 is no answer, or not applicable.
 READ, UNREADABLE = 1, 2
@@ -86,7 +87,9 @@ def make_side(samples: Iterable[Mapping[str, Any]]) -> Side:
         infos.append(SampleInfo(split_by=split_by, **own))
         text = row["text_digest"] or digest({"question": row["question"], "caption": row["caption"]})
         texts.append(digest([text, row["harmful"], row["reference"]]))
-        images.append(row["image_digest"])
+        media = row.get("media")
+        shown = [[one["kind"], one["digest"], one["frames"]] for one in media or ()]
+        images.append(digest(shown) if media else row["image_digest"])
     return Side(outcomes=Outcomes(samples=infos), texts=texts, images=images)
 
 

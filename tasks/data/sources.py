@@ -156,25 +156,30 @@ def _name_image_column(options: Mapping[str, Any]) -> str:
 
 def digest_image(sample: Sample, images: ImageFolder | None, known: dict[str, str | None]) -> str | None:
     """The digest of a sample's image file, computed once per name; None without a readable image."""
-    return None if sample.image is None else _digest_file(sample.image, images, known)
+    return None if sample.image is None else _digest_once(sample.image, images, known)
 
 
 def digest_media(
     sample: Sample, images: ImageFolder | None, known: dict[str, str | None]
 ) -> list[str | None]:
     """The digests of the files of a sample's media, in order; of a folder of frames, of their names and digests."""
-    return [_digest_file(medium.name, images, known) for medium in sample.media]
+    return [_digest_once(medium.name, images, known) for medium in sample.media]
 
 
-def _digest_file(name: str, images: ImageFolder | None, known: dict[str, str | None]) -> str | None:
+def digest_named(images: ImageFolder, name: str) -> str | None:
+    """The digest of a file, or of the names and digests in a folder of frames; None if it cannot be read."""
+    found = images.find(name)
+    try:
+        return _digest_folder(name, images) if found is None else digest_file(found[1])
+    except (OSError, UserError):
+        return None  # screening will report why it cannot be read
+
+
+def _digest_once(name: str, images: ImageFolder | None, known: dict[str, str | None]) -> str | None:
     if images is None:
         return None
     if name not in known:
-        found = images.find(name)
-        try:
-            known[name] = _digest_folder(name, images) if found is None else digest_file(found[1])
-        except (OSError, UserError):
-            known[name] = None  # screening will report why it cannot be read
+        known[name] = digest_named(images, name)
     return known[name]
 
 

@@ -43,6 +43,7 @@ PIECE_SECONDS = 1.0
 CARRIED = ("model", "dataset", "sample_id", "condition", "intervention", "alpha", "answer_digest")
 # What the row of an answer without a final part says in place of a judge's words.
 NO_FINAL = "no final answer: the answer is its trace alone"
+SEVERAL_MEDIA = "the judge looks at one image, and the question has several, video or sound"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +200,15 @@ class Bench:
         nothing = "" if "reference" in self.judge.reads else None
         found = [self.job.find_text(row) for row in answered]
         texts = [nothing if text is None else text for text in found]
-        for place, text in enumerate(texts):
-            if text is None:
-                verdict = Verdict(verdict="not_applicable", raw=NO_FINAL)
+        reasons = [
+            NO_FINAL if text is None else self._find_lack(stored)
+            for text, stored in zip(texts, samples, strict=True)
+        ]
+        for place, reason in enumerate(reasons):
+            if reason is not None:
+                verdict = Verdict(verdict="not_applicable", raw=reason)
                 yield place, self.job.to_row(answered[place], verdict)
-        asked = [(place, text) for place, text in enumerate(texts) if text is not None]
+        asked = [(place, text) for place, text in enumerate(texts) if text is not None and not reasons[place]]
         if not asked:
             return
         answers = [_to_answer(self.job, self.judge, text, samples[place]) for place, text in asked]
@@ -217,6 +222,11 @@ class Bench:
                 yield place, _to_row(self.job, answered[place], verdict)
         if waiting:
             raise _miscounted(self.job)
+
+    def _find_lack(self, stored: StoredSample) -> str | None:
+        """Say why a judge that looks at one image cannot judge a sample's answer; None if it can."""
+        shown = self.job.showing is not None and stored.is_shown_with_media(self.job.slice.condition)
+        return SEVERAL_MEDIA if shown else None
 
 
 def _judge_batch(bench: Bench, batch: Sequence[StoredSample]) -> Iterator[Finished]:
@@ -359,6 +369,8 @@ def describe_answers(
         known: dict[str, Any] = {name: getattr(stored.sample, name) for name in fields}
         if "image" in reads:
             known["image"] = stored.image_digest if own else image
+            if stored.is_shown_with_media(answers.slice.condition):
+                known["media"] = list(stored.media_digests)
         shown.append([*(row[name] for name in CARRIED), known])
     return shown
 

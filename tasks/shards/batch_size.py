@@ -102,10 +102,12 @@ def _choose_longest(
     chosen = heapq.nlargest(2, samples, key=measure_text)
     if condition == "image" and showing.images is not None:
         # Where images keep their resolution, the largest has the most tokens.
-        pixels = {
-            name: count_pixels(showing.images, name) for stored in samples if (name := stored.sample.image)
-        }
-        chosen += heapq.nlargest(2, samples, key=lambda stored: pixels.get(stored.sample.image or "", 0))
+        images = showing.images
+        media = {medium for stored in samples for medium in stored.sample.shown}
+        pixels = {one: count_pixels(images, one.name) * (one.frames or 1) for one in media}
+        chosen += heapq.nlargest(
+            2, samples, key=lambda stored: sum(pixels[one] for one in stored.sample.shown)
+        )
     return list({stored.sample.id: stored for stored in chosen}.values())
 
 

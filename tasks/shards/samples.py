@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from cmrm.prompts.conditions import TEXT_ONLY, Condition, missing
+from cmrm.prompts.conditions import CONTROLS, TEXT_ONLY, Condition, missing
 from cmrm.prompts.media import Medium
 from cmrm.prompts.sample import Sample
 from storage.records.hashing import digest
@@ -38,6 +38,10 @@ class StoredSample:
     image_digest: str | None
     media_digests: tuple[str | None, ...] = ()
 
+    def is_shown_with_media(self, condition: Condition) -> bool:
+        """Whether a condition shows several images, video or sound, or what is meaningless in their place."""
+        return bool(self.sample.media) and condition not in TEXT_ONLY and condition not in CONTROLS
+
     def content(self, condition: Condition) -> dict[str, Any]:
         """The key content of what a condition shows the model, with the id in its rows."""
         shown: dict[str, Any] = {"id": self.sample.id, "question": self.sample.question}
@@ -65,7 +69,7 @@ class Captions:
         found = read_captions(store, self.key)
         for stored in samples:
             own = stored.sample.caption
-            if stored.sample.image is None or (own and self.given_to == "uncaptioned"):
+            if not stored.sample.shown or (own and self.given_to == "uncaptioned"):
                 yield stored
             else:
                 caption = found.get(stored.sample.id)
