@@ -1,8 +1,7 @@
-"""Sounds: a sample's own, opened as untrusted input, mixed to one channel, and resampled."""
+"""Sounds: a sample's own, opened as untrusted input, mixed to one channel."""
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +53,6 @@ def open_audio(root: Path, name: str) -> Audio:
             f"{who} is of none of the formats that are read: {known}; convert the file or remove the row."
         )
     return _read_container(path, container, who)
-
-
-def resample(audio: Audio, rate: int) -> Audio:
-    """Resample a sound to `rate` samples a second by a polyphase filter; unchanged if it has that rate."""
-    if rate == audio.rate:
-        return audio
-    from scipy.signal import resample_poly
-
-    shared = math.gcd(rate, audio.rate)
-    samples = resample_poly(audio.samples, rate // shared, audio.rate // shared)
-    # The filter overshoots at steps.
-    return Audio(samples=np.clip(samples, -1, 1).astype(np.float32), rate=rate)
 
 
 def _read_wav(file: IO[bytes], who: str) -> Audio:

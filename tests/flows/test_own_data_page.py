@@ -26,6 +26,11 @@ EXPECTED = {
         {"id": "1", "question": "What is on the sign?", "image": "0001.jpg", "removed": "<image>"},
         {"id": "2", "question": "What is on the sign?", "image": "0002.jpg", "removed": "<image>"},
     ],
+    "Several images": [
+        {"question": "Which one is brighter?", "image": None, "removed": "<image> <image>"},
+        {"question": "Is image 1 brighter than image 2?", "removed": "<image 1> <image 2>"},
+        {"question": "What is it?", "image": "0001.jpg", "media": ()},
+    ],
     "Fields within fields": [
         {
             "id": "a",

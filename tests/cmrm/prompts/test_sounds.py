@@ -13,8 +13,7 @@ import pytest
 
 import cmrm.prompts.sounds
 from cmrm.errors import MissingPackageError, UserError
-from cmrm.prompts.media import Audio
-from cmrm.prompts.sounds import open_audio, resample
+from cmrm.prompts.sounds import open_audio
 
 RATE = 8000
 # A tone of 440 Hz at half of full scale, a quarter of a second; the other channel is silent.
@@ -186,13 +185,3 @@ def test_without_pyav_wav_is_read_and_others_name_the_package(tmp_path, monkeypa
     assert open_audio(tmp_path, "a.wav").rate == RATE
     with pytest.raises(MissingPackageError, match=r"pip install 'cmrm\[video\]'"):
         open_audio(tmp_path, "a.flac")
-
-
-def test_resampling_keeps_a_tone_and_its_length():
-    tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
-    made = resample(Audio(samples=tone, rate=16000), 24000)
-    expected = np.sin(2 * np.pi * 440 * np.arange(24000) / 24000)
-    assert (made.rate, made.samples.dtype, len(made.samples)) == (24000, np.float32, 24000)
-    # The filter's ends are silence.
-    assert np.abs(made.samples - expected)[200:-200].max() < 0.02
-    assert resample(made, 24000) is made
