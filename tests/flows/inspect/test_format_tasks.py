@@ -232,7 +232,7 @@ def test_rates_by_category_are_those_of_its_samples(own, tmp_path):
         ({"path": None}, "format 'jsonl' reads a file or a folder; give it by -T path=…."),
         (
             {"colums": {"question": "q"}},
-            "no option 'colums'; it takes categories, columns, constants, harmful",
+            "no option 'colums'; it takes categories, columns, constants, frames, harmful",
         ),
         ({"variant": "SD"}, "format 'jsonl' has no option 'variant'"),
         ({"path": "gone.jsonl"}, "does not exist"),

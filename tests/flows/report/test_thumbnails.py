@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from hashlib import sha256
 from pathlib import Path
 
@@ -116,3 +117,21 @@ def test_the_largest_size_is_taken_at_which_all_fit(folder: Path) -> None:
     assert places == [*range(len(few.files)), *["left out"] * (6 - len(few.files))]
     assert 0 < len(few.files) < 6
     assert fit_thumbnails([], [], most=0).files == ()
+
+
+def test_a_frame_in_the_middle_stands_for_a_video(folder: Path) -> None:
+    frames = [Image.new("RGB", (32, 24), (80 * number,) * 3) for number in range(3)]
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    (folder / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{number}.png")
+    listed = [[f"{number}.png", digest(folder / "frames", f"{number}.png")] for number in range(3)]
+    inside = sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()
+    for image in (
+        SampleImage("d", "clip.gif", digest(folder, "clip.gif"), "video"),
+        SampleImage("d", "frames", inside, "video"),
+    ):
+        made = make_thumbnails([image], [{"d": folder}], size=SMALL)
+        assert made.find(image) == 0
+        (file,) = made.files
+        assert abs(np.asarray(Image.open(io.BytesIO(file))).mean() - 80) < 4
