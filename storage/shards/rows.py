@@ -87,7 +87,8 @@ def iterate_rows_where(
 ) -> Iterator[dict[str, Any]]:
     """Iterate over a manifest's rows whose column has a value, file by file, from number `start` of them.
 
-    One row group is in memory at a time; of those before `start` only the column is read.
+    One row group is in memory at a time; of those before `start` only the column is read. Columns that files of earlier
+    releases lack are null.
     """
     # In Python: pyarrow.compute takes a tenth of a second to import, and the rows become Python values anyway.
     passed = 0
@@ -97,7 +98,7 @@ def iterate_rows_where(
         passed += values.count(value)
         if places:
             # In small batches: as Python values, rows take many times the memory that they take in Arrow.
-            rows = file.read_row_group(group).slice(places[0])
+            rows = _complete(file.read_row_group(group), kind).slice(places[0])
             for batch in rows.to_batches(max_chunksize=1024):
                 yield from (row for row in batch.to_pylist() if row[column] == value)
 

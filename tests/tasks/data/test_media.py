@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import wave
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -150,3 +152,14 @@ def test_a_damaged_medium_costs_its_row_and_no_other(take_in, images):
         "samples": 1,
         "quarantine": 1,
     }
+
+
+def test_samples_of_a_store_from_before_there_were_media_are_read(take_in, tmp_path):
+    store, _, manifest = take_in([{"id": 1, "question": "What?", "image": "a.ppm"}])
+    (path,) = (store.local_path(file.path) for file in manifest.files if file.path.startswith("samples"))
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(path).drop_columns(["media", "twin"]), sink)
+    old = Store.create(tmp_path / "old")
+    made = old.commit("ingest", "0" * 64, {f"samples/{'0' * 64}.parquet": sink.getvalue()})
+    (stored,) = (one for split in ("anchor", "target") for one in iterate_samples(old, made, split))
+    assert (stored.sample.image, stored.sample.media, stored.media_digests) == ("a.ppm", (), ())
