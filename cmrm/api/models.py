@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike, fspath
 
+from cmrm.doctor.admission import load_admitted
 from cmrm.doctor.examination import CHECKS, Finding, examine
 from cmrm.errors import UserError
 from cmrm.models.loading import Dtype
-from cmrm.models.loading import load_model as load_identity
 from cmrm.models.pinning import check_unchanged, find_folder
 from cmrm.models.revision import resolve_model
 from cmrm.models.vlm import VisionLanguageModel
@@ -28,7 +28,8 @@ def load_model(
     branch, tag or commit of a hub id, by default `main`. `dtype` is that of the weights (`auto`: as they are kept);
     `device` is `auto`, `cpu`, `cuda` or one of several such as `cuda:1`. Only safetensors are read, and no code that a
     model brings is run.
-    Raises `UserError` for a model that cannot be had, is of an unknown type, or does not fit into memory.
+    A model whose type is in no table gets a row of its own, which is examined before it is used.
+    Raises `UserError` for a model that cannot be had, fails the examination, or does not fit into memory.
 
     Source: transformers, `AutoModelForImageTextToText.from_pretrained`; the model types are in `docs/models.md`.
 
@@ -42,7 +43,7 @@ def load_model(
     if revision is not None and (embedded is not None or find_folder(given) is not None):
         raise UserError(f"model.revision: {given!r} is a folder, which has no revisions; leave it out.")
     identity = resolve_model(given if embedded is None else str(embedded), revision=revision or "main")
-    vlm = load_identity(identity, dtype=dtype, device=device)
+    vlm = load_admitted(identity, dtype=dtype, device=device)
     # What was read between two equal digests is what the identity names.
     check_unchanged(identity)
     return vlm

@@ -126,6 +126,7 @@ def split_batches(vlm: VisionLanguageModel, prompts: Sequence[Prompt], size: int
     """The places of prompts in batches of at most `size`; controls apart, and with and without image where needed."""
     if size < 1:
         raise UserError(f"batch_size is {size}; give 1 or more.")
+    size = size if vlm.family.batches else 1
     # Prompts without an image first.
     ordered = sorted(split_by_kind(vlm.family, prompts), key=lambda kind: bool(prompts[kind[0]].shown))
     return [kind[start : start + size] for kind in ordered for start in range(0, len(kind), size)]

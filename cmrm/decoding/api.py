@@ -11,7 +11,7 @@ import torch
 
 from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.request_prefill import RequestPrefill
-from cmrm.decoding.requests import Answered, Answers, DecodeRequest
+from cmrm.decoding.requests import Answer, Answered, Answers, DecodeRequest
 from cmrm.decoding.scheduler import AnswerCollector, RequestPart, Row, split_request
 from cmrm.decoding.stop_tokens import DecodingRules, has_long_words, make_rules
 from cmrm.decoding.tree_decoder import TreeDecoder
@@ -20,7 +20,7 @@ from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.planner import Prefixes, explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.intervention import Steering
-from cmrm.steering.proof import combine_proofs, share_proof
+from cmrm.steering.proof import SteeringProof, combine_proofs, share_proof
 
 __all__ = ["Answered", "DecodeRequest", "answer", "why_apart"]
 
@@ -176,24 +176,40 @@ def answer_apart(
             for arm, one in enumerate(request.arms)
         }
         made = {
-            arm: generate_apart(
+            arm: _generate_rows(
                 vlm,
                 [request.prompt_of(row, arm) for row in rows],
                 max_new_tokens=max_new_tokens,
                 intervention=one and one.of_rows(rows),
             )
             for arm, (rows, one) in arms.items()
-            if rows
         }
         for row in range(len(request.prompts)):
-            indices = {arm: arms[arm][0].index(row) for arm in request.arms_of(row)}
-            proofs = {arm: proof for arm in indices if (proof := made[arm].proof) is not None}
+            own = {arm: made[arm][arms[arm][0].index(row)] for arm in request.arms_of(row)}
             yield Answered(
                 group=number,
                 row=row,
-                answers={arm: made[arm].answers[index] for arm, index in indices.items()},
-                proofs={arm: share_proof(proof, rows=len(arms[arm][0])) for arm, proof in proofs.items()},
+                answers={arm: answer for arm, (answer, _) in own.items()},
+                proofs={arm: proof for arm, (_, proof) in own.items() if proof is not None},
             )
+
+
+def _generate_rows(
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, max_new_tokens: int, intervention: Steering | None
+) -> list[tuple[Answer, SteeringProof | None]]:
+    """Answer prompts of one arm in a batch, or one at a time where the model takes no batch: each with its proof."""
+    if len(prompts) > 1 and not vlm.family.batches:
+        rows = ((prompt, intervention and intervention.of_rows([row])) for row, prompt in enumerate(prompts))
+        return [
+            one
+            for prompt, own in rows
+            for one in _generate_rows(vlm, [prompt], max_new_tokens=max_new_tokens, intervention=own)
+        ]
+    if not prompts:
+        return []
+    made = generate_apart(vlm, prompts, max_new_tokens=max_new_tokens, intervention=intervention)
+    proof = None if made.proof is None else share_proof(made.proof, rows=len(prompts))
+    return [(answer, proof) for answer in made.answers]
 
 
 def generate(

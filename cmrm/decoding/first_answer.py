@@ -39,6 +39,8 @@ def embed_first_answer(
     token, and the states are NaN. `prefixes` and `rendered` are as for `cmrm.steering.capture.embed`. Call it outside
     of `steer`.
     """
+    if len(prompts) > 1 and not vlm.family.batches:
+        return torch.cat([embed_first_answer(vlm, [prompt], blocks=blocks) for prompt in prompts])
     if why_apart(vlm) is None:
         return _read_branches(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks)
     return read_first_answer(vlm, lay_out(vlm, prompts, None, rendered=rendered).inputs, blocks=blocks)

@@ -44,6 +44,8 @@ class PositionReader:
         `rendered` is as for `embed`. Call it outside of `steer`. `ValueError` for a prompt without an image where a
         position needs one.
         """
+        if len(prompts) > 1 and not self._vlm.family.batches:
+            return torch.cat([self.read([prompt]) for prompt in prompts])
         found: dict[Position, Tensor] = {}
         if self._of_image:
             found |= self._split(self._images.read(prompts, rendered=rendered))
@@ -60,6 +62,9 @@ class PositionReader:
 
         At `first_answer` the token is that of the steered answer.
         """
+        if len(prompts) > 1 and not self._vlm.family.batches:
+            rows = enumerate(prompts)
+            return torch.cat([self.read_steered([one], intervention.of_rows([row])) for row, one in rows])
         inputs = render(self._vlm, prompts)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         with steer(self._vlm, intervention, input_ids=ids, attention_mask=mask):

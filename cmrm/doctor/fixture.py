@@ -32,7 +32,7 @@ class CheckFailedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFixture:
-    """A model with three questions, each as a text prompt and with a noise image, or with noise of another form."""
+    """A model with a few questions, each as a text prompt and with a noise image, or with noise of another form."""
 
     vlm: VisionLanguageModel
     seed: int
@@ -41,7 +41,9 @@ class ModelFixture:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The questions; of media, whose checks are done for each form, one fewer."""
+        """The questions; of media, whose checks are done for each form, one fewer, and one where no batch is taken."""
+        if not self.vlm.family.batches:
+            return QUESTIONS[:1]
         return QUESTIONS if self.form is None else QUESTIONS[:2]
 
     @cached_property
@@ -124,6 +126,12 @@ class ModelFixture:
         if error > self.tolerance:
             raise CheckFailedError(f"{what}: relative error {error:.2g} (allowed: {self.tolerance:g})")
         return error
+
+    def explain_no_batches(self) -> str | None:
+        """Explain why checks of batches do not apply; None if they do."""
+        return (
+            None if self.vlm.family.batches else "not used with this model: it is read one prompt at a time"
+        )
 
     def _extract_unbatched(self, prompts: list[Prompt]) -> Tensor:
         blocks = range(len(self.vlm.blocks))

@@ -35,6 +35,10 @@ def check_states(fixture: ModelFixture) -> str:
             made = vlm.model.base_model(
                 **render(vlm, [prompt]), use_cache=False, output_hidden_states=True
             ).hidden_states
+        if made is None:
+            raise CheckFailedError(
+                "the model returns no hidden states with which hooked ones could be compared"
+            )
         if len(made) != len(vlm.blocks) + 1:
             raise CheckFailedError(
                 f"the model returns {len(made)} hidden states for {len(vlm.blocks)} blocks and the embeddings"
@@ -73,6 +77,8 @@ def check_right_padding(fixture: ModelFixture) -> str:
 
 
 def _check_padding(fixture: ModelFixture, side: Literal["left", "right"]) -> str:
+    if reason := fixture.explain_no_batches():
+        return reason
     vlm = fixture.vlm
     blocks = range(len(vlm.blocks))
     with _padded(fixture, side):

@@ -64,6 +64,8 @@ def check_proof(fixture: ModelFixture) -> str:
 
 def check_every_row(fixture: ModelFixture) -> str:
     """Each row of a batch is moved by its own αΔ, and a row with α = 0 is not."""
+    if reason := fixture.explain_no_batches():
+        return reason
     block = fixture.blocks[0]
     delta = fixture.draw_shift((block,)).expand(len(fixture.pictured), 1, -1)
     alpha = torch.linspace(0, 1, len(fixture.pictured))
@@ -138,6 +140,8 @@ def check_projection(fixture: ModelFixture) -> str:
 
 def check_steered_batch(fixture: ModelFixture) -> str:
     """A question's steered answer does not depend on the other rows of its batch (law 5)."""
+    if reason := fixture.explain_no_batches():
+        return reason
     block = fixture.blocks[len(fixture.blocks) // 2]
     own = Intervention(delta=fixture.draw_shift((block,)), alpha=1.0, blocks=(block,))
     together = answer_steered(fixture.vlm, fixture.pictured, own)

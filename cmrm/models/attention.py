@@ -22,6 +22,10 @@ PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
+class UnsupportedAttentionError(UserError):
+    """A model does not support an attention implementation."""
+
+
 def need_attention(implementation: Attention) -> None:
     """Raise `UserError` if an implementation's package is missing.
 
@@ -48,6 +52,6 @@ def explain_attention(implementation: Attention, reason: str) -> UserError | Non
     """Turn the error of a failed load into a `UserError` if the model does not support this implementation."""
     if "attention" not in reason.lower() or "support" not in reason.lower():
         return None
-    return UserError(
+    return UnsupportedAttentionError(
         f"{FIELD}: this model cannot use {implementation!r}: {reason} Use another one; eager always works."
     )

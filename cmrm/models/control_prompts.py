@@ -36,6 +36,11 @@ def explain_no_controls(family: Family, config: Any = None) -> str | None:
             f"{name} shows its image by cross-attention, where it takes no positions of the prompt, so Δ has no part "
             "of positions or marks; leave it out"
         )
+    if not family.gaps:
+        return (
+            f"a gap in the positions of this {name} model does not do what an image does to the text behind it, so no "
+            "control can take its place; leave it out"
+        )
     if config is not None and not any(
         getattr(config, field, None) for field in ("rope_parameters", "rope_theta", "rope_scaling")
     ):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import entry_points, version
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from cmrm.errors import UserError
 
@@ -16,6 +16,9 @@ ENTRY_POINTS = "cmrm.families"
 # Shown in the error of a type without a row, with the page that explains it.
 EXAMPLE_ROW = "{blocks: layers, image_token: image_token_id}"
 PAGE = "docs/models.md under “A type that is not in the table”"
+
+# Raised when a change of what is derived from a model without a row changes states or answers: it is part of keys.
+RULES = 1
 
 # LLaVA-1.5's own size, at which all types but LLaVA-NeXT pad nothing.
 IMAGE_SIZE = 336
@@ -32,11 +35,13 @@ class Family:
     """One model type: the paths to its parts, and what its processor and its decoder need.
 
     `blocks`: the attribute path from `model.get_decoder()` to the list of decoder blocks.
-    `image_token`: the path in `config.json` to the id of the image placeholder token.
+    `image_token`: the path in `config.json` to the id of the image placeholder token, or that id.
     `positions`: `counted` over the prompt's tokens from `first_position` on, or `multimodal`: several a token, which
     the model computes from the image's grid (M-RoPE).
     `image_only_blocks`: the path in `config.json` to the numbers of the blocks that are skipped without an image.
+    `batches`: whether prompts can share a batch at all; if not, they are read and answered one at a time.
     `mixed_batches`: whether prompts with and without an image can share a batch.
+    `gaps`: whether an image moves the text behind it by its positions, so that a gap can take its place (controls).
     `system`: the default system line, for templates that otherwise print image prompts and text prompts differently.
     `shares`: which prompts can share a prefix in the KV cache: all, those without an image (`text`), or none. It needs
     causal attention, an image that lies in the prompt, a decoder that takes a cache and positions, and a processor that
@@ -57,7 +62,9 @@ class Family:
     positions: Positions = "counted"
     first_position: int = 0
     image_only_blocks: str | None = None
+    batches: bool = True
     mixed_batches: bool = True
+    gaps: bool = True
     shares: Shares = "nothing"
     attention: Attention = "sdpa"
     system: str | None = None
@@ -65,6 +72,30 @@ class Family:
     text_only_form: str | None = None
     image_size: int = IMAGE_SIZE
     media: tuple[MediaForm, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """What determines the row of a type that no table lists, beside the model's files.
+
+    `rules` is the version of how rows are derived; `transformers` that of the package whose classes they describe.
+    """
+
+    rules: int
+    transformers: str
+
+    @classmethod
+    def here(cls) -> Derivation:
+        """The derivation that this process would make."""
+        return cls(rules=RULES, transformers=version("transformers"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """How a derived row is used once it was examined: the way of reading prompts, and why none that is faster."""
+
+    way: str
+    reason: str = ""
 
 
 # The documented prompt format of PaliGemma: image tokens, then the text; its processor adds <bos> and a newline.
@@ -259,15 +290,37 @@ def get_family(model_type: str, *, where: str) -> Family:
     `where` names the model in the error. Raises `UserError` for a type without a row, naming what to add, and for a
     registered row that cannot be imported.
     """
-    family = FAMILIES.get(model_type) or _find_registered(model_type)
+    family = find_family(model_type)
     if family is None:
         raise UserError(
-            f"model type {model_type!r} of {where} is not known: known types are {', '.join(sorted(FAMILIES))}. "
-            f"To add it, give a row in the spec, such as model.family: {EXAMPLE_ROW} (`blocks`: the path from "
-            "get_decoder() to its decoder blocks; `image_token`: the config field of its image token), or register a "
-            f"Family from a package of your own (entry-point group {ENTRY_POINTS!r}); see {PAGE}."
+            f"model type {model_type!r} of {where} is in no table: listed types are {', '.join(sorted(FAMILIES))}. "
+            f"Give a row in the spec, such as model.family: {EXAMPLE_ROW} (`blocks`: the path from get_decoder() to "
+            "its decoder blocks; `image_token`: the config field of its image token), or register a Family from a "
+            f"package of your own (entry-point group {ENTRY_POINTS!r}); see {PAGE}."
         )
     return family
+
+
+def find_family(model_type: str) -> Family | None:
+    """Find the row of a model type, as `get_family` does; None for a type without one."""
+    return FAMILIES.get(model_type) or _find_registered(model_type)
+
+
+def describe_way(family: Family) -> str:
+    """Describe how prompts of a family are read."""
+    if not family.batches:
+        return "prompts are read one at a time"
+    ways = {
+        "all": "prompts share prefixes",
+        "text": "prompts without an image share prefixes",
+        "nothing": "prompts are read in plain batches",
+    }
+    return ways[family.shares]
+
+
+def list_settings(family: Family) -> dict[str, Any]:
+    """List a family's non-default fields, so that a new field in the table leaves existing keys unchanged."""
+    return {one.name: value for one in fields(family) if (value := getattr(family, one.name)) != one.default}
 
 
 def is_of_table(family: Family, model: object) -> bool:

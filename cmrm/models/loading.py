@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ log = logging.getLogger("cmrm.models")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+# Wraps a loaded model and its processor, as `prepare_model` does.
+Prepare = Callable[..., VisionLanguageModel]
+
 # Packages that some processors import while they are loaded.
 PROCESSORS_NEED = ("torchvision", "num2words")
 # Further errors of a model's own code (trust_remote_code).
@@ -59,13 +62,14 @@ def load_model(
     family: Family | None = None,
     image_backend: str = AUTO,
     kept: Sequence[str] = (),
+    prepare: Prepare = prepare_model,
 ) -> VisionLanguageModel:
     """Load weights (safetensors only) and processor from a resolved folder, ready for decoding.
 
     The model's own code runs only if its identity allows it. With a `device_map` the weights are spread over this
     machine's devices, else they go to `device`. A given `family` replaces the table's. `image_backend` is as in
     `pin_image_backend`. `backbone_weights` replace those of the language model. `kept` are special tokens that answers
-    keep.
+    keep. `prepare` wraps what was loaded.
     Raises `UserError` if transformers cannot load the folder, or a requested device, package or backend is missing.
     """
     need_attention(attn_implementation)
@@ -116,7 +120,7 @@ def load_model(
     if chosen.type == "cpu":
         keep_freed_memory()
     own_weights(model)
-    vlm = prepare_model(model.eval(), processor, where=identity.id, family=family, kept=kept)
+    vlm = prepare(model.eval(), processor, where=identity.id, family=family, kept=kept)
     check_folder(vlm, where=identity.id)
     vlm = replace(vlm, notes=(*vlm.notes, *examine_folder(vlm, identity.folder, unread=unread), *laid))
     for note in vlm.notes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -42,7 +42,14 @@ def find_blocks(decoder: nn.Module, path: str, *, where: str) -> tuple[nn.Module
 
 def find_backbone(vlm: VisionLanguageModel) -> nn.Module:
     """Find the module that holds the decoder blocks: from tokens to last hidden states, without logits."""
-    return vlm.decoder.get_submodule(vlm.family.blocks.rpartition(".")[0])
+    path = vlm.family.blocks
+    while path:
+        path = path.rpartition(".")[0]
+        found = vlm.decoder.get_submodule(path)
+        # A module may lie between that only holds others.
+        if type(found).forward is not nn.Module.forward:
+            break
+    return vlm.decoder.get_submodule(path)
 
 
 def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: str) -> frozenset[int]:
@@ -61,6 +68,8 @@ def find_image_only_blocks(config: Any, family: Family, *, blocks: int, where: s
 
 def find_image_token(config: Any, family: Family, *, where: str) -> int:
     """Find the id of the image placeholder token; `UserError` if the family's path leads to none."""
+    if family.image_token.isdecimal():
+        return int(family.image_token)
     return int(_follow(config, family.image_token, int, field="image_token", where=where))
 
 
@@ -97,13 +106,41 @@ def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> An
     )
 
 
+def find_image_fields(config: Any) -> dict[int, str]:
+    """Find the fields of a config that hold an image's token: the path of the first by token id."""
+    found: dict[int, str] = {}
+    for path in _list_token_fields(config.to_dict()):
+        if "image" in path:
+            found.setdefault(_get(config, path), path)
+    return found
+
+
+def find_config_path(config: Any, value: list[int]) -> str | None:
+    """Find the first field of a config, or of its sections, that holds this list; None if none does."""
+
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, one in section.items():
+            if one == value:
+                yield f"{prefix}{key}"
+            elif isinstance(one, Mapping):
+                yield from walk(one, f"{prefix}{key}.")
+
+    return min(walk(config.to_dict(), ""), default=None)
+
+
+def _get(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
 def _list_token_fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     """List the fields of a config and its sections that hold a token id; those of images come first."""
     names = []
     for key, value in config.items():
         if isinstance(value, Mapping):
             names += _list_token_fields(value, f"{prefix}{key}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and _TOKEN_FIELD.search(key):
+        elif isinstance(value, int) and not isinstance(value, bool) and _TOKEN_FIELD.search(str(key)):
             names.append(f"{prefix}{key}")
     return sorted(names, key=lambda name: ("image" not in name, "." in name, name))
 

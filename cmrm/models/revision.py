@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.errors import UserError
-from cmrm.models.families import get_family
+from cmrm.models.families import find_family, get_family
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
-from cmrm.models.vision_types import takes_images
+from cmrm.models.vision_types import is_image_text_type, takes_images
 from cmrm.models.weight_files import need_safetensors
 
 
@@ -53,8 +53,9 @@ def resolve_model(
     """Resolve a local folder or a hub id to an immutable identity, checking that it is a VLM this project can steer.
 
     A local folder is identified by the checksum of its files; a hub id is resolved to its commit and downloaded if it
-    is not cached. With a `family` of the user's own, its type need not be known.
-    Raises `UserError` if its weights are not safetensors or it is not a known VLM, and as `pin` does.
+    is not cached. With a `family` of the user's own, nothing is asked about its type.
+    Raises `UserError` if its weights are not safetensors, it is no VLM, or neither a table nor transformers nor its own
+    code has its type; and as `pin` does.
     """
     found, folder = pin(
         model_id, revision=revision, patterns=choose_patterns(trust_remote_code=trust_remote_code)
@@ -92,12 +93,13 @@ def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
 
 
 def _check_type(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
-    try:
+    if find_family(identity.model_type) is not None or is_image_text_type(identity.model_type):
+        return
+    if not names_code(config):
+        # Neither transformers nor the folder has a class for it.
         get_family(identity.model_type, where=identity.id)
-    except UserError:
-        if names_code(config) and not identity.trust_remote_code:
-            raise UserError(describe_trust(identity.id)) from None
-        raise
+    elif not identity.trust_remote_code:
+        raise UserError(describe_trust(identity.id))
 
 
 def read_config(model_id: str, folder: Path) -> dict[str, Any]:

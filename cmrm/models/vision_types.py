@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from cmrm.models.remote_code import AUTO_MAP
 
 # The class of transformers under which a model's own code is registered, and the table of the types that it knows.
 AUTO_CLASS = "AutoModelForImageTextToText"
+MAPPING = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING"
 _TABLE = re.compile(
     r"^MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict\(\s*\[(.*?)^\s*\]", re.MULTILINE | re.DOTALL
 )
@@ -31,8 +33,17 @@ def takes_images(config: Mapping[str, Any]) -> bool:
         "vision_config" in config
         or any(isinstance(config.get(name), int) for name in _TOKENS)
         or (isinstance(named, Mapping) and AUTO_CLASS in named)
-        or config.get("model_type") in list_image_text_types()
+        or is_image_text_type(str(config.get("model_type")))
     )
+
+
+def is_image_text_type(model_type: str) -> bool:
+    """Whether transformers has an image-text-to-text model of a type, its own or one that this process registered."""
+    if model_type in list_image_text_types():
+        return True
+    loaded = sys.modules.get("transformers.models.auto.modeling_auto")
+    registered = getattr(getattr(loaded, MAPPING, None), "_extra_content", {})
+    return any(getattr(config, "model_type", None) == model_type for config in registered)
 
 
 @cache

@@ -20,7 +20,7 @@ from cmrm.models.chat_template import (
     make_turns,
 )
 from cmrm.models.control_prompts import FILLER, TokenRow, explain_no_controls, make_row
-from cmrm.models.families import Family, get_family
+from cmrm.models.families import Admission, Family, get_family
 from cmrm.models.folder_note import FolderNote
 from cmrm.models.image_tokens import is_medium
 from cmrm.models.media import (
@@ -50,6 +50,10 @@ class UnshowableError(ValueError):
     """A model cannot be shown a prompt as it is; the message says why, and what to change."""
 
 
+# The image token of a model in which it was not found yet.
+NO_TOKEN = -1
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionLanguageModel:
     """A loaded model with the parts the method needs.
@@ -58,8 +62,8 @@ class VisionLanguageModel:
     in order. The vision tower is in neither, so it is never captured or steered. `image_only_blocks` are the numbers of
     those that the model skips without an image. `system_form` is the form in which the template takes a system line.
     `medium_tokens` are the ids of the placeholders of images, video and sound. `kept_tokens` are special tokens that
-    answers keep as text, by id: the marks around what a model thinks.
-    `notes` are what its files have to tell, warnings among them.
+    answers keep as text, by id: the marks around what a model thinks. `notes` are what its files have to tell, warnings
+    among them. `admission` says how a derived row came to be used; None for a row of a table, a spec or a package.
 
     >>> import cmrm
     >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
@@ -81,6 +85,7 @@ class VisionLanguageModel:
     special_tokens: frozenset[str]
     kept_tokens: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[FolderNote, ...] = ()
+    admission: Admission | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -109,15 +114,33 @@ def prepare_model(
     unknown model type, for a family whose paths lead nowhere, for a processor without a chat template, and for a
     tokenizer that is not the model's.
     """
-    family = family or get_family(model.config.model_type, where=where)
-    decoder = model.get_decoder()
-    tokenizer = processor.tokenizer
-    padding = choose_padding(tokenizer, where=where)
-    model.generation_config = _keep_token_rules(model.generation_config)
+    outline = outline_model(
+        model, processor, where=where, family=family or get_family(model.config.model_type, where=where)
+    )
+    family, blocks = outline.family, find_blocks(outline.decoder, outline.family.blocks, where=where)
     image_token_id = find_image_token(model.config, family, where=where)
     check_token_ids(model, processor, image_token_id=image_token_id, where=where)
     medium_tokens = find_medium_tokens(model.config, image_token_id)
-    blocks = find_blocks(decoder, family.blocks, where=where)
+    tokenizer = processor.tokenizer
+    return replace(
+        outline,
+        blocks=blocks,
+        image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
+        image_token_id=image_token_id,
+        medium_tokens=medium_tokens,
+        special_tokens=list_special_tokens(processor, medium_tokens),
+        kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
+    )
+
+
+def outline_model(model: Any, processor: Any, *, where: str, family: Family) -> VisionLanguageModel:
+    """Wrap a model and its processor so that prompts can be rendered, without blocks and without an image token.
+
+    Raises `UserError` for a processor without a chat template, or a tokenizer that cannot pad.
+    """
+    tokenizer = processor.tokenizer
+    padding = choose_padding(tokenizer, where=where)
+    model.generation_config = _keep_token_rules(model.generation_config)
     template = choose_template(processor, family, where=where)
     return VisionLanguageModel(
         model=model,
@@ -125,13 +148,12 @@ def prepare_model(
         family=family,
         template=template,
         system_form=choose_system_form(processor, template),
-        decoder=decoder,
-        blocks=blocks,
-        image_only_blocks=find_image_only_blocks(model.config, family, blocks=len(blocks), where=where),
-        image_token_id=image_token_id,
-        medium_tokens=medium_tokens,
-        special_tokens=list_special_tokens(processor, medium_tokens),
-        kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
+        decoder=model.get_decoder(),
+        blocks=(),
+        image_only_blocks=frozenset(),
+        image_token_id=NO_TOKEN,
+        medium_tokens=frozenset(),
+        special_tokens=frozenset(),
         notes=(padding,),
     )
 
@@ -189,6 +211,8 @@ def render_on_host(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> Batch
 
 
 def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    if len(prompts) > 1 and not vlm.family.batches:
+        raise ValueError(f"{vlm.family.model_type} is read one prompt at a time; give batches of one")
     with_image = {bool(prompt.shown) for prompt in prompts}
     if len(with_image) > 1 and not vlm.family.mixed_batches:
         raise ValueError(

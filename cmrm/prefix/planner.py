@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import BatchFeature
 
-from cmrm.models.families import FAMILIES, is_of_table
+from cmrm.models.families import FAMILIES, Family, is_of_table
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render, render_on_host, send
 from cmrm.prefix.cache import Prefix, PromptBatch, crop, read_prefixes
 from cmrm.prefix.image_prompts import (
@@ -50,10 +50,8 @@ class PrefixGroup:
 def explain_unshared(vlm: VisionLanguageModel, *, images: int) -> str | None:
     """Explain why this model cannot share prefixes of prompts with so many images; None if it can."""
     family, implementation = vlm.family, vlm.model.config.get_text_config()._attn_implementation
-    if family.shares == "nothing":
-        return f"the row of {family.model_type} does not say that its prompts can share a prefix"
-    if family.shares == "text" and images:
-        return f"{family.model_type} shares the prefixes of prompts with no image only"
+    if reason := _explain_row(family, images=images):
+        return reason
     if implementation not in MASKED:
         return (
             f"attention is computed by {implementation}; prefixes are shared under {', '.join(MASKED)} only"
@@ -63,6 +61,16 @@ def explain_unshared(vlm: VisionLanguageModel, *, images: int) -> str | None:
     if family == FAMILIES.get(family.model_type) and not is_of_table(family, vlm.model):
         own = type(vlm.model).__name__
         return f"its class {own} is not the one of transformers that the row of {family.model_type} describes"
+    return None
+
+
+def _explain_row(family: Family, *, images: int) -> str | None:
+    if not family.batches:
+        return f"{family.model_type} is read one prompt at a time"
+    if family.shares == "nothing":
+        return f"the row of {family.model_type} does not say that its prompts can share a prefix"
+    if family.shares == "text" and images:
+        return f"{family.model_type} shares the prefixes of prompts with no image only"
     return None
 
 

@@ -78,6 +78,10 @@ class Renderer:
         if may_share and may_pay(groups := group_rows(prompts)):
             refused = self._find_refused(prompts, groups)
             return Rendered(inputs=None, kept=_list_others(prompts, refused), refused=refused)
+        if len(prompts) > 1 and not self.vlm.family.batches:
+            # Each is rendered again when it is read.
+            refused = self._find_each_refused(prompts)
+            return Rendered(inputs=None, kept=_list_others(prompts, refused), refused=refused)
         refused = {}
         inputs, renderings = None, list[ImageRendering | None]()
         try:

@@ -141,6 +141,8 @@ def embed(
     prefilled once if that saves work, and cached there for the next batch. `rendered` are the prompts as
     `cmrm.prefix.renderer` rendered them in the background, if it did.
     """
+    if len(prompts) > 1 and not vlm.family.batches:
+        return torch.cat([embed(vlm, [prompt], blocks=blocks) for prompt in prompts])
     return read_batch(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks=blocks)
 
 

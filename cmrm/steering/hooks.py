@@ -56,6 +56,11 @@ def embed_steered(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, blocks: Sequence[int], intervention: Steering
 ) -> Tensor:
     """Extract hidden states as `embed` does, after the intervention: float32 [prompts, blocks, hidden]."""
+    if len(prompts) > 1 and not vlm.family.batches:
+        rows = ((prompt, intervention.of_rows([row])) for row, prompt in enumerate(prompts))
+        return torch.cat(
+            [embed_steered(vlm, [prompt], blocks=blocks, intervention=own) for prompt, own in rows]
+        )
     inputs = render(vlm, prompts)
     with steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
         return read_prompt(vlm, inputs, blocks=blocks)

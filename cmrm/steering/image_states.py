@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from cmrm.models.image_tokens import find_image_tokens
+from cmrm.errors import UserError
+from cmrm.models.image_tokens import explain_no_image_tokens, find_image_tokens
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render, send
 from cmrm.prefix.cache import cut_prompts
 from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
@@ -42,6 +43,8 @@ class ImageStates:
     ) -> None:
         if unknown := [one for one in positions if one not in IMAGE_POSITIONS]:
             raise ValueError(f"{unknown[0]} is no position of an image's tokens")
+        if positions and (reason := explain_no_image_tokens(vlm.family)):
+            raise UserError(f"positions: there is no {positions[0]}: {reason}.")
         self._vlm, self._blocks, self._positions = vlm, blocks, tuple(positions)
         self._known: dict[tuple[str | None, str | None], _Known] = {}
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 from cmrm.errors import UserError
 from cmrm.models.adapters import resolve_adapter
 from cmrm.models.control_prompts import explain_no_controls
-from cmrm.models.families import FAMILIES, Family, get_family
+from cmrm.models.families import FAMILIES, Derivation, Family, find_family
 from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.image_tokens import explain_no_image_tokens
@@ -166,8 +166,9 @@ def refuse_controls(spec: Spec, models: Sequence[ModelUse]) -> None:
     """Raise `UserError` naming the field that asks for a control of a model whose image has no place in the prompt."""
     for field_name, control in spec.controls().items():
         for model in models:
-            family = model.family or get_family(model.identity.model_type, where=model.name)
-            if reason := explain_no_controls(family):
+            family = _find_row(model)
+            # A row that is derived once the model is loaded refuses there.
+            if family is not None and (reason := explain_no_controls(family)):
                 what = "Δ cannot be taken apart" if field_name == "parts" else f"there is no {control}"
                 raise UserError(f"{field_name}: {what} in {model.name}: {reason}.")
 
@@ -176,9 +177,13 @@ def refuse_image_positions(spec: Spec, models: Sequence[ModelUse]) -> None:
     """Raise `UserError` where states of image tokens are asked of a model whose prompts have none."""
     asked = [one for one in spec.positions if one in IMAGE_POSITIONS]
     for model in models if asked else ():
-        family = model.family or get_family(model.identity.model_type, where=model.name)
-        if reason := explain_no_image_tokens(family):
+        family = _find_row(model)
+        if family is not None and (reason := explain_no_image_tokens(family)):
             raise UserError(f"positions: there is no {asked[0]} in {model.name}: {reason}.")
+
+
+def _find_row(model: ModelUse) -> Family | None:
+    return model.family or find_family(model.identity.model_type)
 
 
 def resolve_use(model: ModelSpec) -> ModelUse:
@@ -191,11 +196,12 @@ def resolve_use(model: ModelSpec) -> ModelUse:
     family = None if row is None else Family(model_type=identity.model_type, **row)
     if family is None and identity.model_type not in FAMILIES:
         # A plug-in's row is part of the key like one in the spec: that package can change, or be missing on a worker.
-        family = get_family(identity.model_type, where=model.id)
-    if attention == "auto":
-        # The key holds what `auto` resolves to, which may change between releases.
-        attention = (family or get_family(identity.model_type, where=model.id)).attention
-    template = (family or get_family(identity.model_type, where=model.id)).template
+        family = find_family(identity.model_type)
+    known = family or FAMILIES.get(identity.model_type)
+    if attention == "auto" and known is not None:
+        # The key holds what `auto` resolves to, which may change between releases. Without a row it is sdpa, or eager
+        # where the model has no other: that follows from its files and from the transformers of the derivation.
+        attention = known.attention
     return ModelUse(
         identity=identity,
         label=model.name,
@@ -209,11 +215,12 @@ def resolve_use(model: ModelSpec) -> ModelUse:
         backbone_weights=None if backbone is None else resolve_gguf(backbone.gguf),
         adapter=None if adapter is None else resolve_adapter(adapter.id, revision=adapter.revision),
         family=family,
+        derivation=Derivation.here() if known is None else None,
         reasoning=None
         if model.reasoning == "none"
         else find_reasoning_marks(
             identity.folder,
-            template=template,
+            template=None if known is None else known.template,
             asked=None if model.reasoning == "auto" else model.reasoning,
         ),
     )

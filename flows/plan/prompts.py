@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmrm.models.families import get_family
+from cmrm.models.families import IMAGE_SIZE, find_family
 from cmrm.models.mean_color import read_mean_color
 from cmrm.prompts.conditions import make_meaningless
 from flows.plan.image_folders import find_own_images
@@ -34,4 +34,5 @@ def choose_image_size(spec: Spec, model: ModelUse) -> int:
     if spec.images.size is not None:
         return spec.images.size
     identity = model.identity
-    return (model.family or get_family(identity.model_type, where=identity.id)).image_size
+    family = model.family or find_family(identity.model_type)
+    return IMAGE_SIZE if family is None else family.image_size

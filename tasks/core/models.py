@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cmrm.errors import UserError
 from cmrm.models.adapters import AdapterIdentity
-from cmrm.models.families import Family
+from cmrm.models.families import Derivation, Family, list_settings
 from cmrm.models.gguf_weights import GgufFile, check_gguf_unchanged
 from cmrm.models.pinning import Pinned, check_unchanged, place
 from cmrm.models.quantization import Quantization
@@ -46,6 +46,8 @@ class ModelUse:
     backbone_weights: GgufFile | None = None
     adapter: AdapterIdentity | None = None
     family: Family | None = None
+    # Of a type that no table lists: its row is derived from the loaded model.
+    derivation: Derivation | None = None
     # Of a model that reasons, or whose tokenizer has marks of traces.
     reasoning: ReasoningMarks | None = None
 
@@ -123,14 +125,10 @@ class ModelUse:
         """Options that are in the key only if they are set, so that existing keys without them stay valid."""
         return {
             **({} if self.quantization is None else {"quantization": self.quantization.content()}),
-            **({} if self.family is None else {"family": _list_settings(self.family)}),
+            **({} if self.family is None else {"family": list_settings(self.family)}),
+            **({} if self.derivation is None else {"family": {"derived": asdict(self.derivation)}}),
             **({"trust_remote_code": True} if self.identity.trust_remote_code else {}),
         }
-
-
-def _list_settings(family: Family) -> dict[str, Any]:
-    """A family's non-default fields, so that a new field in the table leaves existing keys unchanged."""
-    return {one.name: value for one in fields(family) if (value := getattr(family, one.name)) != one.default}
 
 
 def join_fingerprints(model: str, *, adapter: str | None, backbone: str | None) -> str:
@@ -176,22 +174,29 @@ def load_model_once(use: ModelUse) -> VisionLanguageModel:
 def load_use(use: ModelUse) -> VisionLanguageModel:
     """Load a model as it is used.
 
-    Raises `ModelChangedError` if the loaded files are not those of the identity.
+    Raises `ModelChangedError` if the loaded files are not those of the identity, and `UserError` where the row of a
+    type that no table lists was planned with another transformers.
     """
     # Imports torch and transformers with the first model: a run that reuses everything needs neither.
-    from cmrm.models.loading import load_model
+    from cmrm.doctor.admission import load_admitted
 
+    if use.derivation not in (None, Derivation.here()):
+        raise UserError(
+            f"model.id: {use.identity.id!r} is of a type that no table lists, and was planned with transformers "
+            f"{use.derivation.transformers}; this process has {Derivation.here().transformers}. Install the same "
+            "version here, or run the command again where this one is installed."
+        )
     log.info("loading model %s", use.name)
     identity = place(use.identity)
     adapter = None if use.adapter is None else place(use.adapter)
     read = [one for one in (identity, adapter) if one is not None]
     try:
-        loaded = load_model(
+        loaded = load_admitted(
             identity,
-            dtype=use.dtype,  # type: ignore[arg-type] # the spec has checked the word
+            dtype=use.dtype,
             device=choose_device(use.device),
-            attn_implementation=use.attn_implementation,  # type: ignore[arg-type] # as above
-            device_map=use.device_map,  # type: ignore[arg-type] # as above
+            attn_implementation=use.attn_implementation,
+            device_map=use.device_map,
             quantization=use.quantization,
             backbone_weights=use.backbone_weights,
             adapter=adapter,

@@ -29,6 +29,8 @@ def choose_batch_size(
     """Choose how many samples share a prefill: enough to keep the device busy, the shared prefix not counted."""
     from cmrm.decoding.batch_size import measure_budget
 
+    if not renderer.vlm.family.batches:
+        return 1
     fed, columns = _measure(renderer, showing, condition, samples, prefixes)
     budget = measure_budget(renderer.vlm)
     return min(budget.count_prompts(fed), budget.count_spread(columns))
@@ -53,6 +55,8 @@ def choose_rows(
     """
     from cmrm.decoding.batch_size import measure_budget
 
+    if not renderer.vlm.family.batches:
+        return 1
     _, columns = _measure(renderer, showing, condition, samples, prefixes)
     return measure_budget(renderer.vlm).count_rows(
         columns, branches=arms, alone=alone, requests=requests, new_tokens=max_new_tokens

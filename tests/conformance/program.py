@@ -84,7 +84,37 @@ def examine_tiny(name: str) -> dict[str, Any]:
         }
         odd |= {title: show_odd(vlm, image) for title, image in draw_odd(name, Path(folder))}
         corners = show_corners(vlm)
-    return {"family": name, "error": None, "findings": findings, "odd": odd, "corners": corners}
+        derived = derive_again(vlm)
+    found = {"findings": findings, "odd": odd, "corners": corners, "derived": derived}
+    return {"family": name, "error": None, **found}
+
+
+def derive_again(vlm: Any) -> dict[str, Any]:
+    """Derive the row of a model as if its type were in no table: what it finds, or why it finds none.
+
+    What people wrote for the type, its templates and system line, is given.
+    """
+    from cmrm.errors import UserError
+    from cmrm.models.derived_family import derive_model
+    from cmrm.models.families import Family
+
+    row = vlm.family
+    written = {name: getattr(row, name) for name in ("system", "template", "text_only_form")}
+    given = Family(model_type="unlisted", blocks="", image_token="", **written)
+    try:
+        own = derive_model(vlm.model, vlm.processor, where="tiny", family=given)
+    except UserError as error:
+        return {"error": str(error)}
+    return {
+        "error": None,
+        "blocks": list(own.blocks) == list(vlm.blocks),
+        "image_token": own.image_token_id == vlm.image_token_id,
+        "image_only_blocks": own.image_only_blocks == vlm.image_only_blocks,
+        **{
+            one: getattr(own.family, one)
+            for one in ("positions", "first_position", "mixed_batches", "shares")
+        },
+    }
 
 
 def show_corners(vlm: Any) -> list[Any]:

@@ -19,6 +19,8 @@ SMART = {
     *("exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
     *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
 }
+# From nothing to all.
+SHARES = ("nothing", "text", "all")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,25 @@ def test_the_family_passes_all_checks(examined: Mapping[str, Mapping[str, Any]],
     assert found["error"] is None
     assert [one["name"] for one in found["findings"]] == [check.name for check in CHECKS]
     assert {one["name"]: one["detail"] for one in found["findings"] if not one["passed"]} == {}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_row_derived_from_the_model_says_what_the_table_says(
+    examined: Mapping[str, Mapping[str, Any]], family: str
+) -> None:
+    row, derived = FAMILIES[family], dict(examined[family]["derived"])
+    shares = derived.pop("shares", "")
+    assert derived == {
+        "error": None,
+        "blocks": True,
+        "image_token": True,
+        "image_only_blocks": True,
+        "positions": row.positions,
+        "first_position": row.first_position,
+        "mixed_batches": row.mixed_batches,
+    }
+    # The most that could be shared: whether it can be is for the checks to say.
+    assert SHARES.index(shares) >= SHARES.index(row.shares)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

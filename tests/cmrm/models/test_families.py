@@ -17,7 +17,7 @@ from cmrm.models.vlm import VisionLanguageModel, prepare_model
 def test_the_error_of_an_unknown_type_says_what_to_add() -> None:
     with pytest.raises(
         UserError,
-        match=r"'tarsier' of some/model is not known: known types are aya_vision, .*"
+        match=r"'tarsier' of some/model is in no table: listed types are aria, .*"
         r"\{blocks: layers, image_token: image_token_id\}.*get_decoder.*docs/models\.md under “A type that is not in",
     ):
         get_family("tarsier", where="some/model")

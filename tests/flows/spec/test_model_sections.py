@@ -131,7 +131,7 @@ def test_defaults_of_quantization_are_the_same_model_as_when_they_are_written(ll
 def test_a_row_of_ones_own_lets_an_unknown_type_through(llava_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llava_folder, tmp_path / "model"))
     edit_config(folder, model_type="newest_llava")
-    with pytest.raises(UserError, match=r"'newest_llava' .* is not known"):
+    with pytest.raises(UserError, match=r"'newest_llava' .* is in no table"):
         resolve_use(check(id=str(folder)))
     use = resolve_use(check(id=str(folder), family={"blocks": "layers", "image_token": "image_token_id"}))
     assert use.family == Family(model_type="newest_llava", blocks="layers", image_token="image_token_id")
