@@ -53,7 +53,9 @@ def read_outcome(name: str) -> Outcome | None:
         content = kept["content"]
         if kept["sha256"] != _digest(content):
             return None
-        row = {one: tuple(own) if isinstance(own, list) else own for one, own in content["family"].items()}
+        row: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in content["family"].items()
+        }
         return Outcome(family=Family(**row), admission=Admission(**content["admission"]))
     # Without a home, RuntimeError.
     except (OSError, ValueError, LookupError, TypeError, RuntimeError):
