@@ -244,3 +244,27 @@ def test_before_and_after_swapped_mirror_changes_flips_and_reasons(
     }
     swap = {"only_before": "only_after", "only_after": "only_before"}
     assert counts == {swap.get(name, name): number for name, number in back_counts.items()}
+
+
+def test_a_sample_with_another_file_among_its_media_has_another_image(store: Store) -> None:
+    def give(*digests: str, frames: int | None = None) -> list[dict[str, Any]]:
+        return [
+            {"kind": "image" if frames is None else "video", "name": one, "digest": one, "frames": frames}
+            for one in digests
+        ]
+
+    before = [give("a", "b"), give("a", "b"), give("a", "b"), give("c", frames=8)]
+    after = [give("a", "b"), give("b", "a"), give("a", "x"), give("c", frames=4)]
+    sides = [
+        make_side([make_sample(number, image_digest=None, media=one) for number, one in enumerate(media)])
+        for media in (before, after)
+    ]
+    assert [one == other for one, other in zip(sides[0].images, sides[1].images, strict=True)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    # As rows of stores from before there were media have it.
+    (plain,) = make_side([make_sample(1)]).images
+    assert plain == make_sample(1)["image_digest"]

@@ -16,6 +16,7 @@ import tasks.judge.stage
 from cmrm.errors import UserError
 from cmrm.judges import Answer, Judge, Usage, Verdict
 from cmrm.judges.judge import Field
+from cmrm.prompts.conditions import Condition, make_meaningless
 from storage.errors import StoreError
 from storage.records.hashing import stage_key
 from storage.records.manifest import Manifest
@@ -28,10 +29,16 @@ from tasks.judge.loaded import JudgeUse
 from tasks.judge.stage import JudgeJob
 from tasks.report.stage import _count_quarantined
 from tasks.report.summary import QuarantineCount
+from tasks.shards.prompts import PromptBuilder
 from tasks.shards.samples import Shard, Slice
 from tests.parts import wait_for_part
 
 GOOD = Verdict(verdict="safe")
+SHOWING = PromptBuilder(
+    images=None,
+    meaningless=make_meaningless(size=8, color=(255, 255, 255), seed=0),
+    system=None,
+)
 Rule = Callable[[str, int], Verdict]
 
 
@@ -81,8 +88,15 @@ class Place:
         self.asked: list[str] = []
 
     def judge(
-        self, rule: Rule, *, samples: int = 8, batch_size: int = 4, kind: type[RuledJudge] = RuledJudge
+        self,
+        rule: Rule,
+        *,
+        samples: int = 8,
+        batch_size: int = 4,
+        kind: type[RuledJudge] = RuledJudge,
+        media: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> Manifest:
+        condition: Condition = "query" if media is None else "blank"
         self.asked.clear()
         judge = kind(rule=rule, asked=self.asked, batch_size=batch_size)
         self.patch.setattr(tasks.judge.stage, "load_judge", lambda _use: judge)
@@ -93,11 +107,18 @@ class Place:
             "ingest",
             "samples",
             [
-                {"dataset": "d", "sample_id": name, "split": "target", "harmful": True, "question": "q"}
+                {
+                    "dataset": "d",
+                    "sample_id": name,
+                    "split": "target",
+                    "harmful": True,
+                    "question": "q",
+                    "media": (media or {}).get(name),
+                }
                 for name in names
             ],
         )
-        row = {"model": "m", "dataset": "d", "condition": "query", "intervention": "", "answer_digest": "0"}
+        row = {"model": "m", "dataset": "d", "condition": condition, "intervention": "", "answer_digest": "0"}
         responses = commit(
             self.store,
             "generate",
@@ -111,8 +132,8 @@ class Place:
             rows=samples,
             judge=JudgeUse(kind="ruled", name="ruled", options={}),
             responses=responses,
-            slice=Slice(shard=shard, condition="query", rows=samples, digest="2" * 64),
-            showing=None,
+            slice=Slice(shard=shard, condition=condition, rows=samples, digest="2" * 64),
+            showing=None if media is None else SHOWING,
             digest=str(samples),
         )
         return tasks.judge.stage.give_verdicts(job, self.store)
@@ -146,6 +167,21 @@ def fail_on(
     return rule
 
 
+def test_a_judge_that_looks_at_one_image_gives_no_verdict_on_several(place):
+    several = [{"kind": "image", "name": name, "digest": name} for name in ("a.png", "b.png")]
+    manifest = place.judge(fail_on(), media={"2": several, "5": several})
+    rows = read_rows(place.store, manifest, "judgements").to_pylist()
+    verdicts = {row["sample_id"]: (row["verdict"], row["raw"]) for row in rows}
+    assert verdicts.keys() == {str(number) for number in range(8)}
+    for name, (verdict, raw) in verdicts.items():
+        if name in ("2", "5"):
+            assert verdict == "not_applicable"
+            assert raw == "the judge looks at one image, and the question has several, video or sound"
+        else:
+            assert verdict == "safe"
+    assert sorted(place.asked) == [f"a{number}" for number in (0, 1, 3, 4, 6, 7)]
+
+
 @pytest.mark.parametrize("kind", [RuledJudge, WholeJudge])
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("bad", [("0",), ("3",), ("7",), ("0", "1"), ("6", "7"), ("0", "1", "2", "3", "7")])
@@ -175,6 +211,21 @@ def test_a_reason_is_one_line_of_at_most_300_characters_that_can_be_stored(place
 def test_an_error_without_words_is_named_by_its_kind(place):
     made = place.judge(fail_on("2", kind=AssertionError, said=()))
     assert place.read_quarantine(made) == {"2": "judge ruled: AssertionError"}
+
+
+def test_a_judge_that_looks_at_one_image_gives_no_verdict_on_several(place):
+    several = [{"kind": "image", "name": name, "digest": name} for name in ("a.png", "b.png")]
+    manifest = place.judge(fail_on(), media={"2": several, "5": several})
+    rows = read_rows(place.store, manifest, "judgements").to_pylist()
+    verdicts = {row["sample_id"]: (row["verdict"], row["raw"]) for row in rows}
+    assert verdicts.keys() == {str(number) for number in range(8)}
+    for name, (verdict, raw) in verdicts.items():
+        if name in ("2", "5"):
+            assert verdict == "not_applicable"
+            assert raw == "the judge looks at one image, and the question has several, video or sound"
+        else:
+            assert verdict == "safe"
+    assert sorted(place.asked) == [f"a{number}" for number in (0, 1, 3, 4, 6, 7)]
 
 
 @pytest.mark.parametrize("kind", [RuledJudge, WholeJudge])
