@@ -109,13 +109,14 @@ def read_rows(name: str, dataset: DatasetSpec, *, anchors: AnchorsSpec, conditio
         fractions=anchors.from_,
         seed=anchors.seed,
     )
+    # Before images that are not shown are taken away.
+    _refuse_media([row for row in rows if isinstance(row, Sample)], condition)
     folder = source.images or (kept if kept.is_dir() else None)
     if folder is None and condition not in (None, "image"):
         rows = [replace(row, image=None, media=()) if isinstance(row, Sample) else row for row in rows]
     screened = list(screen(rows, images=folder))
     rejected = [row for row in screened if isinstance(row, Rejected)]
     usable = [row for row in screened if isinstance(row, Sample)]
-    _refuse_media(usable, condition)
     samples = [sample for sample in usable if not sides.is_anchor_sample(sample)]
     if not usable:
         raise UserError(

@@ -96,6 +96,15 @@ def test_every_format_and_every_judge_has_its_entry():
     assert {"refusal", "match", "llama-guard", "endpoint", "chat"} <= SCORERS.keys()
 
 
+@pytest.mark.parametrize("images", [{}, {"images": "photographs"}])
+@pytest.mark.parametrize("condition", [None, "image", "blank"])
+def test_rows_with_several_images_are_refused_where_they_would_be_shown(own, images, condition):
+    row = {"id": "pair", "question": "Which one?", "images": ["1.png", "2.png"]}
+    (own / "pairs.jsonl").write_text(json.dumps(row))
+    with pytest.raises(PrerequisiteError, match=r"1 of 1 rows have several images, video or sound \(first pair\)"):
+        TASKS["jsonl"](path="pairs.jsonl", condition=condition, **images)
+
+
 @pytest.mark.parametrize("form", sorted(FILES))
 def test_a_published_file_becomes_a_task_with_the_judges_of_the_page(form):
     task = TASKS[form](path=str(PUBLISHED / FILES[form]), condition="query", **OPTIONS.get(form, {}))
