@@ -101,7 +101,9 @@ def test_every_format_and_every_judge_has_its_entry():
 def test_rows_with_several_images_are_refused_where_they_would_be_shown(own, images, condition):
     row = {"id": "pair", "question": "Which one?", "images": ["1.png", "2.png"]}
     (own / "pairs.jsonl").write_text(json.dumps(row))
-    with pytest.raises(PrerequisiteError, match=r"1 of 1 rows have several images, video or sound \(first pair\)"):
+    with pytest.raises(
+        PrerequisiteError, match=r"1 of 1 rows have several images, video or sound \(first pair\)"
+    ):
         TASKS["jsonl"](path="pairs.jsonl", condition=condition, **images)
 
 
