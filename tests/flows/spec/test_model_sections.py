@@ -266,6 +266,22 @@ def test_the_watch_polls_for_the_fingerprints_of_the_record(loaded_otherwise: Pa
         assert flows.watch.poll._find_fingerprints(spec) != before, path
 
 
+def test_the_watch_polls_for_weights_of_the_backbone_and_an_adapter_over_them(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.gguf").write_bytes(b"any")
+    make_lora(llava_folder, tmp_path / "lora")
+    section = check(
+        id=str(llava_folder),
+        backbone_weights={"gguf": str(tmp_path / "text.gguf")},
+        adapter={"id": str(tmp_path / "lora")},
+    )
+    before = flows.watch.poll._find_fingerprint(section)
+    assert before == resolve_use(section).fingerprint
+    (tmp_path / "text.gguf").write_bytes(b"other")
+    assert flows.watch.poll._find_fingerprint(section) != before
+
+
 def test_the_device_of_a_model_makes_no_other_spec_for_the_watch(
     llava_folder: Path, small_spec: Path
 ) -> None:
