@@ -13,8 +13,10 @@ from transformers import BatchFeature, LogitsProcessorList
 
 from cmrm.decoding.api import why_apart
 from cmrm.decoding.branch_state import BranchState
+from cmrm.decoding.hf_generate import find_generate
 from cmrm.decoding.nonfinite import LogitsWatch
 from cmrm.decoding.stop_tokens import make_generation_config, make_rules
+from cmrm.models.head import find_head
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.cache import PromptBatch, prefill
@@ -51,7 +53,7 @@ def _read_branches(vlm: VisionLanguageModel, batch: PromptBatch, blocks: Sequenc
     state = BranchState(vlm, rows=batch.rows)
     part = state.admit(prefill(vlm, batch), width=1)
     hidden = state.forward(part, width=1)
-    logits = vlm.model.get_output_embeddings()(hidden).to(vlm.device)
+    logits = find_head(vlm)(hidden).to(vlm.device)
     logits = make_rules(vlm, 1).narrow(logits, begins=True)
     state.tokens[part] = logits.argmax(dim=-1)
     first = torch.zeros(batch.rows, dtype=torch.long, device=vlm.device)
@@ -72,7 +74,7 @@ def read_first_answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks:
     config.eos_token_id = vlm.model.get_output_embeddings().out_features
     watch = LogitsWatch()
     with _capture_second_pass(vlm, blocks, rows=len(inputs["input_ids"])) as second:
-        vlm.model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList([watch]))
+        find_generate(vlm)(**inputs, generation_config=config, logits_processor=LogitsProcessorList([watch]))
     chosen = torch.tensor([step != 0 for step in watch.first_steps()])
     return _drop_unchosen(second.captured.stack(blocks).float(), chosen)
 

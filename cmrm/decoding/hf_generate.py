@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    BatchFeature,
+    GenerationMixin,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from cmrm.decoding.nonfinite import Fault, LogitsWatch, trace_blocks
 from cmrm.decoding.requests import Answer, Answers
@@ -20,6 +27,19 @@ from cmrm.prompts.conditions import Prompt
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Steering
 from cmrm.steering.proof import SteeringProof
+
+
+def find_generate(vlm: VisionLanguageModel) -> Callable[..., Any]:
+    """Find the `generate` that answers with text: transformers' own for models whose class has another.
+
+    Janus' is for images too, and drops `logits_processor` and `stopping_criteria` on the way to that of text. Code of
+    a model's own folder is left its own.
+    """
+    found = type(vlm.model).generate
+    if found.__module__.startswith("transformers.models."):
+        return partial(GenerationMixin.generate, vlm.model)
+    own: Callable[..., Any] = vlm.model.generate
+    return own
 
 
 @torch.inference_mode()
@@ -35,7 +55,7 @@ def generate_apart(
     watch = LogitsWatch()
     limits = limit_new_tokens(vlm, inputs, most=max_new_tokens)
     with _steering(vlm, inputs, intervention) as proof:
-        sequences = vlm.model.generate(
+        sequences = find_generate(vlm)(
             **inputs,
             generation_config=make_generation_config(vlm, max_new_tokens),
             logits_processor=LogitsProcessorList([watch]),
@@ -69,7 +89,7 @@ def _find_faults(
         _steering(vlm, inputs, intervention),
         trace_blocks(vlm, inputs["attention_mask"]) as trace,
     ):
-        vlm.model.generate(**inputs, generation_config=make_generation_config(vlm, longest))
+        find_generate(vlm)(**inputs, generation_config=make_generation_config(vlm, longest))
     return {row: trace.locate(row, step) for row, step in steps.items()}
 
 

@@ -35,14 +35,17 @@ class KVSlots(Cache):
         self.part = slice(0, 0)
 
     def admit(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Copy prompts into the next free slots: keys and values of each block, [rows, heads, columns, dim]."""
+        """Copy prompts into the next free slots: keys and values of each block, [rows, heads, columns, dim].
+
+        Of a model whose last blocks take those of earlier ones (Gemma 4), `layers` are the first blocks' alone.
+        """
         rows, columns = layers[0][0].shape[0], layers[0][0].shape[2]
         if self.used + rows > self.slots:
             raise ValueError(
                 f"{rows} more prompts need {rows} slots, and {self.used} of {self.slots} are in use"
             )
         self.reserve(columns)
-        for layer, (keys, values) in zip(self._layers, layers, strict=True):
+        for layer, (keys, values) in zip(self._layers[: len(layers)], layers, strict=True):
             layer.allocate(keys, values)
             for slots, prefilled in ((layer.keys, keys), (layer.values, values)):
                 new = slots[self.used : self.used + rows]
@@ -73,7 +76,7 @@ class KVSlots(Cache):
 
     def compact(self, moves: Sequence[tuple[int, int]], *, used: int) -> None:
         """Free slots: move some (from, to), after which the first `used` are in use."""
-        for layer in self._layers:
+        for layer in (one for one in self._layers if one.is_initialized):
             for source, target in moves:
                 layer.keys[target] = layer.keys[source]
                 layer.values[target] = layer.values[source]

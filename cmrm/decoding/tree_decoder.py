@@ -12,6 +12,7 @@ from cmrm.decoding.branch_state import BranchState
 from cmrm.decoding.requests import Arm
 from cmrm.decoding.scheduler import Report, Row, send_to_host
 from cmrm.decoding.stop_tokens import DecodingRules
+from cmrm.models.head import find_head
 from cmrm.models.position_limit import find_position_limit
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.cache import PrefilledBatch
@@ -28,7 +29,7 @@ class TreeDecoder:
 
     def __init__(self, vlm: VisionLanguageModel, *, rows: int, rules: DecodingRules) -> None:
         self._vlm = vlm
-        self._head = vlm.model.get_output_embeddings()
+        self._head = find_head(vlm)
         self._rules = rules
         self._limit = find_position_limit(vlm)
         self._most = rows

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.decoding.stop_tokens import make_generation_config
-from cmrm.doctor.fixture import STEPS, ModelFixture
+from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import block_output
@@ -20,6 +20,9 @@ from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Steering
 from cmrm.steering.settings import Scope
 
+# Models that must not answer with some tokens (Chameleon: those of images) give them the lowest number of their dtype;
+# no other logit is as low as float16's.
+RULED_OUT = -6e4
 # What is subtracted from states at a block, float32 [..., hidden], computed from them.
 Move = Callable[[Tensor], Tensor]
 
@@ -109,16 +112,20 @@ def agree_in_steps(fixture: ModelFixture, found: Steps, expected: Steps, *, what
     errors = []
     for step in range(STEPS):
         where = f"{what}, token {step + 1}"
-        errors.append(fixture.agree(_center(found, step), _center(expected, step), what=where))
+        one, other = found.logits[:, step], expected.logits[:, step].to(found.logits.device)
+        if not torch.equal(one < RULED_OUT, other < RULED_OUT):
+            raise CheckFailedError(f"{where}: other tokens are ruled out")
+        errors.append(fixture.agree(_center(one), _center(other), what=where))
         if not torch.equal(found.tokens[:, step], expected.tokens[:, step].to(found.tokens.device)):
             break
     return max(errors)
 
 
-def _center(steps: Steps, step: int) -> Tensor:
-    """Logits [rows, vocabulary] minus their mean, which softmax ignores."""
-    logits = steps.logits[:, step]
-    return logits - logits.mean(dim=-1, keepdim=True)
+def _center(logits: Tensor) -> Tensor:
+    """Logits [rows, vocabulary] minus their mean, which softmax ignores; 0 for tokens that are ruled out."""
+    allowed = logits >= RULED_OUT
+    mean = logits.where(allowed, 0).sum(dim=-1, keepdim=True) / allowed.sum(dim=-1, keepdim=True)
+    return (logits - mean).where(allowed, 0)
 
 
 @contextmanager

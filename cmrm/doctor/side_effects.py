@@ -17,13 +17,14 @@ from cmrm.steering.intervention import Intervention
 
 
 def check_vision_tower(fixture: ModelFixture) -> str:
-    """Modules before the decoder, such as the vision tower, get no hook and give the same output when steered."""
+    """Modules before the first block, such as the vision tower, get no hook and give the same output when steered."""
     vlm, blocks = fixture.vlm, fixture.blocks
     inputs = render(vlm, fixture.pictured)
     intervention = Intervention(delta=fixture.draw_shift(blocks), alpha=1.0, blocks=blocks, scope="all")
-    plain = _record_outside(fixture, inputs)
+    outside = _find_outside(fixture, inputs)
+    plain = _record_outside(fixture, inputs, outside)
     with steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
-        steered = _record_outside(fixture, inputs)
+        steered = _record_outside(fixture, inputs, outside)
         hooked = [
             name
             for name, module in vlm.model.named_modules()
@@ -32,9 +33,9 @@ def check_vision_tower(fixture: ModelFixture) -> str:
     if hooked:
         raise CheckFailedError(f"{hooked[0]} has a steering hook but is no decoder block")
     if not plain:
-        raise CheckFailedError("no module ran before the decoder, so this check tested nothing")
+        raise CheckFailedError("no module ran before the first block, so this check tested nothing")
     if plain.keys() != steered.keys():
-        raise CheckFailedError("steering changed which modules run before the decoder")
+        raise CheckFailedError("steering changed which modules run before the first block")
     if changed := [name for name in plain if not _equal(plain[name], steered[name])]:
         raise CheckFailedError(f"the output of {changed[0]} changed under steering")
     return f"unchanged: {', '.join(name.rpartition('.')[2] for name in plain)}"
@@ -69,13 +70,15 @@ class _StopError(Exception):
     """Raised inside the context managers to test their cleanup."""
 
 
-def _record_outside(fixture: ModelFixture, inputs: Any) -> dict[str, list[Tensor]]:
-    """Record the outputs of the largest modules outside the decoder that run before it, by name.
+def _record_outside(
+    fixture: ModelFixture, inputs: Any, outside: Sequence[tuple[str, nn.Module]]
+) -> dict[str, list[Tensor]]:
+    """Record the outputs of modules that run before the first block, by name.
 
     They are copied to the CPU: a vision tower's may take gigabytes, on several devices.
     """
     vlm, seen, running = fixture.vlm, dict[str, list[Tensor]](), []
-    handles = [vlm.decoder.register_forward_pre_hook(lambda *_: running.append(True))]
+    handles = [vlm.blocks[0].register_forward_pre_hook(lambda *_: running.append(True))]
 
     def watch(name: str) -> Any:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -84,7 +87,7 @@ def _record_outside(fixture: ModelFixture, inputs: Any) -> dict[str, list[Tensor
 
         return keep
 
-    handles += [module.register_forward_hook(watch(name)) for name, module in _find_outside(fixture)]
+    handles += [module.register_forward_hook(watch(name)) for name, module in outside]
     try:
         with torch.inference_mode():
             vlm.model.base_model(**inputs, use_cache=False)
@@ -94,14 +97,28 @@ def _record_outside(fixture: ModelFixture, inputs: Any) -> dict[str, list[Tensor
     return seen
 
 
-def _find_outside(fixture: ModelFixture) -> Iterator[tuple[str, nn.Module]]:
-    inside = set(fixture.vlm.decoder.modules())
-    found: set[nn.Module] = set()
+def _find_outside(fixture: ModelFixture, inputs: Any) -> list[tuple[str, nn.Module]]:
+    """Find the largest modules beside the blocks that are called, by one pass: a tower may be called by its parts."""
+    called: set[nn.Module] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, _arguments: called.add(module))
+        for module in fixture.vlm.model.modules()
+    ]
+    try:
+        with torch.inference_mode():
+            fixture.vlm.model.base_model(**inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    inside = {module for block in fixture.vlm.blocks for module in block.modules()}
+    covered: set[nn.Module] = set()
+    found = []
     for name, module in fixture.vlm.model.named_modules():
         own = set(module.modules())
-        if module not in found and not own & inside:
-            found |= own
-            yield name, module
+        if module in called and module not in covered and not own & inside:
+            covered |= own
+            found.append((name, module))
+    return found
 
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:

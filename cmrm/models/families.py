@@ -50,6 +50,9 @@ class Family:
     `template`: a chat template for processors that are published without one; a processor's own takes precedence.
     `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts are tokenized directly.
+    `logit_bound`: the path in `config.json` to the bound b of models that answer from b · tanh(logits / b); null there
+    is none.
+    `tiles_together`: whether the processor takes images that it cuts into different numbers of tiles in one batch.
     `image_size`: the side of meaningless images, in pixels, where a spec names none: one at which the processor pads
     nothing, so that a blank is one colour where the vision tower sees it (the doctor checks it).
     `media`: what a prompt can show besides one image: several `images`, `video`, `audio` (sound), and media of several
@@ -70,6 +73,8 @@ class Family:
     system: str | None = None
     template: str | None = None
     text_only_form: str | None = None
+    logit_bound: str | None = None
+    tiles_together: bool = True
     image_size: int = IMAGE_SIZE
     media: tuple[MediaForm, ...] = ()
 
@@ -98,8 +103,9 @@ class Admission:
     reason: str = ""
 
 
-# The documented prompt format of PaliGemma: image tokens, then the text; its processor adds <bos> and a newline.
-PALIGEMMA_TEMPLATE = (
+# The documented prompt format of PaliGemma (its processor adds <bos> and a newline) and of Chameleon (its processor
+# adds the mark that ends a turn): image tokens, then the text.
+PLAIN_TEMPLATE = (
     "{% for message in messages if message.role != 'system' %}{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
 )
@@ -107,11 +113,35 @@ PALIGEMMA_TEMPLATE = (
 _ROWS = (
     Family(model_type="aria", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="aya_vision", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="chameleon",
+        blocks="layers",
+        image_token="image_token_id",
+        # It rules out the words of images behind its head, which arms that are decoded together would not see.
+        shares="nothing",
+        template=PLAIN_TEMPLATE,
+    ),
     Family(model_type="cohere2_vision", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="deepseek_vl", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="deepseek_vl_hybrid", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="emu3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="exaone4_5", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="fast_vlm", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="gemma4",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        logit_bound="text_config.final_logit_softcapping",
+    ),
+    Family(
+        model_type="gemma4_unified",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        logit_bound="text_config.final_logit_softcapping",
+    ),
     Family(
         model_type="glm46v",
         blocks="layers",
@@ -149,6 +179,9 @@ _ROWS = (
     ),
     Family(model_type="idefics3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="janus", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="kimi_k25", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="lighton_ocr", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="llama4", blocks="model.layers", image_token="image_token_id", shares="all"),
     Family(model_type="llava", blocks="layers", image_token="image_token_id", shares="all"),
     Family(
@@ -181,6 +214,13 @@ _ROWS = (
         system="",
     ),
     Family(
+        model_type="paddleocr_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
+    Family(
         model_type="paligemma",
         blocks="layers",
         image_token="image_token_id",
@@ -190,8 +230,15 @@ _ROWS = (
         shares="nothing",
         # Gemma 2, the backbone of PaliGemma 2, supports no other in transformers.
         attention="eager",
-        template=PALIGEMMA_TEMPLATE,
+        template=PLAIN_TEMPLATE,
         text_only_form="{bos}{prompt}\n",
+    ),
+    Family(
+        model_type="perception_lm",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        tiles_together=False,
     ),
     Family(
         model_type="qwen2_5_vl",
@@ -237,6 +284,8 @@ _ROWS = (
         shares="all",
     ),
     Family(model_type="smolvlm", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="step3p7", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(model_type="video_llama_3", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="video_llava", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="vipllava", blocks="layers", image_token="image_token_id", shares="all"),
 )

@@ -82,6 +82,16 @@ def find_medium_tokens(config: Any, image_token: int) -> frozenset[int]:
     return frozenset({image_token, *(one for one in found if isinstance(one, int))})
 
 
+def find_logit_bound(config: Any, family: Family) -> float | None:
+    """Find the bound of the model's logits, None where its config has none."""
+    if family.logit_bound is None:
+        return None
+    found = config
+    for name in family.logit_bound.split("."):
+        found = getattr(found, name, None)
+    return None if found is None else float(found)
+
+
 def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
     found = config
     for name in path.split("."):

@@ -23,6 +23,8 @@ SAME_LEVEL, SAME_VALUE = 0.5, 0.01
 NAMES = ("pixel_values", "pixel_values_images")
 # What processors call the mask of the pixels, or of the tiles, that the tower is to use.
 MASKS = ("pixel_attention_mask", "pixel_mask", "aspect_ratio_mask")
+# What they call the row and the column of each patch, which are below 0 where a batch is padded.
+PLACES = "image_position_ids"
 # One image for each colour channel, bright in that channel alone.
 PRIMARIES = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -121,8 +123,9 @@ def split_channels(vlm: VisionLanguageModel, pixels: Tensor, *, size: tuple[int,
 
 def _drop_masked(channels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """Drop what the tower masks out (padding of tiles and of batches): [channels, values] from [channels, …]."""
-    for name in MASKS:
-        mask = inputs.get(name)
+    places = inputs.get(PLACES)
+    padded = None if places is None else (places >= 0).all(dim=-1)
+    for mask in (*(inputs.get(name) for name in MASKS), padded):
         if mask is not None and channels.shape[1 : 1 + mask.ndim] == mask.shape:
             rest = channels.ndim - 1 - mask.ndim
             return channels[:, mask.bool()].flatten(1) if rest >= 0 else channels.flatten(1)

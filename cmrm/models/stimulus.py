@@ -115,17 +115,27 @@ def _embed(vlm: VisionLanguageModel, inputs: BatchFeature) -> Tensor | None:
 
     def stop(_module: nn.Module, _arguments: Any, given: dict[str, Any]) -> None:
         embedded = given.get("inputs_embeds")
-        found.extend([] if embedded is None else [embedded])
+        if embedded is not None:
+            found.append(embedded)
+            raise _ReachedError
+
+    def stop_at_block(_module: nn.Module, arguments: Any, given: dict[str, Any]) -> None:
+        found.append(arguments[0] if arguments else given["hidden_states"])
         raise _ReachedError
 
-    handle = vlm.decoder.register_forward_pre_hook(stop, with_kwargs=True)
+    handles = [
+        vlm.decoder.register_forward_pre_hook(stop, with_kwargs=True),
+        # A decoder that embeds tokens and images itself (Chameleon).
+        vlm.blocks[0].register_forward_pre_hook(stop_at_block, with_kwargs=True),
+    ]
     base = vlm.model.base_model
     try:
         base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
     except _ReachedError:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return found[0] if found else None
 
 

@@ -20,9 +20,11 @@ from cmrm.models.chat_template import (
     make_turns,
 )
 from cmrm.models.control_prompts import FILLER, TokenRow, explain_no_controls, make_row
+from cmrm.models.every_token import run_all_tokens
 from cmrm.models.families import Admission, Family, get_family
 from cmrm.models.folder_note import FolderNote
 from cmrm.models.image_tokens import is_medium
+from cmrm.models.joined_rows import join_rows
 from cmrm.models.media import (
     explain_unprinted,
     explain_untaken,
@@ -142,13 +144,15 @@ def outline_model(model: Any, processor: Any, *, where: str, family: Family) -> 
     padding = choose_padding(tokenizer, where=where)
     model.generation_config = _keep_token_rules(model.generation_config)
     template = choose_template(processor, family, where=where)
+    decoder = model.get_decoder()
+    run_all_tokens(decoder)
     return VisionLanguageModel(
         model=model,
         processor=processor,
         family=family,
         template=template,
         system_form=choose_system_form(processor, template),
-        decoder=model.get_decoder(),
+        decoder=decoder,
         blocks=(),
         image_only_blocks=frozenset(),
         image_token_id=NO_TOKEN,
@@ -232,14 +236,11 @@ def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchF
     form = vlm.family.text_only_form
     if form is not None and with_image == {False}:
         inputs = _tokenize_alone(vlm, prompts, form)
+    elif vlm.family.tiles_together or with_image == {False}:
+        inputs = _process(vlm, prompts)
     else:
-        inputs = fill_template(
-            vlm,
-            prompts,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={**_padding(vlm), **list_video_arguments(prompts)},
+        inputs = join_rows(
+            [_process(vlm, [prompt]) for prompt in prompts], vlm.processor.tokenizer, **_padding(vlm)
         )
     # Some processors also make training labels.
     inputs.pop("labels", None)
@@ -274,6 +275,18 @@ def explain_unshowable(vlm: VisionLanguageModel, kinds: Sequence[MediumKind]) ->
     return explain_untaken(vlm.family, kinds) or explain_unprinted(
         vlm.processor, vlm.template, kinds, form=vlm.system_form, system=vlm.family.system, who=who
     )
+
+
+def _process(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
+    made: BatchFeature = fill_template(
+        vlm,
+        prompts,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={**_padding(vlm), **list_video_arguments(prompts)},
+    )
+    return made
 
 
 def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:

@@ -19,7 +19,8 @@ class ImageRendering:
     """What the processor made of one prompt with an image.
 
     `text` is the prompt as the chat template prints it, `head` its token ids up to the last of its media, `tail` those
-    after it, and `rest` the text of the tail, as the tokenizer was given it. The prompt takes so many `positions`.
+    after it, and `rest` the text of the tail, as the tokenizer was given it; `appended` is the end of it that the
+    processor puts behind the template's text (Chameleon: the end of the turn). The prompt takes so many `positions`.
     """
 
     text: str
@@ -27,6 +28,7 @@ class ImageRendering:
     head: list[int]
     tail: list[int]
     rest: str
+    appended: str
 
     @property
     def ids(self) -> list[int]:
@@ -38,18 +40,16 @@ def render_with_tokenizer_spy(
     vlm: VisionLanguageModel, prompts: Sequence[Prompt]
 ) -> tuple[BatchFeature, list[ImageRendering | None]]:
     """Render as `render_on_host` does, and record how; None for a prompt without an image, or if it is unknown."""
-    spy = _TokenizerSpy(vlm.processor.tokenizer)
-    processor = copy.copy(vlm.processor)
-    processor.tokenizer = spy
-    inputs = render_on_host(replace(vlm, processor=processor), prompts)
-    # Only a processor that calls its tokenizer once, with a list of texts, can be followed.
-    tokenized = spy.texts[0] if len(spy.texts) == 1 else None
-    if not isinstance(tokenized, list) or len(tokenized) != len(prompts):
+    inputs, tokenized = _render_and_listen(vlm, prompts)
+    appended = _find_appended(vlm)
+    if tokenized is None or appended is None:
         return inputs, [None] * len(prompts)
     shown = fill_template(vlm, prompts, tokenize=False)
     ids = list_ids(inputs)
     counts = count_positions_of(vlm, inputs)
-    return inputs, [_explain(vlm, *one) for one in zip(shown, counts, tokenized, ids, strict=True)]
+    return inputs, [
+        _explain(vlm, *one, appended=appended) for one in zip(shown, counts, tokenized, ids, strict=True)
+    ]
 
 
 def continue_rendering(
@@ -64,11 +64,11 @@ def continue_rendering(
         return None
     texts = fill_template(vlm, prompts, tokenize=False)
     common = count_common([known.text, *texts])
-    after = known.text[common:]
+    after = known.text[common:] + known.appended
     if not known.rest.endswith(after):
         return None
     kept = known.rest[: len(known.rest) - len(after)]
-    tails = _tokenize_rests(vlm, known.head[-1], [kept + text[common:] for text in texts])
+    tails = _tokenize_rests(vlm, known.head[-1], [kept + text[common:] + known.appended for text in texts])
     return None if tails is None else [known.head + tail for tail in tails]
 
 
@@ -81,8 +81,33 @@ def list_ids(inputs: BatchFeature) -> list[list[int]]:
     ]
 
 
+def _render_and_listen(
+    vlm: VisionLanguageModel, prompts: Sequence[Prompt]
+) -> tuple[BatchFeature, list[str] | None]:
+    """Render prompts: the inputs, and the text of each as the tokenizer was given it, None if that is unknown."""
+    spy = _TokenizerSpy(vlm.processor.tokenizer)
+    processor = copy.copy(vlm.processor)
+    processor.tokenizer = spy
+    inputs = render_on_host(replace(vlm, processor=processor), prompts)
+    # Only a processor that gives its tokenizer each text once, in lists, can be followed.
+    if not all(isinstance(one, list) for one in spy.texts):
+        return inputs, None
+    texts = [text for one in spy.texts for text in one]
+    return inputs, texts if len(texts) == len(prompts) else None
+
+
+def _find_appended(vlm: VisionLanguageModel) -> str | None:
+    """Find what the processor puts behind a prompt's text; None if that is unknown."""
+    prompt = Prompt(text="?")
+    (shown,) = fill_template(vlm, [prompt], tokenize=False)
+    _inputs, texts = _render_and_listen(vlm, [prompt])
+    if texts is None or shown not in texts[0]:
+        return None
+    return texts[0].rpartition(shown)[2]
+
+
 def _explain(
-    vlm: VisionLanguageModel, shown: str, positions: int, tokenized: str, ids: list[int]
+    vlm: VisionLanguageModel, shown: str, positions: int, tokenized: str, ids: list[int], *, appended: str
 ) -> ImageRendering | None:
     length = next((end for end in range(len(ids), 0, -1) if ids[end - 1] in vlm.medium_tokens), None)
     if length is None:
@@ -91,7 +116,9 @@ def _explain(
     rest = tokenized.rpartition(_write_mark(vlm, token))[2]
     if _tokenize_rests(vlm, token, [rest]) != [ids[length:]]:
         return None
-    return ImageRendering(text=shown, positions=positions, head=ids[:length], tail=ids[length:], rest=rest)
+    return ImageRendering(
+        text=shown, positions=positions, head=ids[:length], tail=ids[length:], rest=rest, appended=appended
+    )
 
 
 def _tokenize_rests(vlm: VisionLanguageModel, token: int, rests: Sequence[str]) -> list[list[int]] | None:

@@ -104,12 +104,20 @@ def find_replaced(vlm: VisionLanguageModel, prompt: Prompt) -> Tensor:
     given: list[Tensor] = []
 
     def keep(_decoder: Any, _args: Any, kwargs: Any) -> None:
-        given.append(kwargs["inputs_embeds"])
+        given.extend([] if kwargs.get("inputs_embeds") is None else [kwargs["inputs_embeds"]])
 
-    handle = vlm.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    def keep_first(_block: Any, args: Any) -> None:
+        # Chameleon's decoder embeds tokens and images itself.
+        given.extend(args[:1])
+
+    handles = [
+        vlm.decoder.register_forward_pre_hook(keep, with_kwargs=True),
+        vlm.blocks[0].register_forward_pre_hook(keep_first),
+    ]
     with torch.inference_mode():
         vlm.model(**inputs)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         table = vlm.model.get_input_embeddings()
         known = table(inputs["input_ids"].clamp(max=table.weight.shape[0] - 1))
     return (given[0] - known).abs().amax(dim=-1)[0] > 1e-6

@@ -46,16 +46,42 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "aria": _settings(HALF, HALF, max_image_size=980, min_image_size=336),
         # CohereLabs/aya-vision-8b
         "aya_vision": _settings(HALF, HALF, size=_square(364), crop_to_patches=True, max_patches=12),
+        # facebook/chameleon-7b, whose scale is not 1/255
+        "chameleon": _settings(
+            [1.0] * 3, [1.0] * 3, rescale_factor=0.0078, size={"shortest_edge": 512}, crop_size=_square(512)
+        ),
         # Cohere2VisionImageProcessor
         "cohere2_vision": _settings(*CLIP),
         # DeepseekVLImageProcessorPil
         "deepseek_vl": _settings(*CLIP),
         # DeepseekVLHybridImageProcessorPil
         "deepseek_vl_hybrid": _settings(*CLIP),
+        # the defaults of transformers' class
+        "emu3": _settings(*CLIP, min_pixels=512 * 512, max_pixels=1024 * 1024),
         # Qwen2VLImageProcessorPil
         "exaone4_5": _settings(*CLIP),
+        # apple/FastVLM-7B
+        "fast_vlm": _settings([0.0] * 3, [1.0] * 3, size={"shortest_edge": 1024}, crop_size=_square(1024)),
         # google/gemma-3-4b-it
         "gemma3": _settings(HALF, HALF, size=_square(896)),
+        # the defaults of transformers' class
+        "gemma4": _settings(
+            [0.0] * 3,
+            [1.0] * 3,
+            do_normalize=False,
+            patch_size=16,
+            pooling_kernel_size=3,
+            max_soft_tokens=280,
+        ),
+        # the defaults of transformers' class
+        "gemma4_unified": _settings(
+            [0.0] * 3,
+            [1.0] * 3,
+            do_normalize=False,
+            patch_size=16,
+            pooling_kernel_size=3,
+            max_soft_tokens=280,
+        ),
         # Glm46VImageProcessorPil
         "glm46v": _settings(*CLIP),
         # zai-org/GLM-4.1V-9B-Thinking
@@ -72,6 +98,12 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "idefics3": _settings(HALF, HALF, size={"longest_edge": 1456}, max_image_size={"longest_edge": 364}),
         # OpenGVLab/InternVL3-1B-hf
         "internvl": _settings(*IMAGENET, size=_square(448), crop_to_patches=True, max_patches=12),
+        # the defaults of transformers' class
+        "janus": _settings(*CLIP, size=_square(384)),
+        # the defaults of transformers' class
+        "kimi_k25": _settings(HALF, HALF, size={"max_height": 512, "max_width": 512}),
+        # lightonai/LightOnOCR-1B-1025
+        "lighton_ocr": _settings(*CLIP, size={"longest_edge": 1540}, patch_size=_square(28)),
         # meta-llama/Llama-4-Scout-17B-16E-Instruct
         "llama4": _settings(HALF, HALF, size=_square(336), max_patches=16),
         # llava-hf/llava-1.5-7b-hf
@@ -86,8 +118,14 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mistral3": _settings(*CLIP, size={"longest_edge": 1540}, patch_size=_square(14)),
         # meta-llama/Llama-3.2-11B-Vision-Instruct
         "mllama": _settings(*CLIP, size=_square(560), max_image_tiles=4),
+        # the defaults of transformers' class
+        "paddleocr_vl": _settings(
+            *CLIP, size={"shortest_edge": 384 * 384, "longest_edge": 1536 * 1536}, patch_size=14
+        ),
         # google/paligemma2-3b-pt-224
         "paligemma": _settings(HALF, HALF, size=_square(224)),
+        # the defaults of transformers' class
+        "perception_lm": _settings(HALF, HALF, size=_square(448), tile_size=448, max_num_tiles=36),
         # Qwen/Qwen2.5-VL-7B-Instruct
         "qwen2_5_vl": _QWEN2,
         # Qwen/Qwen2-VL-7B-Instruct
@@ -101,6 +139,14 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "qwen3_vl_moe": _QWEN3,
         # HuggingFaceTB/SmolVLM-500M-Instruct
         "smolvlm": _settings(HALF, HALF, size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}),
+        # the defaults of transformers' class
+        "step3p7": _settings(
+            *CLIP, size=_square(728), patch_size=504, max_image_size=3024, vision_patch_size=14
+        ),
+        # the defaults of transformers' class
+        "video_llama_3": _settings(
+            HALF, HALF, size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}, patch_size=14
+        ),
         # LanguageBind/Video-LLaVA-7B-hf
         "video_llava": _settings(*CLIP, size={"shortest_edge": 224}, crop_size=_square(224)),
         # llava-hf/vip-llava-7b-hf
@@ -115,9 +161,11 @@ COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "size_conversion": {490: 128, 980: 256},
         },
         "aya_vision": {"patch_size": 28, "img_size": 364},
+        "chameleon": {"image_seq_length": 1024},
         "cohere2_vision": {"patch_size": 16},
         "deepseek_vl": {"num_image_tokens": 576},
         "deepseek_vl_hybrid": {"num_image_tokens": 576},
+        "fast_vlm": {"patch_size": 64},
         "gemma3": {
             "image_seq_length": 256,
             "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 256}<end_of_image>\n\n",
@@ -125,6 +173,8 @@ COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "idefics2": {"image_seq_len": 64},
         "idefics3": {"image_seq_len": 169},
         "internvl": {"image_seq_length": 256},
+        "janus": {"num_image_tokens": 576},
+        "lighton_ocr": {"patch_size": 14, "effective_patch_size": 28},
         "llama4": {"patch_size": 14, "downsample_ratio": 4},
         "llava": {"patch_size": 14},
         "llava_next": {"patch_size": 14},
@@ -132,7 +182,12 @@ COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "llava_onevision": {"num_image_tokens": 729, "vision_aspect_ratio": "anyres_max_9"},
         "mistral3": {"patch_size": 14},
         "paligemma": {"image_seq_length": 256},
+        "perception_lm": {"patch_size": 14},
         "smolvlm": {"image_seq_len": 64},
+        "step3p7": {
+            "image_feature_placeholder": "<im_patch>" * 169,
+            "patch_feature_placeholder": "<im_patch>" * 81,
+        },
         "video_llava": {"patch_size": 14},
         "vipllava": {"patch_size": 14},
     }

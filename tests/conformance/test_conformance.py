@@ -16,7 +16,8 @@ from tests.conformance.page import PAGE, insert_section, write_section
 
 # Their processors choose a size of the image's own shape.
 SMART = {
-    *("exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
+    *("emu3", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
+    *("paddleocr_vl", "video_llama_3"),
     *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
 }
 # From nothing to all.
@@ -90,7 +91,7 @@ def test_strips_are_refused_by_the_types_whose_processors_do_with_their_own_word
     assert {
         name for name, reason in told.items() if "aspect ratio must be smaller than 200" in reason
     } == SMART
-    assert {name for name, reason in told.items() if reason} == {*SMART, "mistral3"}
+    assert {name for name, reason in told.items() if reason} == {*SMART, "lighton_ocr", "mistral3"}
 
 
 def test_the_page_of_models_says_what_was_found(examined: Mapping[str, Mapping[str, Any]]) -> None:

@@ -15,7 +15,14 @@ from tests.conformance.positions import OF_IMAGE, compare_positions
 # Its image is not in the prompt: cross-attention blocks attend to it.
 ABSENT = "mllama"
 # Tiles, each with tokens of its own: of an image of 32 pixels the tiny ones have more than one.
-TILED = {"idefics3": 20, "smolvlm": 20, "llava_next": 24, "llava_next_video": 24, "llava_onevision": 24}
+TILED = {
+    "idefics3": 20,
+    "smolvlm": 20,
+    "llava_next": 24,
+    "llava_next_video": 24,
+    "llava_onevision": 24,
+    "perception_lm": 20,
+}
 
 
 @cache

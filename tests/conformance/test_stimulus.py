@@ -32,11 +32,16 @@ from tests.conformance.published import IMAGES, examine_published, publish
 SEEN = {
     "aria": (256, 60),
     "aya_vision": (169, 60),
+    "chameleon": (1024, 65),
     "cohere2_vision": (256, 60),
     "deepseek_vl": (576, 60),
     "deepseek_vl_hybrid": (576, 52),
+    "emu3": (4160, 60),
     "exaone4_5": (144, 74),
+    "fast_vlm": (256, 60),
     "gemma3": (256, 49),
+    "gemma4": (256, 60),
+    "gemma4_unified": (256, 60),
     "glm46v": (144, 74),
     "glm4v": (144, 74),
     "glm4v_moe": (144, 74),
@@ -44,6 +49,9 @@ SEEN = {
     "idefics2": (320, 49),
     "idefics3": (2873, 65),
     "internvl": (256, 60),
+    "janus": (576, 60),
+    "kimi_k25": (144, 74),
+    "lighton_ocr": (144, 74),
     "llama4": (144, 74),
     "llava": (576, 74),
     "llava_next": (2928, 67),
@@ -51,7 +59,9 @@ SEEN = {
     "llava_onevision": (1485, 60),
     "mistral3": (144, 74),
     "mllama": (1, 50),
+    "paddleocr_vl": (196, 60),
     "paligemma": (256, 40),
+    "perception_lm": (9472, 60),
     "qwen2_5_vl": (144, 74),
     "qwen2_vl": (144, 74),
     "qwen3_5": (100, 57),
@@ -59,11 +69,15 @@ SEEN = {
     "qwen3_vl": (100, 57),
     "qwen3_vl_moe": (100, 57),
     "smolvlm": (1088, 65),
+    "step3p7": (169, 49),
+    "video_llama_3": (576, 74),
     "video_llava": (256, 40),
     "vipllava": (576, 74),
 }
 # Towers with rotary positions alone make one vector of all patches of a blank.
-ROTARY_ALONE = {"exaone4_5", "glm_ocr", "mistral3", "qwen2_5_vl", "qwen2_vl"}
+ROTARY_ALONE = {
+    *("exaone4_5", "glm_ocr", "lighton_ocr", "mistral3", "qwen2_5_vl", "qwen2_vl", "video_llama_3"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +107,9 @@ def test_a_blank_is_one_colour_at_the_size_of_every_family(examined: Mapping[str
     assert own == {"llava_next": 672, "llava_next_video": 672}
     for name, one in examined.items():
         mean, deviation = (np.array(IMAGES[name][field]) for field in ("image_mean", "image_std"))
+        white = 255 * IMAGES[name].get("rescale_factor", 1 / 255)
         # bfloat16 (Llama 4) has 8 bits.
-        np.testing.assert_allclose(one["low"], (1 - mean) / deviation, rtol=4e-3, err_msg=name)
+        np.testing.assert_allclose(one["low"], (white - mean) / deviation, rtol=4e-3, err_msg=name)
 
 
 def test_image_tokens_and_contrast_are_those_of_the_page(examined: Mapping[str, Any]) -> None:

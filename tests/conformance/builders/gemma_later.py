@@ -1,0 +1,125 @@
+"""Tiny Gemma 4, and the Gemma 4 that has no tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4Processor
+
+from tests.conformance.parts import TEXT, TOWER, make_tokenizer, save, token_ids
+
+PATCH, POOL = 4, 2
+
+GEMMA4 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|turn>' + message['role'] + '\n' }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+
+
+def build_gemma4(folder: Path) -> Path:
+    """Gemma 4: inputs to each block of its own, keys and values that later blocks share, and windows."""
+    from transformers import Gemma4AudioFeatureExtractor, Gemma4ImageProcessorPil, Gemma4VideoProcessor
+
+    tokenizer = _make_tokenizer()
+    processor = Gemma4Processor(
+        feature_extractor=Gemma4AudioFeatureExtractor(),
+        image_processor=Gemma4ImageProcessorPil(
+            patch_size=PATCH, max_soft_tokens=70, pooling_kernel_size=POOL
+        ),
+        tokenizer=tokenizer,
+        video_processor=Gemma4VideoProcessor(patch_size=PATCH, max_soft_tokens=70, pooling_kernel_size=POOL),
+        chat_template=GEMMA4,
+    )
+    model = Gemma4ForConditionalGeneration(
+        Gemma4Config(
+            vision_config={
+                **TOWER, "num_key_value_heads": 4, "head_dim": 8, "patch_size": PATCH, "pooling_kernel_size": POOL,
+                "position_embedding_size": 256,
+            },
+            text_config={
+                **_text(tokenizer), "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 4,
+                "vocab_size_per_layer_input": len(tokenizer),
+            },
+            audio_config=None,
+            **_ids(tokenizer),
+        )
+    )  # fmt: skip
+    # They begin as ones, which are left as they are.
+    torch.nn.init.normal_(model.model.vision_tower.patch_embedder.position_embedding_table)
+    return save(folder, model, processor)
+
+
+def build_gemma4_unified(folder: Path) -> Path:
+    """Gemma 4 without a tower: patches are projected into the decoder, whose image tokens see each other."""
+    from transformers import (
+        Gemma4UnifiedAudioFeatureExtractor,
+        Gemma4UnifiedConfig,
+        Gemma4UnifiedForConditionalGeneration,
+        Gemma4UnifiedImageProcessor,
+        Gemma4UnifiedProcessor,
+        Gemma4UnifiedVideoProcessor,
+    )
+
+    tokenizer = _make_tokenizer()
+    settings = {"patch_size": PATCH, "max_soft_tokens": 70, "pooling_kernel_size": POOL}
+    processor = Gemma4UnifiedProcessor(
+        feature_extractor=Gemma4UnifiedAudioFeatureExtractor(),
+        image_processor=Gemma4UnifiedImageProcessor(**settings),
+        tokenizer=tokenizer,
+        video_processor=Gemma4UnifiedVideoProcessor(**settings),
+        chat_template=GEMMA4,
+    )
+    model = Gemma4UnifiedForConditionalGeneration(
+        Gemma4UnifiedConfig(
+            vision_config={
+                "patch_size": PATCH, "pooling_kernel_size": POOL, "mm_embed_dim": 32, "mm_posemb_size": 256,
+                "output_proj_dims": 32,
+            },
+            text_config={**_text(tokenizer), "num_kv_shared_layers": 0},
+            audio_config=None,
+            **_ids(tokenizer),
+        )
+    )  # fmt: skip
+    return save(folder, model, processor)
+
+
+def _make_tokenizer():
+    return make_tokenizer(
+        ["<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>",
+         "<|audio|>", "<|video|>"],
+        pad="<pad>",
+        bos="<bos>",
+        eos="<turn|>",
+        named={
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+            "audio_token": "<|audio|>",
+        },
+    )  # fmt: skip
+
+
+def _text(tokenizer) -> dict[str, Any]:
+    return {
+        **TEXT, **token_ids(tokenizer), "head_dim": 8, "global_head_dim": 16, "sliding_window": 12,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "final_logit_softcapping": 30.0,
+    }  # fmt: skip
+
+
+def _ids(tokenizer) -> dict[str, int]:
+    names = {
+        "boi_token_id": "<|image>",
+        "eoi_token_id": "<image|>",
+        "image_token_id": "<|image|>",
+        "video_token_id": "<|video|>",
+        "boa_token_id": "<|audio>",
+        "audio_token_id": "<|audio|>",
+    }
+    return {name: tokenizer.convert_tokens_to_ids(word) for name, word in names.items()}
