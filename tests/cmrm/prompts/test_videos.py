@@ -227,3 +227,18 @@ def test_a_single_image_is_a_video_of_one_frame(tmp_path):
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     video = open_video(tmp_path, "a.png")
     assert (read_numbers(video), video.fps) == ([5], pytest.approx(10))
+
+
+def test_ffmpeg_guesses_no_format_and_is_told_no_path(tmp_path, monkeypatch):
+    for name in ("a.mp4", "a.mkv"):
+        write_video(tmp_path / name, [0, 1])
+    plain, asked = av.open, []
+
+    def note(file, *arguments, **options):
+        asked.append((options.get("format"), isinstance(file, str | Path)))
+        return plain(file, *arguments, **options)
+
+    monkeypatch.setattr(av, "open", note)
+    for name in ("a.mp4", "a.mkv"):
+        open_video(tmp_path, name)
+    assert asked == [("mov", False), ("matroska", False)]

@@ -213,21 +213,6 @@ def test_an_error_without_words_is_named_by_its_kind(place):
     assert place.read_quarantine(made) == {"2": "judge ruled: AssertionError"}
 
 
-def test_a_judge_that_looks_at_one_image_gives_no_verdict_on_several(place):
-    several = [{"kind": "image", "name": name, "digest": name} for name in ("a.png", "b.png")]
-    manifest = place.judge(fail_on(), media={"2": several, "5": several})
-    rows = read_rows(place.store, manifest, "judgements").to_pylist()
-    verdicts = {row["sample_id"]: (row["verdict"], row["raw"]) for row in rows}
-    assert verdicts.keys() == {str(number) for number in range(8)}
-    for name, (verdict, raw) in verdicts.items():
-        if name in ("2", "5"):
-            assert verdict == "not_applicable"
-            assert raw == "the judge looks at one image, and the question has several, video or sound"
-        else:
-            assert verdict == "safe"
-    assert sorted(place.asked) == [f"a{number}" for number in (0, 1, 3, 4, 6, 7)]
-
-
 @pytest.mark.parametrize("kind", [RuledJudge, WholeJudge])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_a_judge_that_fails_on_all_with_one_error_is_broken_and_nothing_is_quarantined(
