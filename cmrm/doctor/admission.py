@@ -9,6 +9,7 @@ from typing import Any
 
 from cmrm.doctor.examination import CHECKS
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
+from cmrm.doctor.media import find_forms
 from cmrm.doctor.outcomes import Outcome, name_outcome, read_outcome, write_outcome
 from cmrm.errors import UserError
 from cmrm.models import loading
@@ -73,6 +74,8 @@ def load_admitted(
 def admit(vlm: VisionLanguageModel, *, where: str) -> VisionLanguageModel:
     """Examine a model with a derived row, and return it with the fastest row that passes every check.
 
+    The row lists the forms of media that pass theirs.
+
     Raises `UserError` naming the check that fails whatever the way, what it measured, and what to try.
     """
     failure: _Failure | None = None
@@ -81,7 +84,12 @@ def admit(vlm: VisionLanguageModel, *, where: str) -> VisionLanguageModel:
         own = replace(vlm, family=family)
         failure = next(_find_failures(own), None)
         if failure is None:
-            return replace(own, admission=Admission(way=describe_way(family), reason=slower))
+            fixture = ModelFixture(vlm=own, seed=0, image_size=IMAGE_SIZE)
+            return replace(
+                own,
+                family=replace(family, media=find_forms(fixture)),
+                admission=Admission(way=describe_way(family), reason=slower),
+            )
         slower = slower or f"check “{failure.check}”: {failure.found}"
     assert failure is not None
     raise UserError(explain_refusal(vlm.family.model_type, failure.check, failure.found, where=where))

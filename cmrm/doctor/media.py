@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
 from cmrm.doctor.prompts import compare_prompts
+from cmrm.models.families import MediaForm
 from cmrm.models.image_tokens import find_image_tokens
 from cmrm.models.media import NAMES, explain_unprinted, list_kinds
+from cmrm.models.oom import is_out_of_memory
 from cmrm.models.vlm import render
 from cmrm.prefix.planner import Prefixes, explain_unshared
 from cmrm.prompts.conditions import Prompt
@@ -20,6 +24,9 @@ from cmrm.steering.capture import embed, read_batch
 from cmrm.steering.hooks import embed_steered
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.shift import measure_sample_shift
+from cmrm.untrusted.printable import first_line
+
+log = logging.getLogger("cmrm.models")
 
 BLANK = MeaninglessImage(kind="blank", size=1)
 NOISE = MeaninglessImage(kind="noise", size=1, seed=99)
@@ -38,6 +45,33 @@ def check_media(fixture: ModelFixture) -> str:
         except CheckFailedError as error:
             raise CheckFailedError(f"{NAMES[form]}: {error}") from None
     return ". ".join(said) or "one image alone: its row lists no more"
+
+
+def find_forms(fixture: ModelFixture) -> tuple[MediaForm, ...]:
+    """Find the forms of media for which the check passes, of those that the model's processor has a part for."""
+    owners: Mapping[MediaForm, Sequence[str]] = {
+        "video": ("video_processor",),
+        "audio": ("feature_extractor", "audio_processor"),
+    }
+    parts = fixture.vlm.processor
+    tried: list[MediaForm] = [
+        one for one, names in owners.items() if any(hasattr(parts, name) for name in names)
+    ]
+    found: list[MediaForm] = [one for one in ("images", *tried) if _passes(fixture, one, [one])]
+    others = [one for one in found if one != "images"]
+    return (*found, "mixed") if others and _passes(fixture, "mixed", [*others, "mixed"]) else tuple(found)
+
+
+def _passes(fixture: ModelFixture, form: MediaForm, media: Sequence[MediaForm]) -> bool:
+    family = replace(fixture.vlm.family, media=tuple(media))
+    try:
+        _check(replace(fixture, vlm=replace(fixture.vlm, family=family), form=form))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        log.info("%s: %s fails: %s", family.model_type, NAMES[form], first_line(error))
+        return False
+    return True
 
 
 def _check(fixture: ModelFixture) -> str:

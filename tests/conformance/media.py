@@ -37,10 +37,14 @@ EXAMINED = {
     "qwen3_vl": "video",
     "smolvlm": "video",
 }
+# For which all forms are tried, as for a type without a row: one with images beside a video, and one without.
+SEARCHED = {"qwen2_5_vl", "smolvlm"}
 
 
 def compare_media(name: str) -> dict[str, Any]:
     """Show a family's tiny model a video, with an image before it where that goes: what is found by both sides."""
+    from cmrm.doctor.fixture import ModelFixture
+    from cmrm.doctor.media import find_forms
     from cmrm.models.image_tokens import find_image_tokens
     from cmrm.models.vlm import render
     from cmrm.prompts.conditions import Prompt
@@ -58,6 +62,7 @@ def compare_media(name: str) -> dict[str, Any]:
     prompt = Prompt(text=QUESTION, media=shown)
     blank = replace(prompt, media=make_counterparts(shown, MeaninglessImage(kind="blank", size=1)))
     slower = replace(prompt, media=(*shown[:-1], Video(frames=frames, fps=2.0)))
+    unlisted = replace(vlm, family=replace(vlm.family, media=()))
     inputs = render(vlm, [prompt])
     ids = inputs["input_ids"][0].tolist()
     vlm.model.generation_config.suppress_tokens = sorted(vlm.medium_tokens)
@@ -73,6 +78,9 @@ def compare_media(name: str) -> dict[str, Any]:
         "shown": _locate(vlm, prompt),
         "controls": {one: _locate(vlm, replace(prompt, control=one)) for one in ("gap", "marks", "filler")},
         "long": _show_long(vlm, prompt),
+        "forms": find_forms(ModelFixture(vlm=unlisted, seed=0, image_size=SIDE))
+        if name in SEARCHED
+        else None,
     }
 
 

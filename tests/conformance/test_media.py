@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmrm.models.families import FAMILIES
 from tests.conformance.examining import examine_elsewhere
-from tests.conformance.media import EXAMINED
+from tests.conformance.media import EXAMINED, SEARCHED
 
 # They print the time of each frame.
 TIMED = {"glm4v", "qwen3_vl", "smolvlm"}
@@ -76,3 +77,10 @@ def test_a_video_whose_time_reaches_into_the_text_is_refused(
     refused = compared[family]["long"]
     assert set(refused) == ({"0"} if family in OVERLAPPING else set())
     assert all("gives the text behind it positions of its frames" in reason for reason in refused.values())
+
+
+@pytest.mark.parametrize("family", sorted(SEARCHED))
+def test_what_a_row_lists_is_what_passes_where_all_forms_are_tried(
+    compared: Mapping[str, Mapping[str, Any]], family: str
+) -> None:
+    assert tuple(compared[family]["forms"]) == FAMILIES[family].media

@@ -13,7 +13,7 @@ from PIL import Image
 import cmrm
 from cmrm.decoding.api import generate
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
-from cmrm.doctor.media import check_media
+from cmrm.doctor.media import check_media, find_forms
 from cmrm.errors import UserError
 from cmrm.models.families import FAMILIES
 from cmrm.models.image_tokens import find_image_tokens
@@ -40,6 +40,11 @@ PICTURES = [
 ]
 VIDEO = Video(frames=tuple(Image.new("RGB", (8, 8), color) for color in COLORS), fps=1.5)
 SOUND = Audio(samples=np.zeros(160, dtype=np.float32), rate=16_000)
+# Prints the first image of a prompt alone.
+ONE_IMAGE = (
+    "{% for turn in messages %}{% for part in turn.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% elif loop.first %}<image>{% endif %}{% endfor %}{% endfor %}"
+)
 TWO, THREE = tuple(PICTURES[:2]), tuple(PICTURES)
 
 
@@ -201,11 +206,7 @@ def test_media_that_a_type_does_not_take_are_refused_by_name_and_cost_no_other_r
 
 
 def test_media_that_a_template_leaves_out_are_refused(vlm: VisionLanguageModel) -> None:
-    one_image = (
-        "{% for turn in messages %}{% for part in turn.content %}{% if part.type == 'text' %}{{ part.text }}"
-        "{% elif loop.first %}<image>{% endif %}{% endfor %}{% endfor %}"
-    )
-    only_one = replace(vlm, template=one_image)
+    only_one = replace(vlm, template=ONE_IMAGE)
     with pytest.raises(UserError, match="prints nothing for image 2 of 2"):
         render(only_one, [ask()])
     assert "prints nothing for image 2" in Renderer(only_one).render([ask(), Prompt(text="?")]).refused[0]
@@ -241,6 +242,13 @@ def test_the_doctor_sees_that_media_do_not_reach_the_states(
     monkeypatch.setattr(vlm.model.model, "get_image_features", forget)
     with pytest.raises(CheckFailedError, match="the model does not see them"):
         check_media(ModelFixture(vlm=vlm, seed=0, image_size=32))
+
+
+def test_a_derived_row_lists_the_media_that_pass_their_check(vlm: VisionLanguageModel) -> None:
+    derived = replace(vlm, family=replace(vlm.family, media=()))
+    assert find_forms(ModelFixture(vlm=derived, seed=0, image_size=32)) == ("images",)
+    one_image = replace(derived, template=ONE_IMAGE)
+    assert find_forms(ModelFixture(vlm=one_image, seed=0, image_size=32)) == ()
 
 
 def test_prompts_with_video_or_sound_go_alone_and_others_as_before() -> None:
