@@ -8,7 +8,9 @@ from functools import partial
 
 from flows.plan.imported import import_jobs
 from flows.plan.judge import Judged, JudgePlan
+from flows.plan.model import ModelPlan
 from flows.plan.plan import Plan
+from flows.plan.states import Samples
 from flows.plan.steps import Generated
 from flows.stages import OnDone, Stages
 from storage.records.manifest import Manifest
@@ -97,8 +99,9 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             done = {Generated.of(job): made.key for job, made in answers}
             stepped = model.list_stepped(directed)
             for number in range(model.count_steps(stepped)):
-                jobs = model.step_jobs(number, samples, stepped, done)
-                generated = stages.run(generate_answers, jobs, each=judge)
+                generated = stages.run(
+                    generate_answers, model.step_jobs(number, samples, stepped, done), each=judge
+                )
                 done |= {Generated.of(job): made.key for job, made in generated}
                 answers += [(job, made) for job, made in generated if job.gives_answers]
                 between += [made.key for job, made in generated if not job.gives_answers]
@@ -111,6 +114,9 @@ def run_pipeline(plan: Plan, stages: Stages) -> Outcome:
             # States at other positions than the last prompt token, on which nothing else depends.
             states += stages.run(extract_states, model.embed_more_jobs(samples, steered))
             timed += stages.run(measure_overhead, model.overhead_jobs(samples, steered, stepped, done))
+
+            # The text-only model that it was made from, on the same text prompts, if the spec names one.
+            answered += _ask_backbone(model, samples, stages, states, each=judge)
             captioned |= {made.key: made for _, made in captions}
             embedded += states
             measured += shifts
@@ -146,6 +152,23 @@ def _pair(
     pairings = plan.pairings()
     image_vectors = stages.run(extract_image_vectors, [job for pairing in pairings for job in pairing.looks])
     return image_vectors, stages.run(pair_images, [pairing.job for pairing in pairings])
+
+
+def _ask_backbone(
+    model: ModelPlan,
+    samples: Samples,
+    stages: Stages,
+    states: list[tuple[EmbedJob, Manifest]],
+    *,
+    each: OnDone[GenerateJob],
+) -> list[AnswerShard]:
+    """Answer as text by the backbone of a model, if it has one; the backbone's states are appended to `states`."""
+    backbone = model.for_backbone()
+    if backbone is None:
+        return []
+    states += stages.run(extract_states, backbone.embed_jobs(samples))
+    answers = stages.run(generate_answers, backbone.generate_jobs(samples, []), each=each)
+    return [job.as_answered(made) for job, made in answers]
 
 
 def import_all(

@@ -88,7 +88,8 @@ def run_spec(spec: Spec, *, store: str, server: str | None = None, workers: str 
     has_report = server is None and opened.manifest_files(StageName.REPORT)
     ready = None if has_report else reach_server(server)
     plan = make_plan(place_organism(spec), store=opened)
-    devices = name_devices((model.wanted_device for model in spec.list_loaded()), spec.judges)
+    wanted = (device for model in spec.list_loaded() for device in model.wanted_devices)
+    devices = name_devices(wanted, spec.judges)
     _check_judges(plan)
     choose = partial(choose_workers, workers, devices=devices, server=server)
     return do_recorded(_describe(plan), choose, store=opened, server=server, ready=ready)
@@ -173,10 +174,14 @@ def title_run(spec: Spec, models: Iterable[Mapping[str, Any]]) -> str:
 
 
 def describe_run(
-    spec: Spec, models: Sequence[Mapping[str, Any]], judges: Iterable[JudgeUse]
+    spec: Spec,
+    models: Sequence[Mapping[str, Any]],
+    judges: Iterable[JudgeUse],
+    backbones: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The initial fields of a run's record; only runs that agree in them can be the same run."""
     return {
+        **({"backbones": list(backbones)} if backbones else {}),
         "model": ", ".join(model["name"] for model in models),
         "models": list(models),
         "judges": [judge.to_json() for judge in judges],
@@ -199,7 +204,10 @@ def _describe(plan: Plan) -> Work:
     return Work(
         store=plan.store.url,
         title=title_run(plan.spec, models),
-        record={**describe_run(plan.spec, models, plan.judges), **captioner},
+        record={
+            **describe_run(plan.spec, models, plan.judges, plan.judging.backbones),
+            **captioner,
+        },
         do=do,
     )
 

@@ -64,6 +64,24 @@ CHECKS: tuple[Check, ...] = (
     Check(name="unload", run=side_effects.check_unload),
 )
 
+# Of a text-only model, which is shown no image and never steered: what reading and answering text rests on.
+OF_TEXT = frozenset(
+    (
+        "decoder blocks",
+        "states",
+        "answering",
+        "batch, left padding",
+        "batch, right padding",
+        "shared prefixes",
+        "branches",
+    )
+)
+
+
+def list_checks(vlm: VisionLanguageModel) -> tuple[Check, ...]:
+    """List the checks of a model: all of them, or those of a text-only one."""
+    return tuple(check for check in CHECKS if not vlm.text_only or check.name in OF_TEXT)
+
 
 def examine(
     vlm: VisionLanguageModel,
@@ -72,13 +90,13 @@ def examine(
     image_size: int | None = None,
     checks: Sequence[Check] | None = None,
 ) -> Iterator[Finding]:
-    """Run all checks, or the given ones, on a loaded model, with images `image_size` pixels square.
+    """Run all checks of the model, or the given ones, on a loaded model, with images `image_size` pixels square.
 
     The model's family chooses a size of None. A check that raises has failed; the others still run.
     """
     size = vlm.family.image_size if image_size is None else image_size
     fixture = ModelFixture(vlm=vlm, seed=seed, image_size=size)
-    for check in CHECKS if checks is None else checks:
+    for check in list_checks(vlm) if checks is None else checks:
         started = time.monotonic()
         try:
             passed, detail = True, check.run(fixture)

@@ -18,6 +18,8 @@ from cmrm.steering.shift import measure_sample_shift
 
 # Three lengths, so that a batch needs padding; harmless, so that any model may be asked.
 QUESTIONS = ("What is it?", "Name every colour that can be seen here, one after the other.", "Hello")
+# What a text-only model is shown where others are shown an image.
+LONGER = "Here is a question. Take all the time that you need."
 # Checks run at a sample of blocks, so that a hundred blocks take no longer than ten.
 MOST_BLOCKS = 4
 STEPS = 5
@@ -53,7 +55,7 @@ class ModelFixture:
 
     @cached_property
     def pictured(self) -> list[Prompt]:
-        """The image prompts, each with its own noise image, or the prompts with media."""
+        """The image prompts, each with its own noise image, or the prompts with media; of a text-only model, text."""
         if self.form is not None:
             return [
                 Prompt(
@@ -68,6 +70,8 @@ class ModelFixture:
                 )
                 for row, question in enumerate(self.questions)
             ]
+        if self.vlm.text_only:
+            return [Prompt(text=f"{LONGER} {question}") for question in self.questions]
         return [
             Prompt(text=question, image=noise_image(size=self.image_size, seed=self.seed + row))
             for row, question in enumerate(self.questions)

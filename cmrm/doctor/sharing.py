@@ -34,7 +34,7 @@ def check_shared_prefixes(fixture: ModelFixture) -> str:
     if reason := explain_unshared(vlm, images=0):
         return f"prefix sharing is off: {reason}"
     errors += _check_reuse(fixture, "text", None)
-    if reason := explain_unshared(vlm, images=1):
+    if reason := "text-only" if vlm.text_only else explain_unshared(vlm, images=1):
         return f"equal to whole prompts (error {max(errors):.1g}); {reason}"
     errors += _check_reuse(fixture, "blank", blank_image(size=fixture.image_size, color=WHITE))
     one, other = (noise_image(size=fixture.image_size, seed=fixture.seed + row) for row in range(2))

@@ -87,9 +87,27 @@ def check_prompt_pair(
     `pair` holds the two, in this order; `who` names the model's type. Raises `UserError` saying what to change.
     """
     who = f"the chat template of this {who} model"
+    shown, alone = _apply(processor, template, pair, system=system, who=who)
+    if not _only_adds(shown, alone):
+        raise UserError(
+            f"model.system: {who} prints {shown!r} with an image and {alone!r} without, so the shift between them "
+            "would not be that of the image alone. If the template adds a system line of its own to one of them, set "
+            "model.system, which replaces it."
+        )
+
+
+def check_text_prompt(processor: Any, template: str, turns: Turns, *, system: str | None, who: str) -> None:
+    """Check that a text-only model's prompt holds the system line; raises `UserError` as `check_prompt_pair` does."""
+    _apply(processor, template, [turns], system=system, who=f"the chat template of this {who} model")
+
+
+def _apply(
+    processor: Any, template: str, turns: Sequence[Turns], *, system: str | None, who: str
+) -> list[str]:
+    """Apply a template to prompts, which must all hold the system line."""
     try:
-        shown, alone = processor.apply_chat_template(
-            list(pair), chat_template=template, add_generation_prompt=True
+        texts: list[str] = processor.apply_chat_template(
+            list(turns), chat_template=template, add_generation_prompt=True
         )
     except (TemplateError, TypeError) as error:
         what, field = ("a prompt", "model.id") if system is None else ("a system line", "model.system")
@@ -97,23 +115,18 @@ def check_prompt_pair(
             f"{field}: {who} refuses {what} ({error}). Give the model's folder a template that takes it, with an image "
             "and without, or leave model.system out if it is given."
         ) from None
-    if LIST in shown + alone:
+    if any(LIST in text for text in texts):
         raise UserError(
-            f"model.id: {who} is for text-only models: it prints the parts of a prompt as {alone!r}. Give the model's "
-            "folder a template that iterates over the parts of a message."
+            f"model.id: {who} is for text-only models: it prints the parts of a prompt as {texts[-1]!r}. Give the "
+            "model's folder a template that iterates over the parts of a message."
         )
     # Templates strip the system line.
-    if any((system or "").strip() not in text for text in (shown, alone)):
+    if any((system or "").strip() not in text for text in texts):
         raise UserError(
             f"model.system: {who} leaves the system line out, so the model would never see it. Leave model.system out, "
             "or give the model's folder a template that prints it."
         )
-    if not _only_adds(shown, alone):
-        raise UserError(
-            f"model.system: {who} prints {shown!r} with an image and {alone!r} without, so the shift between them "
-            "would not be that of the image alone. If the template adds a system line of its own to one of them, set "
-            "model.system, which replaces it."
-        )
+    return texts
 
 
 def _only_adds(longer: str, shorter: str) -> bool:

@@ -94,7 +94,9 @@ def load_model(
             device=chosen,
             where=f"model.id: {identity.id!r}",
             trust_remote_code=identity.trust_remote_code,
-            **_place(config, classes, chosen, device_map=device_map, quantization=quantization, dtype=dtype),
+            **place_weights(
+                config, classes, chosen, device_map=device_map, quantization=quantization, dtype=dtype
+            ),
         )
         processor = AutoProcessor.from_pretrained(
             identity.folder, **trust(trust_remote_code=identity.trust_remote_code)
@@ -112,7 +114,7 @@ def load_model(
     except UserError:
         raise
     except (*expected, MemoryError) as error:
-        raise _explain(error, identity, attn_implementation) from error
+        raise explain_failure(error, identity, attn_implementation) from error
     refuse_other_dtypes(attn_implementation, model)
     if quantization is not None:
         compute_in_own_dtype(model)
@@ -149,7 +151,7 @@ def _lay_over(
     return notes
 
 
-def _place(
+def place_weights(
     config: Any,
     classes: Classes,
     device: torch.device,
@@ -172,26 +174,27 @@ def _place(
     }
 
 
-def _explain(error: Exception, identity: ModelIdentity, implementation: Attention) -> UserError:
+def explain_failure(error: Exception, identity: ModelIdentity, implementation: Attention) -> UserError:
+    """Make the error of a checkpoint that cannot be loaded: what failed, and what to try."""
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__
     if is_out_of_memory(error):
         return UserError(
-            f"model.id: out of memory while loading {identity.id!r} ({reason}). Give a smaller model.dtype (bfloat16, "
-            "float16), model.quantization, model.device_map or another model.device, or free some memory."
+            f"{identity.field}.id: out of memory while loading {identity.id!r} ({reason}). Give a smaller model.dtype "
+            "(bfloat16, float16), model.quantization, model.device_map or another model.device, or free some memory."
         )
     if "trust_remote_code" in str(error) and not identity.trust_remote_code:
         return UserError(describe_trust(identity.id))
     if missing := next((package for package in PROCESSORS_NEED if package in reason.lower()), None):
         return UserError(
-            f"model.id: the processor of {identity.id!r} needs the package {missing}, which is not installed: "
-            "pip install 'cmrm[vision]'"
+            f"{identity.field}.id: the processor of {identity.id!r} needs the package {missing}, which is not "
+            "installed: pip install 'cmrm[vision]'"
         )
     if broken := explain_broken_weights(identity.folder):
-        return UserError(f"model.id: {identity.id!r} cannot be loaded: {broken}.")
+        return UserError(f"{identity.field}.id: {identity.id!r} cannot be loaded: {broken}.")
     own = " and that its own code runs here" if identity.trust_remote_code else ""
     # A reason that names a package to install (weights in AWQ, GPTQ, …) already says the fix.
     fix = "" if "install" in reason else f" Check that the folder is complete{own}."
     return explain_attention(implementation, reason) or UserError(
-        f"model.id: {identity.id!r} cannot be loaded: {reason.rstrip('.')}.{fix}"
+        f"{identity.field}.id: {identity.id!r} cannot be loaded: {reason.rstrip('.')}.{fix}"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
@@ -24,7 +24,7 @@ class Classes:
     def outline(self, config: Any) -> Any:
         """Instantiate the model without weights, on the meta device."""
         with torch.device("meta"):
-            if self.model is AutoModelForImageTextToText:
+            if self.model in (AutoModelForCausalLM, AutoModelForImageTextToText):
                 return self.model.from_config(config)
             return self.model(config)
 

@@ -25,6 +25,12 @@ class ModelIdentity(Pinned):
 
     model_type: str
     trust_remote_code: bool = False
+    # The section of the spec that names it, for errors.
+    section: str = "model"
+
+    @property
+    def field(self) -> str:
+        return self.section
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -102,8 +108,8 @@ def _check_type(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
         raise UserError(describe_trust(identity.id))
 
 
-def read_config(model_id: str, folder: Path) -> dict[str, Any]:
-    """Read a model's config.json; raises `UserError` if it is missing or not a JSON object."""
+def read_config(model_id: str, folder: Path, *, field: str = "model") -> dict[str, Any]:
+    """Read a model's config.json; raises `UserError`, naming the field, if it is missing or not a JSON object."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -120,15 +126,17 @@ def read_config(model_id: str, folder: Path) -> dict[str, Any]:
             else ""
         )
         raise UserError(
-            f"model.id: {model_id!r} has no config.json; give a folder saved by transformers' save_pretrained()."
+            f"{field}.id: {model_id!r} has no config.json; give a folder saved by transformers' save_pretrained()."
             f"{inside}"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"model.id: {path.name} of {model_id!r} cannot be read ({error}); save the model again."
+            f"{field}.id: {path.name} of {model_id!r} cannot be read ({error}); save the model again."
         ) from None
     if not isinstance(config, dict):
-        raise UserError(f"model.id: {path.name} of {model_id!r} is not a JSON object; save the model again.")
+        raise UserError(
+            f"{field}.id: {path.name} of {model_id!r} is not a JSON object; save the model again."
+        )
     return config
 
 

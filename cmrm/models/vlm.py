@@ -15,6 +15,7 @@ from cmrm.models.chat_template import (
     SystemForm,
     Turns,
     check_prompt_pair,
+    check_text_prompt,
     choose_system_form,
     choose_template,
     make_turns,
@@ -55,6 +56,9 @@ class UnshowableError(ValueError):
 # The image token of a model in which it was not found yet.
 NO_TOKEN = -1
 
+# What a language model is given of a rendered prompt.
+TEXT_INPUTS = ("input_ids", "attention_mask")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionLanguageModel:
@@ -66,6 +70,7 @@ class VisionLanguageModel:
     `medium_tokens` are the ids of the placeholders of images, video and sound. `kept_tokens` are special tokens that
     answers keep as text, by id: the marks around what a model thinks. `notes` are what its files have to tell, warnings
     among them. `admission` says how a derived row came to be used; None for a row of a table, a spec or a package.
+    `text_only` is true of a text-only model in its place, which is shown no image (`cmrm.models.backbone`).
 
     >>> import cmrm
     >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
@@ -88,6 +93,7 @@ class VisionLanguageModel:
     kept_tokens: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[FolderNote, ...] = ()
     admission: Admission | None = None
+    text_only: bool = False
 
     @property
     def hidden_size(self) -> int:
@@ -142,7 +148,7 @@ def outline_model(model: Any, processor: Any, *, where: str, family: Family) -> 
     """
     tokenizer = processor.tokenizer
     padding = choose_padding(tokenizer, where=where)
-    model.generation_config = _keep_token_rules(model.generation_config)
+    model.generation_config = keep_token_rules(model.generation_config)
     template = choose_template(processor, family, where=where)
     decoder = model.get_decoder()
     run_all_tokens(decoder)
@@ -228,11 +234,7 @@ def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchF
     for order in orders:
         if reason := explain_unshowable(vlm, order):
             raise UserError(f"media: {reason}.")
-    # A prompt of text alone is compared with one image.
-    compared = {(prompt.system, list_kinds(prompt) or ("image",)) for prompt in prompts}
-    for system, kinds in compared:
-        pair = [_make_turns(vlm, "?", [name_part(kind) for kind in one], system) for one in (kinds, ())]
-        check_prompt_pair(vlm.processor, vlm.template, pair, system=system, who=vlm.family.model_type)
+    _check_template(vlm, prompts)
     form = vlm.family.text_only_form
     if form is not None and with_image == {False}:
         inputs = _tokenize_alone(vlm, prompts, form)
@@ -242,6 +244,9 @@ def _render_shown(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchF
         inputs = join_rows(
             [_process(vlm, [prompt]) for prompt in prompts], vlm.processor.tokenizer, **_padding(vlm)
         )
+    if vlm.text_only:
+        # Some processors say which tokens are of an image, which a language model does not take.
+        return BatchFeature({name: inputs[name] for name in TEXT_INPUTS})
     # Some processors also make training labels.
     inputs.pop("labels", None)
     if any("video" in order for order in orders):
@@ -287,6 +292,21 @@ def _process(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeatur
         processor_kwargs={**_padding(vlm), **list_video_arguments(prompts)},
     )
     return made
+
+
+def _check_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> None:
+    """Raise `UserError` if the template leaves a system line out, or a medium changes more than its own tokens."""
+    if vlm.text_only and any(prompt.shown for prompt in prompts):
+        raise ValueError(f"{vlm.family.model_type} is text-only; give prompts without an image")
+    # A prompt of text alone is compared with one image.
+    compared = {(prompt.system, list_kinds(prompt) or ("image",)) for prompt in prompts}
+    for system, kinds in compared:
+        alone = _make_turns(vlm, "?", [], system)
+        if vlm.text_only:
+            check_text_prompt(vlm.processor, vlm.template, alone, system=system, who=vlm.family.model_type)
+            continue
+        pair = [_make_turns(vlm, "?", [name_part(kind) for kind in kinds], system), alone]
+        check_prompt_pair(vlm.processor, vlm.template, pair, system=system, who=vlm.family.model_type)
 
 
 def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:
@@ -373,7 +393,7 @@ def position_ids(attention_mask: Tensor, *, first: int = 0) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
 
 
-def _keep_token_rules(own: GenerationConfig) -> GenerationConfig:
+def keep_token_rules(own: GenerationConfig) -> GenerationConfig:
     """Keep the stop tokens and the suppressed tokens of a model's own generation config, and drop the rest.
 
     `generate` would apply the rest by default: a repetition penalty that counts the prompt and its padding, or a time

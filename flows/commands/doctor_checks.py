@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from flows.plan.plan import resolve_use
+from flows.plan.plan import resolve_beside, resolve_use
 from flows.spec.organism import place_organism
 from flows.spec.spec import Spec, check_spec, read_spec
 from flows.terminal.safe_text import show_safely
@@ -37,6 +37,7 @@ class Examined:
     image_backend: str
     folder: tuple[FolderNote, ...]
     findings: tuple[Finding, ...]
+    text_only: bool = False
 
     @property
     def failed(self) -> list[str]:
@@ -53,7 +54,8 @@ def find_models(given: str, options: dict[str, Any]) -> tuple[list[ModelUse], in
     """
     spec = read_spec(Path(given)) if Path(given).suffix in SPEC_ENDINGS else _make_spec(given, options)
     placed = place_organism(spec)
-    return [resolve_use(model) for model in placed.list_loaded()], spec.images.size
+    loaded = [(model, resolve_use(model)) for model in placed.list_loaded()]
+    return [use for model, own in loaded for use in (own, *resolve_beside(model, own))], spec.images.size
 
 
 def examine_models(
@@ -64,7 +66,7 @@ def examine_models(
 
     for use in models:
         console.print(Text(show_safely(use.name), style="bold"))
-        console.print(Text(f"Images are resized by {use.image_backend}."))
+        console.print(Text(_describe_input(use)))
         vlm = load_model_once(use)
         for row in _draw_folder(vlm.notes):
             console.print(row)
@@ -73,7 +75,11 @@ def examine_models(
             findings.append(finding)
             console.print(_draw(finding))
         examined = Examined(
-            model=use.name, image_backend=use.image_backend, folder=vlm.notes, findings=tuple(findings)
+            model=use.name,
+            image_backend=use.image_backend,
+            folder=vlm.notes,
+            findings=tuple(findings),
+            text_only=use.backbone is not None,
         )
         console.print(Text(_sum_up(examined)), soft_wrap=True)
         yield examined
@@ -97,6 +103,13 @@ def diagnose(given: str, *, options: dict[str, Any], format: Literal["table", "j
         # JSON output for a pipe; rich would wrap it.
         Console(soft_wrap=True).out(json.dumps(records, indent=2), highlight=False)
     return not any(one.failed for one in examined)
+
+
+def _describe_input(use: ModelUse) -> str:
+    if use.backbone is None:
+        return f"Images are resized by {use.image_backend}."
+    shown = "its own chat template" if use.backbone.template == "own" else f"the prompts of {use.backbone.of}"
+    return f"It is text-only, and asked by {shown}."
 
 
 def _make_spec(model: str, options: dict[str, Any]) -> Spec:
@@ -137,7 +150,8 @@ def _sum_up(examined: Examined) -> str:
     seconds = sum(one.seconds for one in examined.findings)
     count = len(examined.findings)
     if not examined.failed:
-        return f"All {count} checks passed in {seconds:.1f} s; this model can be extracted from and steered.{told}\n"
+        can = "asked and extracted from" if examined.text_only else "extracted from and steered"
+        return f"All {count} checks passed in {seconds:.1f} s; this model can be {can}.{told}\n"
     return (
         f"{len(examined.failed)} of {count} checks failed in {seconds:.1f} s: {', '.join(examined.failed)}. "
         f"Do not trust measurements on this model.{told}\n"

@@ -47,7 +47,7 @@ def judge_again(
     work = Work(
         store=opened.url,
         title=title_run(spec, models),
-        record=describe_run(spec, models, finished.plan.judges),
+        record=describe_run(spec, models, finished.plan.judges, finished.plan.backbones),
         do=partial(judge_finished, finished),
     )
     devices = name_devices((), finished.plan.judges)

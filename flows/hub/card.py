@@ -94,7 +94,8 @@ answers may fall under the models' terms. Set `license` above before you publish
 
 def _write_front_matter(facts: CardFacts) -> str:
     default = facts.tables[0]
-    bases = [one["id"] for one in facts.summary.models if _is_on_hub(one)]
+    beside = (one.record for one in facts.summary.backbones)
+    bases = [one["id"] for one in (*facts.summary.models, *beside) if _is_on_hub(one)]
     included = [SENSITIVE] if facts.harmful == "include" else []
     data = DatasetCardData(
         pretty_name=facts.name,
@@ -197,7 +198,8 @@ def _describe_images(facts: CardFacts) -> str:
 
 def _describe_origin(facts: CardFacts) -> str:
     summary = facts.summary
-    sentences = [line for model in summary.models for line in describe_model(_hide_place(model))]
+    loaded = (*summary.models, *(one.record for one in summary.backbones))
+    sentences = [line for model in loaded for line in describe_model(_hide_place(model))]
     sentences += describe_software(summary.software)
     sentences.append(f"Exported by cmrm {list_software()['cmrm']}.")
     judges = [

@@ -49,6 +49,8 @@ MODEL_FIELDS = (
     "adapter",
     "backbone_weights",
     "quantization",
+    "of",
+    "backbone",
 )
 
 
@@ -59,7 +61,9 @@ class HeaderWriter:
         self._source = source
         run = source.run
         self._record = run.record
-        self._models: Mapping[str, Mapping[str, Any]] = {one["name"]: one for one in run.plan.models}
+        self._models: Mapping[str, Mapping[str, Any]] = {
+            one["name"]: one for one in (*run.plan.models, *run.plan.backbones)
+        }
         self._table = read_summary(source.store, run.report).table
         self._settings: Mapping[str, Mapping[str, str]] = run.report.content["settings"]
         self._rejected = {
@@ -74,10 +78,10 @@ class HeaderWriter:
     def name_model(self, log: LogSource) -> str:
         """Name a log's model as Inspect does: provider and model."""
         model = self._models.get(log.name.arm.model)
-        if model is None:
-            # Answers of another system stand under its own name, at the provider that answers nothing: Inspect scores
-            # no log whose model has none.
-            return f"none/{log.name.arm.model}"
+        if model is None or "of" in model:
+            # The provider answers for no text-only model. Answers of another system stand under its own name, at the
+            # provider that answers nothing: Inspect scores no log whose model has none.
+            return f"none/{model['label'] if model else log.name.arm.model}"
         return f"cmrm/{name_apart(model, list(self._models.values()))}"
 
     def make_id(self, log: LogSource, what: str) -> str:
@@ -139,9 +143,9 @@ class HeaderWriter:
         )
 
     def _name_arguments(self, log: LogSource) -> dict[str, Any]:
-        """The arguments (`-M`) under which the provider answers as this arm did; {} where another system answered."""
+        """The arguments (`-M`) under which the provider answers as this arm did; {} where it does not."""
         arm, run = log.name.arm, self._record["run_id"]
-        if arm.model not in self._models:
+        if "of" in self._models.get(arm.model, {"of": ""}):
             return {}
         strength = {} if arm.alpha is None else {"alpha": arm.alpha}
         return {"shift": run, "arm": arm.intervention or PLAIN_ARM, **strength}

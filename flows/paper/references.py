@@ -59,7 +59,13 @@ def list_references(record: Mapping[str, Any], summary: Summary) -> list[Entry]:
     return [
         METHOD,
         *_list_datasets(record["spec"].get("datasets") or {}),
-        *_list_models([*summary.models, *([captioner] if (captioner := record.get("captioner")) else [])]),
+        *_list_models(
+            [
+                *summary.models,
+                *(one.record for one in summary.backbones),
+                *([captioner] if (captioner := record.get("captioner")) else []),
+            ]
+        ),
         *_list_judges(summary.judges),
         *_list_adapters(record.get("judges") or ()),
         *_list_packages(summary.software),

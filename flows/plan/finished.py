@@ -90,7 +90,8 @@ def read_finished(
             f"--judge: run {record['run_id']} has another judge named {other[0].name!r}; give this one a unique "
             "name (name: in its YAML file, or kind:name=…)."
         )
-    refuse_model_names(arms, [model["name"] for model in record["models"]])
+    backbones = tuple(record.get("backbones", ()))
+    refuse_model_names(arms, [model["name"] for model in (*record["models"], *backbones)])
     more = _list_new_arms(spec, arms, run_id=record["run_id"])
     extended = _add_arms(spec, record["spec"], more).model_copy(update={"judges": [*spec.judges, *added]})
     pinned = [JudgeUse(**judge) for judge in record.get("judges", ())]
@@ -107,6 +108,7 @@ def read_finished(
         judges=(*pinned, *resolve_judges(added)),
         models=tuple(record["models"]),
         store=store,
+        backbones=backbones,
         imported=tuple(report.content.get("imported", {}).get("arms", ())),
     ).with_imported(surveyed)
     judged = {

@@ -37,13 +37,15 @@ Judged = Sequence[tuple[JudgeJob, Manifest]]
 class JudgePlan:
     """Plan to judge answers and report; `models` are the judged models, as run records describe them.
 
-    `imported` are the arms that other systems answered, as `SurveyedAnswers.describe` returns them.
+    `backbones` are the text-only models beside them, described alike, and `imported` the arms that other systems
+    answered, as `SurveyedAnswers.describe` returns them.
     """
 
     spec: Spec
     judges: tuple[JudgeUse, ...]
-    models: tuple[Mapping[str, str], ...]
+    models: tuple[Mapping[str, Any], ...]
     store: Store
+    backbones: tuple[Mapping[str, Any], ...] = ()
     imported: tuple[Mapping[str, Any], ...] = ()
 
     def with_imported(self, surveyed: Sequence[SurveyedAnswers]) -> JudgePlan:
@@ -120,6 +122,7 @@ class JudgePlan:
                 over_refusal=self.spec.choice.over_refusal,
                 passes={one.name: one.count_passes() for one in self.spec.all_interventions()},
                 imported=self.imported,
+                backbones=self.backbones,
             )
         ]
 

@@ -40,10 +40,12 @@ from tasks.states.steering import (
 class ModelPlan(StatesPlan):
     """The jobs of one model.
 
-    `captioner` is the model that captions images for it, if the spec asks for captions.
+    `captioner` is the model that captions images for it, if the spec asks for captions. `backbone` is the text-only
+    model that answers beside it, if the spec names one.
     """
 
     captioner: ModelUse | None = None
+    backbone: ModelUse | None = None
 
     def caption_jobs(self, samples: Samples) -> list[CaptionJob]:
         """Caption the images whose captions are shown to this model, if the spec asks for it."""
@@ -56,6 +58,26 @@ class ModelPlan(StatesPlan):
         given_to = self.spec.captions.samples
         made = {job.slice.shard: Captions(key=made.key, given_to=given_to) for job, made in captioned}
         return replace(self, captions=made)
+
+    def for_backbone(self) -> ModelPlan | None:
+        """The plan of the backbone, if the spec names one: the same text prompts with the same captions."""
+        if self.backbone is None:
+            return None
+        update = {
+            "conditions": self.spec.list_text_conditions(),
+            "interventions": [],
+            "parts": [],
+            "directions": [],
+            "target_states": [],
+            "steered_states": [],
+        }
+        return replace(
+            self,
+            spec=self.spec.model_copy(update=update),
+            model=self.backbone,
+            backbone=None,
+            shown_as=self.model,
+        )
 
     def shift_jobs(self, states: Mapping[Slice, str]) -> list[ShiftJob]:
         """Measure one Δ for each image, method and part of the interventions; `states` are manifest keys."""

@@ -18,6 +18,7 @@ from cmrm.models.image_tokens import explain_no_image_tokens
 from cmrm.models.reasoning import find_reasoning_marks
 from cmrm.models.revision import resolve_model
 from cmrm.models.system_prompts import read_system_line
+from cmrm.models.text_models import choose_prompts, resolve_text_model
 from cmrm.steering.settings import IMAGE_POSITIONS
 from cmrm.untrusted.printable import show
 from flows.plan.captions import refuse_no_images
@@ -30,7 +31,7 @@ from flows.spec.model_sections import ModelSpec
 from flows.spec.spec import Spec
 from storage.records.manifest import Manifest
 from storage.store import Store
-from tasks.core.models import ModelUse
+from tasks.core.models import BackboneUse, ModelUse
 from tasks.core.quarantine import explain_quarantine
 from tasks.data.ingest import IngestJob, plan_ingest
 from tasks.data.pair import Pairing, plan_pairing
@@ -39,13 +40,17 @@ from tasks.imported.survey import SurveyedAnswers
 from tasks.judge.loaded import JudgeUse
 from tasks.shards.samples import count_samples
 
+# Ends the name of a text-only model in tables.
+MARK = "(backbone)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Plan of a run: `spec` on the resolved models, judged by the resolved judges, stored in `store`.
 
     `files` maps the URLs of remote files in the spec to local copies; `fetched` identifies this plan in downloads of
-    images. `captioner` is the model that captions images for all, None where each judged model does.
+    images. `captioner` is the model that captions images for all, None where each judged model does. `backbones` are
+    the text-only models that answer beside some models, by these models' names.
     """
 
     spec: Spec
@@ -55,6 +60,7 @@ class Plan:
     files: Mapping[str, Path] = field(default_factory=dict)
     fetched: str = ""
     captioner: ModelUse | None = None
+    backbones: Mapping[str, ModelUse] = field(default_factory=dict)
 
     def sources(self) -> list[Source]:
         """List the sources of the data sets."""
@@ -117,7 +123,13 @@ class Plan:
     def by_model(self) -> list[ModelPlan]:
         """Split the plan by model, in the order of the spec."""
         return [
-            ModelPlan(spec=self.spec, model=model, store=self.store, captioner=self.captioner or model)
+            ModelPlan(
+                spec=self.spec,
+                model=model,
+                store=self.store,
+                captioner=self.captioner or model,
+                backbone=self.backbones.get(model.name),
+            )
             for model in self.models
         ]
 
@@ -131,6 +143,7 @@ class Plan:
             spec=self.spec,
             judges=self.judges,
             models=tuple(model.describe() for model in self.models),
+            backbones=tuple(model.describe() for model in self.backbones.values()),
             store=self.store,
         )
 
@@ -140,17 +153,24 @@ def make_plan(spec: Spec, *, store: Store) -> Plan:
     models = tuple(resolve_use(model) for model in spec.all_models())
     refuse_controls(spec, models)
     refuse_image_positions(spec, models)
-    names = [model.name for model in models]
+    backbones = {
+        use.name: backbone
+        for model, use in zip(spec.all_models(), models, strict=True)
+        for backbone in resolve_beside(model, use)
+    }
+    names = [model.name for model in (*models, *backbones.values())]
     if repeated := [name for name in names if names.count(name) > 1]:
         # Their rows could not be told apart in tables.
         raise UserError(
-            f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`."
+            f"models: {names.count(repeated[0])} of them are named {repeated[0]}; give each a unique `name`, or name a "
+            "backbone that several share for one of them."
         )
     refuse_model_names(spec.arms, names)
     captioner = None if spec.captions is None else spec.captions.by
     return Plan(
         spec=spec,
         models=models,
+        backbones=backbones,
         captioner=None if captioner is None else resolve_use(captioner),
         judges=resolve_judges(spec.judges),
         store=store,
@@ -224,3 +244,35 @@ def resolve_use(model: ModelSpec) -> ModelUse:
             asked=None if model.reasoning == "auto" else model.reasoning,
         ),
     )
+
+
+def resolve_beside(section: ModelSpec, model: ModelUse) -> list[ModelUse]:
+    """Resolve the text-only model that a section names beside its model, if any; raises `UserError`.
+
+    It is loaded as that model is, but for what the section says of it.
+    """
+    if (backbone := section.backbone) is None:
+        return []
+    identity = resolve_text_model(backbone.id, revision=backbone.revision)
+    template = choose_prompts(backbone.template, identity, model.identity.folder)
+    marks = model.reasoning
+    if template == "own" and section.reasoning != "none":
+        asked = None if section.reasoning == "auto" else section.reasoning
+        marks = find_reasoning_marks(identity.folder, asked=asked)
+    own = backbone.name or identity.own_name.rpartition("/")[2]
+    use = ModelUse(
+        identity=identity,
+        label=own if own.endswith(MARK) else f"{own} {MARK}",
+        dtype=backbone.dtype or model.dtype,
+        device=backbone.device or model.device,
+        attn_implementation=model.attn_implementation,
+        system=model.system,
+        image_backend=model.image_backend,
+        device_map=model.device_map if backbone.device is None else None,
+        quantization=model.quantization,
+        family=model.family,
+        derivation=model.derivation,
+        reasoning=marks,
+        backbone=BackboneUse(of=model.name, prompts=model.identity, template=template),
+    )
+    return [use]

@@ -24,12 +24,16 @@ Samples = Mapping[str, Manifest]
 
 @dataclass(frozen=True, kw_only=True)
 class StatesPlan:
-    """The jobs that extract hidden states of one model; `captions` are those of images, by shard, once there."""
+    """The jobs that extract hidden states of one model; `captions` are those of images, by shard, once there.
+
+    `shown_as` is the model whose prompts it is shown, None for its own.
+    """
 
     spec: Spec
     model: ModelUse
     store: Store
     captions: Mapping[Shard, Captions] = field(default_factory=dict)
+    shown_as: ModelUse | None = None
 
     def embed_jobs(self, samples: Samples) -> list[EmbedJob]:
         """Extract states of the anchors as text and with each image, for Δ and the figure; then those of targets."""
@@ -101,9 +105,8 @@ class StatesPlan:
         )
 
     def _make_builder(self, shard_view: Slice) -> PromptBuilder:
-        return make_prompt_builder(
-            self.spec, shard_view.shard.dataset, store=self.store.url, model=self.model
-        )
+        model = self.shown_as or self.model
+        return make_prompt_builder(self.spec, shard_view.shard.dataset, store=self.store.url, model=model)
 
     def _targets(self, samples: Samples, condition: Condition) -> Iterator[Slice]:
         return self._shards(samples, self.spec.judged(), split="target", conditions=[condition])

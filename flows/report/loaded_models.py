@@ -29,6 +29,9 @@ def describe_model(model: Mapping[str, Any]) -> Iterator[str]:
         names = [name for name, line in SYSTEM_LINES.items() if line == system]
         called = f" ({names[0]})" if names else ""
         yield f"Each of its prompts began with the system line{called}: {system}"
+    if backbone := model.get("backbone"):
+        own = "its own chat template" if backbone["template"] == "own" else f"the prompts of {model['of']}"
+        yield f"It is text-only, and was asked by {own}."
     yield from warn_of_code([model])
 
 

@@ -66,6 +66,11 @@ def plain(value: float | None) -> str:
     return "" if value is None else _minus(f"{value:.2f}")
 
 
+def precise(value: float | None) -> str:
+    """A number to three decimals, '' for none."""
+    return "" if value is None else _minus(f"{value:.3f}")
+
+
 def signed_percent(value: float | None) -> str:
     """A difference of fractions in percentage points, with its sign."""
     return "" if value is None else _minus(f"{100 * value:+.1f}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.report.document import Block, Command, Document, Picture, Section, Sentence
 from flows.report.loaded_models import describe_model, warn_of_code
+from flows.report.tables.backbones import describe_backbones, make_backbone_tables
 from flows.report.tables.captions import make_captions_table
 from flows.report.tables.categories import make_category_tables
 from flows.report.tables.curves import describe_choices, make_choice_table, make_curve_tables
@@ -59,7 +60,16 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
     # Figure names are a section's name, with a number if there are several.
     shown = {
         name: [one for one in pictures if one.name.partition("-")[0] == name]
-        for name in ("categories", "defences", "strength", "parts", "directions", "states", "overhead")
+        for name in (
+            "categories",
+            "defences",
+            "strength",
+            "parts",
+            "directions",
+            "backbones",
+            "states",
+            "overhead",
+        )
     }
     first = [one for one in pictures if one.name in FIRST]
     rest = [one for one in pictures if not any(one in known for known in (first, *shown.values()))]
@@ -81,6 +91,15 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             "imported",
             "Answered elsewhere",
             [make_imported_table(summary.imported), make_imported_changes_table(summary.imported_changes)],
+        ),
+        (
+            "backbones",
+            "Backbone",
+            [
+                *_make_sentences(describe_backbones(summary.backbones)),
+                *shown["backbones"],
+                *make_backbone_tables(summary.backbone_blocks),
+            ],
         ),
         (
             "interventions",
@@ -161,7 +180,8 @@ def _choose(curves: Sequence[Mapping[str, Any]]) -> list[Block | None]:
 
 
 def _trace(summary: Summary, *, run_id: str, store_name: str, keys: Sequence[str]) -> list[Block]:
-    models = [line for model in summary.models for line in describe_model(model)]
+    loaded = (*summary.models, *(one.record for one in summary.backbones))
+    models = [line for model in loaded for line in describe_model(model)]
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _find_version(name)))
     return [
         Sentence(text=f"Run {run_id}, stored in {store_name}: {len(set(keys))} stored results."),

@@ -36,6 +36,15 @@ class CaptionsSpec(Section):
             )
         return {"id": given} if isinstance(given, str) else given
 
+    @field_validator("by")
+    @classmethod
+    def _answer_nothing(cls, by: ModelSpec | None) -> ModelSpec | None:
+        if by is not None and by.backbone is not None:
+            raise ValueError(
+                "a model that captions answers no questions, so it has no backbone; give it to a model of the run"
+            )
+        return by
+
     @field_validator("prompt")
     @classmethod
     def _ask_something(cls, prompt: str | None) -> str | None:

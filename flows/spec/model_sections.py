@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
@@ -19,9 +20,12 @@ from cmrm.models.image_backend import Backend
 from cmrm.models.quantization import NumberFormat, Quantization
 from cmrm.models.reasoning import check_marks
 from cmrm.models.system_prompts import read_system_line
+from cmrm.models.text_models import TemplateChoice
 from cmrm.untrusted.regular_file import is_folder
 from flows.spec.home import expand_home
 from flows.spec.section import ModelId, Name, PathText, Section
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class QuantizationSpec(Section):
@@ -58,6 +62,25 @@ class BackboneWeightsSpec(Section):
     gguf: PathText
 
 
+# In place of a text-only model: the language model inside, whose answers to text are the model's own rows.
+INSIDE = "inside"
+
+
+class BackboneSpec(Section):
+    """A text-only model that answers the same text beside a model: a local folder or a hub id.
+
+    `template` says whose prompts it is shown: the `model`'s, token by token, or those of its `own` chat template;
+    `auto` takes the model's where the tokenizers agree. What is not given is as for the model.
+    """
+
+    id: ModelId
+    name: Name | None = None
+    revision: str = "main"
+    dtype: Dtype | None = None
+    device: str | None = None
+    template: TemplateChoice = "auto"
+
+
 if TYPE_CHECKING:
 
     class FamilySpec(Section):
@@ -83,12 +106,13 @@ class ModelSpec(Section):
 
     `device_map` spreads it over all devices of a machine. `system` is a system prompt, or the name of one.
     `reasoning` names the two marks around its traces; `auto` finds them in its folder, `none` judges answers whole.
+    `backbone` is the text-only model that it was made from, None for the language model `inside`.
     """
 
     id: ModelId
     name: Name | None = None
     revision: str = "main"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
     attn_implementation: Literal["auto", Attention] = "auto"
@@ -100,6 +124,18 @@ class ModelSpec(Section):
     trust_remote_code: bool = False
     system: str | None = None
     reasoning: Literal["auto", "none"] | tuple[str, str] = "auto"
+    backbone: BackboneSpec | None = None
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _take_an_id(cls, given: Any) -> Any:
+        if not isinstance(given, str | Mapping | BackboneSpec | None):
+            raise ValueError(  # noqa: TRY004 - pydantic turns it into a validation error
+                "write the id of a text-only model, a mapping with its id, or inside for the language model inside"
+            )
+        if isinstance(given, str):
+            return None if given == INSIDE else {"id": given}
+        return given
 
     @field_validator("device_map")
     @classmethod
@@ -141,10 +177,9 @@ class ModelSpec(Section):
     def _leave_out_what_is_usual(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Records of specs that name neither stay those of releases that knew none: the same run is found again.
         content: dict[str, Any] = write(self)
-        if content.get("reasoning") == "auto":
-            del content["reasoning"]
-        if content.get("backbone_weights") is None:
-            content.pop("backbone_weights", None)
+        for name, usual in (("reasoning", "auto"), ("backbone_weights", None), ("backbone", None)):
+            if content.get(name, 0) == usual:
+                del content[name]
         return content
 
     @property
@@ -159,6 +194,12 @@ class ModelSpec(Section):
         """The requested device; `all` with a device map."""
         return self.device if self.device_map is None else "all"
 
+    @property
+    def wanted_devices(self) -> list[str]:
+        """The devices that it and its backbone ask for."""
+        own = None if self.backbone is None else self.backbone.device
+        return [self.wanted_device, *([] if own is None else [own])]
+
     def start_paths(self, folder: Path) -> Self:
         """Make ids that are folders below `folder` absolute."""
         adapter = self.adapter
@@ -168,8 +209,16 @@ class ModelSpec(Section):
         if weights is not None:
             path = folder / expand_home(weights.gguf, field="model.backbone_weights.gguf")
             weights = weights.model_copy(update={"gguf": str(path)})
+        backbone = self.backbone
+        if backbone is not None:
+            backbone = backbone.model_copy(update={"id": _start(folder, backbone.id)})
         return self.model_copy(
-            update={"id": _start(folder, self.id), "adapter": adapter, "backbone_weights": weights}
+            update={
+                "id": _start(folder, self.id),
+                "adapter": adapter,
+                "backbone_weights": weights,
+                "backbone": backbone,
+            }
         )
 
 

@@ -88,6 +88,7 @@ def _list_paths(spec: Spec) -> list[tuple[str, str | Path]]:
             found += [(f"{field}.adapter.id", None if model.adapter is None else model.adapter.id)]
             weights = model.backbone_weights
             found += [(f"{field}.backbone_weights.gguf", None if weights is None else weights.gguf)]
+            found += [(f"{field}.backbone.id", None if model.backbone is None else model.backbone.id)]
     for index, judge in enumerate(spec.judges):
         model_of = judge.options.get("model")
         found += [(f"judges.{index}.model", model_of if isinstance(model_of, str) else None)]

@@ -31,6 +31,8 @@ from flows.spec.paths import start_paths_at
 from flows.spec.text_files import is_standard_input, read_text
 from tasks.states.shift import ShiftName
 
+# The conditions that show text and no image.
+SHOWN_TO_BACKBONES = ("query", "caption")
 # Default batch size of reproducible runs.
 FIXED_BATCH = 8
 # Largest spec file.
@@ -48,6 +50,16 @@ class Spec(SpecFields):
         if len(names) != len(set(names)):
             raise ValueError(
                 f"models: tables could not tell {show_names(names)} apart; give each a unique name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ask_the_backbones(self) -> Self:
+        backbones = [one.backbone for one in self.all_models() if one.backbone is not None]
+        if backbones and not self.list_text_conditions():
+            raise ValueError(
+                "model.backbone: a text-only model answers under query and caption, and conditions has neither; add "
+                "one, or leave backbone out"
             )
         return self
 
@@ -151,6 +163,10 @@ class Spec(SpecFields):
         """List the models that a run loads besides those of judges: the judged ones, and one that captions."""
         captioner = None if self.captions is None else self.captions.by
         return [*self.all_models(), *([] if captioner is None else [captioner])]
+
+    def list_text_conditions(self) -> list[Condition]:
+        """List the conditions under which a model's backbone is asked: those that show no image."""
+        return [one for one in self.conditions if one in SHOWN_TO_BACKBONES]
 
     def all_interventions(self) -> list[InterventionSpec | DefenceSpec | StackSpec]:
         """List the interventions, with grids expanded."""

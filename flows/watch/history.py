@@ -16,10 +16,16 @@ from storage.store import Store
 # Fields that change no answer of a run, only how it is shown, stored or judged.
 OF_NO_EFFECT = {"title", "store", "batch_size", "shard_size", "choice", "regression"}
 
+# Of a model, what changes no answer.
+PLACEMENT: Any = {"device": True, "device_map": True, "backbone": {"device"}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PastRun:
-    """A finished run of a spec; `stamp` is when it finished or was last confirmed (UTC, ISO 8601)."""
+    """A finished run of a spec; `stamp` is when it finished or was last confirmed (UTC, ISO 8601).
+
+    After its `models` come the text-only ones beside them.
+    """
 
     run_id: str
     stamp: str
@@ -50,7 +56,7 @@ def find_past_runs(store: Store, spec: Spec) -> list[PastRun]:
             run_id=str(run["run_id"]),
             # A repeated run with the same result confirms the earlier record.
             stamp=str(run.get("confirmed_at") or run["created_at"]),
-            models=tuple(run["models"]),
+            models=(*run["models"], *run.get("backbones", ())),
             watched=run.get("watched") or {},
         )
         for run in store.runs()
@@ -67,7 +73,7 @@ def find_predecessor(runs: Sequence[PastRun]) -> PastRun | None:
 
 def _essence(spec: Spec) -> dict[str, Any]:
     content = spec.model_dump(mode="json", by_alias=True, exclude=OF_NO_EFFECT)
-    models = [model.model_dump(exclude={"device", "device_map"}) for model in spec.all_models()]
+    models = [model.model_dump(exclude=PLACEMENT) for model in spec.all_models()]
     if (captioner := (content.get("captions") or {}).get("by")) is not None:
         for placement in ("device", "device_map"):
             del captioner[placement]

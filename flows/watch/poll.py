@@ -24,6 +24,7 @@ from cmrm.models.adapters import find_adapter_revision
 from cmrm.models.gguf_weights import find_gguf_revision
 from cmrm.models.pinning import make_fingerprint
 from cmrm.models.revision import find_revision
+from cmrm.models.text_models import find_text_revision
 from cmrm.statistics.regression import Thresholds
 from cmrm.untrusted.redaction import redact_known, redacting
 from flows.report.file_names import find_report_file
@@ -112,7 +113,13 @@ def poll(spec: str | Content, model: str | None, store: str, workers: str) -> Po
 
 
 def _find_fingerprints(spec: Spec) -> list[str]:
-    return [_find_fingerprint(one) for one in place_organism(spec).all_models()]
+    models = place_organism(spec).all_models()
+    backbones = (one.backbone for one in models if one.backbone is not None)
+    # In the order of `PastRun.models`.
+    return [
+        *map(_find_fingerprint, models),
+        *(make_fingerprint(one.id, find_text_revision(one.id, revision=one.revision)) for one in backbones),
+    ]
 
 
 def _find_fingerprint(model: ModelSpec) -> str:

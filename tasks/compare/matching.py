@@ -41,9 +41,14 @@ def match_models(before: Sequence[str], after: Sequence[str]) -> tuple[Labels, L
 
 
 def match_arms(reports: Sequence[Manifest]) -> tuple[Labels, Labels]:
-    """Map the models of two reports to common names, and the arms that other systems answered, each by its own name."""
+    """Map the models of two reports to common names, and the arms that other systems answered, each by its own name.
+
+    Text-only models beside them are matched among themselves.
+    """
     before, after = ([model["name"] for model in report.content["models"]] for report in reports)
     old, new = match_models(before, after)
+    alone = match_models(*map(list_backbones, reports))
+    old, new = {**old, **alone[0]}, {**new, **alone[1]}
     was, now = map(_list_imported, reports)
     common = {name: name for name in now if name in was}
     return {**old, **common}, {**new, **common}
@@ -92,9 +97,14 @@ def _call(name: str, names: Sequence[str]) -> str:
 
 def _find_lonely_models(reports: Sequence[Manifest], labels: Sequence[Labels]) -> Iterator[str]:
     for report, names, when in zip(reports, labels, ("earlier", "later"), strict=True):
-        for model in report.content["models"]:
-            if model["name"] not in names:
-                yield f"Only the {when} run has the model {model['name']}"
+        for name in (*(model["name"] for model in report.content["models"]), *list_backbones(report)):
+            if name not in names:
+                yield f"Only the {when} run has the model {name}"
+
+
+def list_backbones(report: Manifest) -> list[str]:
+    """List the text-only models that stand beside a report's models."""
+    return [model["name"] for model in report.content.get("backbones", {}).get("models", ())]
 
 
 def _list_imported(report: Manifest) -> dict[str, str]:

@@ -15,7 +15,7 @@ from storage.store import Store
 from tasks.compare.category_changes import compare_categories
 from tasks.compare.changes import compare_pairs, count_unpaired, find_flips
 from tasks.compare.finished_runs import find_finished, find_report
-from tasks.compare.matching import describe_differences, match_arms
+from tasks.compare.matching import describe_differences, list_backbones, match_arms
 from tasks.compare.result import ComparedRun, RunComparison
 from tasks.compare.run_pairs import RunPairs, read_side
 from tasks.compare.shift_changes import compare_shifts
@@ -137,7 +137,13 @@ def _compare(job: CompareJob, store: Store) -> Manifest:
     interventions = list(reports[1].content["settings"])
     changes = compare_pairs(pairs, interventions=interventions)
     unpaired = count_unpaired(pairs, interventions=interventions)
-    verdict = make_verdict(changes, unpaired, thresholds=job.thresholds)
+    # A text-only model is a reference: that it changed says nothing of the models beside it.
+    references = {labels[1][name] for name in list_backbones(reports[1]) if name in labels[1]}
+    verdict = make_verdict(
+        [one for one in changes if one.arm.model not in references],
+        [one for one in unpaired if one.arm.model not in references],
+        thresholds=job.thresholds,
+    )
     found = {
         "version": VERSION,
         "thresholds": job.thresholds.to_json(),

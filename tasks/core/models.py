@@ -16,6 +16,7 @@ from cmrm.models.gguf_weights import GgufFile, check_gguf_unchanged
 from cmrm.models.pinning import Pinned, check_unchanged, place
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import ModelIdentity
+from cmrm.models.text_models import Template
 from cmrm.prompts.reasoning import ReasoningMarks
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("cmrm.tasks")
 
 USUAL_ATTENTION = "sdpa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneUse:
+    """What makes a text-only model the backbone reference of a vision-language model.
+
+    `of` names that model, whose prompts are `prompts`; under `template` "own" it is asked by its own chat template.
+    """
+
+    of: str
+    prompts: ModelIdentity
+    template: Template
+
+    def content(self) -> dict[str, Any]:
+        """The key content that determines which tokens it is shown."""
+        shown = {"prompts": self.prompts.fingerprint} if self.template == "model" else {}
+        return {"template": self.template, **shown}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +68,8 @@ class ModelUse:
     derivation: Derivation | None = None
     # Of a model that reasons, or whose tokenizer has marks of traces.
     reasoning: ReasoningMarks | None = None
+    # Of a text-only model beside a vision-language model, of whose row `family` is then the one that was given.
+    backbone: BackboneUse | None = None
 
     @property
     def name(self) -> str:
@@ -85,7 +105,8 @@ class ModelUse:
             "revision": "+".join(revisions),
             "fingerprint": self.fingerprint,
             "dtype": self.dtype,
-            "image_backend": self.image_backend,
+            # A text-only model is shown none.
+            **({"image_backend": self.image_backend} if self.backbone is None else {}),
             **({} if self.attn_implementation == USUAL_ATTENTION else self._attention()),
             **({} if self.system is None else {"system": self.system}),
             **({} if adapter is None else {"adapter": adapter}),
@@ -94,6 +115,7 @@ class ModelUse:
                 if backbone is None
                 else {"backbone_weights": {"gguf": backbone.id, "revision": backbone.revision}}
             ),
+            **({} if self.backbone is None else {"of": self.backbone.of}),
             **self._unusual(),
         }
 
@@ -128,6 +150,7 @@ class ModelUse:
             **({} if self.family is None else {"family": list_settings(self.family)}),
             **({} if self.derivation is None else {"family": {"derived": asdict(self.derivation)}}),
             **({"trust_remote_code": True} if self.identity.trust_remote_code else {}),
+            **({} if self.backbone is None else {"backbone": self.backbone.content()}),
         }
 
 
@@ -177,9 +200,6 @@ def load_use(use: ModelUse) -> VisionLanguageModel:
     Raises `ModelChangedError` if the loaded files are not those of the identity, and `UserError` where the row of a
     type that no table lists was planned with another transformers.
     """
-    # Imports torch and transformers with the first model: a run that reuses everything needs neither.
-    from cmrm.doctor.admission import load_admitted
-
     if use.derivation not in (None, Derivation.here()):
         raise UserError(
             f"model.id: {use.identity.id!r} is of a type that no table lists, and was planned with transformers "
@@ -189,21 +209,10 @@ def load_use(use: ModelUse) -> VisionLanguageModel:
     log.info("loading model %s", use.name)
     identity = place(use.identity)
     adapter = None if use.adapter is None else place(use.adapter)
-    read = [one for one in (identity, adapter) if one is not None]
+    prompts = None if use.backbone is None else place(use.backbone.prompts)
+    read = [one for one in (identity, adapter, prompts) if one is not None]
     try:
-        loaded = load_admitted(
-            identity,
-            dtype=use.dtype,
-            device=choose_device(use.device),
-            attn_implementation=use.attn_implementation,
-            device_map=use.device_map,
-            quantization=use.quantization,
-            backbone_weights=use.backbone_weights,
-            adapter=adapter,
-            family=use.family,
-            image_backend=use.image_backend,
-            kept=() if use.reasoning is None else use.reasoning.special,
-        )
+        loaded = _load(use, identity, adapter=adapter, prompts=prompts)
     except UserError:
         # In a folder that is still being written, files may not match each other.
         _check_unchanged(use, read)
@@ -217,3 +226,38 @@ def _check_unchanged(use: ModelUse, read: Iterable[Pinned]) -> None:
         check_unchanged(one)
     if use.backbone_weights is not None:
         check_gguf_unchanged(use.backbone_weights)
+
+
+def _load(
+    use: ModelUse,
+    identity: ModelIdentity,
+    *,
+    adapter: AdapterIdentity | None,
+    prompts: ModelIdentity | None,
+) -> VisionLanguageModel:
+    """Load a model from the places of its files on this machine."""
+    # Imports torch and transformers with the first model: a run that reuses everything needs neither.
+    from cmrm.doctor.admission import load_admitted
+    from cmrm.models.backbone import load_text_backbone
+
+    options: dict[str, Any] = {
+        "dtype": use.dtype,
+        "device": choose_device(use.device),
+        "attn_implementation": use.attn_implementation,
+        "device_map": use.device_map,
+        "quantization": use.quantization,
+        "family": use.family,
+        "kept": () if use.reasoning is None else use.reasoning.special,
+    }
+    if use.backbone is None or prompts is None:
+        return load_admitted(
+            identity,
+            backbone_weights=use.backbone_weights,
+            adapter=adapter,
+            image_backend=use.image_backend,
+            **options,
+        )
+    if use.derivation is not None:
+        # A derived row says nothing of how prompts are made.
+        options["family"] = Family(model_type=prompts.model_type, blocks="", image_token="")
+    return load_text_backbone(identity, prompts=prompts, template=use.backbone.template, **options)

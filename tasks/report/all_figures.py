@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.report.backbones import draw_backbones
 from tasks.report.categories import draw_categories
 from tasks.report.changes_figure import draw_changes
 from tasks.report.defence_figure import draw_defences
@@ -30,6 +31,7 @@ def draw_summary(summary: Summary, *, panels: Sequence[Panel], bound: Bound) -> 
         *draw_curves(summary.curves),
         *draw_parts(summary.parts),
         *draw_directions(directions),
+        *draw_backbones(summary.backbone_blocks),
         *draw_categories(summary.categories),
         *draw_defences(summary.defences),
         *draw_states(panels),

@@ -8,10 +8,11 @@ from typing import Any
 
 from cmrm.statistics.rates import Rate
 from cmrm.statistics.ratios import Cost
+from tasks.report.backbones import sum_up_backbones
 from tasks.report.imported import ImportedChange, sum_up_imported
 from tasks.report.outcomes import Arm, find_leading, name_intervention
 from tasks.report.reasoning import ReasoningRate
-from tasks.report.table import Cell, Row, Table
+from tasks.report.table import NO_BACKBONES, Cell, Row, Table
 
 NOT_COMPARED = (
     "The effect of images was not measured: no harmful question was judged both as text and with its image."
@@ -53,20 +54,23 @@ def make_headline(
     costs: Sequence[Mapping[str, Any]] = (),
     reasoning: Sequence[ReasoningRate] = (),
     imported: Sequence[ImportedChange] = (),
+    backbones: Mapping[str, str] = NO_BACKBONES,
 ) -> str:
     """Make one line per model: unsafe rates as text, with the image, under the safest intervention within the bound.
 
     A line says among how many it is the safest, or that none keeps the bound, and its cost. Curves over α add the
     strength that the bound selects, with its effect on the held-out half of the questions. Where `reasoning` has
     answers without a final part, which are in no unsafe rate, the line has their share. `imported` adds a line for
-    each arm that another system answered, which `table` lacks. A run without verdicts is summarized by its `costs` in
-    seconds and by the effect of its interventions on the `states`.
+    each arm that another system answered, which `table` lacks. `backbones` are text-only models by name, each with the
+    model that it stands beside: their lines compare the two as text. A run without verdicts is summarized by its
+    `costs` in seconds and by the effect of its interventions on the `states`.
     """
     if table.rows:
-        models = table.models()
+        models = [model for model in table.models() if model not in backbones]
         lines = [_judge_model(table, model, bound, reasoning) for model in models]
         if len(models) > 1:
             lines = [f"{model}: {line}" for model, line in zip(models, lines, strict=True)]
+        lines += sum_up_backbones(table, backbones)
         return "\n".join([*lines, *sum_up_imported(imported), *_describe_choices(curves)])
     return "\n".join([*_sum_up_costs(costs), *_sum_up_states(states)]) or NOT_COMPARED
 

@@ -19,6 +19,8 @@ from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.agreement import describe_agreement
 from tasks.report.all_figures import draw_summary
+from tasks.report.backbones import VERSION as BACKBONES_VERSION
+from tasks.report.backbones import compare_backbones, name_backbones
 from tasks.report.captions import summarize_captions
 from tasks.report.categories import rate_categories
 from tasks.report.costs import describe_costs
@@ -85,7 +87,7 @@ class ReportJob(Job):
     """One run: the keys of its results, its interventions' settings by name, and the bound that selects α.
 
     `passes` counts by name the sequences that are decoded for one answer. `imported` are the arms that other systems
-    answered, each as `SurveyedAnswers.describe` returns it. `models` and `judges` are as returned by
+    answered, each as `SurveyedAnswers.describe` returns it. `models`, `backbones` and `judges` are as returned by
     their `describe`: a report loads none of them.
     """
 
@@ -98,6 +100,7 @@ class ReportJob(Job):
     over_refusal: float | None
     passes: Mapping[str, int] = field(default_factory=dict, hash=False)
     imported: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    backbones: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def stage(self) -> StageName:
@@ -126,6 +129,11 @@ class ReportJob(Job):
                 if self.imported
                 else {}
             ),
+            **(
+                {"backbones": {"version": BACKBONES_VERSION, "models": [dict(one) for one in self.backbones]}}
+                if self.backbones
+                else {}
+            ),
         }
 
 
@@ -135,7 +143,13 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     outcomes = read_outcomes(store, made)
     harmful = {(one.dataset, one.sample_id): one.harmful for one in outcomes.samples}
     answered = [one for stage in ANSWERS for one in made.get(stage, ())]
-    table = make_table(outcomes, settings=job.settings, quarantined=_count_unanswered(store, answered))
+    backbones = name_backbones(job.backbones)
+    table = make_table(
+        outcomes,
+        settings=job.settings,
+        quarantined=_count_unanswered(store, answered),
+        backbones=backbones,
+    )
     imported = [ImportedArm(**one) for one in job.imported]
     own = leave_out(table, {one.name for one in imported})
     changes = compare_imported(outcomes, table, {one.name for one in imported})
@@ -151,6 +165,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
     by_block = BlockMeasures(wanted=choose_groups(sets))
     maps = make_maps(sets, measure=by_block.add)
     bound = Bound(utility_loss=job.utility_loss, over_refusal=job.over_refusal)
+    beside, by_backbone = compare_backbones(store, job.backbones, made[StageName.EXTRACT_STATES])
     states = [record for panel in panels for record in describe_panel(panel)]
     costs = describe_costs(iterate_all(store, made[StageName.OVERHEAD], "timings"))
     defences = make_defence_table(
@@ -184,6 +199,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
             costs=costs,
             reasoning=reasoning,
             imported=changes,
+            backbones=backbones,
         ),
         models=job.models,
         judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges, texts=texts)),
@@ -212,6 +228,8 @@ def _report(job: ReportJob, store: Store) -> Manifest:
         captions=tuple(summarize_captions(store, made.get(StageName.CAPTION, ()))),
         imported=tuple(imported),
         imported_changes=tuple(changes),
+        backbones=tuple(beside),
+        backbone_blocks=tuple(by_backbone),
     )
     figures = draw_summary(summary, panels=panels, bound=bound)
     summary = replace(

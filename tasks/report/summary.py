@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from cmrm.errors import UserError
 from storage.records.manifest import Manifest
 from storage.store import Store
+from tasks.report.backbones import Backbone, BackboneBlock
 from tasks.report.captions import CaptionSummary
 from tasks.report.categories import CategoryRate
 from tasks.report.defences import DefenceTable
@@ -124,6 +125,8 @@ RECORDS: Mapping[str, type[Any]] = MappingProxyType(
         "figures": FigureCaption,
         "imported": ImportedArm,
         "imported_changes": ImportedChange,
+        "backbones": Backbone,
+        "backbone_blocks": BackboneBlock,
     }
 )
 # The keys that only some runs have.
@@ -143,6 +146,8 @@ OPTIONAL = frozenset(
         "stimuli",
         "imported",
         "imported_changes",
+        "backbones",
+        "backbone_blocks",
     )
 )
 
@@ -199,6 +204,9 @@ class Summary:
     # Only of a run with arms that other systems answered.
     imported: tuple[ImportedArm, ...] = ()
     imported_changes: tuple[ImportedChange, ...] = ()
+    # Only of a run with text-only models beside others.
+    backbones: tuple[Backbone, ...] = ()
+    backbone_blocks: tuple[BackboneBlock, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""

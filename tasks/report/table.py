@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from cmrm.prompts.conditions import CONDITIONS
 from cmrm.statistics.paired_tests import Comparison, adjust, compare_scores, compare_verdicts
 from cmrm.statistics.rates import Mean, Rate
+from tasks.report.model_names import shorten_model
 from tasks.report.outcomes import Arm, Column, Outcomes, keep_measured, keep_pairs, name_intervention
 
 CONDITION_NAMES = {
@@ -24,6 +26,9 @@ CONDITION_NAMES = {
     "marks": "Gap with marks",
     "filler": "Filler text",
 }
+
+# Text-only models by name, each with the model that it stands beside.
+NO_BACKBONES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +139,20 @@ def make_table(
     *,
     settings: Mapping[str, Mapping[str, str]],
     quarantined: Mapping[Arm, int],
+    backbones: Mapping[str, str] = NO_BACKBONES,
 ) -> Table:
-    """Make the table of all arms; `settings` are those of the interventions by name, in the order of the spec."""
+    """Make the table of all arms; `settings` are those of the interventions by name, in the order of the spec.
+
+    `backbones` maps text-only models to the models that they stand beside, from whose rows their changes are.
+    """
     columns = outcomes.columns()
     rows = [
         Row(
             arm=arm,
             name=name_arm(arm),
-            baseline="" if (baseline := find_baseline(arm, outcomes.arms)) is None else name_arm(baseline),
+            baseline=""
+            if (baseline := find_baseline(arm, outcomes.arms, backbones)) is None
+            else _name_baseline(baseline, arm),
             settings=settings.get(arm.intervention, {}),
             cells=tuple(_fill(outcomes, arm, baseline, column) for column in columns),
             parse_errors=outcomes.parse_errors[arm],
@@ -164,8 +175,16 @@ def sort_arms(arms: Mapping[Arm, None], interventions: Sequence[str]) -> list[Ar
     return sorted(arms, key=place)
 
 
-def find_baseline(arm: Arm, arms: Mapping[Arm, None]) -> Arm | None:
-    """Find an arm's baseline: for an intervention the same condition without it, for a condition the query."""
+def find_baseline(
+    arm: Arm, arms: Mapping[Arm, None], backbones: Mapping[str, str] = NO_BACKBONES
+) -> Arm | None:
+    """Find an arm's baseline: for an intervention the same condition without it, for a condition the query.
+
+    For a text-only model it is the same condition of the model that it stands beside.
+    """
+    if arm.model in backbones:
+        beside = arm._replace(model=backbones[arm.model])
+        return beside if beside in arms else None
     against = Arm(arm.model, arm.condition if arm.intervention else "query")
     return against if against in arms and against != arm else None
 
@@ -176,6 +195,11 @@ def name_arm(arm: Arm) -> str:
         return CONDITION_NAMES[arm.condition]
     name = name_intervention(arm.intervention, arm.alpha)
     return name if arm.condition == "image" else f"{name}, {CONDITION_NAMES[arm.condition].lower()}"
+
+
+def _name_baseline(baseline: Arm, arm: Arm) -> str:
+    own = name_arm(baseline)
+    return own if baseline.model == arm.model else f"{own}, {shorten_model(baseline.model)}"
 
 
 def _fill(outcomes: Outcomes, arm: Arm, baseline: Arm | None, column: Column) -> Cell:

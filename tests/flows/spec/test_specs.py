@@ -44,6 +44,7 @@ LIMITS = {
 WITHOUT_COMMANDS = {
     "api",
     "architecture",
+    "backbone",
     "benchmarks",
     "defences",
     "extend",
