@@ -23,6 +23,8 @@ from cmrm.steering.settings import Scope
 # Models that must not answer with some tokens (Chameleon: those of images) give them the lowest number of their dtype;
 # no other logit is as low as float16's.
 RULED_OUT = -6e4
+# What `generate` makes longer with each token; it leaves ERNIE's `moe_mm_token_type_ids` as they are.
+LENGTHENED = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 # What is subtracted from states at a block, float32 [..., hidden], computed from them.
 Move = Callable[[Tensor], Tensor]
 
@@ -58,7 +60,15 @@ def answer_naively(
     """
     inputs = render(vlm, [prompt])
     with _edit_by_hand(vlm, inputs["input_ids"], moves, scope):
-        return answer(vlm, inputs, use_cache=False)
+        if _list_token_inputs(inputs) <= LENGTHENED:
+            return answer(vlm, inputs, use_cache=False)
+        tokens = inputs["input_ids"][:, :0]
+        logits = []
+        for _ in range(STEPS):
+            made = answer(vlm, BatchFeature(_append(inputs, tokens)), use_cache=False, steps=1)
+            logits.append(made.logits)
+            tokens = torch.cat([tokens, made.tokens], dim=1)
+    return Steps(logits=torch.cat(logits, dim=1), tokens=tokens)
 
 
 @torch.inference_mode()
@@ -85,21 +95,27 @@ def answer_mixed_naively(
 def _append(inputs: BatchFeature, tokens: Tensor) -> dict[str, Any]:
     """The input of a prompt with an answer's tokens [1, tokens] behind it, which are text."""
     more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    shape = inputs["input_ids"].shape
+    long = _list_token_inputs(inputs)
     return {
         name: torch.cat([value, more.get(name, torch.zeros_like(tokens)).to(value.dtype)], dim=1)
-        if isinstance(value, Tensor) and value.shape == shape
+        if name in long
         else value
         for name, value in inputs.items()
     }
 
 
+def _list_token_inputs(inputs: BatchFeature) -> set[str]:
+    """List the inputs that have one number a token."""
+    shape = inputs["input_ids"].shape
+    return {name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape}
+
+
 @torch.inference_mode()
-def answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, use_cache: bool) -> Steps:
-    """Generate exactly `STEPS` greedy tokens for rendered prompts."""
-    config = make_generation_config(vlm, STEPS)
+def answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, use_cache: bool, steps: int = STEPS) -> Steps:
+    """Generate exactly so many greedy tokens for rendered prompts."""
+    config = make_generation_config(vlm, steps)
     # An answer that ended at the first token would leave nothing to compare.
-    config.min_new_tokens = STEPS
+    config.min_new_tokens = steps
     config.use_cache = use_cache
     config.return_dict_in_generate = config.output_logits = True
     made: Any = vlm.model.generate(**inputs, generation_config=config)

@@ -125,6 +125,13 @@ _ROWS = (
     Family(model_type="deepseek_vl", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="deepseek_vl_hybrid", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="emu3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="ernie4_5_vl_moe",
+        blocks="layers",
+        image_token="image_token_id",
+        positions="multimodal",
+        shares="all",
+    ),
     Family(model_type="exaone4_5", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="fast_vlm", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
@@ -181,6 +188,13 @@ _ROWS = (
     Family(model_type="internvl", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="janus", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="kimi_k25", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="lfm2_vl",
+        blocks="layers",
+        image_token="image_token_id",
+        # Its convolutions keep the last tokens' states alone, which cannot be cut at an earlier one.
+        shares="nothing",
+    ),
     Family(model_type="lighton_ocr", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="llama4", blocks="model.layers", image_token="image_token_id", shares="all"),
     Family(model_type="llava", blocks="layers", image_token="image_token_id", shares="all"),
@@ -213,6 +227,7 @@ _ROWS = (
         # Its template prints a system header with a system line, and always without an image.
         system="",
     ),
+    Family(model_type="ovis2", blocks="layers", image_token="image_token_id", shares="all"),
     Family(
         model_type="paddleocr_vl",
         blocks="layers",

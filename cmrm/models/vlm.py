@@ -335,7 +335,7 @@ def _render_controls(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> Bat
             strict=True,
         )
     ]
-    return _pad_rows(vlm, rows, alone)
+    return _pad_rows(vlm, rows, alone, shown)
 
 
 def _list_real(values: Tensor, inputs: BatchFeature) -> list[list[int]]:
@@ -344,28 +344,37 @@ def _list_real(values: Tensor, inputs: BatchFeature) -> list[list[int]]:
     return [row[real].tolist() for row, real in zip(values, mask, strict=True)]
 
 
-def _pad_rows(vlm: VisionLanguageModel, rows: Sequence[TokenRow], alone: BatchFeature) -> BatchFeature:
-    """Make a left-padded batch of text; other tensors of tokens that a text prompt has, such as its types, are 0."""
+def _pad_rows(
+    vlm: VisionLanguageModel, rows: Sequence[TokenRow], alone: BatchFeature, shown: BatchFeature
+) -> BatchFeature:
+    """Make a left-padded batch of text; other tensors that a text prompt has, such as types, are those of its tokens.
+
+    A mark of the image has the type that it has beside an image; a token that neither prompt has is text, 0.
+    """
     longest = max(len(row.ids) for row in rows)
 
     def pad(values: Sequence[Sequence[int]], empty: int) -> Tensor:
         return torch.tensor([[*[empty] * (longest - len(one)), *one] for one in values])
 
-    mask = pad([[1] * len(row.ids) for row in rows], 0)
-    kinds = {
-        name: torch.zeros_like(mask, dtype=value.dtype)
-        for name, value in alone.items()
-        if isinstance(value, Tensor) and value.shape == alone["attention_mask"].shape
-    }
+    kinds = {}
+    for name, value in alone.items():
+        if isinstance(value, Tensor) and value.shape == alone["attention_mask"].shape:
+            known = _map_tokens(shown, name) | _map_tokens(alone, name)
+            kinds[name] = pad([[known.get(one, 0) for one in row.ids] for row in rows], 0).to(value.dtype)
     first = vlm.family.first_position
     return BatchFeature(
         {
             **kinds,
             "input_ids": pad([row.ids for row in rows], vlm.processor.tokenizer.pad_token_id),
-            "attention_mask": mask,
+            "attention_mask": pad([[1] * len(row.ids) for row in rows], 0),
             "position_ids": pad([[first + one for one in row.positions] for row in rows], first),
         }
     )
+
+
+def _map_tokens(inputs: BatchFeature, name: str) -> dict[int, int]:
+    """What a tensor of tokens holds for each token id."""
+    return dict(zip(inputs["input_ids"].flatten().tolist(), inputs[name].flatten().tolist(), strict=True))
 
 
 def fill_template(vlm: VisionLanguageModel, prompts: Sequence[Prompt], **arguments: Any) -> Any:

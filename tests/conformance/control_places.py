@@ -65,7 +65,21 @@ def _read_own(vlm: Any, prompt: Any) -> dict[str, Any]:
     inputs = render(vlm, [prompt])
     with _listen(vlm) as heard, torch.inference_mode():
         vlm.model.base_model(**inputs, use_cache=False)
-    return {"ids": inputs["input_ids"][0].tolist(), "positions": _drop_batch(heard[0], 0)}
+    return {
+        "ids": inputs["input_ids"][0].tolist(),
+        "positions": _drop_batch(heard[0], 0),
+        "types": _read_types(inputs, 0),
+    }
+
+
+def _read_types(inputs: Any, row: int) -> dict[str, list[int]]:
+    """Tensors of tokens besides their ids, such as token types: those of one row, without padding."""
+    mask = inputs["attention_mask"].bool()
+    return {
+        name: value[row][mask[row]].tolist()
+        for name, value in inputs.items()
+        if value.shape == mask.shape and name not in ("input_ids", "attention_mask", "position_ids")
+    }
 
 
 def _read_control(vlm: Any, prompts: list[Any]) -> dict[str, Any]:
@@ -90,6 +104,7 @@ def _read_control(vlm: Any, prompts: list[Any]) -> dict[str, Any]:
             {
                 "ids": rendered.inputs["input_ids"][row][mask[row]].tolist(),
                 "positions": _drop_batch(heard[0][..., mask[row]], row),
+                "types": _read_types(rendered.inputs, row),
             }
             for row in range(len(prompts))
         ],

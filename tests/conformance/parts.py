@@ -73,8 +73,10 @@ def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Pat
                 wide = weight.ndim == 4 and weight[0].numel() > 1024
                 weight.normal_(0, 0.25 / 16 if wide else 0.25, generator=generator)
         # An answer that holds the image's token would be taken for a prompt with more images than it has.
-        if (token := model.config.image_token_id) < len(output := model.get_output_embeddings().weight):
-            output[token] = 0
+        output = model.get_output_embeddings().weight
+        # So would one that holds a mark of Ovis2, whose embedding is another beside an image.
+        marks = getattr(model.config, "visual_indicator_token_ids", ())
+        output[[token for token in (model.config.image_token_id, *marks) if token < len(output)]] = 0
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -58,6 +58,8 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "deepseek_vl_hybrid": _settings(*CLIP),
         # the defaults of transformers' class
         "emu3": _settings(*CLIP, min_pixels=512 * 512, max_pixels=1024 * 1024),
+        # Ernie4_5_VLMoeImageProcessorPil
+        "ernie4_5_vl_moe": _settings(*CLIP),
         # Qwen2VLImageProcessorPil
         "exaone4_5": _settings(*CLIP),
         # apple/FastVLM-7B
@@ -102,6 +104,8 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "janus": _settings(*CLIP, size=_square(384)),
         # the defaults of transformers' class
         "kimi_k25": _settings(HALF, HALF, size={"max_height": 512, "max_width": 512}),
+        # Lfm2VlImageProcessor
+        "lfm2_vl": _settings(HALF, HALF),
         # lightonai/LightOnOCR-1B-1025
         "lighton_ocr": _settings(*CLIP, size={"longest_edge": 1540}, patch_size=_square(28)),
         # meta-llama/Llama-4-Scout-17B-16E-Instruct
@@ -118,6 +122,8 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mistral3": _settings(*CLIP, size={"longest_edge": 1540}, patch_size=_square(14)),
         # meta-llama/Llama-3.2-11B-Vision-Instruct
         "mllama": _settings(*CLIP, size=_square(560), max_image_tiles=4),
+        # Ovis2ImageProcessorPil
+        "ovis2": _settings(*CLIP),
         # the defaults of transformers' class
         "paddleocr_vl": _settings(
             *CLIP, size={"shortest_edge": 384 * 384, "longest_edge": 1536 * 1536}, patch_size=14
@@ -181,6 +187,7 @@ COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "llava_next_video": {"patch_size": 14},
         "llava_onevision": {"num_image_tokens": 729, "vision_aspect_ratio": "anyres_max_9"},
         "mistral3": {"patch_size": 14},
+        "ovis2": {"image_seq_length": 256},
         "paligemma": {"image_seq_length": 256},
         "perception_lm": {"patch_size": 14},
         "smolvlm": {"image_seq_len": 64},

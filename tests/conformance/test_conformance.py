@@ -16,7 +16,7 @@ from tests.conformance.page import PAGE, insert_section, write_section
 
 # Their processors choose a size of the image's own shape.
 SMART = {
-    *("emu3", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
+    *("emu3", "ernie4_5_vl_moe", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
     *("paddleocr_vl", "video_llama_3"),
     *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"),
 }

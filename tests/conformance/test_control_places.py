@@ -48,6 +48,9 @@ def test_marks_are_the_image_prompt_without_its_image_tokens_at_the_models_own_p
         ids, positions = _read_text(shown, found["image_token"])
         assert row["ids"] == ids
         assert all(axis == positions for axis in row["positions"])
+        kept = [place for place, token in enumerate(shown["ids"]) if token != found["image_token"]]
+        for name, types in row["types"].items():
+            assert types == [shown["types"][name][place] for place in kept]
 
 
 @pytest.mark.parametrize("family", PLACED)

@@ -17,6 +17,7 @@ ABSENT = "mllama"
 # Tiles, each with tokens of its own: of an image of 32 pixels the tiny ones have more than one.
 TILED = {
     "idefics3": 20,
+    "ovis2": 20,
     "smolvlm": 20,
     "llava_next": 24,
     "llava_next_video": 24,

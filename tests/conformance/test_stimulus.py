@@ -37,6 +37,7 @@ SEEN = {
     "deepseek_vl": (576, 60),
     "deepseek_vl_hybrid": (576, 52),
     "emu3": (4160, 60),
+    "ernie4_5_vl_moe": (144, 74),
     "exaone4_5": (144, 74),
     "fast_vlm": (256, 60),
     "gemma3": (256, 49),
@@ -51,6 +52,7 @@ SEEN = {
     "internvl": (256, 60),
     "janus": (576, 60),
     "kimi_k25": (144, 74),
+    "lfm2_vl": (100, 47),
     "lighton_ocr": (144, 74),
     "llama4": (144, 74),
     "llava": (576, 74),
@@ -59,6 +61,7 @@ SEEN = {
     "llava_onevision": (1485, 60),
     "mistral3": (144, 74),
     "mllama": (1, 50),
+    "ovis2": (256, 60),
     "paddleocr_vl": (196, 60),
     "paligemma": (256, 40),
     "perception_lm": (9472, 60),
@@ -76,7 +79,8 @@ SEEN = {
 }
 # Towers with rotary positions alone make one vector of all patches of a blank.
 ROTARY_ALONE = {
-    *("exaone4_5", "glm_ocr", "lighton_ocr", "mistral3", "qwen2_5_vl", "qwen2_vl", "video_llama_3"),
+    *("ernie4_5_vl_moe", "exaone4_5", "glm_ocr", "lighton_ocr", "mistral3", "qwen2_5_vl", "qwen2_vl"),
+    "video_llama_3",
 }
 
 

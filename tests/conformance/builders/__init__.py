@@ -10,6 +10,7 @@ from tests.conformance.builders import (
     convolutional,
     deepseek,
     discrete,
+    ernie,
     experts,
     gemma,
     gemma_later,
@@ -20,6 +21,7 @@ from tests.conformance.builders import (
     ocr,
     others,
     qwen,
+    tiles,
 )
 
 BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
@@ -31,6 +33,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
         "deepseek_vl": deepseek.build_deepseek_vl,
         "deepseek_vl_hybrid": deepseek.build_deepseek_vl_hybrid,
         "emu3": discrete.build_emu3,
+        "ernie4_5_vl_moe": ernie.build_ernie4_5_vl_moe,
         "exaone4_5": qwen.build_exaone4_5,
         "fast_vlm": convolutional.build_fast_vlm,
         "gemma3": gemma.build_gemma3,
@@ -45,6 +48,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
         "internvl": others.build_internvl,
         "janus": discrete.build_janus,
         "kimi_k25": experts.build_kimi_k25,
+        "lfm2_vl": tiles.build_lfm2_vl,
         "lighton_ocr": ocr.build_lighton_ocr,
         "llama4": llama.build_llama4,
         "llava": llava.build_llava,
@@ -53,6 +57,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
         "llava_onevision": llava.build_llava_onevision,
         "mistral3": others.build_mistral3,
         "mllama": llama.build_mllama,
+        "ovis2": tiles.build_ovis2,
         "paddleocr_vl": ocr.build_paddleocr_vl,
         "paligemma": gemma.build_paligemma,
         "perception_lm": convolutional.build_perception_lm,
@@ -73,6 +78,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
 NEED_TORCHVISION = frozenset(
     {
         "cohere2_vision",
+        "ernie4_5_vl_moe",
         "exaone4_5",
         "gemma4",
         "gemma4_unified",
@@ -82,6 +88,7 @@ NEED_TORCHVISION = frozenset(
         "glm_ocr",
         "internvl",
         "kimi_k25",
+        "lfm2_vl",
         "llama4",
         "llava_next_video",
         "llava_onevision",
