@@ -87,9 +87,7 @@ def _open(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     # An image stands once in a row group, however many arms answered about it.
     images = [f"{field.name}.bytes" for field in schema if field.type == IMAGE]
-    vectors = [
-        f"{field.name}.list.element" for field in schema if field.type != IMAGE and _is_list(field.type)
-    ]
+    vectors = [f"{field.name}.list.element" for field in schema if _is_vector(field.type)]
     return pq.ParquetWriter(
         file,
         schema,
@@ -105,5 +103,6 @@ def _open(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+def _is_vector(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_floating(kind.value_type))

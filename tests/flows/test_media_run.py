@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import load_dataset
 from inspect_ai.log import list_eval_logs, read_eval_log
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -152,3 +153,18 @@ def test_inspect_logs_have_both_images_and_leave_out_what_stood_in_for_them(run,
             file.read_bytes() for file in files
         ]
     assert not any(parts for _, parts in found["blank", "left out"])
+
+
+def test_a_data_set_for_the_hub_names_the_files_of_each_sample(run, tmp_path):
+    to = ["--to", "dataset", "--include-harmful", "-o", str(tmp_path / "hub")]
+    main(["export", "latest", "--store", str(run / "store"), *to])
+    rows = load_dataset(
+        "parquet",
+        data_dir=str(tmp_path / "hub" / "samples"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert {row["sample_id"]: row["media"] for row in rows} == {
+        str(number): [f"image:{number}-{side}.png" for side in range(2)] for number in range(ROWS)
+    }
+    assert all(row["image"] is None for row in rows)
