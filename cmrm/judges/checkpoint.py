@@ -66,7 +66,8 @@ def load_checkpoint(
     `UserError` if it cannot be loaded, `ModelUnavailableError` if it cannot be downloaded, and `ModelChangedError` if
     its files changed.
     """
-    folder = _find_weights(model_id, revision)
+    folder = _find_folder(model_id, revision)
+    need_safetensors(folder, where=repr(model_id))
     config = read_config(model_id, folder)
     sees = "vision_config" in config
     try:
@@ -77,7 +78,7 @@ def load_checkpoint(
         chosen = choose_device(device, field="device")
         model = load_weights(folder, classes, settings, dtype=dtype, device=chosen, where=repr(model_id))
         if adapter is not None:
-            model = _attach(model, _find_weights(*adapter), adapter[0])
+            model = _attach(model, _find_folder(*adapter), adapter[0])
         model = model.to(chosen).eval()
         own_weights(model)
         reader, blind = _load_reader(folder, sees=sees)
@@ -123,8 +124,8 @@ def _say(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _find_weights(model_id: str, revision: str) -> Path:
-    """Return a model's local folder with safetensors weights, downloaded if it is not cached."""
+def _find_folder(model_id: str, revision: str) -> Path:
+    """Return a model's or an adapter's local folder, downloaded if it is not cached."""
     folder = Path(model_id).expanduser()
     if not folder.is_dir():
         if revision.startswith("sha256:"):
@@ -133,7 +134,6 @@ def _find_weights(model_id: str, revision: str) -> Path:
                 "same path, or give a hub id."
             )
         _, folder = download_model(model_id, revision)
-    need_safetensors(folder, where=repr(model_id))
     return folder
 
 
