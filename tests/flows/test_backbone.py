@@ -13,14 +13,17 @@ import yaml
 from PIL import Image
 
 from cmrm.errors import UserError
+from flows.commands.doctor_checks import find_models
 from flows.plan.plan import make_plan
 from flows.run import Result
 from flows.spec.spec import check_spec, read_spec
 from flows.watch.history import find_past_runs
 from flows.watch.poll import _find_fingerprints
+from storage.records.manifest import Manifest
 from storage.sql.open_store import open_store
 from storage.store import Store
 from tasks.compare.matching import match_arms
+from tasks.job_codec import pack_jobs, unpack_jobs
 from tests.flows.shared_runs import run_plainly
 from tests.text_models import save_text_model, take_language_model
 
@@ -189,6 +192,32 @@ def test_the_same_spec_reuses_all_of_it_and_another_template_is_another_key(ran:
     }
     assert "backbone" not in plan.models[0].content()
     assert "backbone" not in plan.models[0].describe()
+
+
+def test_its_jobs_reach_workers_with_their_keys_and_are_done_again_where_a_result_is_lost(ran: Ran) -> None:
+    store = Store.open(ran.store)
+    plan = make_plan(read_spec(ran.spec), store=store)
+    (model,) = plan.by_model()
+    backbone = model.for_backbone()
+    assert backbone is not None
+    ingested = [
+        Manifest.from_json(one.read_bytes()) for one in ran.store.glob("manifests/ingest/*")
+    ]
+    jobs = backbone.generate_jobs({"mine": ingested[0]}, [])
+    assert [job.slice.condition for job in jobs] == ["query", "caption"]
+    _, decoded = unpack_jobs("generate", pack_jobs(jobs))
+    assert decoded == jobs
+    assert [job.key for job in decoded] == [job.key for job in jobs]
+    lost = ran.store / "manifests" / "generate" / f"{jobs[0].key}.json"
+    kept = json.loads(lost.read_text())
+    lost.unlink()
+    run_plainly(ran.spec, ran.store)
+    assert json.loads(lost.read_text())["files"] == kept["files"]
+
+
+def test_the_doctor_of_a_spec_loads_the_backbone_after_its_model(ran: Ran) -> None:
+    models, _ = find_models(str(ran.spec), {})
+    assert [one.name.partition("@")[0] for one in models] == ["llava", "vicuna (backbone)"]
 
 
 def test_a_watch_follows_the_revision_of_the_backbone(ran: Ran) -> None:
