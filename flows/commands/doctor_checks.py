@@ -63,11 +63,14 @@ def examine_models(
 ) -> Iterator[Examined]:
     """Load each model in turn and check it, printing each finding as soon as it is available."""
     from cmrm.doctor import examine
+    from cmrm.doctor.admission import describe_admission
 
     for use in models:
         console.print(Text(show_safely(use.name), style="bold"))
         console.print(Text(_describe_input(use)))
         vlm = load_model_once(use)
+        if vlm.admission is not None:
+            console.print(Text(show_safely(f"Derived row: {describe_admission(vlm)}.")))
         for row in _draw_folder(vlm.notes):
             console.print(row)
         findings: list[Finding] = []

@@ -22,7 +22,10 @@ def describe_model(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"The weights of its decoder were quantized to {_name_bits(quantization)} by bitsandbytes."
     if attention := model.get("attn_implementation"):
         yield f"Its attention was computed by {attention}."
-    if family := model.get("family"):
+    if (family := model.get("family")) and "derived" in family:
+        yield f"No table lists its type; its row was derived with transformers {family['derived']['transformers']}."
+        yield from (f"As found when it was loaded, {row}." for row in model.get("derived_rows", ()))
+    elif family:
         row = ", ".join(f"{name} {value!r}" for name, value in family.items())
         yield f"Its row of model families came from the spec or a plug-in package: {row}."
     if (system := model.get("system")) is not None:

@@ -25,6 +25,7 @@ from tasks.generate.prepare import ArmUse, PendingSample, QuarantinedSample, Req
 from tasks.generate.steps import settle_steps
 from tasks.shards.answers import REASONING
 from tasks.shards.batch_size import choose_rows
+from tasks.shards.derived_rows import record_row
 from tasks.shards.isolation import Isolation, run_past_failures
 from tasks.shards.precision import DTYPE, describe_dtype
 from tasks.shards.prefetch import make_thread, prefetch
@@ -102,6 +103,7 @@ def generate(jobs: Sequence[GenerateJob], store: Store) -> list[Manifest]:
         provenance = {
             "device": str(vlm.device),
             DTYPE: describe_dtype(vlm.model.dtype),
+            **record_row(vlm, model=job.model.name),
             "ways_at_once": len(arms),
             "batch_size": asked,
             "smallest_batch_size": size,

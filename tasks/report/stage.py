@@ -53,6 +53,7 @@ from tasks.report.summary import (
 from tasks.report.table import make_table
 from tasks.report.tokens import TokenCount, count_tokens
 from tasks.report.twins import rate_twins
+from tasks.shards.derived_rows import add_rows
 from tasks.shards.precision import gather_precision
 
 # Part of the key: raise it when the same verdicts yield other numbers or figures.
@@ -201,7 +202,7 @@ def _report(job: ReportJob, store: Store) -> Manifest:
             imported=changes,
             backbones=backbones,
         ),
-        models=job.models,
+        models=tuple(add_rows(job.models, (one for stage in MADE_BY_MODELS for one in made.get(stage, ())))),
         judges=tuple(describe_judges(store, made[StageName.JUDGE], job.judges, texts=texts)),
         table=table,
         curves=tuple(curves),

@@ -19,6 +19,7 @@ from tasks.core.models import ModelUse, load_model_once
 from tasks.core.stage import Job, make_stage
 from tasks.core.stage_name import StageName
 from tasks.shards.batch_size import choose_batch_size, choose_rows
+from tasks.shards.derived_rows import record_row
 from tasks.shards.precision import DTYPE, describe_batches, describe_dtype
 from tasks.shards.prompts import PromptBuilder, Shown, prepare_batch, quarantine_row
 from tasks.shards.run_shard import Finished, measure_beside, work_through
@@ -108,6 +109,7 @@ def _extract(job: EmbedJob, store: Store) -> Manifest:
         provenance={
             "device": str(vlm.device),
             DTYPE: describe_dtype(vlm.model.dtype),
+            **record_row(vlm, model=job.model.name),
             "dataset": job.slice.shard.dataset,
             "split": job.slice.shard.split,
             **({STIMULI: stimuli} if stimuli else {}),

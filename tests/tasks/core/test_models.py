@@ -16,9 +16,9 @@ import torch
 from pydantic import TypeAdapter
 
 import cmrm.models.loading
-from cmrm.errors import ModelChangedError, ModelUnavailableError
+from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.models.adapters import resolve_adapter
-from cmrm.models.families import Family
+from cmrm.models.families import Derivation, Family
 from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.quantization import Quantization
 from cmrm.models.revision import resolve_model
@@ -119,6 +119,19 @@ def test_what_is_usual_is_in_no_key_and_all_of_it_travels(folder: Path, tmp_path
     assert replace(full, device_map=None).content() == full.content()
     adapter = TypeAdapter(ModelUse)
     assert adapter.validate_python(json.loads(adapter.dump_json(full))) == full
+
+
+def test_what_determines_a_derived_row_is_in_the_key_and_another_transformers_refuses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = use(folder)
+    own = replace(plain, derivation=Derivation(rules=1, transformers="5.0"))
+    assert {**plain.content(), "family": {"derived": {"rules": 1, "transformers": "5.0"}}} == own.content()
+    assert own.content() != replace(own, derivation=Derivation(rules=1, transformers="5.1")).content()
+    travelled = TypeAdapter(ModelUse)
+    assert travelled.validate_python(json.loads(travelled.dump_json(own))) == own
+    with pytest.raises(UserError, match=r"planned with transformers 5\.0; this process has "):
+        load_model_once(own)
 
 
 def test_an_adapter_is_part_of_name_and_fingerprint_and_is_loaded_whole(folder: Path, tmp_path: Path) -> None:
