@@ -109,8 +109,10 @@ def describe_admission(vlm: VisionLanguageModel) -> str:
         return ""
     row = ", ".join(f"{name} {value!r}" for name, value in list_settings(vlm.family).items())
     why = f" (no faster: {vlm.admission.reason})" if vlm.admission.reason else ""
+    attention = vlm.model.config.get_text_config()._attn_implementation
     return (
-        f"its type is in no table; the row derived from it passes the checks: {row}; {vlm.admission.way}{why}"
+        f"its type is in no table; the row derived from it passes the checks: {row}; attention by {attention}; "
+        f"{vlm.admission.way}{why}"
     )
 
 

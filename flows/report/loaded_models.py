@@ -20,7 +20,8 @@ def describe_model(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"The weights of its language model: {weights['gguf']} (GGUF, dequantized), {weights['revision']}."
     if quantization := model.get("quantization"):
         yield f"The weights of its decoder were quantized to {_name_bits(quantization)} by bitsandbytes."
-    if attention := model.get("attn_implementation"):
+    # What `auto` came to is said with the derived row.
+    if (attention := model.get("attn_implementation")) and attention != "auto":
         yield f"Its attention was computed by {attention}."
     if (family := model.get("family")) and "derived" in family:
         yield f"No table lists its type; its row was derived with transformers {family['derived']['transformers']}."

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 import cmrm.doctor.admission
 from cmrm.decoding.api import generate
 from cmrm.doctor import CHECKS
-from cmrm.doctor.admission import admit, load_admitted
+from cmrm.doctor.admission import admit, describe_admission, load_admitted
 from cmrm.errors import UserError
 from cmrm.models.derived_family import derive_model
 from cmrm.models.loading import load_model
@@ -208,6 +208,10 @@ def test_an_invented_type_equals_its_listed_twin(
         one, other = (generate(each, PROMPTS, max_new_tokens=6, intervention=arm) for each in (own, sound))
         assert one.answers == other.answers
     assert generate(own, PROMPTS, max_new_tokens=6).answers != one.answers
+    said = describe_admission(own)
+    for part in ("is in no table", "blocks 'tree.branches'", "attention by sdpa", SHARED):
+        assert part in said
+    assert describe_admission(sound) == ""
     # The second time, the outcome is there.
     monkeypatch.setattr(cmrm.doctor.admission, "admit", None)
     again = load_admitted(resolve_model(str(tarsier)), dtype="float32", device="cpu")
