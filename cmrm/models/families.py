@@ -141,6 +141,8 @@ _ROWS = (
         image_token="image_token_id",
         shares="all",
         logit_bound="text_config.final_logit_softcapping",
+        # Its sound tower knows no other in transformers.
+        attention="eager",
     ),
     Family(
         model_type="gemma4_unified",
@@ -311,11 +313,17 @@ _MIXED: tuple[MediaForm, ...] = ("images", "video", "mixed")
 _MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
     "aria": _IMAGES,
     "aya_vision": _IMAGES,
+    "chameleon": _IMAGES,
     "cohere2_vision": _IMAGES,
     "deepseek_vl": _IMAGES,
     "deepseek_vl_hybrid": _IMAGES,
+    # emu3: as mllama.
+    "ernie4_5_vl_moe": _IMAGES,
     "exaone4_5": _MIXED,
+    "fast_vlm": _IMAGES,
     "gemma3": _IMAGES,
+    "gemma4": ("images", "video", "audio", "mixed"),
+    "gemma4_unified": _MIXED,
     # Frames of a video have the token of images, which the model counts together with them.
     "glm46v": _VIDEO,
     "glm4v": _VIDEO,
@@ -324,6 +332,10 @@ _MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
     "idefics2": _IMAGES,
     "idefics3": _IMAGES,
     "internvl": _MIXED,
+    "janus": _IMAGES,
+    "kimi_k25": _IMAGES,
+    "lfm2_vl": _IMAGES,
+    "lighton_ocr": _IMAGES,
     "llama4": _IMAGES,
     "llava": _IMAGES,
     "llava_next": _IMAGES,
@@ -331,7 +343,10 @@ _MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
     "llava_onevision": _MIXED,
     "mistral3": _IMAGES,
     # mllama: a prompt's states depend on how many images others in its batch have.
+    "ovis2": _IMAGES,
+    "paddleocr_vl": _IMAGES,
     "paligemma": _IMAGES,
+    # perception_lm: its processor stacks images of one number of tiles alone.
     "qwen2_5_vl": _MIXED,
     "qwen2_vl": _MIXED,
     "qwen3_5": _MIXED,
@@ -340,6 +355,9 @@ _MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
     "qwen3_vl_moe": _MIXED,
     # Its processor drops the images beside a video.
     "smolvlm": _VIDEO,
+    "step3p7": _IMAGES,
+    # Its processor leaves out frames that are alike, so that a blank video is shorter.
+    "video_llama_3": _IMAGES,
     "video_llava": _MIXED,
     "vipllava": _IMAGES,
 }

@@ -1,4 +1,4 @@
-"""Video, and images beside it, against transformers alone: `python -m tests.conformance.media FAMILY…`.
+"""Video, sound, and images beside them, against transformers alone: `python -m tests.conformance.media FAMILY…`.
 
 Prints a line of JSON a family. The answers to compare with come from a loop that has no cache and edits states by hand;
 the media's tokens are those whose embedding is not the one that the model's table has for them; positions are those at
@@ -29,8 +29,9 @@ QUESTION = "what is it?"
 STEPS = 5
 BLOCK = 1
 SIDE = 32
-# The first of each mechanism: frames with a token of their own or with that of images, pooled, and timed in the text.
+# The first of each mechanism: frames with a token of their own or with that of images, pooled or timed; sound.
 EXAMINED = {
+    "gemma4": "sound",
     "glm4v": "video",
     "llava_onevision": "video",
     "qwen2_5_vl": "mixed",
@@ -58,10 +59,11 @@ def compare_media(name: str) -> dict[str, Any]:
         vlm: VisionLanguageModel = load_tiny(name, Path(folder))
     frames = tuple(_draw(row) for row in range(4))
     video = Video(frames=frames, fps=4.0)
-    shown = (_draw(9), video) if EXAMINED[name] == "mixed" else (video,)
+    shown = {"video": (video,), "mixed": (_draw(9), video), "sound": (_draw(9), _play())}[EXAMINED[name]]
     prompt = Prompt(text=QUESTION, media=shown)
     blank = replace(prompt, media=make_counterparts(shown, MeaninglessImage(kind="blank", size=1)))
-    slower = replace(prompt, media=(*shown[:-1], Video(frames=frames, fps=2.0)))
+    slow = Video(frames=frames, fps=2.0)
+    slower = replace(prompt, media=tuple(slow if one is video else one for one in shown))
     unlisted = replace(vlm, family=replace(vlm.family, media=()))
     inputs = render(vlm, [prompt])
     ids = inputs["input_ids"][0].tolist()
@@ -87,6 +89,13 @@ def compare_media(name: str) -> dict[str, Any]:
 def _draw(seed: int) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def _play() -> Any:
+    from cmrm.prompts.media import Audio
+
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4_000) / 8_000)
+    return Audio(samples=tone.astype(np.float32), rate=8_000)
 
 
 def _answer_both(vlm: VisionLanguageModel, prompt: Prompt, scope: Any) -> list[str]:
@@ -174,6 +183,8 @@ def _show_long(vlm: VisionLanguageModel, prompt: Prompt) -> dict[str, str]:
     from cmrm.prompts.media import Video
 
     *before, video = prompt.media
+    if not isinstance(video, Video):
+        return {}
     slow = replace(prompt, media=(*before, Video(frames=video.frames, fps=1 / 900)))
     return {str(row): reason for row, reason in Renderer(vlm).render([slow]).refused.items()}
 

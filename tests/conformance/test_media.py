@@ -1,4 +1,4 @@
-"""Video and images beside it are read, steered and replaced as one image is, one type of each mechanism."""
+"""Video, sound, and images beside them are read, steered and replaced as one image is, one type of each mechanism."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compared() -> Mapping[str, Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("family", sorted(EXAMINED))
-def test_a_blank_video_has_the_tokens_of_its_own_and_the_time_of_each_frame(
+def test_blank_media_have_the_tokens_of_their_own_and_the_time_of_each_frame(
     compared: Mapping[str, Mapping[str, Any]], family: str
 ) -> None:
     found = compared[family]

@@ -15,13 +15,14 @@ PATCH, POOL = 4, 2
 GEMMA4 = (
     "{{ bos_token }}{% for message in messages %}{{ '<|turn>' + message['role'] + '\n' }}"
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<|image|>' }}"
+    "{% elif item['type'] == 'audio' %}{{ '<|audio|>' }}{% elif item['type'] == 'video' %}{{ '<|video|>' }}"
     "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
 
 
 def build_gemma4(folder: Path) -> Path:
-    """Gemma 4: inputs to each block of its own, keys and values that later blocks share, and windows."""
+    """Gemma 4: inputs to each block of its own, keys and values that later blocks share, windows, and a sound tower."""
     from transformers import Gemma4AudioFeatureExtractor, Gemma4ImageProcessorPil, Gemma4VideoProcessor
 
     tokenizer = _make_tokenizer()
@@ -44,7 +45,11 @@ def build_gemma4(folder: Path) -> Path:
                 **_text(tokenizer), "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 4,
                 "vocab_size_per_layer_input": len(tokenizer),
             },
-            audio_config=None,
+            # It reads as many mel bins as there are channels.
+            audio_config={
+                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "output_proj_dims": 32,
+                "subsampling_conv_channels": [128, 2], "conv_kernel_size": 3,
+            },
             **_ids(tokenizer),
         )
     )  # fmt: skip
@@ -101,6 +106,7 @@ def _make_tokenizer():
             "boa_token": "<|audio>",
             "eoa_token": "<audio|>",
             "audio_token": "<|audio|>",
+            "video_token": "<|video|>",
         },
     )  # fmt: skip
 
