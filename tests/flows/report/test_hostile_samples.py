@@ -162,12 +162,12 @@ def test_a_browser_that_cannot_unpack_the_answers_says_so(browser: Browser, file
     page.close()
 
 
-def test_meaningless_images_are_drawn_pixel_for_pixel(page: Page) -> None:
+def test_meaningless_images_of_an_earlier_release_are_drawn_pixel_for_pixel(page: Page) -> None:
     shown = page.locator("#stimulus-pictures img")
     expect(shown).to_have_count(1)
     data = b64decode(str(shown.get_attribute("src")).removeprefix("data:image/png;base64,"))
     values = np.random.PCG64(7).random_raw(64 * 64 * 3 // 8).astype("<u8").view(np.uint8)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), values.reshape(64, 64, 3))
     expect(page.locator("#stimulus-pictures figcaption")).to_have_text(
-        "noise, 64 × 64 pixels; contrast 73.9 where the vision tower sees it"
+        "noise, 64 × 64 pixels, before the processor; contrast 73.9 where the vision tower sees it"
     )
