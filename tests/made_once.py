@@ -35,12 +35,17 @@ def copy_made(
 
 def share_made(name: str, make: Make, factory: pytest.TempPathFactory) -> Path:
     """The folder that `make` has filled, once for all processes of this run of the tests, which only read it."""
-    base = factory.getbasetemp()
-    # Those of pytest-xdist have folders of their own in one of all.
-    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    place = find_shared(name, factory)
     if not place.is_dir():
         _make(make, place)
     return place
+
+
+def find_shared(name: str, factory: pytest.TempPathFactory) -> Path:
+    """The place of a folder that all processes of this run of the tests share."""
+    base = factory.getbasetemp()
+    # Those of pytest-xdist have folders of their own in one of all.
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
 
 
 def _identify(make: Make, packages: Sequence[str], sources: Sequence[object]) -> str:

@@ -8,9 +8,9 @@ has started.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,13 +44,15 @@ RUN = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
     "fastapi",
 )
-# Takes orders at a socket until its standard input ends; each answer is the child's id, then how it ended.
+# Takes orders at a socket until the process ends that its second argument names, or its standard input where that is
+# empty; each answer is the child's id, then how it ended.
 PARENT = """
-import atexit, gc, importlib, json, os, select, socket, sys, threading
+import atexit, gc, importlib, json, os, select, shutil, socket, sys, threading
+watched = os.pidfd_open(int(sys.argv[2])) if sys.argv[2] else 0
 usually = gc.get_threshold()
 gc.set_threshold(100 * usually[0])
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-for name in sys.argv[2:]:
+for name in sys.argv[3:]:
     importlib.import_module(name)
 # Those of Arrow's jemalloc know what to do about a fork.
 assert threading.active_count() == 1, threading.enumerate()
@@ -62,8 +64,9 @@ listener.listen()
 print("ready", flush=True)
 children, order = {}, None
 while order is None:
-    for one in select.select([0, listener, *children], [], [])[0]:
-        if one == 0:
+    for one in select.select([watched, listener, *children], [], [])[0]:
+        if one == watched:
+            shutil.rmtree(os.path.dirname(sys.argv[1]))
             os._exit(0)
         if one is not listener:
             pid, asker = children.pop(one)
@@ -86,7 +89,7 @@ for one in (listener, asker, *(asker for _, asker in children.values())):
 for number, file in enumerate(files):
     os.dup2(file, number)
     os.close(file)
-for one in children:
+for one in (*children, *([watched] if watched else [])):
     os.close(one)
 sys.stdin = sys.__stdin__ = open(0, closefd=False)
 sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
@@ -182,33 +185,15 @@ class Forked:
         return read.get(self.stdout), read.get(self.stderr)  # type: ignore[arg-type] # None is in it nowhere
 
 
-class Preloaded:
-    """A process that has imported `modules`, with the environment as it is when this is entered, and `environment`."""
+class Parent:
+    """A process that others are forked from, which takes orders at the socket `place`.
 
-    def __init__(self, *modules: str, environment: Mapping[str, str] | None = None) -> None:
-        self._modules = modules
+    Children have the environment of who orders them, and `environment`.
+    """
+
+    def __init__(self, place: str, environment: Mapping[str, str] | None = None) -> None:
+        self._place = place
         self._environment = environment or {}
-
-    def __enter__(self) -> Preloaded:
-        # A socket's name has at most some hundred letters.
-        self._folder = tempfile.mkdtemp(prefix="cmrm-")
-        self._place = f"{self._folder}/orders"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, self._place, *self._modules],
-            cwd=ROOT,
-            env={**os.environ, **self._environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=60)
-        shutil.rmtree(self._folder)
 
     def start(
         self,
@@ -254,3 +239,60 @@ class Preloaded:
         """Put a program at `place` that runs `code` in a process of its own; its arguments are in `sys.argv`."""
         place.write_text(PROGRAM.format(python=sys.executable, code=code, place=self._place))
         place.chmod(0o755)
+
+
+class Preloaded(Parent):
+    """A parent that has imported `modules`, with the environment as it is when this is entered, and `environment`."""
+
+    def __init__(self, *modules: str, environment: Mapping[str, str] | None = None) -> None:
+        # A socket's name has at most some hundred letters.
+        super().__init__(f"{tempfile.mkdtemp(prefix='cmrm-')}/orders", environment)
+        self._modules = modules
+
+    def __enter__(self) -> Preloaded:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, self._place, "", *self._modules],
+            cwd=ROOT,
+            env={**os.environ, **self._environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=60)
+
+
+def share_parent(folder: Path, *modules: str, environment: Mapping[str, str] | None = None) -> Parent:
+    """The parent of all processes of this run of the tests that ask for it with one folder; it ends with the run.
+
+    The first that asks starts it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = folder / "place"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not named.exists():
+            place = f"{tempfile.mkdtemp(prefix='cmrm-')}/orders"
+            # Pytest-xdist starts its workers from the process that is there to the end.
+            main = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            paths = [str(ROOT), {**os.environ, **(environment or {})}.get("PYTHONPATH", "")]
+            read, write = os.pipe()
+            os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-c", PARENT, place, str(main), *modules],
+                {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, write, 1),
+                ],
+            )
+            os.close(write)
+            with os.fdopen(read, "rb") as said:
+                assert said.readline() == b"ready\n"
+            named.write_text(place)
+        return Parent(named.read_text(), environment)

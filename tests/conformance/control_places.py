@@ -1,4 +1,4 @@
-"""What models make of control prompts: `python -m tests.conformance.control_places FAMILY…`, a line of JSON a family.
+"""What models make of control prompts.
 
 The right positions are those at which the model's own rotary embedding reads the tokens of a prompt with its image,
 given what the processor makes and nothing else.
@@ -6,47 +6,29 @@ given what the processor makes and nothing else.
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.conformance.program import IMAGE_SIZE, admit_torchvision
+from tests.conformance.odd_images import IMAGE_SIZE
 
 QUESTIONS = ("What is it?", "Say how to fold a shirt.")
 NEW_TOKENS = 6
 
 
-def main() -> None:
-    """Examine the families that are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="+", metavar="FAMILY")
-    names = parser.parse_args().families
-    torch.set_num_threads(1)
-    _operators = admit_torchvision()
-    for name in names:
-        print(json.dumps(examine_controls(name)), flush=True)
-
-
-def examine_controls(name: str) -> dict[str, Any]:
-    """Build, load and examine a family's tiny model: its own positions of image prompts, and those of controls."""
+def examine_controls(vlm: Any) -> dict[str, Any]:
+    """The positions of a tiny model's own image prompts, and those of controls."""
     from cmrm.errors import UserError
     from cmrm.models.vlm import render
     from cmrm.prompts.conditions import CONTROLS, Prompt
     from cmrm.prompts.meaningless_images import blank_image
-    from tests.conformance.loading import load_tiny
 
-    with tempfile.TemporaryDirectory() as folder:
-        vlm = load_tiny(name, Path(folder))
     image = blank_image(size=IMAGE_SIZE, color=(255, 255, 255))
     prompts = [Prompt(text=question, image=image) for question in QUESTIONS]
-    found: dict[str, Any] = {"family": name, "image_token": vlm.image_token_id, "refused": None}
+    found: dict[str, Any] = {"image_token": vlm.image_token_id, "refused": None}
     try:
         render(vlm, [replace(prompts[0], control="gap")])
     except UserError as error:
@@ -158,7 +140,3 @@ def _drop_batch(positions: torch.Tensor, row: int) -> list[list[int]]:
     """Positions of one row by axis; of one axis where the model has no more. A batch of one may stand for all."""
     axes = positions if positions.dim() == 3 else positions[None]
     return [one[row if len(one) > 1 else 0].tolist() for one in axes]
-
-
-if __name__ == "__main__":
-    main()

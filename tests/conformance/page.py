@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cmrm.doctor import CHECKS
 from cmrm.models.families import FAMILIES
 from tests.conformance.builders import NEED_TORCHVISION
-from tests.conformance.examining import examine_all
+from tests.conformance.examining import Examined, examine_all
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MARKS = {True: "✓", False: "✗", None: "–"}
@@ -17,15 +18,15 @@ BEGIN = "<!-- written by python -m tests.conformance.page; not to be edited by h
 END = "<!-- end of what is written by the program -->\n"
 
 
-def write_section(examined: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of families and checks, and what each check demands; `examined` is what `examine_all` returns."""
+def write_section(checked: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The table of families and checks, and what each check demands; `checked` has the findings of each family."""
     numbers = " | ".join(str(number) for number in range(1, len(CHECKS) + 1))
     lines = [
         f"| model type | passed | needs | {numbers} |",
         f"| --- | ---: | --- |{' :-: |' * len(CHECKS)}",
     ]
     for name in FAMILIES:
-        passed = {one["name"]: one["passed"] for one in examined[name]["findings"]}
+        passed = {one["name"]: one["passed"] for one in checked[name]}
         marks = " | ".join(MARKS[passed.get(check.name)] for check in CHECKS)
         needs = "torchvision" if name in NEED_TORCHVISION else ""
         lines.append(f"| `{name}` | {sum(passed.values())} of {len(CHECKS)} | {needs} | {marks} |")
@@ -48,6 +49,8 @@ def _demand(docstring: str | None) -> str:
 
 
 if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        checked = Examined("checks", examine_all(Path(folder), ["checks"]))
     PAGE.write_text(
-        insert_section(PAGE.read_text(encoding="utf-8"), write_section(examine_all())), encoding="utf-8"
+        insert_section(PAGE.read_text(encoding="utf-8"), write_section(checked)), encoding="utf-8"
     )

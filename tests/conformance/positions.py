@@ -1,18 +1,14 @@
-"""States at other positions, against one plain pass a prompt: `python -m tests.conformance.positions FAMILY…`.
+"""States at other positions, against one plain pass a prompt.
 
-Prints a line of JSON a family that is named: how many tokens of a prompt are its image's, and how far the states of
-batches are from what torch hooks see when transformers runs one prompt. The image's tokens are those whose embedding is
-not the one that the model's table has for them.
+How many tokens of a prompt are its image's, and how far the states of batches are from what torch hooks see when
+transformers runs one prompt. The image's tokens are those whose embedding is not the one that the model's table has for
+them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,17 +24,14 @@ QUESTIONS = ("what is it?", "name every colour that you can see, one after the o
 OF_IMAGE = ("last_image", "mean_image")
 
 
-def compare_positions(name: str) -> dict[str, Any]:
-    """Read the positions of a family's prompts: the distances by kind of batch and position."""
+def compare_positions(vlm: VisionLanguageModel) -> dict[str, Any]:
+    """Read the positions of a tiny model's prompts: the distances by kind of batch and position."""
     from cmrm.decoding.positions import PositionReader
     from cmrm.models.image_tokens import explain_no_image_tokens
     from cmrm.prefix.planner import Prefixes
     from cmrm.prompts.conditions import Prompt
     from cmrm.steering.intervention import Intervention
-    from tests.conformance.loading import load_tiny
 
-    with tempfile.TemporaryDirectory() as folder:
-        vlm: VisionLanguageModel = load_tiny(name, Path(folder))
     of_image = () if explain_no_image_tokens(vlm.family) else OF_IMAGE
     batches = {
         "images of their own": [
@@ -68,7 +61,6 @@ def compare_positions(name: str) -> dict[str, Any]:
             apart[label] = dict(zip(positions, distances, strict=True))
     shown = batches["one image"][0]
     return {
-        "family": name,
         "apart": apart,
         "image_tokens": int(find_replaced(vlm, shown).sum()) if of_image else 0,
         "tokens": len(render_alone(vlm, shown)["input_ids"][0]),
@@ -151,18 +143,3 @@ def listen(vlm: VisionLanguageModel) -> Iterator[list[dict[int, Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def main() -> None:
-    """Compare the families that are named."""
-    from tests.conformance.program import admit_torchvision
-
-    torch.set_num_threads(1)
-    # Transformers is imported later, when torchvision can be.
-    _operators = admit_torchvision()
-    for name in sys.argv[1:]:
-        sys.stdout.write(f"{json.dumps(compare_positions(name))}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,13 @@
-"""What the arms of one request share of their prefill, against whole passes: `python -m tests.conformance.prefilling`.
+"""What the arms of one request share of their prefill, against whole passes.
 
-Prints a line of JSON a family that is named: how far keys and values are from those of a pass of the model alone, by
-arm, and how often the tower and the first block were run.
+How far keys and values are from those of a pass of the model alone, by arm, and how often the tower and the first block
+were run.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,18 +24,20 @@ CAREFUL = "be careful! "
 ARMS = ("plain", "early", "late", "careful", "mixed", "careful and early")
 
 
-def compare_family(name: str) -> dict[str, Any]:
-    """Prefill two questions in all arms: the largest distance by arm, and the passes of the tower and of block 0."""
+def compare_prefills(vlm: VisionLanguageModel) -> dict[str, Any] | None:
+    """Prefill two questions in all arms: the largest distance by arm, and the passes of the tower and of block 0.
+
+    None of a model whose prompts with images share nothing.
+    """
     from cmrm.decoding.request_prefill import RequestPrefill
     from cmrm.decoding.requests import DecodeRequest
     from cmrm.decoding.scheduler import split_request
     from cmrm.prefix.planner import Prefixes
     from cmrm.prompts.conditions import Prompt
     from cmrm.steering.intervention import Intervention
-    from tests.conformance.loading import load_tiny
 
-    with tempfile.TemporaryDirectory() as folder:
-        vlm: VisionLanguageModel = load_tiny(name, Path(folder))
+    if vlm.family.shares != "all":
+        return None
     plain = [Prompt(text=text, image=draw_image(row)) for row, text in enumerate(QUESTIONS)]
     own = [Prompt(text=CAREFUL + prompt.text, image=prompt.image) for prompt in plain]
     delta = torch.randn(2, vlm.hidden_size, generator=torch.Generator().manual_seed(7))
@@ -122,18 +120,3 @@ def count_passes(vlm: VisionLanguageModel) -> Iterator[dict[str, int]]:
     finally:
         owner.get_image_features = original
         handle.remove()
-
-
-def main() -> None:
-    """Compare the families that are named."""
-    from tests.conformance.program import admit_torchvision
-
-    torch.set_num_threads(1)
-    # Transformers is imported later, when torchvision can be.
-    _operators = admit_torchvision()
-    for name in sys.argv[1:]:
-        sys.stdout.write(f"{json.dumps({'family': name, **compare_family(name)})}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,10 @@
-"""Image processors as the families' models are published with them, in place of the tiny ones.
-
-`python -m tests.conformance.published FAMILY…` prints a line of JSON a family: what `examine_published` returns.
-"""
+"""Image processors as the families' models are published with them, in place of the tiny ones."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
+import copy
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -211,7 +206,7 @@ def publish(vlm: Any, name: str) -> Any:
     return vlm
 
 
-def examine_published(name: str) -> dict[str, Any]:
+def examine_published(vlm: Any) -> dict[str, Any]:
     """What the tower sees of a blank and of noise at the size of the family, and how many vectors a blank is.
 
     The vectors are those of the tiny model with its own processor; all else is behind the published one. `contrast` is
@@ -220,19 +215,16 @@ def examine_published(name: str) -> dict[str, Any]:
     from cmrm.models.pixel_values import read_pixel_values
     from cmrm.models.stimulus import count_distinct
     from cmrm.prompts.meaningless_images import WHITE, blank_image, noise_image
-    from tests.conformance.loading import load_tiny
 
-    with tempfile.TemporaryDirectory() as folder:
-        vlm = load_tiny(name, Path(folder))
     own = blank_image(size=32, color=WHITE)
     tokens = read_pixel_values(vlm, own).tokens
     distinct = count_distinct(vlm, own)
-    size = publish(vlm, name).family.image_size
+    vlm = publish(replace(vlm, processor=copy.deepcopy(vlm.processor)), vlm.family.model_type)
+    size = vlm.family.image_size
     blank = read_pixel_values(vlm, blank_image(size=size, color=WHITE))
     noise = read_pixel_values(vlm, noise_image(size=size, seed=0))
     assert noise.contrast is not None
     return {
-        "family": name,
         "size": size,
         "uniform": blank.uniform,
         "low": blank.values.amin(dim=1).tolist(),
@@ -240,20 +232,3 @@ def examine_published(name: str) -> dict[str, Any]:
         "contrast": sum(noise.contrast) / 3,
         "distinct": [distinct, tokens],
     }
-
-
-def main() -> None:
-    """Examine the families that are named."""
-    import torch
-
-    from tests.conformance.program import admit_torchvision
-
-    torch.set_num_threads(1)
-    # Transformers is imported later, when torchvision can be.
-    _operators = admit_torchvision()
-    for name in sys.argv[1:]:
-        sys.stdout.write(f"{json.dumps(examine_published(name))}\n")
-
-
-if __name__ == "__main__":
-    main()

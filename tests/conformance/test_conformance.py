@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ import pytest
 from cmrm.doctor import CHECKS
 from cmrm.models.families import FAMILIES
 from tests.conformance.builders import BUILDERS
-from tests.conformance.examining import examine_all
+from tests.conformance.examining import Examined
 from tests.conformance.page import PAGE, insert_section, write_section
 
+EXAMINED = ("checks", "odd", "corners")
 # Their processors choose a size of the image's own shape.
 SMART = {
     *("emu3", "ernie4_5_vl_moe", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
@@ -25,21 +25,26 @@ SHARES = ("nothing", "text", "all")
 
 
 @pytest.fixture(scope="module")
-def examined() -> Mapping[str, Mapping[str, Any]]:
-    """What each family's examination came to."""
-    return examine_all()
+def checked(examine: Callable[[str], Examined]) -> Examined:
+    """The findings of the checks on each family."""
+    return examine("checks")
 
 
-def test_every_family_of_the_table_is_examined(examined: Mapping[str, Any]) -> None:
-    assert set(BUILDERS) == set(FAMILIES) == set(examined)
+@pytest.fixture(scope="module")
+def odd(examine: Callable[[str], Examined]) -> Examined:
+    """What each family makes of odd images, by the image's title."""
+    return examine("odd")
+
+
+def test_every_family_of_the_table_is_examined(checked: Examined) -> None:
+    assert set(BUILDERS) == set(FAMILIES) == set(checked)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_family_passes_all_checks(examined: Mapping[str, Mapping[str, Any]], family: str) -> None:
-    found = examined[family]
-    assert found["error"] is None
-    assert [one["name"] for one in found["findings"]] == [check.name for check in CHECKS]
-    assert {one["name"]: one["detail"] for one in found["findings"] if not one["passed"]} == {}
+def test_the_family_passes_all_checks(checked: Examined, family: str) -> None:
+    findings = checked[family]
+    assert [one["name"] for one in findings] == [check.name for check in CHECKS]
+    assert {one["name"]: one["detail"] for one in findings if not one["passed"]} == {}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -63,9 +68,9 @@ def test_a_row_derived_from_the_model_says_what_the_table_says(
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_an_image_of_an_odd_size_is_read_or_refused_by_itself_and_costs_no_other_row(
-    examined: Mapping[str, Mapping[str, Any]], family: str
+    odd: Examined, family: str
 ) -> None:
-    for shown in examined[family]["odd"].values():
+    for shown in odd[family].values():
         assert shown["error"] is None
         assert set(shown["kept"]) | set(map(int, shown["refused"])) == {0, 1}
         assert 1 in shown["kept"]
@@ -73,9 +78,9 @@ def test_an_image_of_an_odd_size_is_read_or_refused_by_itself_and_costs_no_other
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_view_shows_each_part_of_an_image_in_its_place_and_colour(
-    examined: Mapping[str, Mapping[str, Any]], family: str
+    examine: Callable[[str], Examined], family: str
 ) -> None:
-    tiles, *corners = examined[family]["corners"]
+    tiles, *corners = examine("corners")[family]
     quarters = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
     # A first tile that is not the whole image is its upper left part.
     whole = tiles == 1 or corners[1] != corners[0]
@@ -85,17 +90,17 @@ def test_a_view_shows_each_part_of_an_image_in_its_place_and_colour(
 
 
 def test_strips_are_refused_by_the_types_whose_processors_do_with_their_own_words(
-    examined: Mapping[str, Mapping[str, Any]],
+    odd: Examined,
 ) -> None:
-    told = {name: found["odd"]["640x2"]["refused"].get("0", "") for name, found in examined.items()}
+    told = {name: found["640x2"]["refused"].get("0", "") for name, found in odd.items()}
     assert {
         name for name, reason in told.items() if "aspect ratio must be smaller than 200" in reason
     } == SMART
     assert {name for name, reason in told.items() if reason} == {*SMART, "lighton_ocr", "mistral3"}
 
 
-def test_the_page_of_models_says_what_was_found(examined: Mapping[str, Mapping[str, Any]]) -> None:
+def test_the_page_of_models_says_what_was_found(checked: Examined) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == insert_section(page, write_section(examined)), (
+    assert page == insert_section(page, write_section(checked)), (
         "write it anew: python -m tests.conformance.page"
     )

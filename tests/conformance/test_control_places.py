@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 import pytest
 
 from cmrm.models.families import FAMILIES
-from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
-from tests.conformance.control_places import examine_controls
-from tests.conformance.examining import examine_elsewhere
+from tests.conformance.examining import Examined
 
+EXAMINED = ("controls",)
 # Its image is not in the prompt: cross-attention blocks attend to it.
 ABSENT = "mllama"
 SPACED = ("idefics3", "smolvlm")
@@ -20,11 +19,9 @@ PLACED = sorted(set(FAMILIES) - {ABSENT})
 
 
 @pytest.fixture(scope="module")
-def examined() -> Mapping[str, Mapping[str, Any]]:
+def examined(examine: Callable[[str], Examined]) -> Examined:
     """What each family's examination came to."""
-    here = [examine_controls(name) for name in BUILDERS if name not in NEED_TORCHVISION]
-    elsewhere = examine_elsewhere(sorted(NEED_TORCHVISION), program="tests.conformance.control_places")
-    return {one["family"]: one for one in (*here, *elsewhere)}
+    return examine("controls")
 
 
 def _read_text(row: Mapping[str, Any], image_token: int) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, Qwen
 
 from cmrm.organism.places import resolve_organism_model
 from tests.conformance.builders import BUILDERS
-from tests.conformance.examining import examine_elsewhere
+from tests.conformance.examining import run_elsewhere
 from tests.conformance.pixels import digest_pixels, make_noise, show_image, show_judge
 
 PILLOW = f"pillow {version('pillow')}"
@@ -31,9 +32,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def shown(folders: Mapping[str, Path]) -> Shown:
+def shown(folders: Mapping[str, Path], conformance_folder: Path) -> Shown:
     """What a process that can import torchvision makes of the image, by the folder's name."""
-    (found,) = examine_elsewhere([*map(str, folders.values())], program="tests.conformance.pixels")
+    found = json.loads(
+        run_elsewhere(conformance_folder, "tests.conformance.pixels", *map(str, folders.values()))
+    )
     return {name: found[str(folder)] for name, folder in folders.items()}
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
-from tests.conformance.examining import examine_elsewhere
-from tests.conformance.positions import OF_IMAGE, compare_positions
+from tests.conformance.builders import BUILDERS
+from tests.conformance.examining import Examined
+from tests.conformance.positions import OF_IMAGE
 
+EXAMINED = ("positions",)
 # Its image is not in the prompt: cross-attention blocks attend to it.
 ABSENT = "mllama"
 # Tiles, each with tokens of its own: of an image of 32 pixels the tiny ones have more than one.
@@ -26,16 +25,9 @@ TILED = {
 }
 
 
-@cache
-def compare_elsewhere() -> Mapping[str, Mapping[str, Any]]:
-    """The families that need torchvision, all in one process."""
-    made = examine_elsewhere(sorted(NEED_TORCHVISION), program="tests.conformance.positions")
-    return {one["family"]: one for one in made}
-
-
 @pytest.mark.parametrize("family", sorted(BUILDERS))
-def test_states_of_batches_are_those_of_a_plain_pass(family: str) -> None:
-    found = compare_elsewhere()[family] if family in NEED_TORCHVISION else compare_positions(family)
+def test_states_of_batches_are_those_of_a_plain_pass(examine: Callable[[str], Examined], family: str) -> None:
+    found = examine("positions")[family]
     assert len(found["apart"]) == 9
     for kind, apart in found["apart"].items():
         shown = () if kind.startswith("text") or family == ABSENT else OF_IMAGE

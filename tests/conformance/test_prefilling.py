@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from cmrm.models.families import FAMILIES
-from tests.conformance.builders import BUILDERS, NEED_TORCHVISION
-from tests.conformance.examining import examine_elsewhere
-from tests.conformance.prefilling import ARMS, compare_family
+from tests.conformance.builders import BUILDERS
+from tests.conformance.examining import Examined
+from tests.conformance.prefilling import ARMS
 
 # Their last blocks take the keys of earlier ones, so that no block of theirs is left out of a pass.
 KEYS_OF_OTHERS = {"gemma4"}
+EXAMINED = ("prefilling",)
 SHARING = sorted(name for name in BUILDERS if FAMILIES[name].shares == "all")
 
 
-@cache
-def compare_elsewhere() -> Mapping[str, Mapping[str, Any]]:
-    """The families that need torchvision, all in one process."""
-    names = [name for name in SHARING if name in NEED_TORCHVISION]
-    return {one["family"]: one for one in examine_elsewhere(names, program="tests.conformance.prefilling")}
-
-
 @pytest.mark.parametrize("family", SHARING)
-def test_a_shared_prefill_equals_whole_passes_and_runs_tower_and_first_block_once(family: str) -> None:
-    found = compare_elsewhere()[family] if family in NEED_TORCHVISION else compare_family(family)
+def test_a_shared_prefill_equals_whole_passes_and_runs_tower_and_first_block_once(
+    examine: Callable[[str], Examined], family: str
+) -> None:
+    found = examine("prefilling")[family]
     assert set(found["apart"]) == set(ARMS)
     assert max(found["apart"].values()) < 1e-4, found["apart"]
     assert found["tower"] == 1

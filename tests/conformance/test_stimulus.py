@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from cmrm.prompts.conditions import make_meaningless
 from cmrm.prompts.meaningless_images import MeaninglessImage, noise_image
 from tasks.shards.prompts import PromptBuilder
 from tasks.shards.stimuli import check_stimuli
-from tests.conformance.builders import BUILDERS, NEED_TORCHVISION, llava
-from tests.conformance.examining import examine_elsewhere
+from tests.conformance.builders import llava
+from tests.conformance.examining import Examined
 from tests.conformance.loading import load_tiny
 from tests.conformance.parts import TOWER
-from tests.conformance.published import IMAGES, examine_published, publish
+from tests.conformance.published import IMAGES, publish
 
+EXAMINED = ("published",)
 # Image tokens of a blank and grey levels of noise behind the published processors, by transformers 5.23.0 and Pillow
 # 13.0.0; docs/models.md has the same table. Mllama's image is one token, which cross-attention looks past.
 SEEN = {
@@ -85,11 +86,9 @@ ROTARY_ALONE = {
 
 
 @pytest.fixture(scope="module")
-def examined() -> Mapping[str, Mapping[str, Any]]:
+def examined(examine: Callable[[str], Examined]) -> Examined:
     """What `examine_published` returns for each family."""
-    here = [examine_published(name) for name in BUILDERS if name not in NEED_TORCHVISION]
-    there = examine_elsewhere(sorted(NEED_TORCHVISION), program="tests.conformance.published")
-    return {one["family"]: one for one in (*here, *there)}
+    return examine("published")
 
 
 @pytest.fixture(scope="module")
