@@ -24,6 +24,7 @@ from prefect.states import Cancelled, Completed, Pending, Running
 
 from cmrm.errors import UserError
 from flows.deployed import do_jobs
+from flows.workers import deployment
 from flows.workers.base import MOST_CRASHES
 from flows.workers.deployment import DeploymentWorkers
 from storage.records.manifest import Manifest
@@ -59,6 +60,28 @@ STAGE: Stage[NumberedJob] = make_stage("generate", commit, place="devices")
 def jobs(tmp_path: Path) -> list[NumberedJob]:
     store = Store.create(tmp_path / "store").url
     return [NumberedJob(store=store, label=f"shard {number}", rows=1, number=number) for number in range(3)]
+
+
+@dataclass(kw_only=True)
+class Clock:
+    """What `time` is to the run that submits flow runs: its seconds pass when the test says so."""
+
+    now: float = 0.0
+    polls: int = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.polls += 1
+        time.sleep(seconds)
+
+    def wait_for_a_poll(self) -> None:
+        """Wait until the states of all flow runs have been read once more."""
+        before, end = self.polls, time.monotonic() + 60
+        while self.polls < before + 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +128,13 @@ def deployed(prefect_server: str) -> Deployed:
     pool = uuid4().hex
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-    deployment = do_jobs.to_deployment(
-        name=pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
-    )
-    assert isinstance(deployment, RunnerDeployment)
-    return Deployed(pool=pool, name=f"cmrm-jobs/{pool}", id=deployment.apply())
+    made = do_jobs.to_deployment(name=pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH)
+    assert isinstance(made, RunnerDeployment)
+    return Deployed(pool=pool, name=f"cmrm-jobs/{pool}", id=made.apply())
 
 
 def do(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Do the jobs of a flow run, as a worker's process does."""
-    client.set_flow_run_state(run.id, Pending())
+    """Do the jobs of a flow run, as a worker's process does; it is pending for no time, whatever the machine."""
     client.set_flow_run_state(run.id, Running())
     for one in run.parameters["jobs"]:
         commit(NumberedJob(**one), Store.open(one["store"]))
@@ -139,7 +159,7 @@ def test_jobs_of_a_flow_run_that_is_taken_up_and_never_begun_are_done_by_another
         next(crashes, do)(client, run)
 
     with deployed.working(take, prefect_server):
-        done = list(share_out(deployed, jobs, pending=1.0))
+        done = list(share_out(deployed, jobs, pending=0.1))
     assert sorted(job.label for job in done) == ["shard 0", "shard 1", "shard 2"]
     assert all(STAGE.is_committed(job) for job in jobs)
     states = deployed.read_states()
@@ -160,12 +180,18 @@ def test_where_none_is_ever_begun_the_run_ends_as_it_does_where_workers_die(
 
 
 def test_one_that_begins_in_time_is_waited_for_though_it_works_for_longer(
-    deployed: Deployed, jobs: list[NumberedJob], prefect_server: str
+    deployed: Deployed, jobs: list[NumberedJob], prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = Clock()
+    monkeypatch.setattr(deployment, "time", clock)
+
     def begin_and_be_slow(client: SyncPrefectClient, run: FlowRun) -> None:
-        client.set_flow_run_state(run.id, Pending())
-        client.set_flow_run_state(run.id, Running())
-        time.sleep(3)
+        for state in (Pending(), Running()):
+            client.set_flow_run_state(run.id, state)
+            clock.wait_for_a_poll()
+            clock.now += 0.6
+        clock.now += 60
+        clock.wait_for_a_poll()
         do(client, run)
 
     with deployed.working(begin_and_be_slow, prefect_server):
