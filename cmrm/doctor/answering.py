@@ -79,14 +79,14 @@ def answer_mixed_naively(
 
     `never` are the tokens that are not allowed, int64 [tokens]. Shares no code with `cmrm.decoding`.
     """
-    asked = [render(vlm, [prompt]) for prompt in (own, plain)]
+    asked = [render(vlm, [prompt]) for prompt in ((own, plain) if strength else (own,))]
     tokens = asked[0]["input_ids"][:, :0]
     steps = []
     for _ in range(STEPS):
-        first, second = (
+        first, *others = (
             vlm.model(**_append(inputs, tokens), use_cache=False).logits[:, -1].float() for inputs in asked
         )
-        steps.append(first + strength * (first - second))
+        steps.append(first + strength * sum(first - other for other in others))
         chosen = steps[-1].index_fill(-1, never.to(first.device), -torch.inf).argmax(dim=-1)
         tokens = torch.cat([tokens, chosen[:, None].to(tokens.device)], dim=1)
     return Steps(logits=torch.stack(steps, dim=1), tokens=tokens)
