@@ -25,9 +25,11 @@ _NORM = "a norm follows down_proj and would rescale a bias"
 # Whose blocks change what down_proj gives before it joins the residual stream, so that a bias is no constant shift.
 RESCALING: Mapping[str, str] = MappingProxyType(
     {
+        "exaone4": _NORM,
         "gemma2": _NORM,
         "gemma3_text": _NORM,
         "glm4v_text": _NORM,
+        "glm_ocr_text": _NORM,
         "mllama_text_model": "a gate scales down_proj in some blocks, which are skipped without an image",
     }
 )
