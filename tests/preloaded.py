@@ -47,7 +47,7 @@ RUN = (
 # Takes orders at a socket until the process ends that its second argument names, or its standard input where that is
 # empty; each answer is the child's id, then how it ended.
 PARENT = """
-import atexit, gc, importlib, json, os, select, shutil, socket, sys, threading
+import atexit, gc, importlib, json, os, select, shutil, signal, socket, sys, threading
 watched = os.pidfd_open(int(sys.argv[2])) if sys.argv[2] else 0
 usually = gc.get_threshold()
 gc.set_threshold(100 * usually[0])
@@ -94,6 +94,8 @@ for one in (*children, *([watched] if watched else [])):
 sys.stdin = sys.__stdin__ = open(0, closefd=False)
 sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
 sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+# Shells have it ignored by what they start in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.clear()
 os.environ.update(order["environment"])
 os.chdir(order["folder"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +21,10 @@ PARTS: Mapping[str, str] = MappingProxyType(
     {
         "checks": "tests.conformance.examination:run_all_checks",
         "odd": "tests.conformance.odd_images:show_odd_images",
+        "traits": "tests.conformance.traits:find_traits",
         "corners": "tests.conformance.corners:show_corners",
+        "derived": "tests.conformance.derived:derive_again",
+        "media": "tests.conformance.media:compare_media",
         "controls": "tests.conformance.control_places:examine_controls",
         "positions": "tests.conformance.positions:compare_positions",
         "prefilling": "tests.conformance.prefilling:compare_prefills",
@@ -55,14 +58,13 @@ def examine_family(name: str, parts: Sequence[str]) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             vlm = load_tiny(name, Path(folder))
-    except Exception:  # noqa: BLE001 # whatever it is, the other families are still to be examined
-        return {"found": found, "failed": {"load": traceback.format_exc()}}
-    for part in (one for one in PARTS if one in parts):
-        module, _, function = PARTS[part].partition(":")
-        try:
-            found[part] = getattr(importlib.import_module(module), function)(vlm)
-        except Exception:  # noqa: BLE001 # as above
-            failed[part] = traceback.format_exc()
+            for part in (one for one in PARTS if one in parts):
+                try:
+                    found[part] = resolve_name(PARTS[part])(vlm)
+                except Exception:  # noqa: BLE001 # whatever it is, the rest is still to be examined
+                    failed[part] = traceback.format_exc()
+    except Exception:  # noqa: BLE001 # as above
+        failed["load"] = traceback.format_exc()
     return {"found": found, "failed": failed}
 
 

@@ -1,19 +1,15 @@
-"""Video, sound, and images beside them, against transformers alone: `python -m tests.conformance.media FAMILY…`.
+"""Video, and images beside it, against transformers alone.
 
-Prints a line of JSON a family. The answers to compare with come from a loop that has no cache and edits states by hand;
+The answers to compare with come from a loop that has no cache and edits states by hand;
 the media's tokens are those whose embedding is not the one that the model's table has for them; positions are those at
 which the model's own rotary embedding reads them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +25,8 @@ QUESTION = "what is it?"
 STEPS = 5
 BLOCK = 1
 SIDE = 32
-# The first of each mechanism: frames with a token of their own or with that of images, pooled or timed; sound.
-EXAMINED = {
-    "gemma4": "sound",
+# The first of each mechanism: frames with a token of their own or with that of images, pooled, and timed in the text.
+MEDIA = {
     "glm4v": "video",
     "llava_onevision": "video",
     "qwen2_5_vl": "mixed",
@@ -42,8 +37,11 @@ EXAMINED = {
 SEARCHED = {"qwen2_5_vl", "smolvlm"}
 
 
-def compare_media(name: str) -> dict[str, Any]:
-    """Show a family's tiny model a video, with an image before it where that goes: what is found by both sides."""
+def compare_media(vlm: VisionLanguageModel) -> dict[str, Any] | None:
+    """Show a tiny model a video, with an image before it where that goes: what is found by both sides.
+
+    None of a model that is not among `MEDIA`.
+    """
     from cmrm.doctor.fixture import ModelFixture
     from cmrm.doctor.media import find_forms
     from cmrm.models.image_tokens import find_image_tokens
@@ -52,14 +50,14 @@ def compare_media(name: str) -> dict[str, Any]:
     from cmrm.prompts.counterparts import make_counterparts
     from cmrm.prompts.meaningless_images import MeaninglessImage
     from cmrm.prompts.media import Video
-    from tests.conformance.loading import load_tiny
     from tests.conformance.positions import find_replaced
 
-    with tempfile.TemporaryDirectory() as folder:
-        vlm: VisionLanguageModel = load_tiny(name, Path(folder))
+    form = MEDIA.get(vlm.family.model_type)
+    if form is None:
+        return None
     frames = tuple(_draw(row) for row in range(4))
     video = Video(frames=frames, fps=4.0)
-    shown = {"video": (video,), "mixed": (_draw(9), video), "sound": (_draw(9), _play())}[EXAMINED[name]]
+    shown = (_draw(9), video) if form == "mixed" else (video,)
     prompt = Prompt(text=QUESTION, media=shown)
     blank = replace(prompt, media=make_counterparts(shown, MeaninglessImage(kind="blank", size=1)))
     slow = Video(frames=frames, fps=2.0)
@@ -67,9 +65,9 @@ def compare_media(name: str) -> dict[str, Any]:
     unlisted = replace(vlm, family=replace(vlm.family, media=()))
     inputs = render(vlm, [prompt])
     ids = inputs["input_ids"][0].tolist()
+    own = vlm.model.generation_config.suppress_tokens
     vlm.model.generation_config.suppress_tokens = sorted(vlm.medium_tokens)
-    return {
-        "family": name,
+    found = {
         "ids": ids,
         "blank_ids": render(vlm, [blank])["input_ids"][0].tolist(),
         "slower_ids": render(vlm, [slower])["input_ids"][0].tolist(),
@@ -81,9 +79,11 @@ def compare_media(name: str) -> dict[str, Any]:
         "controls": {one: _locate(vlm, replace(prompt, control=one)) for one in ("gap", "marks", "filler")},
         "long": _show_long(vlm, prompt),
         "forms": find_forms(ModelFixture(vlm=unlisted, seed=0, image_size=SIDE))
-        if name in SEARCHED
+        if vlm.family.model_type in SEARCHED
         else None,
     }
+    vlm.model.generation_config.suppress_tokens = own
+    return found
 
 
 def _draw(seed: int) -> Image.Image:
@@ -187,18 +187,3 @@ def _show_long(vlm: VisionLanguageModel, prompt: Prompt) -> dict[str, str]:
         return {}
     slow = replace(prompt, media=(*before, Video(frames=video.frames, fps=1 / 900)))
     return {str(row): reason for row, reason in Renderer(vlm).render([slow]).refused.items()}
-
-
-def main() -> None:
-    """Compare the families that are named."""
-    from tests.conformance.program import admit_torchvision
-
-    torch.set_num_threads(1)
-    # Transformers is imported later, when torchvision can be.
-    _operators = admit_torchvision()
-    for name in sys.argv[1:]:
-        sys.stdout.write(f"{json.dumps(compare_media(name))}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
-"""docs/models.md, written from what the conformance suite found: `python -m tests.conformance.page`."""
+"""docs/model-types.md, written from what the conformance suite found: `python -m tests.conformance.page`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,35 +13,87 @@ from cmrm.models.families import FAMILIES
 from tests.conformance.builders import NEED_TORCHVISION
 from tests.conformance.examining import Examined, examine_all
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-MARKS = {True: "✓", False: "✗", None: "–"}
-BEGIN = "<!-- written by python -m tests.conformance.page; not to be edited by hand -->\n"
-END = "<!-- end of what is written by the program -->\n"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "model-types.md"
+PARTS = ("checks", "traits")
+# How a check begins to say that it does not concern a model.
+NOT_APPLIED = ("not used with this model", "prefix sharing is off", "one image alone")
+INTRODUCTION = """\
+# Model types
+
+<!-- written by python -m tests.conformance.page; not to be edited by hand -->
+
+What the tests find of every type that has a row in the table of model types, each as a tiny model of random weights
+behind its real processor class, float32, on a CPU, with {versions}. It says that
+blocks, prompts, positions and caches of the type are handled as they must be; your own model's weights are the
+[doctor's](models.md#ask-the-doctor-first) business.
+
+* **Input**: several images, video, sound, and media of several kinds (mixed), as [media.md](media.md) says.
+* **Checks**: those of `cmrm doctor`, by the numbers below the table.
+* **Shared**: what prompts with a common beginning read once: their text, or their image as well.
+* **Exports**: the formats of [`cmrm export`](export.md) that take a Δ at the last block of the type.
+* **Needs**: where it says torchvision, `pip install 'cmrm[vision]'`: a part of the processor, most often the one for
+  videos, is there with it alone.
+"""
 
 
-def write_section(checked: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The table of families and checks, and what each check demands; `checked` has the findings of each family."""
-    numbers = " | ".join(str(number) for number in range(1, len(CHECKS) + 1))
-    lines = [
-        f"| model type | passed | needs | {numbers} |",
-        f"| --- | ---: | --- |{' :-: |' * len(CHECKS)}",
-    ]
-    for name in FAMILIES:
-        passed = {one["name"]: one["passed"] for one in checked[name]}
-        marks = " | ".join(MARKS[passed.get(check.name)] for check in CHECKS)
-        needs = "torchvision" if name in NEED_TORCHVISION else ""
-        lines.append(f"| `{name}` | {sum(passed.values())} of {len(CHECKS)} | {needs} | {marks} |")
+def write_page(
+    checked: Mapping[str, Sequence[Mapping[str, Any]]], traits: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The page, of the findings of all checks and of what `find_traits` returns, by family."""
+    rows = [_write_row(name, checked[name], traits[name]) for name in FAMILIES]
     demands = [
         f"{number}. **{check.name}**: {_demand(check.run.__doc__)}" for number, check in enumerate(CHECKS, 1)
     ]
-    return "\n".join([*lines, "", *demands, ""])
+    lines = [
+        INTRODUCTION.format(versions=read_versions()),
+        f"| model type ({len(rows)}) | input | checks | shared | exports | needs |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "\n## The checks\n",
+        *demands,
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def insert_section(page: str, section: str) -> str:
-    """The page with the section in the place of its old one."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+def read_versions() -> str:
+    """The versions of the tested environment, as constraints.txt has them."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE))
+    return f"transformers {pinned['transformers']}, torch {pinned['torch']} and Pillow {pinned['pillow']}"
+
+
+def _write_row(name: str, findings: Sequence[Mapping[str, Any]], traits: Mapping[str, Any]) -> str:
+    exports = [kind for kind, refused in traits["exports"].items() if refused is None]
+    cells = [
+        f"`{name}`",
+        ", ".join(traits["inputs"]),
+        summarize_checks(findings),
+        " and ".join(traits["shared"]) or "nothing",
+        "all" if len(exports) == len(traits["exports"]) else ", ".join(exports),
+        "torchvision" if name in NEED_TORCHVISION else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def summarize_checks(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many checks passed, and the numbers of those that failed or do not concern the model."""
+    found = {one["name"]: one for one in findings}
+    ones = [found.get(check.name) for check in CHECKS]
+    failed = [number for number, one in enumerate(ones, 1) if one is None or not one["passed"]]
+    apart = [
+        number
+        for number, one in enumerate(ones, 1)
+        if one is not None and one["passed"] and one["detail"].startswith(NOT_APPLIED)
+    ]
+    parts = [f"all {len(CHECKS)}" if not failed + apart else f"{len(CHECKS) - len(failed) - len(apart)} pass"]
+    parts += [f"fails {_list(failed)}"] if failed else []
+    parts += [f"{_list(apart)} not used"] if apart else []
+    return "; ".join(parts)
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _demand(docstring: str | None) -> str:
@@ -48,9 +101,13 @@ def _demand(docstring: str | None) -> str:
     return text[:1].lower() + text[1:]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Examine all families and write the page."""
     with TemporaryDirectory() as folder:
-        checked = Examined("checks", examine_all(Path(folder), ["checks"]))
-    PAGE.write_text(
-        insert_section(PAGE.read_text(encoding="utf-8"), write_section(checked)), encoding="utf-8"
-    )
+        families = examine_all(Path(folder), PARTS)
+    page = write_page(*(Examined(part, families) for part in PARTS))
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,9 +11,9 @@ from cmrm.doctor import CHECKS
 from cmrm.models.families import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import Examined
-from tests.conformance.page import PAGE, insert_section, write_section
+from tests.conformance.page import PAGE, summarize_checks, write_page
 
-EXAMINED = ("checks", "odd", "corners")
+EXAMINED = ("checks", "derived", "traits", "odd", "corners")
 # Their processors choose a size of the image's own shape.
 SMART = {
     *("emu3", "ernie4_5_vl_moe", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr"),
@@ -49,9 +49,9 @@ def test_the_family_passes_all_checks(checked: Examined, family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_row_derived_from_the_model_says_what_the_table_says(
-    examined: Mapping[str, Mapping[str, Any]], family: str
+    examine: Callable[[str], Examined], family: str
 ) -> None:
-    row, derived = FAMILIES[family], dict(examined[family]["derived"])
+    row, derived = FAMILIES[family], dict(examine("derived")[family])
     shares = derived.pop("shares", "")
     assert derived == {
         "error": None,
@@ -99,8 +99,30 @@ def test_strips_are_refused_by_the_types_whose_processors_do_with_their_own_word
     assert {name for name, reason in told.items() if reason} == {*SMART, "lighton_ocr", "mistral3"}
 
 
-def test_the_page_of_models_says_what_was_found(checked: Examined) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert page == insert_section(page, write_section(checked)), (
+def test_the_page_of_model_types_says_what_was_found(
+    checked: Examined, examine: Callable[[str], Examined]
+) -> None:
+    assert PAGE.read_text(encoding="utf-8") == write_page(checked, examine("traits")), (
         "write it anew: python -m tests.conformance.page"
+    )
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_exports_with_a_bias_at_down_proj_are_refused_where_it_is_not_what_a_block_adds(
+    examine: Callable[[str], Examined], family: str
+) -> None:
+    found = examine("traits")[family]
+    for kind in ("checkpoint", "peft"):
+        assert found["exports"][kind] is not None or found["bias_adds"], found["exports"][kind]
+
+
+def test_a_check_that_fails_or_is_not_used_is_named_by_its_number() -> None:
+    findings = [{"name": check.name, "passed": True, "detail": "equal"} for check in CHECKS]
+    assert summarize_checks(findings) == f"all {len(CHECKS)}"
+    findings[3]["passed"] = False
+    findings[8]["detail"] = "prefix sharing is off: it has windows"
+    findings[20]["detail"] = "not used with this model: it counts"
+    assert summarize_checks(findings) == f"{len(CHECKS) - 3} pass; fails 4; 9, 21 not used"
+    assert (
+        summarize_checks(findings[:-1]) == f"{len(CHECKS) - 4} pass; fails 4, {len(CHECKS)}; 9, 21 not used"
     )

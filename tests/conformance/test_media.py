@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from cmrm.models.families import FAMILIES
-from tests.conformance.examining import examine_elsewhere
-from tests.conformance.media import EXAMINED, SEARCHED
+from tests.conformance.examining import Examined
+from tests.conformance.media import MEDIA, SEARCHED
 
+EXAMINED = ("media",)
 # They print the time of each frame.
 TIMED = {"glm4v", "qwen3_vl", "smolvlm"}
 # Text behind a slow video would get positions of its frames.
@@ -19,40 +19,37 @@ OVERLAPPING = {"qwen2_5_vl"}
 
 
 @pytest.fixture(scope="module")
-def compared() -> Mapping[str, Mapping[str, Any]]:
+def compared(examine: Callable[[str], Examined]) -> Examined:
     """What `compare_media` returns for each type."""
-    made = examine_elsewhere(sorted(EXAMINED), program="tests.conformance.media")
-    return {one["family"]: one for one in made}
+    return examine("media")
 
 
-@pytest.mark.parametrize("family", sorted(EXAMINED))
-def test_blank_media_have_the_tokens_of_their_own_and_the_time_of_each_frame(
-    compared: Mapping[str, Mapping[str, Any]], family: str
+@pytest.mark.parametrize("family", sorted(MEDIA))
+def test_a_blank_video_has_the_tokens_of_its_own_and_the_time_of_each_frame(
+    compared: Examined, family: str
 ) -> None:
     found = compared[family]
     assert found["blank_ids"] == found["ids"]
     assert (found["slower_ids"] != found["ids"]) == (family in TIMED)
 
 
-@pytest.mark.parametrize("family", sorted(EXAMINED))
+@pytest.mark.parametrize("family", sorted(MEDIA))
 def test_tokens_of_media_are_those_whose_embedding_is_not_of_the_table(
-    compared: Mapping[str, Mapping[str, Any]], family: str
+    compared: Examined, family: str
 ) -> None:
     found = compared[family]
     assert found["marked"] == found["replaced"]
     assert any(found["marked"])
 
 
-@pytest.mark.parametrize("family", sorted(EXAMINED))
-def test_steered_answers_equal_those_of_a_loop_without_a_cache(
-    compared: Mapping[str, Mapping[str, Any]], family: str
-) -> None:
+@pytest.mark.parametrize("family", sorted(MEDIA))
+def test_steered_answers_equal_those_of_a_loop_without_a_cache(compared: Examined, family: str) -> None:
     for scope, (answer, naive) in compared[family]["answers"].items():
         assert answer == naive, scope
 
 
-@pytest.mark.parametrize("family", sorted(EXAMINED))
-def test_controls_take_the_place_of_all_media(compared: Mapping[str, Mapping[str, Any]], family: str) -> None:
+@pytest.mark.parametrize("family", sorted(MEDIA))
+def test_controls_take_the_place_of_all_media(compared: Examined, family: str) -> None:
     found = compared[family]
     shown, text, gap, marks, filler = (
         found["shown"],
@@ -70,10 +67,8 @@ def test_controls_take_the_place_of_all_media(compared: Mapping[str, Mapping[str
     assert len(filler["ids"]) == len(shown["ids"])
 
 
-@pytest.mark.parametrize("family", sorted(EXAMINED))
-def test_a_video_whose_time_reaches_into_the_text_is_refused(
-    compared: Mapping[str, Mapping[str, Any]], family: str
-) -> None:
+@pytest.mark.parametrize("family", sorted(MEDIA))
+def test_a_video_whose_time_reaches_into_the_text_is_refused(compared: Examined, family: str) -> None:
     refused = compared[family]["long"]
     assert set(refused) == ({"0"} if family in OVERLAPPING else set())
     assert all("gives the text behind it positions of its frames" in reason for reason in refused.values())
@@ -81,6 +76,6 @@ def test_a_video_whose_time_reaches_into_the_text_is_refused(
 
 @pytest.mark.parametrize("family", sorted(SEARCHED))
 def test_what_a_row_lists_is_what_passes_where_all_forms_are_tried(
-    compared: Mapping[str, Mapping[str, Any]], family: str
+    compared: Examined, family: str
 ) -> None:
     assert tuple(compared[family]["forms"]) == FAMILIES[family].media

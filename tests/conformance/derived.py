@@ -1,0 +1,33 @@
+"""The row of a listed type, derived from its model as if no table had one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def derive_again(vlm: Any) -> dict[str, Any]:
+    """Derive the row of a model as if its type were in no table: what it finds, or why it finds none.
+
+    What people wrote for the type, its templates and system line, is given.
+    """
+    from cmrm.errors import UserError
+    from cmrm.models.derived_family import derive_model
+    from cmrm.models.families import Family
+
+    row = vlm.family
+    written = {name: getattr(row, name) for name in ("system", "template", "text_only_form")}
+    given = Family(model_type="unlisted", blocks="", image_token="", **written)
+    try:
+        own = derive_model(vlm.model, vlm.processor, where="tiny", family=given)
+    except UserError as error:
+        return {"error": str(error)}
+    return {
+        "error": None,
+        "blocks": list(own.blocks) == list(vlm.blocks),
+        "image_token": own.image_token_id == vlm.image_token_id,
+        "image_only_blocks": own.image_only_blocks == vlm.image_only_blocks,
+        **{
+            one: getattr(own.family, one)
+            for one in ("positions", "first_position", "mixed_batches", "shares")
+        },
+    }
