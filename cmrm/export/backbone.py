@@ -28,6 +28,8 @@ RESCALING: Mapping[str, str] = MappingProxyType(
         "exaone4": _NORM,
         "gemma2": _NORM,
         "gemma3_text": _NORM,
+        "gemma4_text": _NORM,
+        "gemma4_unified_text": _NORM,
         "glm4v_text": _NORM,
         "glm_ocr_text": _NORM,
         "mllama_text_model": "a gate scales down_proj in some blocks, which are skipped without an image",

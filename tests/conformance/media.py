@@ -1,4 +1,4 @@
-"""Video, and images beside it, against transformers alone.
+"""Video, sound, and images beside them, against transformers alone.
 
 The answers to compare with come from a loop that has no cache and edits states by hand;
 the media's tokens are those whose embedding is not the one that the model's table has for them; positions are those at
@@ -25,8 +25,9 @@ QUESTION = "what is it?"
 STEPS = 5
 BLOCK = 1
 SIDE = 32
-# The first of each mechanism: frames with a token of their own or with that of images, pooled, and timed in the text.
+# The first of each mechanism: frames with a token of their own or with that of images, pooled or timed; sound.
 MEDIA = {
+    "gemma4": "sound",
     "glm4v": "video",
     "llava_onevision": "video",
     "qwen2_5_vl": "mixed",
@@ -38,7 +39,7 @@ SEARCHED = {"qwen2_5_vl", "smolvlm"}
 
 
 def compare_media(vlm: VisionLanguageModel) -> dict[str, Any] | None:
-    """Show a tiny model a video, with an image before it where that goes: what is found by both sides.
+    """Show a tiny model a video or sound, with an image before it where that goes: what is found by both sides.
 
     None of a model that is not among `MEDIA`.
     """
@@ -57,7 +58,7 @@ def compare_media(vlm: VisionLanguageModel) -> dict[str, Any] | None:
         return None
     frames = tuple(_draw(row) for row in range(4))
     video = Video(frames=frames, fps=4.0)
-    shown = (_draw(9), video) if form == "mixed" else (video,)
+    shown = {"video": (video,), "mixed": (_draw(9), video), "sound": (_draw(9), _play())}[form]
     prompt = Prompt(text=QUESTION, media=shown)
     blank = replace(prompt, media=make_counterparts(shown, MeaninglessImage(kind="blank", size=1)))
     slow = Video(frames=frames, fps=2.0)

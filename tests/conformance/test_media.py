@@ -25,7 +25,7 @@ def compared(examine: Callable[[str], Examined]) -> Examined:
 
 
 @pytest.mark.parametrize("family", sorted(MEDIA))
-def test_a_blank_video_has_the_tokens_of_its_own_and_the_time_of_each_frame(
+def test_blank_media_have_the_tokens_of_their_own_and_the_time_of_each_frame(
     compared: Examined, family: str
 ) -> None:
     found = compared[family]
@@ -75,7 +75,5 @@ def test_a_video_whose_time_reaches_into_the_text_is_refused(compared: Examined,
 
 
 @pytest.mark.parametrize("family", sorted(SEARCHED))
-def test_what_a_row_lists_is_what_passes_where_all_forms_are_tried(
-    compared: Examined, family: str
-) -> None:
+def test_what_a_row_lists_is_what_passes_where_all_forms_are_tried(compared: Examined, family: str) -> None:
     assert tuple(compared[family]["forms"]) == FAMILIES[family].media

@@ -200,9 +200,7 @@ def test_its_jobs_reach_workers_with_their_keys_and_are_done_again_where_a_resul
     (model,) = plan.by_model()
     backbone = model.for_backbone()
     assert backbone is not None
-    ingested = [
-        Manifest.from_json(one.read_bytes()) for one in ran.store.glob("manifests/ingest/*")
-    ]
+    ingested = [Manifest.from_json(one.read_bytes()) for one in ran.store.glob("manifests/ingest/*")]
     jobs = backbone.generate_jobs({"mine": ingested[0]}, [])
     assert [job.slice.condition for job in jobs] == ["query", "caption"]
     _, decoded = unpack_jobs("generate", pack_jobs(jobs))
