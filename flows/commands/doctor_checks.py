@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from cmrm.doctor import Finding
     from cmrm.models.folder_note import FolderNote
+    from cmrm.models.vlm import VisionLanguageModel
 
 SPEC_ENDINGS = {".yaml", ".yml"}
 NAME_WIDTH = 22
 MARK_WIDTH = 6
+# An estimate of so many seconds is printed.
+WORTH_SAYING = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ def examine_models(
             console.print(Text(show_safely(f"Derived row: {describe_admission(vlm)}.")))
         for row in _draw_folder(vlm.notes):
             console.print(row)
+        if (seconds := _estimate(vlm, image_size=image_size)) >= WORTH_SAYING:
+            console.print(Text(f"All checks will take about {_write_time(seconds)} on {vlm.device}."))
         findings: list[Finding] = []
         for finding in examine(vlm, image_size=image_size):
             findings.append(finding)
@@ -106,6 +111,22 @@ def diagnose(given: str, *, options: dict[str, Any], format: Literal["table", "j
         # JSON output for a pipe; rich would wrap it.
         Console(soft_wrap=True).out(json.dumps(records, indent=2), highlight=False)
     return not any(one.failed for one in examined)
+
+
+def _estimate(vlm: VisionLanguageModel, *, image_size: int | None) -> float:
+    from cmrm.doctor.estimate import estimate_seconds
+
+    try:
+        return estimate_seconds(vlm, image_size=image_size)
+    except Exception:  # noqa: BLE001 # a model that cannot even do this fails the checks, which say why
+        return 0.0
+
+
+def _write_time(seconds: float) -> str:
+    for length, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _describe_input(use: ModelUse) -> str:

@@ -39,6 +39,15 @@ def test_the_embedded_model_passes_all_checks(capsys: pytest.CaptureFixture[str]
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_a_long_examination_says_beforehand_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmrm.doctor.estimate.estimate_seconds", lambda *_, **__: 660.0)
+    monkeypatch.setattr("cmrm.doctor.examine", lambda *_, **__: iter(()))
+    main(["doctor", "organism"])
+    assert "All checks will take about 11 min on cpu." in capsys.readouterr().out.splitlines()
+
+
 def test_a_broken_hook_is_found_by_name_and_the_status_is_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
