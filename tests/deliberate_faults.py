@@ -119,7 +119,7 @@ METHOD = (
     ),
     Fault(
         name="opens an image outside of the image folder",
-        file="cmrm/prompts/images.py",
+        file="cmrm/prompts/media_files.py",
         old="if not path.is_relative_to(",
         new="if not path.is_absolute() and not path.is_relative_to(",
         tests=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ def run_all_tokens(decoder: nn.Module) -> None:
     find other tokens there than in a pass that reads states, and fewer. A decoder with a head of its own is left as it
     is: its logits are what the argument is for.
     """
-    if not hasattr(decoder, "lm_head") and _keep_all not in decoder._forward_pre_hooks.values():
+    takes = ARGUMENT in inspect.signature(decoder.forward).parameters and not hasattr(decoder, "lm_head")
+    if takes and _keep_all not in decoder._forward_pre_hooks.values():
         decoder.register_forward_pre_hook(_keep_all, with_kwargs=True)
 
 

@@ -50,6 +50,8 @@ WITHOUT_COMMANDS = {
     "extend",
     "judges",
     "judges-endpoints",
+    "media",
+    "model-types",
     "positions",
     "python",
     "speed",
