@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +23,16 @@ from cmrm.prompts.media import Audio
 from cmrm.prompts.media_files import locate_file, show_name
 from cmrm.untrusted.regular_file import open_regular
 
-# Limits before decoding: an hour, of at most so many channels and samples a second.
+# Limits before decoding: an hour, so many samples once mixed (1 GiB), and so many channels and samples a second.
 MAX_SECONDS = 3600.0
+MAX_SAMPLES = 2**28
 MAX_CHANNELS = 64
 MAX_RATE = 768_000
 MAX_BYTES = 2**30
 # Format codes of a WAV file.
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+# Samples that are mixed at once: as floats they take several times the bytes of the file.
+_PIECE = 2**20
 # What a writer that cannot seek back leaves as a length.
 _UNKNOWN_LENGTHS = (0, 0xFFFFFFFF, 0x7FFFFFFF)
 
@@ -110,7 +114,7 @@ def _read_layout(content: bytes, who: str) -> _Layout:
 
 
 def _read_samples(file: IO[bytes], length: int, layout: _Layout, who: str) -> Audio:
-    most = min(int(MAX_SECONDS * layout.rate) * layout.block, MAX_BYTES)
+    most = min(_count_most(layout.rate) * layout.block, MAX_BYTES)
     unknown = length in _UNKNOWN_LENGTHS
     if not unknown and length > most:
         raise _too_long(who)
@@ -123,8 +127,10 @@ def _read_samples(file: IO[bytes], length: int, layout: _Layout, who: str) -> Au
             "or remove the row."
         )
     data = data[: len(data) // layout.block * layout.block]
-    samples = _scale(data, layout.code, layout.width)
-    return _mix(samples.reshape(-1, layout.channels).T, layout.rate, who)
+    size = layout.block * _PIECE
+    pieces = (data[start : start + size] for start in range(0, len(data), size))
+    scaled = (_scale(piece, layout.code, layout.width) for piece in pieces)
+    return _join([_mix(one.reshape(-1, layout.channels)) for one in scaled], layout.rate, who)
 
 
 def _scale(data: bytes, code: int, width: int) -> NDArray[Any]:
@@ -150,8 +156,9 @@ def _read_container(path: Path, container: str, who: str) -> Audio:
             raise UserError(f"{who} has {channels} channels of {rate} samples a second; write it again.")
         from av import AudioResampler
 
-        # To planes of floats; the layout and the rate stay as they are.
-        plain = AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        # To floats; the layout and the rate stay as they are. Not to planes: of eight, PyAV 18.1 reads a ninth, beyond
+        # the frame's memory.
+        plain = AudioResampler(format="flt", layout=stream.layout, rate=rate)
         parts: list[NDArray[Any]] = []
         count, end = 0, 0.0
         for packet in read_packets(opened, who=who):
@@ -160,27 +167,42 @@ def _read_container(path: Path, container: str, who: str) -> Audio:
             if packet.stream.index != stream.index:
                 continue
             for frame in packet.decode():
-                parts += [part.to_ndarray() for part in plain.resample(frame)]
+                parts += [_read_frame(part, channels) for part in plain.resample(frame)]
                 count += frame.samples
-                if count > MAX_SECONDS * rate:
+                if count > _count_most(rate):
                     raise _too_long(who)
-        parts += [part.to_ndarray() for frame in stream.decode(None) for part in plain.resample(frame)]
-        parts += [part.to_ndarray() for part in plain.resample(None)]
+        last = (part for frame in stream.decode(None) for part in plain.resample(frame))
+        parts += [_read_frame(part, channels) for part in (*last, *plain.resample(None))]
         refuse_cut(end, opened.duration, who=who)
-    return _mix(np.concatenate(parts, axis=1) if parts else np.empty((1, 0), np.float32), rate, who)
+    return _join(parts, rate, who)
 
 
-def _mix(channels: NDArray[Any], rate: int, who: str) -> Audio:
-    """Mix [channels, samples] to their mean."""
-    if not channels.size:
+def _read_frame(frame: Any, channels: int) -> NDArray[np.float32]:
+    """Read a frame of floats, which hold all channels of one sample beside each other, as their mean."""
+    return _mix(frame.to_ndarray().reshape(-1, channels))
+
+
+def _mix(channels: NDArray[Any]) -> NDArray[np.float32]:
+    """Mix [samples, channels] to their mean."""
+    mixed: NDArray[np.float32] = channels.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return mixed
+
+
+def _join(parts: Sequence[NDArray[np.float32]], rate: int, who: str) -> Audio:
+    samples = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    if not len(samples):
         raise UserError(f"{who} has no samples; replace the file or remove the row.")
-    if not np.isfinite(channels).all():
+    if not np.isfinite(samples).all():
         raise UserError(f"{who} has samples that are not finite; replace the file or remove the row.")
-    mixed = np.clip(channels.mean(axis=0, dtype=np.float64), -1, 1)
-    return Audio(samples=mixed.astype(np.float32), rate=rate)
+    return Audio(samples=np.clip(samples, -1, 1), rate=rate)
+
+
+def _count_most(rate: int) -> int:
+    return min(int(MAX_SECONDS * rate), MAX_SAMPLES)
 
 
 def _too_long(who: str) -> UserError:
     return UserError(
-        f"{who} is longer than {MAX_SECONDS:.0f} seconds, or {MAX_BYTES:,} bytes; cut it shorter."
+        f"{who} is longer than {MAX_SECONDS:.0f} seconds, {MAX_SAMPLES:,} samples or {MAX_BYTES:,} bytes; cut it "
+        "shorter."
     )

@@ -112,6 +112,26 @@ def test_other_containers_are_read_as_they_sound(tmp_path, suffix, codec, layout
     )
 
 
+def test_a_sound_of_eight_channels_is_the_mean_of_them(tmp_path):
+    levels = np.arange(8, dtype=np.int16) * 1000
+    with av.open(tmp_path / "a.flac", "w") as out:
+        stream = out.add_stream("flac", rate=RATE, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.tile(levels, RATE)[None], format="s16", layout="7.1")
+        frame.rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    audio = open_audio(tmp_path, "a.flac")
+    assert np.array_equal(audio.samples, np.full(RATE, levels.mean() / 2**15, dtype=np.float32))
+
+
+def test_a_long_wav_file_is_mixed_in_pieces(tmp_path, monkeypatch):
+    write_wav(tmp_path / "a.wav", [TONE, np.zeros_like(TONE)], 1, 24)
+    whole = open_audio(tmp_path, "a.wav").samples
+    monkeypatch.setattr(cmrm.prompts.sounds, "_PIECE", 300)
+    assert np.array_equal(open_audio(tmp_path, "a.wav").samples, whole)
+    assert np.allclose(whole, TONE / 2, atol=2**-23)
+
+
 def test_the_sound_of_a_video_is_a_sound(tmp_path):
     write_container(tmp_path / "a.mp4", "aac")
     assert open_audio(tmp_path, "a.mp4").rate == 16000
@@ -145,8 +165,9 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, change, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_samples_that_are_not_finite_are_refused(tmp_path):
-    write_wav(tmp_path / "a.wav", [np.array([0.1, np.nan])], 3, 32)
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_refused(tmp_path, odd):
+    write_wav(tmp_path / "a.wav", [np.array([0.1, odd])], 3, 32)
     with pytest.raises(UserError, match="not finite"):
         open_audio(tmp_path, "a.wav")
 
@@ -160,10 +181,11 @@ def test_a_container_that_is_cut_off_is_refused(tmp_path, kept):
         open_audio(tmp_path, "a.webm")
 
 
-def test_limits_hold_while_a_file_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("limit", "most"), [("MAX_SECONDS", 0.2), ("MAX_SAMPLES", 1000)])
+def test_limits_hold_while_a_file_is_read(tmp_path, monkeypatch, limit, most):
     write_wav(tmp_path / "a.wav", [TONE], 1, 16)
     write_container(tmp_path / "a.flac", "flac")
-    monkeypatch.setattr(cmrm.prompts.sounds, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(cmrm.prompts.sounds, limit, most)
     for name in ("a.wav", "a.flac"):
         with pytest.raises(UserError, match="is longer than"):
             open_audio(tmp_path, name)
