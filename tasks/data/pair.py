@@ -309,7 +309,7 @@ def _read_questions(source: Source) -> dict[str, str]:
     """Read the questions without an image that can become samples, by id, in order; of equal ids the first."""
     asked: dict[str, str] = {}
     for row in source.read(None):
-        if isinstance(row, Sample) and row.image is None and row.question.strip():
+        if isinstance(row, Sample) and not row.shown and row.question.strip():
             asked.setdefault(row.id, row.question)
     return asked
 

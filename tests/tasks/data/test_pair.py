@@ -117,6 +117,25 @@ def test_too_few_images_leave_the_last_questions_without(desk, caplog):
     assert "3 of 5 questions got no image" in caplog.text
 
 
+def test_questions_with_several_images_are_given_no_other(desk):
+    desk.write_captions([("b.png", "a boat on the sea")])
+    rows = [
+        {"id": "0", "question": "a boat on the sea?", "images": ["a.png", "b.png"]},
+        {"id": "1", "question": "a boat on the sea?"},
+    ]
+    (desk.folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = Source(
+        dataset="mine",
+        format="jsonl",
+        path=desk.folder / "rows.jsonl",
+        images=desk.images,
+        options={},
+        fraction=0.2,
+    )
+    pairs = desk.run(plan_pairing(source, store=desk.store.url, pair_with=desk.captions, clip=None))
+    assert {name: match[0] for name, match in pairs.items()} == {"1": "b.png"}
+
+
 def test_a_plan_has_the_same_key_until_what_it_pairs_changes(desk):
     key = desk.plan().job.key
     assert desk.plan().job.key == key
