@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cmrm.prompts.conditions import Condition, Prompt
+from cmrm.prompts.conditions import TEXT_ONLY, Condition, Prompt
 from cmrm.prompts.images import count_pixels
 from tasks.core.oom import run_unless_oom
 from tasks.shards.batches import split_batches
@@ -104,9 +104,11 @@ def _choose_longest(
         return sum(len(text or "") for text in shown)
 
     chosen = heapq.nlargest(2, samples, key=measure_text)
-    if condition == "image" and showing.images is not None:
-        # Where images keep their resolution, the largest has the most tokens.
+    if condition not in TEXT_ONLY and showing.images is not None:
+        # Where images keep their resolution, the largest has the most tokens, and so has what stands for media.
         images = showing.images
+        if condition != "image":
+            samples = [stored for stored in samples if stored.sample.media]
         media = {medium for stored in samples for medium in stored.sample.shown}
         pixels = {one: count_pixels(images, one.name) * (one.frames or 1) for one in media}
         chosen += heapq.nlargest(
