@@ -129,7 +129,7 @@ def agree_in_steps(fixture: ModelFixture, found: Steps, expected: Steps, *, what
     for step in range(STEPS):
         where = f"{what}, token {step + 1}"
         one, other = found.logits[:, step], expected.logits[:, step].to(found.logits.device)
-        if not torch.equal(one < RULED_OUT, other < RULED_OUT):
+        if not torch.equal(_find_ruled_out(one), _find_ruled_out(other)):
             raise CheckFailedError(f"{where}: other tokens are ruled out")
         errors.append(fixture.agree(_center(one), _center(other), what=where))
         if not torch.equal(found.tokens[:, step], expected.tokens[:, step].to(found.tokens.device)):
@@ -139,9 +139,14 @@ def agree_in_steps(fixture: ModelFixture, found: Steps, expected: Steps, *, what
 
 def _center(logits: Tensor) -> Tensor:
     """Logits [rows, vocabulary] minus their mean, which softmax ignores; 0 for tokens that are ruled out."""
-    allowed = logits >= RULED_OUT
+    allowed = ~_find_ruled_out(logits)
     mean = logits.where(allowed, 0).sum(dim=-1, keepdim=True) / allowed.sum(dim=-1, keepdim=True)
     return (logits - mean).where(allowed, 0)
+
+
+def _find_ruled_out(logits: Tensor) -> Tensor:
+    """Find tokens that are ruled out: bool, of the shape of `logits`; NaN and -inf are faults, and rule out none."""
+    return (logits < RULED_OUT) & logits.isfinite()
 
 
 @contextmanager

@@ -22,6 +22,8 @@ import cmrm.steering.hooks
 import cmrm.steering.intervention
 from cmrm.decoding.requests import DecodeRequest
 from cmrm.doctor import CHECKS, run_checks
+from cmrm.doctor.answering import Steps, agree_in_steps
+from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.steering.hooks import _SteerBlock
 from cmrm.steering.projection import Projection
@@ -328,6 +330,20 @@ def test_a_broken_model_fails_the_check_that_is_about_it(
     # Run that check alone: checks do not depend on each other.
     monkeypatch.setattr(cmrm.doctor.examination, "CHECKS", [one for one in CHECKS if one.name == check])
     assert list(failed(broken(vlm, monkeypatch))) == [check]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_fail_though_both_answers_have_them(
+    vlm: VisionLanguageModel, value: float
+) -> None:
+    fixture = ModelFixture(vlm=vlm, seed=0, image_size=32)
+    logits = torch.arange(STEPS * 4.0).reshape(1, STEPS, 4)
+    logits[0, :, 1] = torch.finfo(torch.float32).min
+    same = Steps(logits=logits, tokens=torch.ones(1, STEPS, dtype=torch.int64))
+    assert agree_in_steps(fixture, same, same, what="here") == 0
+    logits[0, 1, 2] = value
+    with pytest.raises(CheckFailedError, match="here, token 2: found NaN or inf"):
+        agree_in_steps(fixture, same, same, what="here")
 
 
 def test_an_exception_in_a_check_is_its_finding_and_the_others_still_run(
