@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cmrm.datasets.fields import RowError
 from cmrm.prompts.media import Medium, MediumKind
@@ -36,9 +37,10 @@ def take_out_marker(question: str) -> str:
 def take_out_markers(question: str, media: Sequence[Medium]) -> tuple[str, tuple[Medium, ...], str | None]:
     """Strip the placeholders of media from a question; return it, the media in their order, and what was taken out.
 
-    Placeholders before and behind the question are removed. One inside becomes the medium's name ("image 2"), counted
-    by kind, since all media stand before the question. They are numbered, or as many as the media of their kind; an
-    `<image>` may stand for the frames of a video where there are no images. Raises `RowError` for other numbers.
+    Where all stand before the question, or behind it, in the order of the media, they are removed. Others become the
+    names of the media ("image 2"), counted by kind, since all stand before the question. They are numbered, or as many
+    as the media of their kind; an `<image>` may stand for the frames of a video where there are no images. Raises
+    `RowError` for other numbers.
     """
     found = list(_MARKERS.finditer(question))
     if not media or not found:
@@ -60,26 +62,36 @@ def take_out_markers(question: str, media: Sequence[Medium]) -> tuple[str, tuple
     for kind, count in counted.items():
         if count != kinds[kind]:
             raise RowError(f"<{kind}> stands in the question {count} times, and {_count(kinds, kind)} given")
-    text = _take_out(question, found, names)
+    shown = tuple(ordered if len(ordered) == len(media) else media)
+    text = _take_out(question, found, names, shown=_name(shown))
     taken = " ".join(match[0] for match in found)
-    return text, tuple(ordered if len(ordered) == len(media) else media), taken
+    return text, shown, taken
 
 
-def _take_out(question: str, found: Sequence[re.Match[str]], names: Sequence[str]) -> str:
-    """Remove the placeholders at both ends, and put names in place of the others."""
-    start, end = 0, len(question)
-    first, last = 0, len(found)
-    while first < last and not question[start : found[first].start()].strip():
-        start = found[first].end()
-        first += 1
-    while last > first and not question[found[last - 1].end() : end].strip():
-        last -= 1
-        end = found[last].start()
-    pieces = []
-    for match, name in zip(found[first:last], names[first:last], strict=True):
-        pieces += [question[start : match.start()], name]
+def _take_out(
+    question: str, found: Sequence[re.Match[str]], names: Sequence[str], *, shown: Sequence[str]
+) -> str:
+    """Remove the placeholders if they say nothing but that the media are `shown`, else put names in their place."""
+    before, behind = question[: found[0].start()].strip(), question[found[-1].end() :].strip()
+    between = any(question[one.end() : other.start()].strip() for one, other in pairwise(found))
+    if list(names) == list(shown) and not between and not (before and behind):
+        return before or behind
+    text, start = "", 0
+    for match, name in zip(found, names, strict=True):
+        text += question[start : match.start()]
         start = match.end()
-    return "".join([*pieces, question[start:end]]).strip()
+        # Apart from words that touch the placeholder.
+        text += f"{' ' * text[-1:].isalnum()}{name}{' ' * question[start : start + 1].isalnum()}"
+    return f"{text}{question[start:]}".strip()
+
+
+def _name(media: Sequence[Medium]) -> list[str]:
+    counted: Counter[MediumKind] = Counter()
+    names = []
+    for one in media:
+        counted[one.kind] += 1
+        names.append(f"{one.kind} {counted[one.kind]}")
+    return names
 
 
 def _find_kind(marked: str, kinds: Counter[MediumKind]) -> MediumKind:
