@@ -17,9 +17,11 @@ from cmrm.steering.capture import block_output
 def can_skip_blocks(vlm: VisionLanguageModel) -> bool:
     """Whether a block's input is all that later blocks need of earlier ones: where the table describes the model.
 
-    Not so where the last blocks take the keys of earlier ones (Gemma 4). A block that was compiled by itself may not
-    be replaced.
+    Not so where the last blocks take the keys of earlier ones (Gemma 4) or blocks give parallel streams. A block that
+    was compiled by itself may not be replaced.
     """
+    if vlm.family.streams is not None:
+        return False
     if getattr(vlm.model.config.get_text_config(), "num_kv_shared_layers", 0):
         return False
     compiled = any(getattr(block, "_compiled_call_impl", None) is not None for block in vlm.blocks)

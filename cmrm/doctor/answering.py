@@ -15,7 +15,7 @@ from cmrm.decoding.stop_tokens import make_generation_config
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.capture import block_output
+from cmrm.steering.capture import block_output, replace_states
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Steering
 from cmrm.steering.settings import Scope
@@ -165,7 +165,7 @@ def _edit_by_hand(
             chosen = [position for position in range(first, last) if position not in left_out]
             states = hidden[:, chosen].float()
             hidden[:, chosen] = (states - move(states)).to(hidden.dtype)
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+            return replace_states(output, hidden)
 
         return act
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cmrm.errors import UserError
+from cmrm.models.families import FAMILIES
 from cmrm.models.revision import ModelIdentity
 from cmrm.steering.intervention import Intervention, Stack, Steering, check_strength, compose, list_parts
 from cmrm.steering.settings import Scope
@@ -86,6 +87,7 @@ class ExportRequest:
 
     `dtype` is `auto` for that of the model's files. `blocks` is the number of decoder blocks. `label` is what people
     call the model, None for its folder's name or id; `device` is where models run meanwhile.
+    Raises `UserError` for a type whose state is several streams.
     """
 
     model: ModelIdentity
@@ -96,6 +98,14 @@ class ExportRequest:
     blocks: int
     label: str | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        row = FAMILIES.get(self.model.model_type)
+        if row is not None and row.streams is not None:
+            raise UserError(
+                f"the state of {self.model.model_type} models is several streams side by side, and no file that "
+                "servers read holds a vector for each: answer with cmrm run or from Python (docs/python.md)."
+            )
 
     @property
     def name(self) -> str:

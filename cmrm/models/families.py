@@ -50,6 +50,8 @@ class Family:
     `template`: a chat template for processors that are published without one; a processor's own takes precedence.
     `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts are tokenized directly.
+    `streams`: the path in `config.json` to the number of parallel residual streams, for blocks that give
+    [streams, rows, tokens, hidden]; the state is all of them side by side.
     `logit_bound`: the path in `config.json` to the bound b of models that answer from b · tanh(logits / b); null there
     is none.
     `tiles_together`: whether the processor takes images that it cuts into different numbers of tiles in one batch.
@@ -73,6 +75,7 @@ class Family:
     system: str | None = None
     template: str | None = None
     text_only_form: str | None = None
+    streams: str | None = None
     logit_bound: str | None = None
     tiles_together: bool = True
     image_size: int = IMAGE_SIZE
@@ -135,6 +138,14 @@ _ROWS = (
     Family(model_type="exaone4_5", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="fast_vlm", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="gemma3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="gemma3n",
+        blocks="layers",
+        image_token="image_token_id",
+        shares="all",
+        streams="text_config.altup_num_inputs",
+        logit_bound="text_config.final_logit_softcapping",
+    ),
     Family(
         model_type="gemma4",
         blocks="layers",

@@ -82,6 +82,13 @@ def find_medium_tokens(config: Any, image_token: int) -> frozenset[int]:
     return frozenset({image_token, *(one for one in found if isinstance(one, int))})
 
 
+def count_streams(config: Any, family: Family) -> int:
+    """Count the parallel residual streams that a block gives, 1 for most families."""
+    if family.streams is None:
+        return 1
+    return int(_follow(config, family.streams, int, field="streams", where=family.model_type))
+
+
 def find_logit_bound(config: Any, family: Family) -> float | None:
     """Find the bound of the model's logits, None where its config has none."""
     if family.logit_bound is None:

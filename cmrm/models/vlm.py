@@ -37,6 +37,7 @@ from cmrm.models.media import (
     name_part,
 )
 from cmrm.models.modules import (
+    count_streams,
     find_blocks,
     find_image_only_blocks,
     find_image_token,
@@ -97,8 +98,10 @@ class VisionLanguageModel:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return int(self.model.config.get_text_config().hidden_size)
+        """Width of the residual stream, of parallel streams together."""
+        return count_streams(self.model.config, self.family) * int(
+            self.model.config.get_text_config().hidden_size
+        )
 
     @property
     def device(self) -> torch.device:

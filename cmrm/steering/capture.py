@@ -20,6 +20,8 @@ from cmrm.prefix.packing import pack, read_packed
 from cmrm.prefix.planner import Prefixes, lay_out
 from cmrm.prompts.conditions import Prompt
 
+# Dimensions of a block's output in parallel streams.
+STREAMED = 4
 Reading = Literal["unsteered", "before_intervention", "after_intervention"]
 # Chooses or combines states of a block's output [rows, tokens, hidden]; of its result the first axis is rows.
 Pick = Callable[[Tensor], Tensor]
@@ -91,8 +93,20 @@ def _pick_at(positions: Tensor, hidden: Tensor) -> Tensor:
 
 
 def block_output(output: Any) -> Tensor:
-    """Get the hidden states from a block's output: a tuple in transformers before 4.5x, a tensor since."""
-    return output[0] if isinstance(output, tuple) else output
+    """Get the hidden states [rows, tokens, width] from a block's output, which may be a tuple.
+
+    Of parallel streams, [streams, rows, tokens, hidden] (Gemma 3n), the state is all of them side by side.
+    """
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden.movedim(0, -2).flatten(-2) if hidden.dim() == STREAMED else hidden
+
+
+def replace_states(output: Any, states: Tensor) -> Any:
+    """Make a block's output with other states [rows, tokens, width], in the shape of its own."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    if hidden.dim() == STREAMED:
+        states = states.unflatten(-1, (len(hidden), hidden.shape[-1])).movedim(-2, 0)
+    return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
 @contextmanager

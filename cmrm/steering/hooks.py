@@ -14,7 +14,7 @@ from cmrm.models.hook_handles import hooked
 from cmrm.models.image_tokens import is_medium
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.capture import SteeringHook, block_output, read_prompt
+from cmrm.steering.capture import SteeringHook, block_output, read_prompt, replace_states
 from cmrm.steering.intervention import Intervention, Steering, compute_shift, list_parts
 from cmrm.steering.projection import Projection
 from cmrm.steering.proof import SteeringProof, measure_move
@@ -191,7 +191,7 @@ class _SteerBlock(SteeringHook):
             self.measured = measure_move(before, after, change)
         self.acted += rows.numel()
         steered = hidden.index_put((rows, columns), after)
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return replace_states(output, steered)
 
 
 def _choose_positions(
@@ -247,7 +247,7 @@ class _SteerBranches(SteeringHook):
         self.passes += 1
         hidden = block_output(output)
         steered = self.subtract(hidden, self.steering.compute_change(hidden, self.block))
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return replace_states(output, steered)
 
     def subtract(self, hidden: Tensor, change: Tensor) -> Tensor:
         """Subtract in float32, the dtype of the change, and round to the model's dtype once."""

@@ -62,8 +62,10 @@ def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Path:
-    """Draw the weights and write the folder as `save_pretrained` does."""
+def save(
+    folder: Path, model: PreTrainedModel, processor: ProcessorMixin, *, unsaid: Sequence[int] = ()
+) -> Path:
+    """Draw the weights and write the folder as `save_pretrained` does; no answer holds an `unsaid` token."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -75,7 +77,7 @@ def save(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Pat
         # An answer that holds the image's token would be taken for a prompt with more images than it has.
         output = model.get_output_embeddings().weight
         # So would one that holds a mark of Ovis2, whose embedding is another beside an image.
-        marks = getattr(model.config, "visual_indicator_token_ids", ())
+        marks = (*getattr(model.config, "visual_indicator_token_ids", ()), *unsaid)
         output[[token for token in (model.config.image_token_id, *marks) if token < len(output)]] = 0
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -111,7 +111,13 @@ def find_replaced(vlm: VisionLanguageModel, prompt: Prompt) -> Tensor:
         for handle in handles:
             handle.remove()
         table = vlm.model.get_input_embeddings()
-        known = table(inputs["input_ids"].clamp(max=table.weight.shape[0] - 1))
+        ids = inputs["input_ids"]
+        known = table(ids.clamp(max=table.weight.shape[0] - 1))
+        if hasattr(vlm.model.config, "vision_soft_tokens_per_image"):
+            # Gemma 3n embeds the marks around an image from a table of its own.
+            first = vlm.model.config.vision_config.vocab_offset
+            own = vlm.model.base_model.embed_vision(input_ids=ids.clamp(min=first))
+            known = known.where((ids < first)[..., None], own)
     # Ovis2's marks have embeddings of their own beside an image, the same for all images.
     marks = torch.tensor(getattr(vlm.model.config, "visual_indicator_token_ids", ()))
     replaced = (given[0] - known).abs().amax(dim=-1)[0] > 1e-6
@@ -129,7 +135,9 @@ def listen(vlm: VisionLanguageModel) -> Iterator[list[dict[int, Tensor]]]:
     def keep(block: int) -> Callable[[Any, Any, Any], None]:
         def record(_block: Any, _args: Any, output: Any) -> None:
             own = passes[-1]
-            own[block] = output[0] if isinstance(output, tuple) else output
+            states = output[0] if isinstance(output, tuple) else output
+            # Gemma 3n's streams, [streams, rows, tokens, hidden]: all of a token are its state.
+            own[block] = torch.cat(list(states), dim=-1) if states.dim() == 4 else states
             for skipped in range(block):
                 if skipped not in own:
                     own[skipped] = own[skipped - 1]

@@ -86,7 +86,13 @@ def read_alone(
     chosen = torch.ones_like(inputs["input_ids"]) if everywhere else inputs["input_ids"] != vlm.image_token_id
 
     def subtract(vector: Tensor) -> Any:
-        return lambda _block, _args, output: output - vector * chosen[..., None]
+        def act(_block: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            if output.dim() == 3:
+                return output - vector * chosen[..., None]
+            # Gemma 3n's streams, [streams, rows, tokens, hidden], each with its part of the vector.
+            return output - vector.view(len(output), 1, 1, -1) * chosen[..., None]
+
+        return act
 
     handles = [vlm.blocks[block].register_forward_hook(subtract(vector)) for block, vector in moved.items()]
     cache = DynamicCache()

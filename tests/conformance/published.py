@@ -61,6 +61,8 @@ IMAGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "fast_vlm": _settings([0.0] * 3, [1.0] * 3, size={"shortest_edge": 1024}, crop_size=_square(1024)),
         # google/gemma-3-4b-it
         "gemma3": _settings(HALF, HALF, size=_square(896)),
+        # google/gemma-3n-E4B-it
+        "gemma3n": _settings([0.0] * 3, [1.0] * 3, do_normalize=False, size=_square(768)),
         # the defaults of transformers' class
         "gemma4": _settings(
             [0.0] * 3,
@@ -168,6 +170,10 @@ COUNTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "deepseek_vl_hybrid": {"num_image_tokens": 576},
         "fast_vlm": {"patch_size": 64},
         "gemma3": {
+            "image_seq_length": 256,
+            "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 256}<end_of_image>\n\n",
+        },
+        "gemma3n": {
             "image_seq_length": 256,
             "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 256}<end_of_image>\n\n",
         },

@@ -52,6 +52,10 @@ def test_a_row_derived_from_the_model_says_what_the_table_says(
     examine: Callable[[str], Examined], family: str
 ) -> None:
     row, derived = FAMILIES[family], dict(examine("derived")[family])
+    if row.streams is not None:
+        assert "fails the check “decoder blocks”" in derived["error"]
+        assert "module 0 passes [4, 1," in derived["error"]
+        return
     shares = derived.pop("shares", "")
     assert derived == {
         "error": None,

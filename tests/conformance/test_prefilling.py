@@ -12,7 +12,7 @@ from tests.conformance.examining import Examined
 from tests.conformance.prefilling import ARMS
 
 # Their last blocks take the keys of earlier ones, so that no block of theirs is left out of a pass.
-KEYS_OF_OTHERS = {"gemma4"}
+KEYS_OF_OTHERS = {"gemma3n", "gemma4"}
 EXAMINED = ("prefilling",)
 SHARING = sorted(name for name in BUILDERS if FAMILIES[name].shares == "all")
 

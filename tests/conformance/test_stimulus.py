@@ -42,6 +42,7 @@ SEEN = {
     "exaone4_5": (144, 74),
     "fast_vlm": (256, 60),
     "gemma3": (256, 49),
+    "gemma3n": (256, 60),
     "gemma4": (256, 60),
     "gemma4_unified": (256, 60),
     "glm46v": (144, 74),

@@ -43,14 +43,17 @@ def ask_formats(vlm: Any) -> dict[str, str | None]:
     shift = ConstantShift(
         subtracted=torch.ones(1, vlm.hidden_size), alpha=1.0, blocks=(last,), scope="every_position"
     )
-    request = ExportRequest(
-        model=resolve_model(str(folder)),
-        config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
-        shift=shift,
-        origin=Origin(arm="CMRM"),
-        dtype="float32",
-        blocks=len(vlm.blocks),
-    )
+    try:
+        request = ExportRequest(
+            model=resolve_model(str(folder)),
+            config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+            shift=shift,
+            origin=Origin(arm="CMRM"),
+            dtype="float32",
+            blocks=len(vlm.blocks),
+        )
+    except UserError as error:
+        return dict.fromkeys(sorted(FORMATS.own), str(error))
     refused: dict[str, str | None] = {}
     for kind in sorted(FORMATS.own):
         chosen = FORMATS.make(kind)
@@ -71,7 +74,7 @@ def add_bias(vlm: Any) -> bool | None:
 
     block = vlm.blocks[-1]
     projection = dict(block.named_modules()).get("mlp.down_proj")
-    if not isinstance(projection, nn.Linear):
+    if not isinstance(projection, nn.Linear) or vlm.family.streams is not None:
         return None
     bias = torch.randn(vlm.hidden_size, generator=torch.Generator().manual_seed(0))
     outputs: list[torch.Tensor] = []

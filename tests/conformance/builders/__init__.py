@@ -37,6 +37,7 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
         "exaone4_5": qwen.build_exaone4_5,
         "fast_vlm": convolutional.build_fast_vlm,
         "gemma3": gemma.build_gemma3,
+        "gemma3n": gemma_later.build_gemma3n,
         "gemma4": gemma_later.build_gemma4,
         "gemma4_unified": gemma_later.build_gemma4_unified,
         "glm46v": glm.build_glm46v,

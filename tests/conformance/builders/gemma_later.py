@@ -1,4 +1,4 @@
-"""Tiny Gemma 4, and the Gemma 4 that has no tower."""
+"""Tiny Gemma 3n, Gemma 4, and the Gemma 4 that has no tower."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4Processor
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    Gemma3nAudioFeatureExtractor,
+    Gemma3nConfig,
+    Gemma3nForConditionalGeneration,
+    Gemma3nProcessor,
+    Gemma3nVisionConfig,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4Processor,
+    PreTrainedModel,
+    SiglipImageProcessorPil,
+)
+from transformers.modeling_outputs import BaseModelOutput
 
+from tests.conformance.builders.gemma import GEMMA3
 from tests.conformance.parts import TEXT, TOWER, make_tokenizer, save, token_ids
 
-PATCH, POOL = 4, 2
+SIDE, PATCH, POOL = 32, 4, 2
 
 GEMMA4 = (
     "{{ bos_token }}{% for message in messages %}{{ '<|turn>' + message['role'] + '\n' }}"
@@ -19,6 +34,76 @@ GEMMA4 = (
     "{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
+
+
+class PatchTower(PreTrainedModel):
+    """One convolution in place of MobileNet, which transformers takes from timm."""
+
+    config_class = Gemma3nVisionConfig
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: Gemma3nVisionConfig) -> None:
+        super().__init__(config)
+        self.patches = nn.Conv2d(3, config.hidden_size, kernel_size=SIDE // 4, stride=SIDE // 4)
+        self.places = nn.Parameter(torch.zeros(config.hidden_size, 4, 4))
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, **_options: Any) -> BaseModelOutput:
+        """[images, hidden, 4, 4] of square images."""
+        return BaseModelOutput(last_hidden_state=(self.patches(pixel_values) + self.places).tanh())
+
+
+def build_gemma3n(folder: Path) -> Path:
+    """Gemma 3n: four residual streams, inputs to each block of its own, and keys that later blocks share."""
+    AutoModel.register(Gemma3nVisionConfig, PatchTower, exist_ok=True)
+    words = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    media = ["<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_audio>", "<end_of_audio>",
+             "<audio_soft_token>"]  # fmt: skip
+    tokenizer = make_tokenizer(
+        words,
+        pad="<pad>",
+        bos="<bos>",
+        eos="<end_of_turn>",
+    )
+    text = len(tokenizer)
+    # Behind those of text: the model embeds them from tables of its own.
+    tokenizer.add_special_tokens({"additional_special_tokens": media})
+    names = ["boi_token", "eoi_token", "image_token", "boa_token", "eoa_token", "audio_token"]
+    tokenizer._set_model_specific_special_tokens(dict(zip(names, media, strict=True)))
+    ids = {
+        f"{name}_id": tokenizer.convert_tokens_to_ids(word) for name, word in zip(names, media, strict=True)
+    }
+    config = Gemma3nConfig(
+        text_config={
+            **TEXT, **token_ids(tokenizer), "head_dim": 8, "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": text,
+            "laurel_rank": 8, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        },
+        vision_config={"hidden_size": 32, "vocab_size": 3, "vocab_offset": text},
+        audio_config={
+            "hidden_size": 32, "vocab_size": 3, "vocab_offset": text + 3, "conf_num_attention_heads": 4,
+            "conf_num_hidden_layers": 1, "sscp_conv_channel_size": [4, 4], "input_feat_size": 16,
+        },
+        vision_soft_tokens_per_image=16,
+        tie_word_embeddings=False,
+        **ids,
+    )  # fmt: skip
+    processor = Gemma3nProcessor(
+        feature_extractor=Gemma3nAudioFeatureExtractor(feature_size=16),
+        image_processor=SiglipImageProcessorPil(
+            size={"height": SIDE, "width": SIDE},
+            image_mean=[0.0] * 3,
+            image_std=[1.0] * 3,
+            do_normalize=False,
+        ),
+        tokenizer=tokenizer,
+        image_seq_length=16,
+        chat_template=GEMMA3.replace("<start_of_image>", "<image_soft_token>"),
+    )
+    # A trained model does not answer with them.
+    return save(folder, Gemma3nForConditionalGeneration(config), processor, unsaid=list(ids.values()))
 
 
 def build_gemma4(folder: Path) -> Path:
