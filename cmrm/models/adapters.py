@@ -14,6 +14,7 @@ from typing import Any
 from cmrm.errors import UserError
 from cmrm.models.folder_json import read_settings
 from cmrm.models.folder_note import FolderNote
+from cmrm.models.load_lock import LOADING
 from cmrm.models.optional_packages import need_package
 from cmrm.models.pinning import Pinned, find_pin, pin
 from cmrm.models.template_files import TEMPLATE_FILE, find_template
@@ -88,7 +89,8 @@ def apply_adapter(model: Any, adapter: AdapterIdentity) -> None:
     need_package("peft", extra="adapters", field=FIELD)
     try:
         # Mismatched weights are refused here, by name; transformers only refers to what it has logged.
-        loaded = model.load_adapter(**_choose_source(adapter), ignore_mismatched_sizes=True)
+        with LOADING:
+            loaded = model.load_adapter(**_choose_source(adapter), ignore_mismatched_sizes=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _misfit(adapter, reason) from error

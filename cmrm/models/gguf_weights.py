@@ -17,6 +17,7 @@ from typing import Any
 
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 from cmrm.models.folder_note import FolderNote
+from cmrm.models.load_lock import LOADING
 from cmrm.models.optional_packages import need_package
 
 FIELD = "model.backbone_weights.gguf"
@@ -105,7 +106,7 @@ def load_backbone(model: Any, tokenizer: Any, file: GgufFile) -> FolderNote:
     try:
         reader = gguf.GGUFReader(file.path)
         tensors = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
-        with _alone(file.path) as place:
+        with _alone(file.path) as place, LOADING:
             config = AutoConfig.from_pretrained(**place)
             _compare_architectures(config, model.config.get_text_config(), tensors, file)
             _compare_tokens(reader, tokenizer, file)

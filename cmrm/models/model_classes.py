@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
+from cmrm.models.load_lock import LOADING
 from cmrm.models.remote_code import AUTO_MAP
 from cmrm.models.revision import ModelIdentity, read_config
 
@@ -23,7 +24,7 @@ class Classes:
 
     def outline(self, config: Any) -> Any:
         """Instantiate the model without weights, on the meta device."""
-        with torch.device("meta"):
+        with LOADING, torch.device("meta"):
             if self.model in (AutoModelForCausalLM, AutoModelForImageTextToText):
                 return self.model.from_config(config)
             return self.model(config)

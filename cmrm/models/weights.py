@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from cmrm.errors import UserError
+from cmrm.models.load_lock import LOADING
 from cmrm.models.memory import need_memory
 from cmrm.models.model_classes import Classes
 
@@ -118,16 +119,17 @@ def load_with_info(
         saved=saved,
         where=where,
     )
-    loaded: tuple[Any, dict[str, Any]] = classes.model.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        attn_implementation=config._attn_implementation,
-        use_safetensors=True,
-        output_loading_info=True,
-        **trust(trust_remote_code=trust_remote_code),
-        **placement,
-    )
+    with LOADING:
+        loaded: tuple[Any, dict[str, Any]] = classes.model.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=config._attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            **trust(trust_remote_code=trust_remote_code),
+            **placement,
+        )
     return loaded
 
 

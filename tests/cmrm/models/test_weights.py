@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+)
 
 from cmrm.datasets.clip import load_clip, resolve_clip
 from cmrm.errors import UserError
@@ -78,3 +88,39 @@ def test_weights_are_those_of_the_file_in_the_dtype_that_was_asked_for(
         tensor for name, tensor in model.named_parameters() if "language_model.layers.2.mlp.down_proj" in name
     )
     assert torch.equal(loaded, stored.to(getattr(torch, dtype)))
+
+
+def test_two_threads_load_one_after_the_other_and_models_stay_tied_after_it(
+    llava_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(llava_folder, LLAVA, attention=None)
+    make = LlavaForConditionalGeneration.__init__
+    second, together = Event(), list[bool]()
+
+    def make_slowly(self: LlavaForConditionalGeneration, *arguments: Any, **named: Any) -> None:
+        if not together:
+            # Of two that are here at once, the first would hear of the second.
+            together.append(True)
+            together[0] = second.wait(0.5)
+        second.set()
+        make(self, *arguments, **named)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "__init__", make_slowly)
+    settings: dict[str, Any] = {"dtype": "float32", "device": torch.device("cpu"), "where": "m"}
+    with ThreadPoolExecutor(2) as threads:
+        loads = [
+            threads.submit(load_weights, llava_folder, LLAVA, copy.deepcopy(config), **settings)
+            for _ in range(2)
+        ]
+        assert all(one.result() for one in loads)
+    assert together == [False]
+    tied = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=8,
+            intermediate_size=8,
+            num_attention_heads=2,
+            num_hidden_layers=1,
+            tie_word_embeddings=True,
+        )
+    )
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
