@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,6 +24,8 @@ UNKNOWN_BYTES = 4 << 30
 CGROUP = Path("/sys/fs/cgroup")
 # Floating-point weights take the dtype asked for; those of other types stay as they were saved.
 FLOATING = re.compile(r"B?F\d+")
+# So do the 8 and 4 bits of files that are quantized already, unless the CPU, which cannot multiply them, dequantizes.
+WIDE = re.compile(r"B?F(16|32|64)$")
 GIB = 1 << 30
 FIX = (
     "Give a smaller dtype (bfloat16, float16) or another device, or free some memory; a model of a spec also takes "
@@ -31,15 +34,23 @@ FIX = (
 
 
 def need_memory(
-    folder: Path, *, dtype: torch.dtype | None, device: torch.device, spread: bool, saved: int, where: str
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    spread: bool,
+    saved: int,
+    where: str,
+    cast: re.Pattern[str] = FLOATING,
 ) -> None:
     """Raise `UserError` if a checkpoint's weights need more memory than is free, saying how much of each.
 
-    `dtype` is that of the weights, None for as they were saved; `saved` are the bytes that quantization takes off;
-    `spread` says that accelerate may use all devices and the host's memory (`device_map`). `where` is how errors name
-    the checkpoint. What activations and the KV cache take comes on top, and batches are cut to it.
+    `dtype` is that of the weights whose type in the files `cast` matches, None for as they were saved; `saved` are the
+    bytes that quantization takes off; `spread` says that accelerate may use all devices and the host's memory
+    (`device_map`). `where` is how errors name the checkpoint. What activations and the KV cache take comes on top, and
+    batches are cut to it.
     """
-    need = count_weight_bytes(folder, dtype=dtype, where=where) - saved
+    need = count_weight_bytes(folder, dtype=dtype, where=where, cast=cast) - saved
     free, place = _measure_room(device, spread=spread)
     if need > free and (spread or device.type == "cpu"):
         _release_freed()
@@ -51,10 +62,18 @@ def need_memory(
     log.info("%s: its weights take %s; %s has %s free", where, _write(need), place, _write(free))
 
 
-def count_weight_bytes(folder: Path, *, dtype: torch.dtype | None, where: str) -> int:
+def choose_cast(config: Any, device: torch.device) -> re.Pattern[str]:
+    """Choose which types of weights in a checkpoint's files take the dtype asked for, by its config."""
+    quantized = getattr(config, "quantization_config", None) is not None
+    return WIDE if quantized and device.type != "cpu" else FLOATING
+
+
+def count_weight_bytes(
+    folder: Path, *, dtype: torch.dtype | None, where: str, cast: re.Pattern[str] = FLOATING
+) -> int:
     """Count the bytes of a checkpoint's weights in memory, by the headers of its files.
 
-    Raises as `find_weights` does.
+    Weights whose type there `cast` matches take `dtype`, unless that is None. Raises as `find_weights` does.
     """
     asked = None if dtype is None else 8 * dtype.itemsize
     total = 0
@@ -63,7 +82,7 @@ def count_weight_bytes(folder: Path, *, dtype: torch.dtype | None, where: str) -
             for name in file.keys():  # noqa: SIM118 # it is no mapping
                 tensor = file.get_slice(name)
                 kept = tensor.get_dtype()
-                bits = asked if asked is not None and FLOATING.match(kept) else _count_bits(kept)
+                bits = asked if asked is not None and cast.match(kept) else _count_bits(kept)
                 count = 1
                 for length in tensor.get_shape():
                     count *= length

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from cmrm.errors import UserError
 from cmrm.models.load_lock import LOADING
-from cmrm.models.memory import need_memory
+from cmrm.models.memory import choose_cast, need_memory
 from cmrm.models.model_classes import Classes
 
 # What transformers raises for a folder that cannot be loaded.
@@ -118,6 +118,7 @@ def load_with_info(
         spread=isinstance(placement.get("device_map"), str),
         saved=saved,
         where=where,
+        cast=choose_cast(config, device),
     )
     with LOADING:
         loaded: tuple[Any, dict[str, Any]] = classes.model.from_pretrained(

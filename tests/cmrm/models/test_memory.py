@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import cmrm.models.memory
 from cmrm.datasets.clip import load_clip, resolve_clip
 from cmrm.errors import UserError
 from cmrm.judges.checkpoint import load_checkpoint
 from cmrm.models.loading import load_model
-from cmrm.models.memory import count_weight_bytes, measure_free_bytes, need_memory
+from cmrm.models.memory import choose_cast, count_weight_bytes, measure_free_bytes, need_memory
+from cmrm.models.model_classes import Classes
 from cmrm.models.pinning import digest_folder
 from cmrm.models.revision import resolve_model
+from cmrm.models.weights import load_with_info
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -57,6 +59,37 @@ def test_numbers_that_are_not_floating_keep_their_size(tmp_path: Path) -> None:
     save_file(kept, tmp_path / "model.safetensors")
     assert count_weight_bytes(tmp_path, dtype=None, where="here") == sum(one.nbytes for one in kept.values())
     assert count_weight_bytes(tmp_path, dtype=torch.float16, where="here") == 3 * 5 * 8 + 7 * 2 + 4 + 6 * 2
+
+
+def test_eight_bits_of_a_quantized_checkpoint_stay_on_a_gpu_and_are_dequantized_on_a_cpu(
+    tmp_path: Path,
+) -> None:
+    kept = {"a": torch.zeros(6, dtype=torch.float8_e4m3fn), "b": torch.zeros(7, dtype=torch.float32)}
+    save_file(kept, tmp_path / "model.safetensors")
+    plain, quantized = PreTrainedConfig(), PreTrainedConfig(quantization_config={"quant_method": "fp8"})
+
+    def count(config: PreTrainedConfig, device: str) -> int:
+        cast = choose_cast(config, torch.device(device))
+        return count_weight_bytes(tmp_path, dtype=torch.bfloat16, where="here", cast=cast)
+
+    assert count(quantized, "cuda") == 6 * 1 + 7 * 2
+    assert count(quantized, "cpu") == count(plain, "cuda") == 6 * 2 + 7 * 2
+
+
+@pytest.mark.usefixtures("_unread")
+def test_a_quantized_checkpoint_that_fits_into_a_gpu_as_it_is_saved_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"a": torch.zeros(6, dtype=torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    config = PreTrainedConfig(quantization_config={"quant_method": "fp8"})
+    classes = Classes(config=PreTrainedConfig, model=PreTrainedModel)
+    given: dict[str, Any] = {"dtype": "bfloat16", "device": torch.device("cuda"), "where": "m"}
+    free(monkeypatch, cuda=6)
+    with pytest.raises(AssertionError, match="weights were read"):
+        load_with_info(tmp_path, classes, config, **given)
+    free(monkeypatch, cuda=5)
+    with pytest.raises(UserError, match="needs"):
+        load_with_info(tmp_path, classes, config, **given)
 
 
 @pytest.mark.usefixtures("_unread")
