@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,7 @@ from cmrm.errors import UserError
 from cmrm.prompts.data_uri import to_png_uri
 from cmrm.prompts.meaningless_images import MeaninglessImage
 from storage.records.manifest import Manifest
+from tasks.report.model_names import shorten_models
 from tasks.report.summary import StimulusSummary
 from tasks.shards.stimuli import STIMULI, VIEW
 
@@ -32,10 +33,11 @@ def draw_stimuli(responses: Iterable[Manifest], stimuli: Sequence[StimulusSummar
     """Show each meaningless image of answers as the model's vision tower gets it, with its figures in words.
 
     Answers of earlier releases have no such picture: their images are drawn from the recipe, and those without a recipe
-    are passed over. Images that look the same are shown once.
+    are passed over. Images that look the same are shown once, with the models that saw them where others saw another.
     """
     seen = {(one.model, one.image): one for one in stimuli}
     pictures: dict[str, StimulusPicture] = {}
+    seen_by: dict[str, set[str]] = {}
     for manifest in responses:
         condition, recipe = manifest.content.get("condition"), manifest.content.get("image")
         stimulus = seen.get((manifest.content.get("name", ""), condition or ""))
@@ -47,8 +49,20 @@ def draw_stimuli(responses: Iterable[Manifest], stimuli: Sequence[StimulusSummar
         except (UserError, TypeError, ValueError):
             continue  # a control, or the recipe of another release
         picture = _show_view(image, stimulus, seen_here.get(VIEW)) or _draw(image, stimulus)
-        pictures.setdefault(picture.uri + picture.caption, picture)
-    return list(pictures.values())
+        look = picture.uri + picture.caption
+        pictures.setdefault(look, picture)
+        seen_by.setdefault(look, set()).add(stimulus.model)
+    names = shorten_models(list(dict.fromkeys(one.model for one in stimuli)))
+    return [
+        picture
+        if len(seen_by[look]) == len(names)
+        else replace(picture, caption=f"{picture.caption}; {_list_models(names, seen_by[look])}")
+        for look, picture in pictures.items()
+    ]
+
+
+def _list_models(names: Mapping[str, str], models: Container[str]) -> str:
+    return "shown to " + ", ".join(short for model, short in names.items() if model in models)
 
 
 def _show_view(

@@ -20,6 +20,10 @@ RED = to_png_uri(Image.new("RGB", (8, 4), "red"))
 
 
 def draw(seen: dict[str, Any]) -> list[StimulusPicture]:
+    return draw_all({"m": seen})
+
+
+def draw_all(seen_by: dict[str, dict[str, Any]]) -> list[StimulusPicture]:
     figures: dict[str, Any] = {
         "width": 64,
         "height": 64,
@@ -30,17 +34,22 @@ def draw(seen: dict[str, Any]) -> list[StimulusPicture]:
         "tokens": 4,
         "distinct": 4,
     }
-    manifest = Manifest(
-        stage="generate",
-        key="0" * 64,
-        schema_version=1,
-        files=(),
-        content={"condition": "blank", "name": "m", "image": asdict(BLANK)},
-        provenance={"stimuli": {"blank": {**figures, **seen}}},
-        created_at="2026-01-01T00:00:00+00:00",
-    )
-    summary = StimulusSummary(model="m", image="blank", size_from="family", **figures)
-    return draw_stimuli([manifest, manifest], [summary])
+    manifests = [
+        Manifest(
+            stage="generate",
+            key="0" * 64,
+            schema_version=1,
+            files=(),
+            content={"condition": "blank", "name": model, "image": asdict(BLANK)},
+            provenance={"stimuli": {"blank": {**figures, **seen}}},
+            created_at="2026-01-01T00:00:00+00:00",
+        )
+        for model, seen in seen_by.items()
+    ]
+    summaries = [
+        StimulusSummary(model=model, image="blank", size_from="family", **figures) for model in seen_by
+    ]
+    return draw_stimuli(manifests * 2, summaries)
 
 
 def read(picture: StimulusPicture) -> Image.Image:
@@ -60,6 +69,16 @@ def test_answers_of_an_earlier_release_show_the_image_as_it_was_before_the_proce
     (picture,) = draw({})
     assert read(picture).getcolors() == [(64 * 64, (255, 255, 255))]
     assert "64 × 64 pixels, before the processor" in picture.caption
+
+
+def test_a_picture_says_which_models_it_was_shown_to_where_others_were_shown_another() -> None:
+    blue = to_png_uri(Image.new("RGB", (8, 4), "blue"))
+    views = [{"view": {"uri": uri, "shown": 1, "tiles": 1}} for uri in (RED, blue)]
+    first, second = draw_all({"a@1": views[0], "b@1": views[1], "c@1": views[0]})
+    assert first.caption.endswith("; shown to a, c")
+    assert second.caption.endswith("; shown to b")
+    (same,) = draw_all({"a@1": views[0], "b@1": views[0]})
+    assert "shown to" not in same.caption
 
 
 def test_an_address_in_a_manifest_is_never_put_on_the_page() -> None:
