@@ -29,8 +29,10 @@ from cmrm.models.devices import (
     refuse_disk,
 )
 from cmrm.models.families import Attention, Family, get_family
+from cmrm.models.folder_examination import examine_folder
+from cmrm.models.folder_note import FolderNote
 from cmrm.models.forward_arguments import count_positions, fewest_logits
-from cmrm.models.loading import CODE_ERRORS, Dtype, explain_failure, place_weights
+from cmrm.models.loading import CODE_ERRORS, Dtype, explain_failure, place_weights, tell
 from cmrm.models.model_classes import Classes, find_classes
 from cmrm.models.modules import find_image_token, find_medium_tokens, list_special_tokens
 from cmrm.models.oom import is_out_of_memory
@@ -38,7 +40,7 @@ from cmrm.models.quantization import Quantization, compute_in_own_dtype
 from cmrm.models.revision import ModelIdentity
 from cmrm.models.text_models import FIELD, Template
 from cmrm.models.vlm import NO_TOKEN, VisionLanguageModel, keep_token_rules, render
-from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
+from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, trust
 from cmrm.prompts.conditions import Prompt
 
 # Types whose decoders were tested to take a shared KV cache, positions and 4-D masks; for others `generate` answers.
@@ -139,7 +141,7 @@ def load_text_backbone(
     try:
         classes = Classes(config=AutoConfig, model=AutoModelForCausalLM)
         config = load_config(identity.folder, classes, attention=attn_implementation)
-        model = load_weights(
+        model, unread = load_telling_unread(
             identity.folder,
             classes,
             config,
@@ -169,9 +171,10 @@ def load_text_backbone(
     if chosen.type == "cpu":
         keep_freed_memory()
     own_weights(model)
-    loaded = _prepare(identity, model.eval(), shown, kept=kept)
+    loaded = _prepare(identity, model.eval(), shown, own=tokenizer, kept=kept)
     _check_prompt(loaded, tokenizer, where=identity.id)
-    return loaded
+    asked = prompts.folder if template == "model" else None
+    return tell(loaded, examine_folder(loaded, identity.folder, unread=unread, prompts=asked), identity)
 
 
 def _show_own(identity: ModelIdentity, model: Any, tokenizer: Any) -> Shown:
@@ -214,14 +217,16 @@ def _show_as(prompts: ModelIdentity, family: Family) -> Shown:
 
 
 def _prepare(
-    identity: ModelIdentity, model: Any, shown: Shown, *, kept: Sequence[str]
+    identity: ModelIdentity, model: Any, shown: Shown, *, own: Any, kept: Sequence[str]
 ) -> VisionLanguageModel:
     decoder = model.get_decoder()
     path = _find_path(model, decoder, where=identity.id)
     tokenizer = shown.processor.tokenizer
     tokenizer.padding_side = "left"
-    _choose_padding(tokenizer, model.get_input_embeddings().num_embeddings, where=identity.id)
+    rows = model.get_input_embeddings().num_embeddings
+    padding = _choose_padding(tokenizer, rows, where=identity.id)
     model.generation_config = keep_token_rules(shown.rules)
+    special = list_special_tokens(shown.processor, shown.medium_tokens - {NO_TOKEN})
     return VisionLanguageModel(
         model=model,
         processor=shown.processor,
@@ -241,9 +246,11 @@ def _prepare(
         image_only_blocks=frozenset(),
         image_token_id=shown.image_token_id,
         medium_tokens=shown.medium_tokens,
-        special_tokens=list_special_tokens(shown.processor, shown.medium_tokens - {NO_TOKEN}),
+        special_tokens=special,
         kept_tokens={tokenizer.convert_tokens_to_ids(token): token for token in kept},
+        notes=(padding,),
         text_only=True,
+        unknown_tokens=_list_unknown(tokenizer, own, rows) - special,
     )
 
 
@@ -263,18 +270,27 @@ def _find_path(model: Any, decoder: nn.Module, *, where: str) -> str:
     return min(found, key=lambda name: name.count("."))
 
 
-def _choose_padding(tokenizer: Any, rows: int, *, where: str) -> None:
+def _list_unknown(shown: Any, own: Any, rows: int) -> frozenset[str]:
+    """List the tokens of the tokenizer `shown` that are others to the backbone's `own`, or have none of its `rows`."""
+    added = shown.get_added_vocab().items()
+    return frozenset(
+        token for token, number in added if number >= rows or own.convert_ids_to_tokens(number) != token
+    )
+
+
+def _choose_padding(tokenizer: Any, rows: int, *, where: str) -> FolderNote:
     """Choose a padding token that the backbone has an embedding for: a vision-language model adds tokens beyond it.
 
     Padding is masked, so which token it is changes nothing.
     """
     if tokenizer.pad_token is not None and tokenizer.pad_token_id < rows:
-        return
+        return FolderNote(about="padding", text=f"{tokenizer.pad_token} ({tokenizer.pad_token_id})")
     for name in ("eos_token", "bos_token", "unk_token"):
         token = getattr(tokenizer, name, None)
         if token is not None and tokenizer.convert_tokens_to_ids(token) < rows:
             tokenizer.pad_token = token
-            return
+            text = f"the embedding has no row for the pad_token; its {name} {token} ({tokenizer.pad_token_id}) is used"
+            return FolderNote(about="padding", text=text)
     raise UserError(
         f"{FIELD}.id: {where!r} has no embedding of any token that batches could be padded with; give the language "
         "model that the vision-language model was made from."

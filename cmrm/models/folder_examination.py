@@ -14,11 +14,12 @@ from cmrm.models.weight_files import describe_weights
 
 
 def examine_folder(
-    vlm: VisionLanguageModel, folder: Path, *, unread: Collection[str]
+    vlm: VisionLanguageModel, folder: Path, *, unread: Collection[str], prompts: Path | None = None
 ) -> Iterator[FolderNote]:
     """Tell what a model was made of, and warn of what may be wrong, in one line each.
 
-    `unread` are weights of the files for which the model has no place.
+    `unread` are weights of the files for which the model has no place. `prompts` is the folder that its tokenizer and
+    template are from, if another.
     """
     yield from _tell("weights", *describe_weights(folder))
     if unread:
@@ -29,12 +30,13 @@ def examine_folder(
             "the one that was trained. Check that config.json belongs to these weights.",
             warning=True,
         )
-    yield from _tell("chat template", *describe_template(folder, family=vlm.family.template))
+    asked = prompts or folder
+    yield from _tell("chat template", *describe_template(asked, family=vlm.family.template))
     tokenizer = vlm.processor.tokenizer
     yield from note_vocabulary(vlm.model, tokenizer)
-    yield from note_text_padding(tokenizer, folder)
+    yield from note_text_padding(tokenizer, asked)
     yield from note_stop_tokens(vlm.model, vlm.processor, vlm.template)
-    for fault in find_tokenizer_faults(vlm, folder):
+    for fault in find_tokenizer_faults(vlm, asked):
         yield FolderNote(about="tokenizer", text=fault, warning=True)
 
 

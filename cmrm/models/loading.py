@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -124,11 +124,17 @@ def load_model(
     own_weights(model)
     vlm = prepare(model.eval(), processor, where=identity.id, family=family, kept=kept)
     check_folder(vlm, where=identity.id)
-    vlm = replace(vlm, notes=(*vlm.notes, *examine_folder(vlm, identity.folder, unread=unread), *laid))
+    return tell(vlm, [*examine_folder(vlm, identity.folder, unread=unread), *laid], identity)
+
+
+def tell(
+    vlm: VisionLanguageModel, notes: Iterable[FolderNote], identity: ModelIdentity
+) -> VisionLanguageModel:
+    """Add what a model's folder has to tell to its notes, and log them, warnings as such."""
+    vlm = replace(vlm, notes=(*vlm.notes, *notes))
     for note in vlm.notes:
-        log.log(
-            logging.WARNING if note.warning else logging.DEBUG, "model.id: %r: %s", identity.id, note.text
-        )
+        level = logging.WARNING if note.warning else logging.DEBUG
+        log.log(level, "%s.id: %r: %s", identity.field, identity.id, note.text)
     return vlm
 
 

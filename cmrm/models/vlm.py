@@ -71,7 +71,8 @@ class VisionLanguageModel:
     `medium_tokens` are the ids of the placeholders of images, video and sound. `kept_tokens` are special tokens that
     answers keep as text, by id: the marks around what a model thinks. `notes` are what its files have to tell, warnings
     among them. `admission` says how a derived row came to be used; None for a row of a table, a spec or a package.
-    `text_only` is true of a text-only model in its place, which is shown no image (`cmrm.models.backbone`).
+    `text_only` is true of a text-only model in its place, which is shown no image (`cmrm.models.backbone`); its
+    `unknown_tokens` are those of the tokenizer, as text, that mean something else to it or nothing.
 
     >>> import cmrm
     >>> vlm = cmrm.load_model("organism", dtype="float32", device="cpu")
@@ -95,6 +96,7 @@ class VisionLanguageModel:
     notes: tuple[FolderNote, ...] = ()
     admission: Admission | None = None
     text_only: bool = False
+    unknown_tokens: frozenset[str] = frozenset()
 
     @property
     def hidden_size(self) -> int:
@@ -188,12 +190,13 @@ def decode_answer(vlm: VisionLanguageModel, tokens: Sequence[int]) -> str:
 
 
 def find_special_token(vlm: VisionLanguageModel, prompt: Prompt) -> str | None:
-    """Return a special token that occurs as plain text in the prompt, or None.
+    """Return a special token, or one unknown to the model, that occurs as plain text in the prompt, or None.
 
-    Such a text would be read as an image placeholder or a change of speaker; the stages quarantine the row instead.
+    Such a text would be read as an image placeholder, a change of speaker, or an embedding that stands for nothing; the
+    stages quarantine the row instead.
     """
     text = f"{prompt.system or ''}\n{prompt.text}"
-    return min((token for token in vlm.special_tokens if token in text), default=None)
+    return min((token for token in vlm.special_tokens | vlm.unknown_tokens if token in text), default=None)
 
 
 def render(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> BatchFeature:

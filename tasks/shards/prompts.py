@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import BatchFeature
 
+    from cmrm.models.vlm import VisionLanguageModel
     from cmrm.prefix.image_prompts import ImageRendering
     from cmrm.prefix.renderer import Renderer
 
 
 CONTROL_TOKEN = "the text holds {token}, which this model reads as a control token; remove it from the data"
+UNKNOWN_TOKEN = (
+    "the text holds {token}, a token of the model whose prompts this one is shown, which does not know it; remove it "
+    "from the data"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def prepare_batch(
     for stored in batch:
         prompt = showing.show(stored, condition)
         if token := find_special_token(renderer.vlm, prompt):
-            reasons[stored.sample.id] = CONTROL_TOKEN.format(token=repr(token))
+            reasons[stored.sample.id] = _explain_token(renderer.vlm, token)
             continue
         asked.append(stored)
         prompts.append(prompt)
@@ -150,7 +155,7 @@ def render_apart(renderer: Renderer, prompts: Sequence[Prompt]) -> OwnPrompts:
     from cmrm.models.vlm import find_special_token
 
     found = [find_special_token(renderer.vlm, prompt) for prompt in prompts]
-    reasons = {row: CONTROL_TOKEN.format(token=repr(token)) for row, token in enumerate(found) if token}
+    reasons = {row: _explain_token(renderer.vlm, token) for row, token in enumerate(found) if token}
     asked = [row for row in range(len(prompts)) if row not in reasons]
     rendered = renderer.render([prompts[row] for row in asked]) if asked else None
     if rendered is not None:
@@ -171,3 +176,7 @@ def quarantine_row(stored: StoredSample, *, stage: str, reason: str) -> dict[str
         "reason": reason,
         "raw": sample.question[:500],
     }
+
+
+def _explain_token(vlm: VisionLanguageModel, token: str) -> str:
+    return (UNKNOWN_TOKEN if token in vlm.unknown_tokens else CONTROL_TOKEN).format(token=repr(token))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from cmrm.decoding.api import answer, why_apart
@@ -20,7 +21,7 @@ from cmrm.errors import UserError
 from cmrm.models.backbone import SHARING, load_text_backbone
 from cmrm.models.revision import resolve_model
 from cmrm.models.text_models import choose_prompts, resolve_text_model
-from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel, find_special_token, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import embed
 from tests.text_models import TEXT_TEMPLATE, save_text_model, take_language_model
@@ -150,6 +151,45 @@ def test_padding_beyond_the_text_models_vocabulary_changes_no_answer(
     processor.save_pretrained(llava)
     assert choose_prompts("auto", resolve_text_model(str(same_folder)), llava) == "model"
     assert ask(load(same_folder, llava), PROMPTS) == ask(load(same_folder, llava_folder), PROMPTS)
+
+
+def test_a_token_that_the_text_model_does_not_know_is_found_in_texts(
+    vlm: VisionLanguageModel, llava_folder: Path, same_folder: Path, tmp_path: Path
+) -> None:
+    llava = shutil.copytree(llava_folder, tmp_path / "llava")
+    processor = AutoProcessor.from_pretrained(llava)
+    processor.tokenizer.add_tokens(["<tool>"])
+    processor.save_pretrained(llava)
+    backbone = load(same_folder, llava)
+    assert backbone.unknown_tokens == {"<tool>"}
+    assert find_special_token(backbone, Prompt(text="what is <tool> for?")) == "<tool>"
+    assert find_special_token(backbone, Prompt(text="what is a tool for?")) is None
+    assert load(same_folder, llava_folder).unknown_tokens == vlm.unknown_tokens == frozenset()
+
+
+def test_its_notes_tell_its_own_weights_and_whose_template_it_is_asked_by(
+    llava_folder: Path, same_folder: Path, tmp_path: Path
+) -> None:
+    def tell(folder: Path, template: str) -> dict[str, str]:
+        return {note.about: note.text for note in load(folder, llava_folder, template=template).notes}
+
+    shown = {"padding": "<pad> (0)", "weights": "model.safetensors", "stop tokens": "</s> (2)"}
+    told = tell(same_folder, "model")
+    assert told == {**shown, "chat template": "chat_template.jinja"}
+    own = shutil.copytree(same_folder, tmp_path / "own")
+    settings = json.loads((own / "tokenizer_config.json").read_text())
+    (own / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEXT_TEMPLATE}))
+    assert tell(own, "own") == {**shown, "chat template": "tokenizer_config.json"}
+
+
+def test_weights_without_a_place_in_the_text_model_are_warned_of(
+    llava_folder: Path, same_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(same_folder, tmp_path / "text")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "extra.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    (warned,) = [note for note in load(folder, llava_folder).notes if note.warning]
+    assert "no place for, extra.weight" in warned.text
 
 
 def test_the_doctor_checks_what_reading_and_answering_text_rests_on(
