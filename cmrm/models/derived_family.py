@@ -144,7 +144,15 @@ def _derive(outline: VisionLanguageModel) -> Family:
 
 def _trace(outline: VisionLanguageModel, prompt: Prompt) -> _Trace:
     """Generate one token, and record what the decoder did with the prompt: this is how answers are made."""
-    inputs = render(outline, [prompt])
+    kind = "a text" if prompt.image is None else "an image"
+    try:
+        inputs = render(outline, [prompt])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UnderivableError(
+            "answering", f"its processor cannot prepare {kind}: {_first_line(error)}"
+        ) from error
     trace = _Trace(ids=inputs["input_ids"][0].tolist())
 
     def note(path: str, number: int) -> Any:
@@ -175,10 +183,14 @@ def _trace(outline: VisionLanguageModel, prompt: Prompt) -> _Trace:
         with hooked(watching), hooked(heard):
             outline.model.generate(**inputs, max_new_tokens=1, do_sample=False)
     except Exception as error:
-        kind = "a text" if prompt.image is None else "an image"
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnderivableError("answering", f"the model cannot answer {kind}: {said[:200]}") from error
+        raise UnderivableError(
+            "answering", f"the model cannot answer {kind}: {_first_line(error)}"
+        ) from error
     return trace
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _find_blocks(outline: VisionLanguageModel, shown: _Trace, alone: _Trace) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlavaProcessor
 from transformers.models.llama.modeling_llama import LlamaModel
 
 import cmrm.doctor.admission
@@ -96,6 +98,23 @@ def test_a_model_that_cannot_be_read_or_steered_is_refused_by_the_check_that_it_
 ) -> None:
     with pytest.raises(UserError, match=f"fails the check “{check}”: "):
         admit_invented(vlm, kind)
+
+
+def test_a_processor_that_demands_an_image_is_named_in_the_refusal(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = LlavaProcessor.__call__
+
+    def demand(self: LlavaProcessor, images: Any = None, **given: Any) -> Any:
+        if images is None:
+            raise ValueError("no images were given, or none that can be read")
+        return call(self, images=images, **given)
+
+    monkeypatch.setattr(LlavaProcessor, "__call__", demand)
+    with pytest.raises(
+        UserError, match="fails the check “answering”: its processor cannot prepare a text: no images"
+    ):
+        derive(vlm)
 
 
 @pytest.mark.parametrize("kind", [ColumnPositions, MeanOfBatch])
