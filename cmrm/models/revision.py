@@ -13,6 +13,7 @@ from typing import Any
 
 from cmrm.errors import UserError
 from cmrm.models.families import find_family, get_family
+from cmrm.models.folder_json import need_whole_settings
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
 from cmrm.models.vision_types import is_image_text_type, takes_images
@@ -95,6 +96,7 @@ def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:
             f"{identity.model_type!r}) has no vision_config. Give a model that takes images, such as "
             "llava-hf/llava-1.5-7b-hf."
         )
+    need_whole_settings(identity.folder, where=f"model.id: {identity.id!r}")
     need_safetensors(identity.folder, where=f"model.id: {identity.id!r}")
 
 

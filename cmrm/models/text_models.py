@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cmrm.errors import UserError
+from cmrm.models.folder_json import need_whole_settings
 from cmrm.models.pinning import find_pin, pin
 from cmrm.models.revision import ModelIdentity, need_safetensors, read_config
 from cmrm.models.template_files import find_template
@@ -47,6 +48,7 @@ def resolve_text_model(model_id: str, *, revision: str = "main") -> ModelIdentit
             f"{where} holds an adapter (adapter_config.json). Merge it into the model that it was made for, and give "
             "the folder of the merged model."
         )
+    need_whole_settings(folder, where=where)
     need_safetensors(folder, where=where)
     return ModelIdentity(
         id=model_id,
