@@ -36,6 +36,8 @@ from cmrm.prompts.meaningless_images import noise_image
 
 # Large enough for every processor and for several positions under M-RoPE, small enough to take no time.
 IMAGE_SIZE = 64
+# How many times as wide as high the other of two images is.
+WIDE = 3
 QUESTIONS = ("What is it?", "Name every colour that can be seen here, one after the other.")
 # Positions by which the text is moved to see whether the decoder heeds them.
 GAP = 9
@@ -135,6 +137,7 @@ def _derive(outline: VisionLanguageModel) -> Family:
     )
     prompts = [Prompt(text=question, image=images[0]), Prompt(text=question)]
     vlm = replace(vlm, family=_find_positions(vlm, prompts, [shown, alone], path))
+    vlm = replace(vlm, family=replace(vlm.family, tiles_together=_takes_tiles_together(vlm)))
     return replace(
         vlm.family,
         gaps=embedded and _heeds_gaps(vlm, prompts),
@@ -385,6 +388,42 @@ def _heeds_gaps(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> bool:
         return False
     last = max(near)
     return float(_compare(far[last], near[last]).max()) > _tolerance(near[last])
+
+
+def draw_two_sizes() -> list[Prompt]:
+    """Draw prompts with images that processors which make tiles cut into different numbers of them."""
+    wide = noise_image(size=WIDE * IMAGE_SIZE, seed=1).crop((0, 0, WIDE * IMAGE_SIZE, IMAGE_SIZE))
+    images = (noise_image(size=IMAGE_SIZE, seed=0), wide)
+    return [Prompt(text=text, image=image) for text, image in zip(QUESTIONS, images, strict=True)]
+
+
+def _takes_tiles_together(vlm: VisionLanguageModel) -> bool:
+    """Whether images of two sizes can be rendered in one batch; if not, joined rows must have the states of each."""
+    prompts = draw_two_sizes()
+    joined = replace(vlm, family=replace(vlm.family, tiles_together=False))
+    try:
+        alone = [_read(vlm, [prompt]) for prompt in prompts]
+    except Exception:  # noqa: BLE001 # an image that is refused by itself costs no other row
+        return True
+    try:
+        render(vlm, prompts)
+    except Exception:  # noqa: BLE001 # whatever a processor raises
+        try:
+            together = _read(joined, prompts)
+            singly = [_read(joined, [prompt]) for prompt in prompts]
+        except Exception:  # noqa: BLE001 # what it makes cannot be joined: the checks leave one prompt at a time
+            return True
+        return not all(_equal(together, number, one) for number, one in enumerate(alone)) or not all(
+            _equal(one, 0, other) for one, other in zip(singly, alone, strict=True)
+        )
+    return True
+
+
+def _equal(states: Mapping[int, Tensor], number: int, alone: Mapping[int, Tensor]) -> bool:
+    """Whether a row of a batch has at every block the states of a prompt that was read alone."""
+    return states.keys() == alone.keys() and all(
+        float(_compare(made[number], alone[block][0])) <= _tolerance(made) for block, made in states.items()
+    )
 
 
 def _takes_mixed_batches(vlm: VisionLanguageModel, image: Any) -> bool:

@@ -39,8 +39,11 @@ def takes_images(config: Mapping[str, Any]) -> bool:
 
 def is_image_text_type(model_type: str) -> bool:
     """Whether transformers has an image-text-to-text model of a type, its own or one that this process registered."""
-    if model_type in list_image_text_types():
-        return True
+    return model_type in list_image_text_types() or is_registered(model_type)
+
+
+def is_registered(model_type: str) -> bool:
+    """Whether this process registered an image-text-to-text class of its own for a type."""
     loaded = sys.modules.get("transformers.models.auto.modeling_auto")
     registered = getattr(getattr(loaded, MAPPING, None), "_extra_content", {})
     return any(getattr(config, "model_type", None) == model_type for config in registered)

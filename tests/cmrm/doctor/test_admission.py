@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from transformers import LlavaProcessor
 from transformers.models.llama.modeling_llama import LlamaModel
 
 import cmrm.doctor.admission
+import cmrm.prefix.planner
 from cmrm.decoding.api import generate
 from cmrm.doctor import CHECKS
 from cmrm.doctor.admission import admit, describe_admission, load_admitted
-from cmrm.errors import UserError
+from cmrm.errors import ModelChangedError, UserError
 from cmrm.models.derived_family import derive_model
 from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
@@ -35,12 +37,14 @@ from tests.invented_types import (
     MeanOfBatch,
     PrefixLm,
     SumBetween,
+    TarsierText,
     TupleBlocks,
     invent,
     put_in_experts,
     register_tarsier,
     save_tarsier,
 )
+from tests.own_code import bring_code
 
 SHARED = "prompts share prefixes"
 SHARED_TEXT = "prompts without an image share prefixes"
@@ -212,9 +216,7 @@ def tarsier(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return save_tarsier(llava_folder, tmp_path / "tarsier")
 
 
-def test_an_invented_type_equals_its_listed_twin(
-    sound: VisionLanguageModel, tarsier: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invented_type_equals_its_listed_twin(sound: VisionLanguageModel, tarsier: Path) -> None:
     own = load_admitted(resolve_model(str(tarsier)), dtype="float32", device="cpu")
     assert own.family.blocks == "tree.branches"
     assert own.admission is not None
@@ -231,38 +233,90 @@ def test_an_invented_type_equals_its_listed_twin(
     for part in ("is in no table", "blocks 'tree.branches'", "attention by sdpa", SHARED):
         assert part in said
     assert describe_admission(sound) == ""
-    # The second time, the outcome is there.
-    monkeypatch.setattr(cmrm.doctor.admission, "admit", None)
-    again = load_admitted(resolve_model(str(tarsier)), dtype="float32", device="cpu")
-    assert (again.family, again.admission) == (own.family, own.admission)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_an_outcome_that_is_not_whole_is_made_again(
-    tarsier: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
-) -> None:
+@pytest.fixture
+def turned(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a type that no table lists, which brings its own code."""
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
     # One check is enough to see whether it was asked.
     monkeypatch.setattr(
         cmrm.doctor.admission, "CHECKS", [one for one in CHECKS if one.name == "decoder blocks"]
     )
-    identity = resolve_model(str(tarsier))
-    first = load_admitted(identity, dtype="float32", device="cpu")
+    return bring_code(Path(shutil.copytree(llava_folder, tmp_path / "turned")))
+
+
+def load_turned(folder: Path) -> VisionLanguageModel:
+    return load_admitted(resolve_model(str(folder), trust_remote_code=True), dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "changed", "gone"])
+def test_an_outcome_is_kept_and_made_again_where_it_is_not_whole(
+    turned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    first = load_turned(turned)
     (file,) = (tmp_path / "cache" / "examined").iterdir()
     text = file.read_text()
     if damage == "cut":
         file.write_text(text[:-9])
     elif damage == "changed":
-        assert text.count('"tree.branches"') == 1
-        file.write_text(text.replace('"tree.branches"', '"tree"'))
-    else:
+        assert text.count('"layers"') == 1
+        file.write_text(text.replace('"layers"', '"norm"'))
+    elif damage == "gone":
         file.unlink()
     asked = []
     monkeypatch.setattr(
         cmrm.doctor.admission, "admit", lambda vlm, *, where: asked.append(where) or admit(vlm, where=where)
     )
-    assert load_admitted(identity, dtype="float32", device="cpu").family == first.family
-    assert asked == [str(tarsier)]
+    again = load_turned(turned)
+    assert (again.family, again.admission) == (first.family, first.admission)
+    assert asked == ([] if damage == "none" else [str(turned)])
     assert file.read_text() == text
+
+
+def test_no_outcome_is_kept_of_files_that_changed_meanwhile(
+    turned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def change(vlm: VisionLanguageModel, *, where: str) -> VisionLanguageModel:
+        (turned / "turning.py").write_text("def turn(logits):\n    return 2 * logits\n")
+        return admit(vlm, where=where)
+
+    monkeypatch.setattr(cmrm.doctor.admission, "admit", change)
+    with pytest.raises(ModelChangedError):
+        load_turned(turned)
+    assert not (tmp_path / "cache" / "examined").exists()
+
+
+def move_by_mean(text: TarsierText, **given: Any) -> Any:
+    """Run a language model whose rows depend on their batch."""
+    embedded = given["inputs_embeds"]
+    moved = embedded + embedded.mean(dim=0, keepdim=True)
+    return LlamaModel.forward(text, **given | {"inputs_embeds": moved})
+
+
+def test_a_class_that_the_process_registered_is_examined_each_time(
+    tarsier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cmrm.doctor.admission, "CHECKS", [])
+    ways = []
+    for forward in (TarsierText.forward, move_by_mean):
+        # As a user edits it between two processes: no file of the model tells that.
+        monkeypatch.setattr(TarsierText, "forward", forward)
+        own = load_admitted(resolve_model(str(tarsier)), dtype="float32", device="cpu")
+        assert own.admission is not None
+        ways.append(own.admission.way)
+    assert ways == [SHARED, ALONE]
+    assert own.admission.reason.startswith("check “batch, images of two sizes”: ")
+
+
+def test_a_row_does_not_say_that_prefixes_are_shared_where_they_never_are(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cmrm.prefix.planner, "MASKED", ("eager",))
+    admission = admit(derive(vlm), where="tiny").admission
+    assert admission is not None
+    assert admission.way == PLAIN
+    assert admission.reason.startswith("attention is computed by sdpa")
 
 
 def test_other_software_other_options_and_other_weights_are_examined_anew(
@@ -289,14 +343,11 @@ def test_other_software_other_options_and_other_weights_are_examined_anew(
 
 
 def test_where_nothing_can_be_kept_the_model_is_used_all_the_same(
-    tarsier: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    turned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        cmrm.doctor.admission, "CHECKS", [one for one in CHECKS if one.name == "decoder blocks"]
-    )
     (tmp_path / "file").touch()
     monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "file"))
-    assert load_admitted(resolve_model(str(tarsier)), dtype="float32", device="cpu").admission is not None
+    assert load_turned(turned).admission is not None
 
 
 def test_a_type_without_a_row_is_not_loaded_unexamined(tarsier: Path) -> None:
