@@ -18,7 +18,7 @@ EXAMPLE_ROW = "{blocks: layers, image_token: image_token_id}"
 PAGE = "docs/models.md under “A type that is not in the table”"
 
 # Raised when a change of what is derived from a model without a row changes states or answers: it is part of keys.
-RULES = 1
+RULES = 2
 
 # LLaVA-1.5's own size, at which all types but LLaVA-NeXT pad nothing.
 IMAGE_SIZE = 336
@@ -127,7 +127,14 @@ _ROWS = (
     Family(model_type="cohere2_vision", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="deepseek_vl", blocks="layers", image_token="image_token_id", shares="all"),
     Family(model_type="deepseek_vl_hybrid", blocks="layers", image_token="image_token_id", shares="all"),
-    Family(model_type="emu3", blocks="layers", image_token="image_token_id", shares="all"),
+    Family(
+        model_type="emu3",
+        blocks="layers",
+        image_token="image_token_id",
+        # Its processor pads the images of a batch to the largest, and its tower sees the padding.
+        batches=False,
+        mixed_batches=False,
+    ),
     Family(
         model_type="ernie4_5_vl_moe",
         blocks="layers",
@@ -328,7 +335,7 @@ _MEDIA: Mapping[str, tuple[MediaForm, ...]] = {
     "cohere2_vision": _IMAGES,
     "deepseek_vl": _IMAGES,
     "deepseek_vl_hybrid": _IMAGES,
-    # emu3: as mllama.
+    "emu3": _IMAGES,
     "ernie4_5_vl_moe": _IMAGES,
     "exaone4_5": _MIXED,
     "fast_vlm": _IMAGES,

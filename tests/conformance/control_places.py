@@ -72,6 +72,13 @@ def _read_control(vlm: Any, prompts: list[Any]) -> dict[str, Any]:
     from cmrm.prefix.renderer import Renderer
     from cmrm.steering.capture import embed
 
+    if len(prompts) > 1 and not vlm.family.batches:
+        singly = [_read_control(vlm, [prompt]) for prompt in prompts]
+        lists = {
+            name: [item for one in singly for item in one[name]]
+            for name in ("rows", "answers", "own_answers")
+        }
+        return lists | {"difference": max(one["difference"] for one in singly)}
     blocks = range(len(vlm.blocks))
     rendered = Renderer(vlm).render(prompts)
     mask = rendered.inputs["attention_mask"].bool()
