@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cmrm.models.families import is_of_table
+from cmrm.models.family_lookup import is_of_table
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.steering.capture import block_output

@@ -17,8 +17,10 @@ from cmrm.errors import UserError
 from cmrm.models import loading
 from cmrm.models.adapters import AdapterIdentity
 from cmrm.models.attention import UnsupportedAttentionError
-from cmrm.models.derived_family import IMAGE_SIZE, derive_model, draw_two_sizes, explain_refusal
-from cmrm.models.families import Admission, Family, describe_way, find_family, list_settings
+from cmrm.models.derived_batches import IMAGE_SIZE, draw_two_sizes
+from cmrm.models.derived_family import derive_model, explain_refusal
+from cmrm.models.families import Admission, Family, describe_way, list_settings
+from cmrm.models.family_lookup import find_family
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.pinning import check_unchanged
 from cmrm.models.revision import ModelIdentity

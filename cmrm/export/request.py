@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cmrm.errors import UserError
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.revision import ModelIdentity
 from cmrm.steering.intervention import Intervention, Stack, Steering, check_strength, compose, list_parts
 from cmrm.steering.settings import Scope

@@ -28,7 +28,8 @@ from cmrm.models.devices import (
     own_weights,
     refuse_disk,
 )
-from cmrm.models.families import Attention, Family, get_family
+from cmrm.models.families import Attention, Family
+from cmrm.models.family_lookup import get_family
 from cmrm.models.folder_examination import examine_folder
 from cmrm.models.folder_note import FolderNote
 from cmrm.models.forward_arguments import count_positions, fewest_logits

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.models.multimodal_positions import shows_media
-from cmrm.models.vlm import VisionLanguageModel, position_ids
+from cmrm.models.vlm import VisionLanguageModel
 
 
 def count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str, Tensor]:
@@ -21,6 +21,11 @@ def count_positions(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[str,
     if shows_media(vlm, inputs):
         return {}
     return {"position_ids": position_ids(inputs["attention_mask"], first=vlm.family.first_position)}
+
+
+def position_ids(attention_mask: Tensor, *, first: int = 0) -> Tensor:
+    """Count positions over real tokens only, so that padding does not shift them: int64 [rows, tokens]."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
 
 
 def fewest_logits(base: nn.Module) -> dict[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrm.errors import UserError
-from cmrm.models.families import find_family, get_family
+from cmrm.models.family_lookup import find_family, get_family
 from cmrm.models.folder_json import need_whole_settings
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere

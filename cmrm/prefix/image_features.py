@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmrm.models.families import is_of_table
+from cmrm.models.family_lookup import is_of_table
 from cmrm.models.vlm import VisionLanguageModel
 
 # The method by which models of transformers get all that they make of an image, deepstack features included.

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import BatchFeature
 
 from cmrm.models.position_limit import count_positions_of
-from cmrm.models.vlm import VisionLanguageModel, fill_template, render_on_host
+from cmrm.models.rendering import fill_template
+from cmrm.models.vlm import VisionLanguageModel, render_on_host
 from cmrm.prompts.conditions import Prompt
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from transformers import BatchFeature
 
-from cmrm.models.families import FAMILIES, Family, is_of_table
+from cmrm.models.families import Family
+from cmrm.models.family_lookup import is_of_table
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render, render_on_host, send
 from cmrm.prefix.cache import Prefix, PromptBatch, crop, read_prefixes
 from cmrm.prefix.image_prompts import (

@@ -12,14 +12,8 @@ from cmrm.errors import UserError
 from cmrm.models.media import list_kinds
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.position_limit import count_positions_of, find_position_limit
-from cmrm.models.vlm import (
-    UnshowableError,
-    VisionLanguageModel,
-    explain_unshowable,
-    find_special_token,
-    render_on_host,
-    send,
-)
+from cmrm.models.rendering import UnshowableError, explain_unshowable
+from cmrm.models.vlm import VisionLanguageModel, find_special_token, render_on_host, send
 from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
 from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
 from cmrm.prompts.conditions import Prompt

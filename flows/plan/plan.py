@@ -11,7 +11,9 @@ from uuid import uuid4
 from cmrm.errors import UserError
 from cmrm.models.adapters import resolve_adapter
 from cmrm.models.control_prompts import explain_no_controls
-from cmrm.models.families import FAMILIES, Derivation, Family, find_family
+from cmrm.models.families import Derivation, Family
+from cmrm.models.family_lookup import find_family
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.image_backend import pin_image_backend
 from cmrm.models.image_tokens import explain_no_image_tokens

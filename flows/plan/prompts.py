@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cmrm.models.families import IMAGE_SIZE, find_family
+from cmrm.models.families import IMAGE_SIZE
+from cmrm.models.family_lookup import find_family
 from cmrm.models.mean_color import read_mean_color
 from cmrm.prompts.conditions import make_meaningless
 from flows.plan.image_folders import find_own_images

@@ -84,7 +84,7 @@ class BackboneSpec(Section):
 if TYPE_CHECKING:
 
     class FamilySpec(Section):
-        """A row of `cmrm/models/families.py` for a model type that has none there."""
+        """A row as in `cmrm/models/family_table.py`, for a model type that has none there."""
 
 else:
     # Generated from the fields of a row of families, without the model type.
@@ -92,7 +92,7 @@ else:
     FamilySpec = create_model(
         "FamilySpec",
         __base__=Section,
-        __doc__="A row of `cmrm/models/families.py` for a model type that has none there.",
+        __doc__="A row as in `cmrm/models/family_table.py`, for a model type that has none there.",
         **{
             one.name: (_HINTS[one.name], ... if one.default is MISSING else one.default)
             for one in fields(Family)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cmrm.doctor import CHECKS
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from tests.conformance.builders import NEED_TORCHVISION
 from tests.conformance.examining import Examined, examine_all
 

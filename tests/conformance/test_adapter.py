@@ -15,7 +15,7 @@ from cmrm.decoding.api import generate
 from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.nonfinite import Fault
 from cmrm.errors import UserError
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.modules import find_backbone
 from cmrm.models.vlm import (
     VisionLanguageModel,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmrm.doctor import CHECKS
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import Examined
 from tests.conformance.page import PAGE, summarize_checks, write_page

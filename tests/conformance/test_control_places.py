@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from tests.conformance.examining import Examined
 
 EXAMINED = ("controls",)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from tests.conformance.examining import Examined
 from tests.conformance.media import MEDIA, SEARCHED
 

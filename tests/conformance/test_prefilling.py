@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import Examined
 from tests.conformance.prefilling import ARMS

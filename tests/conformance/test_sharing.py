@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmrm.doctor import CHECKS, examine
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.vlm import render
 from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
 from cmrm.prefix.planner import Prefixes

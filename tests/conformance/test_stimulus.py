@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig
 
 from cmrm.doctor import CHECKS, examine
 from cmrm.errors import UserError
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.mean_color import read_mean_color
 from cmrm.models.noise_contrast import fit_contrast
 from cmrm.models.vlm import VisionLanguageModel

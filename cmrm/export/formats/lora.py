@@ -19,7 +19,7 @@ from cmrm.export.proof import compare_with_hooks
 from cmrm.export.reference import Reference
 from cmrm.export.request import ExportRequest
 from cmrm.models.adapters import WEIGHTS, AdapterIdentity
-from cmrm.models.families import get_family
+from cmrm.models.family_lookup import get_family
 from cmrm.models.loading import load_model
 from cmrm.models.model_classes import find_classes
 from cmrm.models.modules import find_blocks

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from cmrm.errors import UserError
-from cmrm.models.families import ENTRY_POINTS, FAMILIES, Family, get_family
+from cmrm.models.families import Family
+from cmrm.models.family_lookup import ENTRY_POINTS, get_family
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.vlm import VisionLanguageModel, prepare_model
 
 

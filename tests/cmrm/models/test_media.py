@@ -15,7 +15,7 @@ from cmrm.decoding.api import generate
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
 from cmrm.doctor.media import check_media, find_forms
 from cmrm.errors import UserError
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.image_tokens import find_image_tokens
 from cmrm.models.media import (
     explain_unprinted,

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 
 from cmrm.errors import UserError
 from cmrm.models.chat_template import choose_template
-from cmrm.models.families import FAMILIES
+from cmrm.models.family_table import FAMILIES
 from cmrm.models.folder_examination import examine_folder
 from cmrm.models.loading import load_model
 from cmrm.models.pinning import digest_folder

@@ -153,7 +153,7 @@ def test_a_row_that_a_package_registers_is_in_keys_as_one_in_the_spec_is(
         entry = SimpleNamespace(
             name="newest_llava", value="rows:ROW", load=lambda registered=registered: registered
         )
-        monkeypatch.setattr("cmrm.models.families.entry_points", lambda entry=entry, **_: [entry])
+        monkeypatch.setattr("cmrm.models.family_lookup.entry_points", lambda entry=entry, **_: [entry])
         use = resolve_use(check(id=str(folder)))
         assert use.family == registered
         contents.append(use.content())
