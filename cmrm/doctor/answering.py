@@ -13,7 +13,7 @@ from transformers import BatchFeature
 
 from cmrm.decoding.stop_tokens import make_generation_config
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
-from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import block_output, replace_states
 from cmrm.steering.hooks import steer
@@ -37,11 +37,14 @@ class Steps:
     tokens: Tensor
 
 
-def answer_steered(
-    vlm: VisionLanguageModel, prompts: Sequence[Prompt], intervention: Steering | None
-) -> Steps:
+def answer_plainly(fixture: ModelFixture, prompts: Sequence[Prompt]) -> Steps:
+    """Generate with the KV cache and no intervention, the same prompts once."""
+    return fixture.make_once("plain answer", prompts, lambda: answer_steered(fixture, prompts, None))
+
+
+def answer_steered(fixture: ModelFixture, prompts: Sequence[Prompt], intervention: Steering | None) -> Steps:
     """Generate with the KV cache, steered by `cmrm.steering.hooks.steer`."""
-    inputs = render(vlm, prompts)
+    vlm, inputs = fixture.vlm, fixture.render(prompts)
     steering: AbstractContextManager[object] = nullcontext()
     if intervention is not None:
         steering = steer(
@@ -52,13 +55,13 @@ def answer_steered(
 
 
 def answer_naively(
-    vlm: VisionLanguageModel, prompt: Prompt, *, moves: Mapping[int, Move], scope: Scope
+    fixture: ModelFixture, prompt: Prompt, *, moves: Mapping[int, Move], scope: Scope
 ) -> Steps:
     """Generate for one prompt, running the whole sequence again for each token and editing block outputs in hooks.
 
     `moves` holds what is subtracted at each block. Shares no code with `cmrm.steering.hooks`.
     """
-    inputs = render(vlm, [prompt])
+    vlm, inputs = fixture.vlm, fixture.render([prompt])
     with _edit_by_hand(vlm, inputs["input_ids"], moves, scope):
         if _list_token_inputs(inputs) <= LENGTHENED:
             return answer(vlm, inputs, use_cache=False)
@@ -73,18 +76,19 @@ def answer_naively(
 
 @torch.inference_mode()
 def answer_mixed_naively(
-    vlm: VisionLanguageModel, own: Prompt, plain: Prompt, *, strength: float, never: Tensor
+    fixture: ModelFixture, own: Prompt, plain: Prompt, *, strength: float, never: Tensor
 ) -> Steps:
     """Generate by the logits own + strength · (own − plain), running both whole sequences again for each token.
 
     `never` are the tokens that are not allowed, int64 [tokens]. Shares no code with `cmrm.decoding`.
     """
-    asked = [render(vlm, [prompt]) for prompt in ((own, plain) if strength else (own,))]
+    asked = [fixture.render([prompt]) for prompt in ((own, plain) if strength else (own,))]
     tokens = asked[0]["input_ids"][:, :0]
     steps = []
     for _ in range(STEPS):
         first, *others = (
-            vlm.model(**_append(inputs, tokens), use_cache=False).logits[:, -1].float() for inputs in asked
+            fixture.vlm.model(**_append(inputs, tokens), use_cache=False).logits[:, -1].float()
+            for inputs in asked
         )
         steps.append(first + strength * sum(first - other for other in others))
         chosen = steps[-1].index_fill(-1, never.to(first.device), -torch.inf).argmax(dim=-1)

@@ -13,7 +13,7 @@ from cmrm.decoding.requests import Arm, DecodeRequest
 from cmrm.decoding.scheduler import RequestPart, split_request
 from cmrm.decoding.stop_tokens import DecodingRules, list_ends
 from cmrm.decoding.tree_decoder import TreeDecoder
-from cmrm.doctor.answering import Steps, agree_in_steps, answer_steered
+from cmrm.doctor.answering import Steps, agree_in_steps, answer_plainly, answer_steered
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
 from cmrm.prefix.cache import prefill
 from cmrm.prefix.planner import lay_out
@@ -47,7 +47,8 @@ def check_branches(fixture: ModelFixture) -> str:
     decoded = _decode_branches(fixture, arms)
     errors, logits = [], []
     for number, arm in enumerate(arms):
-        alone = answer_steered(fixture.vlm, fixture.pictured, arm)
+        prompts = fixture.pictured
+        alone = answer_steered(fixture, prompts, arm) if arm else answer_plainly(fixture, prompts)
         for row, steps in enumerate(decoded):
             mine = Steps(logits=steps.logits[[number]], tokens=steps.tokens[[number]])
             its = Steps(logits=alone.logits[[row]], tokens=alone.tokens[[row]])

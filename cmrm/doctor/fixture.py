@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
 from cmrm.doctor.noise_media import draw_media
 from cmrm.models.families import MediaForm
-from cmrm.models.vlm import VisionLanguageModel
+from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed
@@ -26,6 +30,8 @@ STEPS = 5
 # Allowed error between two computations of the same states, relative to their norm. Rounding accumulates over
 # dozens of blocks; a real fault (another token, another row, no steering) gives an error of about 1.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+Made = TypeVar("Made")
 
 
 class CheckFailedError(Exception):
@@ -76,6 +82,29 @@ class ModelFixture:
             Prompt(text=question, image=noise_image(size=self.image_size, seed=self.seed + row))
             for row, question in enumerate(self.questions)
         ]
+
+    @cached_property
+    def _made(self) -> dict[tuple[object, ...], tuple[Sequence[Prompt], Any]]:
+        return {}
+
+    def make_once(self, what: str, prompts: Sequence[Prompt], make: Callable[[], Made]) -> Made:
+        """Return what `make` made of these very prompts, under this name, when it was first asked for."""
+        key = (what, *map(id, prompts))
+        if key not in self._made:
+            # As long as prompts are kept, no others have their ids.
+            self._made[key] = tuple(prompts), make()
+        made: Made = self._made[key][1]
+        return made
+
+    def render(self, prompts: Sequence[Prompt]) -> BatchFeature:
+        """Render prompts as `cmrm.models.vlm.render` does, the same ones once; each call returns a copy of its own."""
+        rendered = self.make_once("rendering", prompts, lambda: render(self.vlm, prompts))
+        return BatchFeature(
+            {
+                name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for name, value in rendered.items()
+            }
+        )
 
     @property
     def tolerance(self) -> float:
@@ -139,4 +168,6 @@ class ModelFixture:
 
     def _extract_unbatched(self, prompts: list[Prompt]) -> Tensor:
         blocks = range(len(self.vlm.blocks))
-        return torch.cat([embed(self.vlm, [prompt], blocks=blocks) for prompt in prompts])
+        return torch.cat(
+            [embed(self.vlm, [prompt], blocks=blocks, rendered=self.render([prompt])) for prompt in prompts]
+        )

@@ -14,6 +14,7 @@ from cmrm.doctor.answering import Steps, agree_in_steps, answer_mixed_naively
 from cmrm.doctor.branching import RecordingRules, admit, make_recording_rules
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import VisionLanguageModel
+from cmrm.prompts.conditions import Prompt
 
 # What the other prompt says before the question, and the strength with which its logits are mixed.
 BEFORE = "Think twice before you say anything. "
@@ -30,10 +31,10 @@ def check_own_prompts(fixture: ModelFixture) -> str:
         return f"not used with this model: {reason}"
     rules = _forbid_images(fixture.vlm, make_recording_rules(fixture))
     errors, firsts = [], []
-    for found, strength in zip(_decode(fixture, rules), (0.0, STRENGTH), strict=True):
-        for row, (steps, plain) in enumerate(zip(found, fixture.pictured, strict=True)):
-            other = replace(plain, text=BEFORE + plain.text)
-            naive = answer_mixed_naively(fixture.vlm, other, plain, strength=strength, never=rules.never)
+    own = [replace(prompt, text=BEFORE + prompt.text) for prompt in fixture.pictured]
+    for found, strength in zip(_decode(fixture, own, rules), (0.0, STRENGTH), strict=True):
+        for row, (steps, other, plain) in enumerate(zip(found, own, fixture.pictured, strict=True)):
+            naive = answer_mixed_naively(fixture, other, plain, strength=strength, never=rules.never)
             what = (
                 f"question {row + 1} under its own prompt, mixed by {strength:g}, against a cache-free loop"
             )
@@ -54,10 +55,11 @@ def _forbid_images(vlm: VisionLanguageModel, rules: RecordingRules) -> Recording
 
 
 @torch.inference_mode()
-def _decode(fixture: ModelFixture, rules: RecordingRules) -> tuple[list[Steps], list[Steps]]:
+def _decode(
+    fixture: ModelFixture, own: list[Prompt], rules: RecordingRules
+) -> tuple[list[Steps], list[Steps]]:
     """Decode all questions under prompts of their own, and with mixed logits, in one batch: the steps by question."""
     count = len(fixture.pictured)
-    own = [replace(prompt, text=BEFORE + prompt.text) for prompt in fixture.pictured]
     request = DecodeRequest(
         prompts=fixture.pictured, arms=[None, None], own_prompts={0: own, 1: own}, contrasts={1: STRENGTH}
     )

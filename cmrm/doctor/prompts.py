@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
-from cmrm.models.vlm import render
 from cmrm.prompts.conditions import Prompt
 
 # Without the image, the tokenizer may split the text around the gap differently: a space, a new line.
@@ -13,8 +12,8 @@ MAX_RESPLIT = 3
 def check_image_tokens(fixture: ModelFixture) -> str:
     """The text prompt has no image token, the image prompt has some."""
     token = fixture.vlm.image_token_id
-    without = int((render(fixture.vlm, fixture.text)["input_ids"] == token).sum())
-    counts = (render(fixture.vlm, fixture.pictured)["input_ids"] == token).sum(dim=1).tolist()
+    without = int((fixture.render(fixture.text)["input_ids"] == token).sum())
+    counts = (fixture.render(fixture.pictured)["input_ids"] == token).sum(dim=1).tolist()
     if without:
         raise CheckFailedError(f"the text prompts hold {without} image tokens")
     if not all(counts):
@@ -49,7 +48,7 @@ def compare_prompts(fixture: ModelFixture) -> int:
 
 
 def _tokens(fixture: ModelFixture, prompt: Prompt) -> list[int]:
-    inputs = render(fixture.vlm, [prompt])
+    inputs = fixture.render([prompt])
     ids: list[int] = inputs["input_ids"][0][inputs["attention_mask"][0].bool()].tolist()
     return ids
 

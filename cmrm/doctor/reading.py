@@ -33,7 +33,7 @@ def check_states(fixture: ModelFixture) -> str:
     for row, prompt in enumerate(fixture.pictured):
         with torch.inference_mode():
             made = vlm.model.base_model(
-                **render(vlm, [prompt]), use_cache=False, output_hidden_states=True
+                **fixture.render([prompt]), use_cache=False, output_hidden_states=True
             ).hidden_states
         if made is None:
             raise CheckFailedError(
@@ -59,12 +59,12 @@ def check_answering(fixture: ModelFixture) -> str:
     vlm, errors = fixture.vlm, []
     blocks = range(len(vlm.blocks))
     for kind, prompts in (("text", fixture.text), ("image", fixture.pictured)):
-        inputs = render(vlm, prompts)
+        inputs = fixture.render(prompts)
         positions = last_prompt_positions(inputs["attention_mask"])
         with capture_states(vlm, blocks=blocks, positions=positions) as captured:
             answer(vlm, inputs, use_cache=True)
         # In the same batch: other checks cover what batching does to states.
-        extracted = embed(vlm, prompts, blocks=blocks)
+        extracted = embed(vlm, prompts, blocks=blocks, rendered=fixture.render(prompts))
         errors.append(
             fixture.agree(captured.stack(blocks), extracted, what=f"{kind} prompts while generating")
         )

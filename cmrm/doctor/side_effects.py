@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmrm.doctor.answering import answer, answer_steered
+from cmrm.doctor.answering import answer, answer_plainly, answer_steered
 from cmrm.doctor.fixture import CheckFailedError, ModelFixture
-from cmrm.models.vlm import last_prompt_positions, render
+from cmrm.models.vlm import last_prompt_positions
 from cmrm.steering.capture import SteeringHook, capture_states
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Intervention
@@ -19,7 +19,7 @@ from cmrm.steering.intervention import Intervention
 def check_vision_tower(fixture: ModelFixture) -> str:
     """Modules before the first block, such as the vision tower, get no hook and give the same output when steered."""
     vlm, blocks = fixture.vlm, fixture.blocks
-    inputs = render(vlm, fixture.pictured)
+    inputs = fixture.render(fixture.pictured)
     intervention = Intervention(delta=fixture.draw_shift(blocks), alpha=1.0, blocks=blocks, scope="all")
     outside = _find_outside(fixture, inputs)
     plain = _record_outside(fixture, inputs, outside)
@@ -44,9 +44,9 @@ def check_vision_tower(fixture: ModelFixture) -> str:
 def check_unload(fixture: ModelFixture) -> str:
     """Extracting states and steering leave no hook behind, even after an error, and answers are as before."""
     vlm, blocks = fixture.vlm, fixture.blocks
-    inputs = render(vlm, fixture.pictured)
+    inputs = fixture.render(fixture.pictured)
     mask = inputs["attention_mask"]
-    before, plain = _count_hooks(vlm.model), answer_steered(vlm, fixture.pictured, None)
+    before, plain = _count_hooks(vlm.model), answer_plainly(fixture, fixture.pictured)
     intervention = Intervention(delta=fixture.draw_shift(blocks), alpha=1.0, blocks=blocks)
     for error in (None, _StopError()):
         try:
@@ -61,7 +61,7 @@ def check_unload(fixture: ModelFixture) -> str:
             pass
         if (left := _count_hooks(vlm.model) - before) != 0:
             raise CheckFailedError(f"{left} forward hooks remain{' after an error' if error else ''}")
-    if not torch.equal(plain.tokens, answer_steered(vlm, fixture.pictured, None).tokens):
+    if not torch.equal(plain.tokens, answer_steered(fixture, fixture.pictured, None).tokens):
         raise CheckFailedError("the answers differ from those before steering")
     return "no forward hook remains; answers as before"
 

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from cmrm.decoding.api import generate
-from cmrm.doctor.answering import Move, Steps, agree_in_steps, answer, answer_naively, answer_steered
+from cmrm.doctor.answering import (
+    Move,
+    Steps,
+    agree_in_steps,
+    answer,
+    answer_naively,
+    answer_plainly,
+    answer_steered,
+)
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
-from cmrm.models.vlm import render
 from cmrm.steering.capture import block_output, embed
 from cmrm.steering.hooks import embed_steered, steer
 from cmrm.steering.intervention import Intervention, Steering
@@ -24,7 +31,13 @@ def check_exactness(fixture: ModelFixture) -> str:
     errors = []
     for block in fixture.blocks:
         own = Intervention(delta=fixture.shift[:, [block]], alpha=1.0, blocks=(block,))
-        states = embed_steered(fixture.vlm, fixture.pictured, blocks=(block,), intervention=own)
+        states = embed_steered(
+            fixture.vlm,
+            fixture.pictured,
+            blocks=(block,),
+            intervention=own,
+            rendered=fixture.render(fixture.pictured),
+        )
         text = fixture.text_states[:, [block]]
         errors.append(fixture.agree(states, text, what=f"block {block}, α = 1, against the text prompt"))
     far = float((fixture.pictured_states - fixture.text_states).norm() / fixture.text_states.norm())
@@ -47,7 +60,7 @@ def check_proof(fixture: ModelFixture) -> str:
     """The steering proof counts each state that the intervention moves, and by how much (law 3)."""
     vlm, blocks = fixture.vlm, fixture.blocks
     delta = fixture.draw_shift(blocks)
-    inputs = render(vlm, fixture.pictured)
+    inputs = fixture.render(fixture.pictured)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     # `direct`, so that each block moves by its own Δ.
     own = Intervention(delta=delta, alpha=0.5, blocks=blocks, composition="direct")
@@ -70,8 +83,14 @@ def check_every_row(fixture: ModelFixture) -> str:
     delta = fixture.draw_shift((block,)).expand(len(fixture.pictured), 1, -1)
     alpha = torch.linspace(0, 1, len(fixture.pictured))
     own = Intervention(delta=delta, alpha=alpha, blocks=(block,))
-    moved = embed_steered(fixture.vlm, fixture.pictured, blocks=(block,), intervention=own)
-    states = embed(fixture.vlm, fixture.pictured, blocks=(block,))
+    moved = embed_steered(
+        fixture.vlm,
+        fixture.pictured,
+        blocks=(block,),
+        intervention=own,
+        rendered=fixture.render(fixture.pictured),
+    )
+    states = embed(fixture.vlm, fixture.pictured, blocks=(block,), rendered=fixture.render(fixture.pictured))
     expected = states - alpha.to(states.device)[:, None, None] * delta.to(states.device)
     error = fixture.agree(moved, expected, what="rows with different α")
     return f"each row has its own α (error {error:.1g})"
@@ -81,7 +100,7 @@ def check_every_step(fixture: ModelFixture) -> str:
     """Under scope `every_step` and with the KV cache, the state of each generated token moves by αΔ."""
     vlm, block = fixture.vlm, fixture.blocks[len(fixture.blocks) // 2]
     delta = fixture.draw_shift((block,))
-    inputs = render(vlm, fixture.pictured)
+    inputs = fixture.render(fixture.pictured)
     before, after = _Probe(), _Probe()
     # Forward hooks run in registration order, so these two run before and after the intervention.
     first = vlm.blocks[block].register_forward_hook(before)
@@ -144,10 +163,10 @@ def check_steered_batch(fixture: ModelFixture) -> str:
         return reason
     block = fixture.blocks[len(fixture.blocks) // 2]
     own = Intervention(delta=fixture.draw_shift((block,)), alpha=1.0, blocks=(block,))
-    together = answer_steered(fixture.vlm, fixture.pictured, own)
+    together = answer_steered(fixture, fixture.pictured, own)
     errors = []
     for row, prompt in enumerate(fixture.pictured):
-        alone = answer_steered(fixture.vlm, [prompt], own)
+        alone = answer_steered(fixture, [prompt], own)
         mine = Steps(logits=together.logits[[row]], tokens=together.tokens[[row]])
         errors.append(agree_in_steps(fixture, mine, alone, what=f"question {row + 1} in a batch"))
     return f"a batch of {len(errors)} equals {len(errors)} alone (error {max(errors):.1g})"
@@ -179,12 +198,12 @@ def _project(unit: Tensor) -> Move:
 def _compare(
     fixture: ModelFixture, own: Steering, moves: Mapping[int, Move], scope: Scope, *, what: str
 ) -> str:
-    vlm, prompt = fixture.vlm, fixture.pictured[:1]
-    reference = answer_naively(vlm, prompt[0], moves=moves, scope=scope)
-    steered = answer_steered(vlm, prompt, own)
+    prompt = fixture.pictured[:1]
+    reference = answer_naively(fixture, prompt[0], moves=moves, scope=scope)
+    steered = answer_steered(fixture, prompt, own)
     what = f"{what}, against a cache-free loop"
     error = agree_in_steps(fixture, steered, reference, what=what)
-    plain = answer_steered(vlm, prompt, None)
+    plain = answer_plainly(fixture, prompt)
     if torch.equal(plain.logits, steered.logits):
         raise CheckFailedError("steering changed no logit, so this check tested nothing")
     return f"equals a cache-free loop (error {error:.1g})"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import BatchFeature
 
 from cmrm.models.hook_handles import hooked
 from cmrm.models.image_tokens import is_medium
@@ -53,15 +54,23 @@ def steer(
 
 @torch.inference_mode()
 def embed_steered(
-    vlm: VisionLanguageModel, prompts: Sequence[Prompt], *, blocks: Sequence[int], intervention: Steering
+    vlm: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    blocks: Sequence[int],
+    intervention: Steering,
+    rendered: BatchFeature | None = None,
 ) -> Tensor:
-    """Extract hidden states as `embed` does, after the intervention: float32 [prompts, blocks, hidden]."""
+    """Extract hidden states as `embed` does, after the intervention: float32 [prompts, blocks, hidden].
+
+    `rendered` are the prompts as `cmrm.models.vlm.render` rendered them, if they were.
+    """
     if len(prompts) > 1 and not vlm.family.batches:
         rows = ((prompt, intervention.of_rows([row])) for row, prompt in enumerate(prompts))
         return torch.cat(
             [embed_steered(vlm, [prompt], blocks=blocks, intervention=own) for prompt, own in rows]
         )
-    inputs = render(vlm, prompts)
+    inputs = render(vlm, prompts) if rendered is None else rendered
     with steer(vlm, intervention, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]):
         return read_prompt(vlm, inputs, blocks=blocks)
 

@@ -332,6 +332,32 @@ def test_a_broken_model_fails_the_check_that_is_about_it(
     assert list(failed(broken(vlm, monkeypatch))) == [check]
 
 
+def test_the_same_prompts_are_rendered_once_and_no_check_has_the_inputs_of_another(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+    original = vlm.processor.apply_chat_template
+
+    def apply(turns: Any, **given: Any) -> Any:
+        if given.get("tokenize"):
+            rendered.append(len(turns))
+        return original(turns, **given)
+
+    monkeypatch.setattr(vlm.processor, "apply_chat_template", apply)
+    fixture = ModelFixture(vlm=vlm, seed=0, image_size=32)
+    first = fixture.render(fixture.pictured)
+    kept = {name: value.clone() for name, value in first.items()}
+    for value in first.values():
+        value.zero_()
+    again = fixture.render(fixture.pictured)
+    assert rendered == [3]
+    assert again.keys() == kept.keys() >= {"input_ids", "pixel_values"}
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
+    # Equal prompts that are others may have been changed since.
+    fixture.render([replace(prompt) for prompt in fixture.pictured])
+    assert rendered == [3, 3]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_logits_that_are_no_numbers_fail_though_both_answers_have_them(
     vlm: VisionLanguageModel, value: float
