@@ -14,7 +14,8 @@ import numpy as np
 import safetensors.numpy
 
 from storage.records.hashing import stage_key
-from storage.shards.hidden_states import hidden_states_table
+from storage.shards.hidden_states import hidden_states_table, read_block
+from storage.shards.rows import find_files
 from storage.shards.writer import ShardWriter
 from storage.sql.database import connect
 from storage.store import Store
@@ -29,15 +30,19 @@ try:
 except ImportError:
     zarr = None
 
+NUMBERS = ("float16", "bfloat16 in float32", "float32")
 BATCH = 32
 SHARD = 1024
 
 
-def make_vectors(samples: int, blocks: int, width: int, *, seed: int = 0) -> np.ndarray:
-    """Random states, float16 [samples, blocks, width]."""
-    return (
-        np.random.default_rng(seed).standard_normal((samples, blocks, width), np.float32).astype(np.float16)
-    )
+def make_vectors(
+    samples: int, blocks: int, width: int, *, seed: int = 0, numbers: str = "float16"
+) -> np.ndarray:
+    """Random states [samples, blocks, width]; bfloat16's are stored as float32 with sixteen bits of zeros."""
+    drawn = np.random.default_rng(seed).standard_normal((samples, blocks, width), np.float32)
+    if numbers == "float16":
+        return drawn.astype(np.float16)
+    return drawn if numbers == "float32" else (drawn.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
 def name(number: int) -> str:
@@ -127,9 +132,8 @@ def write_lance(folder: Path, vectors: np.ndarray) -> None:
                 schema=schema,
             )
 
-    schema = pa.schema(
-        [("sample_id", pa.string()), ("block", pa.int32()), ("vector", pa.list_(pa.float16(), width))]
-    )
+    kind = pa.from_numpy_dtype(vectors.dtype)
+    schema = pa.schema([("sample_id", pa.string()), ("block", pa.int32()), ("vector", pa.list_(kind, width))])
     lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(folder))
     sync(folder)
 
@@ -148,15 +152,23 @@ def read_numpy(folder: Path) -> Callable[[int], np.ndarray]:
     return lambda block: np.load(folder / "states.npy", mmap_mode="r")[:, block].astype(np.float32)
 
 
-def read_cmrm(folder: Path) -> Callable[[int], np.ndarray]:
+def read_sql(folder: Path) -> Callable[[int], np.ndarray]:
     """A block through SQL."""
     sql = connect(folder)
 
     def read(block: int) -> np.ndarray:
-        found = sql.execute("SELECT vector FROM hidden_states WHERE block = ?", [block]).fetchnumpy()
-        return np.stack(list(found["vector"]))
+        query = "SELECT vector FROM hidden_states WHERE block = $block"
+        column = sql.sql(query, params={"block": block}).to_arrow_table()["vector"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(column), -1)
 
     return read
+
+
+def read_stage(folder: Path) -> Callable[[int], np.ndarray]:
+    """A block as the stages read it."""
+    store = Store.open(folder)
+    paths = [path for one in store.manifests() for path in find_files(store, one, "hidden_states")]
+    return lambda block: read_block(paths, block).vectors[:, 0].astype(np.float32, copy=False)
 
 
 def read_safetensors(folder: Path) -> Callable[[int], np.ndarray]:
@@ -196,10 +208,13 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
     **({"zarr": write_zarr} if zarr else {}),
     **({"Lance": write_lance} if lance else {}),
 }
-READERS = {
-    "numpy.save": read_numpy,
-    "cmrm": read_cmrm,
-    "safetensors a batch": read_safetensors,
-    "zarr": read_zarr,
-    "Lance": read_lance,
+# The writer whose files each reader reads.
+MEMORY_MAP = "memory map of .npy"
+READERS: dict[str, tuple[str, Callable[[Path], Callable[[int], np.ndarray]]]] = {
+    MEMORY_MAP: ("numpy.save", read_numpy),
+    "cmrm, SQL": ("cmrm", read_sql),
+    "cmrm, read_block": ("cmrm", read_stage),
+    "safetensors a batch": ("safetensors a batch", read_safetensors),
+    "zarr": ("zarr", read_zarr),
+    "Lance": ("Lance", read_lance),
 }

@@ -1,6 +1,7 @@
 """Time writing and reading hidden states, against NumPy, safetensors, zarr and Lance.
 
     python benchmarks/store.py                     # about six minutes on two cores, 8 GB of disk; prints the tables
+    python benchmarks/store.py --figure states     # writing, and reading a block, alone: about a minute
     python benchmarks/store.py --lookup-width 4096 # the look-up among a million rows of 8 GB
 
 Every writer ends with fsync of each of its files and folders. All of a table are measured in one run, in turns, each
@@ -11,6 +12,7 @@ are left out where they are not installed (pip install 'cmrm[bench]').
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 import shutil
@@ -24,12 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import BATCH, READERS, SHARD, WRITERS, make_vectors, name, write_cmrm, write_shard
+from peers import (
+    BATCH,
+    MEMORY_MAP,
+    NUMBERS,
+    READERS,
+    SHARD,
+    WRITERS,
+    make_vectors,
+    name,
+    write_cmrm,
+    write_shard,
+)
 
 from storage.sql.database import connect
 from storage.store import Store
 
 BLOCK = 17
+FIGURES = ["states", "look-up", "memory", "beside"]
 
 
 def main() -> None:
@@ -37,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--figure", action="append", choices=FIGURES, help="this one alone; may be repeated")
     parser.add_argument("--samples", type=int, default=625)
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096)
@@ -46,61 +61,86 @@ def main() -> None:
     parser.add_argument("--place", type=Path, default=None, help="a folder on the disk to measure")
     parser.add_argument("--only-write", type=int, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    given.figure = given.figure or FIGURES
     folder = Path(tempfile.mkdtemp(prefix="cmrm-bench-", dir=given.place))
     try:
         if given.only_write is not None:
             write_many(folder, rows=given.only_write, blocks=given.blocks, width=given.width)
             print(measure_peak())
             return
-        print(f"{os.cpu_count()} cores; medians of {given.rounds} turns")
-        measure_write_and_read(folder, given)
-        measure_look_up(folder, given)
-        measure_memory(given)
-        measure_write_overhead(folder, given)
+        print(
+            f"{os.cpu_count()} cores; medians of {given.rounds} turns, ratios with the range of their middle half"
+        )
+        if "states" in given.figure:
+            for numbers in NUMBERS:
+                measure_write_and_read(folder, numbers, given)
+        if "look-up" in given.figure:
+            measure_look_up(folder, given)
+        if "memory" in given.figure:
+            measure_memory(given)
+        if "beside" in given.figure:
+            measure_write_overhead(folder, given)
     finally:
         shutil.rmtree(folder)
 
 
-def measure_write_and_read(folder: Path, given: argparse.Namespace) -> None:
-    """The first table: write all, read one block of all samples, size on the disk."""
-    vectors = make_vectors(given.samples, given.blocks, given.width)
+def measure_write_and_read(folder: Path, numbers: str, given: argparse.Namespace) -> None:
+    """A table: write all, read one block of all samples, size on the disk."""
+    vectors = make_vectors(given.samples, given.blocks, given.width, numbers=numbers)
     paths = {variant: folder / variant.replace(" ", "-") for variant in WRITERS}
-
-    def write(variant: str) -> None:
-        WRITERS[variant](paths[variant], vectors)
-
     written = take_turns(
         list(WRITERS),
-        write,
+        lambda variant: WRITERS[variant](paths[variant], vectors),
         rounds=given.rounds,
         before=lambda variant: shutil.rmtree(paths[variant], ignore_errors=True),
     )
-    readers = {variant: READERS[variant](paths[variant]) for variant in WRITERS}
-    expected = np.sort(vectors[:, min(BLOCK, given.blocks - 1)].astype(np.float32), axis=0)
-    for variant, reader in readers.items():
-        found = np.sort(reader(min(BLOCK, given.blocks - 1)), axis=0)
-        assert np.array_equal(found, expected), f"{variant} read something else"
-    read = take_turns(
-        list(readers), lambda variant: readers[variant](min(BLOCK, given.blocks - 1)), rounds=3 * given.rounds
-    )
+    readers = {
+        reader: make(paths[variant]) for reader, (variant, make) in READERS.items() if variant in WRITERS
+    }
+    block = min(BLOCK, given.blocks - 1)
+    expected = np.sort(vectors[:, block].astype(np.float32), axis=0)
+    for reader, read in readers.items():
+        found = read(block)
+        assert found.dtype == np.float32
+        assert np.array_equal(np.sort(found, axis=0), expected), f"{reader} read something else"
+    reading = take_turns(list(readers), lambda reader: readers[reader](block), rounds=3 * given.rounds)
     size = vectors.nbytes
-    print(f"\n{given.samples} samples x {given.blocks} blocks x {given.width} float16, {size / 1e6:.0f} MB")
+    print(f"\n{given.samples} samples x {given.blocks} blocks x {given.width} {numbers}, {size / 1e6:.0f} MB")
     print_table(
-        ("", "write s", "ratio", "one block ms", "ratio", "on disk / raw"),
+        ("written by", "s", "ratio", "range", "on disk / raw"),
         [
             (
                 variant,
-                f"{written[variant]:.3f}",
-                f"{written[variant] / written['numpy.save']:.1f}",
-                f"{1000 * read[variant]:.1f}",
-                f"{read[variant] / read['numpy.save']:.1f}",
+                f"{statistics.median(written[variant]):.3f}",
+                *compare(written, variant, "numpy.save"),
                 f"{measure_size(paths[variant]) / size:.3f}",
             )
             for variant in WRITERS
         ],
     )
+    print_table(
+        ("one block of all samples read by", "ms", "ratio", "range"),
+        [
+            (
+                reader,
+                f"{1000 * statistics.median(reading[reader]):.1f}",
+                *compare(reading, reader, MEMORY_MAP),
+            )
+            for reader in readers
+        ],
+    )
+    print(
+        f"sha256 of the bytes, one thread: {measure_hashing(vectors) / statistics.median(written['numpy.save']):.1f}"
+    )
     for path in paths.values():
         shutil.rmtree(path)
+
+
+def measure_hashing(vectors: np.ndarray) -> float:
+    """Seconds that sha256 of the bytes takes, which is a bound of every writer that makes a checksum."""
+    began = time.perf_counter()
+    hashlib.sha256(vectors.reshape(-1).view(np.uint8)).digest()
+    return time.perf_counter() - began
 
 
 def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
@@ -134,7 +174,10 @@ def measure_look_up(folder: Path, given: argparse.Namespace) -> None:
     print(
         f"\none sample's states at all blocks, among {samples * given.blocks:,} rows of {given.lookup_width} float16"
     )
-    print_table(("", "look-up ms"), [(variant, f"{1000 * took[variant]:.1f}") for variant in lookups])
+    print_table(
+        ("", "look-up ms"),
+        [(variant, f"{1000 * statistics.median(took[variant]):.1f}") for variant in lookups],
+    )
     manifests = len(list(Store.open(places["cmrm"]).manifests()))
     print(f"opening the store for SQL: {1000 * opened:.0f} ms, {manifests} manifests")
     sql.close()
@@ -216,8 +259,8 @@ def measure_write_overhead(folder: Path, given: argparse.Namespace) -> None:
             rounds=given.rounds,
             before=lambda _: shutil.rmtree(folder / "written", ignore_errors=True),
         )
-        added = took["writing"] / took["alone"] - 1
-        rows.append((workload, f"{took['alone']:.2f}", f"{took['writing']:.2f}", f"{100 * added:.1f}"))
+        alone, writing = (statistics.median(took[kind]) for kind in ("alone", "writing"))
+        rows.append((workload, f"{alone:.2f}", f"{writing:.2f}", f"{100 * (writing / alone - 1):.1f}"))
     print_table(("", "alone s", "writing s", "added %"), rows)
 
 
@@ -227,8 +270,8 @@ def take_turns(
     *,
     rounds: int,
     before: Callable[[str], Any] = lambda _: None,
-) -> Mapping[str, float]:
-    """Median seconds of each variant; every variant runs in each round, each first in turn."""
+) -> Mapping[str, Sequence[float]]:
+    """Seconds of each variant's turns; every variant runs in each round, each first in turn."""
     took: dict[str, list[float]] = {variant: [] for variant in variants}
     for number in range(rounds):
         first = number % len(variants)
@@ -237,7 +280,14 @@ def take_turns(
             began = time.perf_counter()
             do(variant)
             took[variant].append(time.perf_counter() - began)
-    return {variant: statistics.median(seconds) for variant, seconds in took.items()}
+    return took
+
+
+def compare(took: Mapping[str, Sequence[float]], variant: str, base: str) -> tuple[str, str]:
+    """The ratio to a base, round by round: the median, and the range of the middle half."""
+    ratios = [one / other for one, other in zip(took[variant], took[base], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return f"{median:.2f}", f"{low:.2f}–{high:.2f}"
 
 
 def measure_size(folder: Path) -> int:

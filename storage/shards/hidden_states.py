@@ -49,30 +49,27 @@ def hidden_states_table(
     intervention: str = "",
     alpha: float | None = None,
 ) -> pa.Table:
-    """Make a table of hidden states, one row per sample and block, by block; read after `intervention`, '' for none.
+    """Make a table of hidden states, one row per sample and block; read after `intervention`, '' for none.
 
-    vectors: [n, blocks, d], float16 or float32, and stored as such. Raises StoreError if shapes do not agree,
-    ids or blocks repeat, or the numbers have another type.
+    vectors: [n, blocks, d], float16 or float32, and stored as such; the table shares their memory, so they must not
+    change afterwards. Raises StoreError if shapes do not agree, ids or blocks repeat, or the numbers have another type.
     """
     _check(sample_ids, blocks, vectors)
     count, _, width = vectors.shape
     kind = HALF_VECTOR if vectors.dtype == np.float16 else SINGLE_VECTOR
     schema = KINDS["hidden_states"].schema
     schema = schema.set(schema.get_field_index("vector"), schema.field("vector").with_type(kind))
-    order = sorted(range(len(blocks)), key=lambda place: blocks[place])
-    rows = count * len(order)
-    ids = pa.array(sample_ids, pa.string())
+    rows = count * len(blocks)
     columns = [
         pa.repeat(model, rows),
         pa.repeat(dataset, rows),
-        pa.chunked_array([ids] * len(order), pa.string()),
+        pa.array(sample_ids, pa.string()).take(pa.array(np.repeat(np.arange(count), len(blocks)))),
         pa.repeat(condition, rows),
-        pa.array(np.repeat(np.array([blocks[place] for place in order], np.int32), count)),
+        pa.array(np.tile(np.array(blocks, np.int32), count)),
         pa.repeat(position, rows),
         pa.repeat(intervention, rows),
         pa.repeat(pa.scalar(alpha, pa.float64()), rows),
-        # One array per block: an Arrow list array has 32-bit offsets.
-        pa.chunked_array([_lists(vectors[:, place, :], width, kind) for place in order], kind),
+        _lists(np.ascontiguousarray(vectors).reshape(rows, width), kind),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -192,15 +189,17 @@ def _check(sample_ids: Sequence[str], blocks: Sequence[int], vectors: np.ndarray
         raise StoreError(f"vectors are {vectors.dtype}: convert them to float16 or float32")
     if len(set(sample_ids)) != len(sample_ids) or len(set(blocks)) != len(blocks):
         raise StoreError("a sample id or a block occurs twice: give each once")
-    if vectors.shape[0] * vectors.shape[2] > _LONGEST:
-        raise StoreError("more than 2^31 numbers for one block: split the samples into smaller tables")
 
 
-def _lists(rows: np.ndarray, width: int, kind: pa.DataType) -> pa.ListArray:
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(width)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(np.ascontiguousarray(rows).reshape(-1)), type=kind
-    )
+def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.ChunkedArray:
+    width = max(1, rows.shape[1])
+    most = _LONGEST // width
+    arrays = []
+    for start in range(0, len(rows), most):
+        piece = rows[start : start + most]
+        offsets = np.arange(len(piece) + 1, dtype=np.int32) * np.int32(rows.shape[1])
+        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(piece.reshape(-1)), type=kind))
+    return pa.chunked_array(arrays, kind)
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

@@ -20,7 +20,8 @@ from storage.shards.partials import Parts
 from storage.store import Store
 from storage.tables.arrow import conform, kind_of
 from storage.tables.hashing_sink import HashingSink, WrittenFile
-from storage.tables.parquet import ROW_GROUP, ROW_GROUP_BYTES, TableWriter
+from storage.tables.parquet import TableWriter
+from storage.tables.row_groups import ROW_GROUP, ROW_GROUP_BYTES
 
 log = logging.getLogger("cmrm.storage")
 
@@ -74,6 +75,8 @@ class ShardWriter:
         self._chunk: list[pa.Table] = []
         self._closed_at = clock()
         self._file: _OpenFile | None = None
+        # Parts that are being synced, with their rows by unit, in the order of `_kept`.
+        self._closing: deque[tuple[Future[StoredFile], Counter[str]]] = deque()
         self._kept: list[StoredFile] = []
         # The rows of each file by unit, as written, so that lost rows are detected.
         self._units: dict[str, Counter[str]] = {}
@@ -98,6 +101,7 @@ class ShardWriter:
                 self._thread.shutdown()
             wait(self._pending)
             self._abandon()
+            wait([part for part, _ in self._closing])
 
     def resume(self, *columns: str) -> pa.Table:
         """Take over the rows that earlier workers left in parts; return these columns of them, each unit once."""
@@ -173,9 +177,10 @@ class ShardWriter:
         if _is_full(self._chunk):
             self._write_chunk()
         # Counted from the last part, so that slow batches are closed one by one.
-        late = self._clock() - self._closed_at >= PART_SECONDS
-        if late or (self._file is not None and self._file.size >= self._part_bytes):
+        if self._clock() - self._closed_at >= PART_SECONDS:
             self._close_part()
+        elif self._file is not None and self._file.size >= self._part_bytes:
+            self._begin_closing()
 
     def _write_chunk(self) -> None:
         if self._file is None:
@@ -185,16 +190,29 @@ class ShardWriter:
             self._chunk = []
 
     def _close_part(self) -> None:
+        self._begin_closing()
+        self._collect(0)
+
+    def _begin_closing(self) -> None:
+        """Close the part that is written; the disk takes it while the next one is encoded."""
         self._closed_at = self._clock()
         if self._chunk or self._file is not None:
             self._write_chunk()
             assert self._file is not None
-            part = self.parts.keep(self._file.close())
+            file, self._file = self._file, None
+            self._closing.append((file.close_later(self.parts.keep), file.units))
+            self._collect(1)
+
+    def _collect(self, most: int) -> None:
+        """Wait until at most so many parts are still being closed."""
+        while len(self._closing) > most:
+            closing, units = self._closing.popleft()
+            part = closing.result()
             self._kept.append(part)
-            self._units[part.path] = self._file.units
-            self._file = None
+            self._units[part.path] = units
 
     def _close(self) -> None:
+        self._collect(0)
         small = [part for part in self._kept if part.bytes < SMALLEST_FILE]
         if len(small) > 1 or self._chunk or self._file is not None or not self._kept:
             for part in small:
@@ -235,10 +253,14 @@ class _OpenFile:
         counted = chunk[self._unit].value_counts()
         self.units.update(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
 
-    def close(self) -> WrittenFile:
-        self._table.close()
-        self._sink.close()
-        return self._sink.written(rows=self._table.rows)
+    def close_later(self, keep: Callable[[WrittenFile], StoredFile]) -> Future[StoredFile]:
+        """Write the footer, and let a thread sync the file and keep it."""
+        try:
+            self._table.close()
+            return self._sink.close_later(keep, rows=self._table.rows)
+        except BaseException:
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         self._table.abandon()

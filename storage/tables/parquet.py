@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,14 +16,9 @@ from storage.records.hashing import SCHEMA_VERSION
 from storage.tables.arrow import conform, kind_of
 from storage.tables.hashing_sink import HashingSink
 from storage.tables.nanoseconds import replace_nanoseconds
+from storage.tables.row_groups import ROW_GROUP, count_rows_of_group, split_into_groups
 from storage.tables.schemas import Kind, is_vector
-
-# DuckDB prunes and parallelizes by row group; for vectors one mebibyte was best, both to look up one sample and to
-# read a block (docs/decisions/storage.md).
-ROW_GROUP = 65_536
-ROW_GROUP_BYTES = 1 << 20
-# For byte-stream-split float32 vectors (docs/decisions/storage.md has the measurements).
-VECTOR_CODEC, VECTOR_LEVEL = "zstd", 1
+from storage.tables.vector_file import VectorFile
 
 _VERSION = b"cmrm.schema_version"
 _KIND = b"cmrm.kind"
@@ -34,16 +27,17 @@ _KIND = b"cmrm.kind"
 class TableWriter:
     """Writes one Parquet file of a kind chunk by chunk, without its partition columns.
 
-    A chunk's rows are sorted: hidden states by block and position, then data set and sample, and no row group mixes
-    blocks or positions.
+    A chunk's rows are sorted if they have blocks: by block and position, then data set and sample, and no row group
+    mixes blocks or positions.
     Memory is that of a chunk. Without `close` the file is invalid.
     """
 
     def __init__(self, kind: str, place: Path | IO[bytes] | HashingSink) -> None:
         self._name = kind
         self._kind = kind_of(kind)
-        self._place = place
-        self._writer: pq.ParquetWriter | None = None
+        self._owned = isinstance(place, Path)
+        self._place: IO[bytes] | HashingSink = place.open("wb") if isinstance(place, Path) else place
+        self._writer: pq.ParquetWriter | VectorFile | None = None
         self._partitions: dict[str, Any] = {}
         self.rows = 0
 
@@ -62,8 +56,11 @@ class TableWriter:
         narrow = whole.drop_columns(list(self._kind.partitions))
         if self._writer is None:
             self._writer = _open(self._place, narrow, self._name, self._kind)
-        for piece in _by_block(narrow) if self._kind.by_block else [narrow]:
-            self._writer.write_table(piece, row_group_size=_group_rows(piece))
+        if isinstance(self._writer, VectorFile):
+            for group in split_into_groups(narrow):
+                self._writer.write_row_group(group.others, group.vectors)
+        else:
+            self._writer.write_table(narrow, row_group_size=ROW_GROUP)
         self.rows += narrow.num_rows
 
     def close(self) -> None:
@@ -72,10 +69,14 @@ class TableWriter:
             self.write(self._kind.schema.empty_table())
         assert self._writer is not None
         self._writer.close()
+        if self._owned:
+            self._place.close()
 
     def abandon(self) -> None:
         """Leave the file without a footer: it will not be read, and the disk may be full."""
-        if self._writer is not None:
+        if isinstance(self._writer, VectorFile):
+            self._writer.abandon()
+        elif self._writer is not None:
             self._writer.is_open = False
 
     def _check_partitions(self, whole: pa.Table) -> None:
@@ -143,30 +144,23 @@ def count_rows(source: bytes | Path) -> int:
         raise StoreError(f"{_named(source)} is no Parquet file: {error}; write it with to_parquet") from error
 
 
-def _open(place: Path | IO[bytes] | HashingSink, table: pa.Table, name: str, kind: Kind) -> pq.ParquetWriter:
-    """Open a Parquet writer for tables like this one; `write` sorts the rows of each row group."""
+def _open(
+    place: IO[bytes] | HashingSink, table: pa.Table, name: str, kind: Kind
+) -> pq.ParquetWriter | VectorFile:
+    """Open a Parquet writer for tables like this one."""
     schema = table.schema.with_metadata({_VERSION: str(SCHEMA_VERSION).encode(), _KIND: name.encode()})
     narrow = [path for field in schema if not is_vector(field.type) for path in _list_paths(field)]
-    # Vectors need no statistics or dictionary. Byte-stream-split float32 compresses well if the model computed in
-    # bfloat16, whose low bytes are zero; float16 hardly does, and DuckDB 2.0 cannot read it byte-stream-split.
-    vectors = [field for field in schema if is_vector(field.type)]
-    single = [f"{field.name}.list.element" for field in vectors if field.type.value_type == pa.float32()]
-    compression = dict.fromkeys(narrow, "zstd")
-    compression |= {f"{field.name}.list.element": "none" for field in vectors}
-    compression |= dict.fromkeys(single, VECTOR_CODEC)
-    # Sample ids of a shard are rarely a contiguous range, so a lookup uses a Bloom filter instead of min/max.
-    filters = {"sample_id": {"ndv": _group_rows(table), "fpp": 0.01}} if kind.by_block else {}
-    return pq.ParquetWriter(
-        place,
-        schema,
-        compression=compression,
-        compression_level=dict.fromkeys(single, VECTOR_LEVEL),
-        use_byte_stream_split=single,
-        use_dictionary=[field.name for field in schema if pa.types.is_string(field.type)],
-        write_statistics=narrow,
-        write_page_checksum=True,
-        bloom_filter_options=filters,
-    )
+    options = {"write_statistics": narrow, "write_page_checksum": True}
+    text = [field.name for field in schema if pa.types.is_string(field.type)]
+    if not is_vector(schema.types[-1]):
+        return pq.ParquetWriter(place, schema, compression="zstd", use_dictionary=text, **options)
+    # The other columns are a few kilobytes to a mebibyte of vectors: zstd would take longer than all else.
+    options |= {"compression": "none", "use_dictionary": [column for column in text if column != "sample_id"]}
+    if kind.by_block:
+        # Sample ids of a shard are rarely a contiguous range, so a lookup uses a Bloom filter instead of min/max.
+        rows = count_rows_of_group(table.column(table.num_columns - 1))
+        options["bloom_filter_options"] = {"sample_id": {"ndv": rows, "fpp": 0.01}}
+    return VectorFile(place, schema, **options)
 
 
 def _list_paths(field: pa.Field) -> list[str]:
@@ -174,60 +168,6 @@ def _list_paths(field: pa.Field) -> list[str]:
     if not pa.types.is_list(field.type):
         return [field.name]
     return [f"{field.name}.list.element.{inside.name}" for inside in field.type.value_type]
-
-
-def _group_rows(table: pa.Table) -> int:
-    """The rows of a row group: a mebibyte of vectors, or 65,536 rows."""
-    for field in table.schema:
-        if is_vector(field.type) and table.num_rows:
-            width = max(1, len(table[field.name][0]))
-            return max(1, min(ROW_GROUP, ROW_GROUP_BYTES // (width * field.type.value_type.bit_width // 8)))
-    return ROW_GROUP
-
-
-def _by_block(table: pa.Table) -> Iterator[pa.Table]:
-    """The rows of each block and position, sorted by data set and sample."""
-    # Imported late: a fully cached run sorts nothing.
-    import pyarrow.compute as pc
-
-    keys = ("block", "position", "dataset", "sample_id")
-    order = pc.sort_indices(table.select(list(keys)), [(key, "ascending") for key in keys])
-    place = table.schema.get_field_index("vector")
-    vectors = _gather(table["vector"], order.to_numpy())
-    whole = table.drop_columns(["vector"]).take(order).add_column(place, table.schema.field(place), vectors)
-    blocks, positions = whole["block"].to_numpy(), _number(whole["position"])
-    changes = np.flatnonzero(np.diff(blocks, prepend=-1) | np.diff(positions, prepend=-1))
-    starts = changes.tolist()
-    for start, stop in pairwise([*starts, len(whole)]):
-        yield whole.slice(start, stop - start)
-
-
-def _number(column: pa.ChunkedArray) -> np.ndarray:
-    """Number the values of a column of text."""
-    indices: np.ndarray = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return indices
-
-
-def _gather(column: pa.ChunkedArray, order: np.ndarray) -> pa.Array:
-    """Reorder vectors; Arrow's own `take` is many times slower for lists."""
-    kind = column.type
-    width = max((len(chunk[0]) for chunk in column.chunks if len(chunk)), default=0)
-    numbers = np.empty((len(column), width), dtype=kind.value_type.to_pandas_dtype())
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order), dtype=order.dtype)
-    start = 0
-    for chunk in column.chunks:
-        flat = chunk.flatten().to_numpy(zero_copy_only=False)
-        if flat.size != len(chunk) * width:
-            raise StoreError("these rows have vectors of several widths: they are of several models")
-        numbers[place[start : start + len(chunk)]] = flat.reshape(len(chunk), width)
-        start += len(chunk)
-    offsets = np.arange(len(numbers) + 1, dtype=np.int64) * width
-    if offsets[-1] >= 2**31:
-        raise StoreError("more than 2^31 numbers in one chunk: write the rows in several")
-    return pa.ListArray.from_arrays(
-        pa.array(offsets.astype(np.int32)), pa.array(numbers.reshape(-1)), type=kind
-    )
 
 
 def _check_version(metadata: dict[bytes, bytes], name: str) -> None:

@@ -34,7 +34,8 @@ from storage.shards.writer import ShardWriter, make_writer_thread
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path, table_paths
 from storage.tables.hashing_sink import HashingSink
-from storage.tables.parquet import ROW_GROUP_BYTES, write_parquet
+from storage.tables.parquet import write_parquet
+from storage.tables.row_groups import ROW_GROUP_BYTES
 
 KEY = stage_key("ingest", {"shard": 0})
 
@@ -164,6 +165,7 @@ def test_parts_are_closed_once_enough_bytes_are_written(store, monkeypatch):
     with writer(store, part_bytes=4000) as work:
         for start in range(0, 1000, 10):
             work.append(rows(*range(start, start + 10)))
+        work._submit(work._collect, 0)
         work._wait(0)
         assert len(parts(store)) > 2
         assert sorted(finish(store, work)) == list(range(1000))
@@ -199,7 +201,7 @@ def test_whoever_makes_rows_faster_than_the_disk_takes_them_waits(store, monkeyp
 
 
 def test_an_error_of_the_disk_surfaces_at_the_next_row_or_at_the_end(store, monkeypatch):
-    def fill(self: HashingSink, data: bytearray) -> None:
+    def fill(self: HashingSink, *data: bytearray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def work_and_fail() -> None:

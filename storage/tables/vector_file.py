@@ -1,0 +1,138 @@
+"""A Parquet file with a column of vectors: Arrow writes its other columns, and here the vectors and the footer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.tables.hashing_sink import Buffer, HashingSink
+from storage.tables.thrift import I64, Struct, read_struct, write_struct
+from storage.tables.vector_pages import VectorChunk, encode_vectors
+
+# The footer's length and the magic number, which end a Parquet file.
+_MAGIC = b"PAR1"
+_TAIL = 4 + len(_MAGIC)
+# Fields that hold offsets in the file: of ColumnMetaData's pages and Bloom filter, and of RowGroup.
+_PAGES, _FILTERS, _ROW_GROUP = (9, 10, 11), (14,), (5,)
+
+
+class VectorFile:
+    """Writes a Parquet file whose last column is vectors, row group by row group.
+
+    `schema` is the whole file's; `options` are Arrow's for the other columns. Without `close` the file is invalid.
+    """
+
+    def __init__(self, place: IO[bytes] | HashingSink, schema: pa.Schema, **options: Any) -> None:
+        self._schema = schema
+        self._column = schema.names[-1]
+        self._sink = _Interleaved(place)
+        self._writer = pq.ParquetWriter(
+            self._sink, schema.remove(len(schema) - 1), store_schema=False, **options
+        )
+        self._chunks: list[VectorChunk] = []
+
+    def write_row_group(self, others: pa.Table, vectors: np.ndarray) -> None:
+        """Write a row group: the other columns, and vectors [rows, width], which must not change afterwards."""
+        self._writer.write_table(others, row_group_size=len(others))
+        chunk = encode_vectors(vectors, self._column)
+        self._chunks.append(chunk)
+        self._sink.put(chunk.buffers)
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._sink.hold()
+        self._writer.close()
+        rest = self._sink.release()
+        size = int.from_bytes(rest[-_TAIL : -len(_MAGIC)], "little")
+        # Arrow puts Bloom filters between the last row group and the footer.
+        self._sink.write(rest[: -_TAIL - size])
+        footer = self._complete(rest[-_TAIL - size : -_TAIL])
+        self._sink.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
+
+    def abandon(self) -> None:
+        """Leave the file without a footer."""
+        self._writer.is_open = False
+
+    def _complete(self, footer: bytes) -> bytes:
+        """Add the vectors to Arrow's footer (FileMetaData of parquet.thrift) of the other columns."""
+        chunks = iter(self._chunks)
+        before = 0
+        total = sum(chunk.stored for chunk in self._chunks)
+
+        def complete(group: Struct) -> bytes:
+            nonlocal before
+            chunk = next(chunks)
+            columns = group[1][1].values
+            for column in columns:
+                _shift(column[3][1], _PAGES, before)
+                _shift(column[3][1], _FILTERS, total)
+            _shift(group, _ROW_GROUP, before)
+            columns.append(chunk.describe(group[5][1] + group[6][1]))
+            for field, size in ((2, chunk.plain), (6, chunk.stored)):
+                group[field] = (I64, group[field][1] + size)
+            before += chunk.stored
+            return write_struct(group)
+
+        others = read_struct(footer, {4: complete})
+        # Schema, key-value metadata and column orders are those of a file of all columns without rows.
+        return write_struct({**_describe(self._schema), 3: others[3], 4: others[4]})
+
+
+def _shift(fields: Struct, offsets: Sequence[int], distance: int) -> None:
+    """Move offsets in the file by a distance."""
+    for field in offsets:
+        if field in fields:
+            fields[field] = (I64, fields[field][1] + distance)
+
+
+class _Interleaved(io.RawIOBase):
+    """Where Arrow writes: into a file that vectors go to as well, until its last bytes are held back."""
+
+    def __init__(self, place: IO[bytes] | HashingSink) -> None:
+        super().__init__()
+        self._place = place
+        self._held: bytearray | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._held is None:
+            self._place.write(data)
+        else:
+            self._held += data
+        return memoryview(data).nbytes
+
+    def put(self, buffers: Sequence[Buffer]) -> None:
+        """Write buffers that nobody will change, a large one last, which a `HashingSink` does not copy."""
+        *small, large = buffers
+        for piece in small:
+            self._place.write(piece)
+        if isinstance(self._place, HashingSink):
+            self._place.give(large)
+        else:
+            self._place.write(large)
+
+    def hold(self) -> None:
+        """Hold back what is written from now on."""
+        self._held = bytearray()
+
+    def release(self) -> bytes:
+        """Return what was held back, and hold nothing back any more."""
+        assert self._held is not None
+        held, self._held = bytes(self._held), None
+        return held
+
+
+def _describe(schema: pa.Schema) -> Struct:
+    """The footer of a file without rows, as Arrow writes it."""
+    file = io.BytesIO()
+    pq.write_table(schema.empty_table(), file)
+    data = file.getvalue()
+    size = int.from_bytes(data[-_TAIL : -len(_MAGIC)], "little")
+    return read_struct(data[-_TAIL - size : -_TAIL])
