@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from cmrm.judges.judge import Answer, Field, Judge, Verdict
@@ -17,6 +18,7 @@ MAX_REFERENCE_WORDS = 12
 ARTICLES = frozenset(("a", "an", "the"))
 # VQA treats it as a number too.
 NO_NUMBER = "none"
+_SILENT = ARTICLES | {END}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +45,24 @@ class MatchJudge(Judge):
 
 def normalise(text: str) -> list[str]:
     """Split a text into normalised words, without articles."""
-    return [word for word in _split(text) if word not in ARTICLES]
+    return _split(text, without=_SILENT)
 
 
-def _split(text: str) -> list[str]:
-    return ["0" if word == NO_NUMBER else word for word in split_with_numbers(text) if word != END]
+def _split(text: str, without: frozenset[str] = frozenset((END,))) -> list[str]:
+    words = [word for word in split_with_numbers(text) if word not in without]
+    return ["0" if word == NO_NUMBER else word for word in words] if NO_NUMBER in words else words
+
+
+@lru_cache(maxsize=256)
+def _split_reference(reference: str) -> tuple[str, ...]:
+    """The words of a reference, which many answers share; none of a reference that a verdict cannot follow from."""
+    words = () if read_references(reference) else tuple(_split(reference))
+    return words if len(words) <= MAX_REFERENCE_WORDS else ()
 
 
 def _judge_one(answer: Answer) -> Verdict:
-    reference = _split(answer.reference or "")
-    if answer.harmful or read_references(answer.reference) or not 0 < len(reference) <= MAX_REFERENCE_WORDS:
+    reference = _split_reference(answer.reference or "")
+    if answer.harmful or not reference:
         return Verdict(verdict="not_applicable")
     correct = _matches(answer.answer, reference)
     return Verdict(
@@ -60,9 +70,8 @@ def _judge_one(answer: Answer) -> Verdict:
     )
 
 
-def _matches(text: str, reference: list[str]) -> bool:
+def _matches(text: str, reference: Sequence[str]) -> bool:
     content = [word for word in reference if word not in ARTICLES]
     if content:
         return contains_words(normalise(text), content)
-    given = _split(text)
-    return given[-len(reference) :] == reference
+    return tuple(_split(text)[-len(reference) :]) == reference

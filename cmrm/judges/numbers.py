@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import compress
 
-from cmrm.judges.text import clean_text, split_words
+from cmrm.judges.text import Remembered, clean_text, split_words
 
 SMALL = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -63,19 +65,54 @@ _FOUND = re.compile(
     rf"|(?P<words>(?:{_NOT_BEHIND}|\b(?!one\b))\b{_WORDS}\b{_OTHER})",
     re.IGNORECASE,
 )
+# What a text between white space holds if a number starts in it.
+_START = re.compile(rf"\d|\b(?:{'|'.join(VALUES)})\b", re.IGNORECASE)
 
 
 def split_with_numbers(text: str) -> list[str]:
     """Split a text into words as `split_words` does, with each number as one word for its value."""
-    plain = re.sub(r"[ \t]+", " ", re.sub("[\u2212\u2013\u2012]", "-", clean_text(_write_fractions(text))))
+    plain = clean_text(text if text.isascii() else _write_fractions(text))
+    if not plain.isascii():
+        plain = re.sub("[\u2212\u2013\u2012]", "-", plain)
+    if "\t" in plain or "  " in plain:
+        plain = re.sub(r"[ \t]+", " ", plain)
+    numbers = list(_find_numbers(plain))
+    if not numbers:
+        return split_words(plain)
     tokens: list[str | Fraction] = []
     end = 0
-    for found in _FOUND.finditer(plain):
+    for found in numbers:
         tokens += split_words(plain[end : found.start()])
         tokens += _read(found)
         end = found.end()
     tokens += split_words(plain[end:])
-    return [str(token) for token in _join_ranges(_apply_signs(tokens))]
+    if any(map(plain.casefold().__contains__, NEGATIONS)):
+        tokens = _apply_signs(tokens)
+    if len(numbers) > 1:
+        tokens = _join_ranges(tokens)
+    return list(map(str, tokens))
+
+
+def _find_numbers(plain: str) -> Iterator[re.Match[str]]:
+    """Find what `_FOUND.finditer` finds, many times faster: only where a number may start is it looked for."""
+    pieces = plain.split()
+    begin = end = 0
+    for piece in compress(pieces, map(_MAY_START.__getitem__, pieces)):
+        begin = _find_piece(plain, piece, begin)
+        for place in range(max(begin, end), begin + len(piece)):
+            if place >= end and (found := _FOUND.match(plain, place)):
+                yield found
+                end = found.end()
+        begin += len(piece)
+
+
+def _find_piece(plain: str, piece: str, start: int) -> int:
+    """Find a text with white space around it, or the end of the whole."""
+    while True:
+        place = plain.index(piece, start)
+        start = place + len(piece)
+        if not (plain[place - 1 : place] + plain[start : start + 1]).strip():
+            return place
 
 
 def _write_fractions(text: str) -> str:
@@ -136,15 +173,18 @@ def _apply_signs(tokens: list[str | Fraction]) -> list[str | Fraction]:
 
 def _join_ranges(tokens: list[str | Fraction]) -> list[str | Fraction]:
     """Join two numbers with "to" or "or" between them, or after "between", into one word."""
+    numbers = {place for place, token in enumerate(tokens) if not isinstance(token, str)}
     joined: list[str | Fraction] = []
-    rest = list(reversed(tokens))
-    while rest:
-        token = rest.pop()
-        if isinstance(token, Fraction) and len(rest) >= 2 and isinstance(rest[-2], Fraction):
-            between = bool(joined) and joined[-1] == "between" and rest[-1] == "and"
-            if rest[-1] in ("to", "or") or between:
-                word = rest.pop()
-                joined.append(f"{token}-{word}-{rest.pop()}")
-                continue
-        joined.append(token)
-    return joined
+    done = 0
+    for place in sorted(numbers):
+        if place < done or place + 2 not in numbers:
+            continue
+        word = tokens[place + 1]
+        if word in ("to", "or") or (word == "and" and place > 0 and tokens[place - 1] == "between"):
+            joined += tokens[done:place]
+            joined.append(f"{tokens[place]}-{word}-{tokens[place + 2]}")
+            done = place + 3
+    return joined + tokens[done:]
+
+
+_MAY_START = Remembered(lambda piece: _START.search(piece) is not None)
