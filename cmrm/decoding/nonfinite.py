@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from cmrm.models.block_output import block_output
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions
-from cmrm.steering.capture import block_output
 
 
 @dataclass(frozen=True, kw_only=True)

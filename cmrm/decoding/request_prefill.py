@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from cmrm.decoding.block_skipping import can_skip_blocks, keep_outputs, skip_blocks
 from cmrm.decoding.requests import DecodeRequest
 from cmrm.decoding.scheduler import RequestPart
 from cmrm.models.image_tokens import is_medium
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render, send
+from cmrm.prefix.block_skipping import can_skip_blocks, keep_outputs, skip_blocks
 from cmrm.prefix.cache import PrefilledBatch, PromptBatch, prefill
 from cmrm.prefix.image_features import ImageFeatures
 from cmrm.prefix.image_prompts import (

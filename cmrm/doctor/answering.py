@@ -13,9 +13,9 @@ from transformers import BatchFeature
 
 from cmrm.decoding.stop_tokens import make_generation_config
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
+from cmrm.models.block_output import block_output, replace_states
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.capture import block_output, replace_states
 from cmrm.steering.hooks import steer
 from cmrm.steering.intervention import Steering
 from cmrm.steering.settings import Scope

@@ -19,7 +19,8 @@ from cmrm.doctor.answering import (
     answer_steered,
 )
 from cmrm.doctor.fixture import STEPS, CheckFailedError, ModelFixture
-from cmrm.steering.capture import block_output, embed
+from cmrm.models.block_output import block_output
+from cmrm.steering.capture import embed
 from cmrm.steering.hooks import embed_steered, steer
 from cmrm.steering.intervention import Intervention, Steering
 from cmrm.steering.projection import Projection

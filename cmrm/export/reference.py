@@ -16,11 +16,11 @@ from cmrm.api.steer import check_fit, steer
 from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Expected, are_told_apart
 from cmrm.export.request import ExportRequest
+from cmrm.models.block_output import block_output
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, render, render_on_host, send
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.data_uri import to_png_uri
-from cmrm.steering.capture import block_output
 from cmrm.steering.intervention import Intervention
 from cmrm.steering.settings import Scope
 from cmrm.untrusted.printable import first_line

@@ -22,11 +22,11 @@ from transformers import DynamicCache
 
 from cmrm.errors import UserError
 from cmrm.export.request import ConstantShift
+from cmrm.models.block_output import block_output
 from cmrm.models.forward_arguments import position_ids
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.packing import make_masks
-from cmrm.steering.capture import block_output
 from cmrm.untrusted.printable import first_line
 
 # The dynamic sizes by name; what is traced is any batch of more than one row and of several tokens.

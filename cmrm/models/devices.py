@@ -62,15 +62,20 @@ def own_weights(model: nn.Module) -> None:
 
 def _list_kept(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """List the weight maps from which accelerate's hooks load offloaded weights."""
+    for one in list_placement_hooks(model):
+        kept = getattr(one, "weights_map", None)
+        # Each module has a view of one mapping, with a prefix of its own.
+        kept = getattr(kept, "dataset", kept)
+        kept = getattr(kept, "state_dict", kept)
+        if isinstance(kept, dict):
+            yield kept
+
+
+def list_placement_hooks(model: nn.Module) -> Iterator[Any]:
+    """List the hooks by which accelerate moves inputs and weights of a model's parts between devices."""
     for module in model.modules():
         hook = getattr(module, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            kept = getattr(one, "weights_map", None)
-            # Each module has a view of one mapping, with a prefix of its own.
-            kept = getattr(kept, "dataset", kept)
-            kept = getattr(kept, "state_dict", kept)
-            if isinstance(kept, dict):
-                yield kept
+        yield from () if hook is None else getattr(hook, "hooks", (hook,))
 
 
 def keep_freed_memory() -> None:

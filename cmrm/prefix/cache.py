@@ -54,6 +54,12 @@ class PromptBatch:
         """Number of prompts."""
         return int(self.inputs["input_ids"].shape[0])
 
+    def of_row(self, row: int) -> PromptBatch:
+        """One of several prompts of text, that of a row."""
+        inputs = BatchFeature({name: value[row : row + 1] for name, value in self.inputs.items()})
+        owners = None if self.owners is None else self.owners[row : row + 1]
+        return replace(self, inputs=inputs, owners=owners)
+
 
 def read_prefixes(vlm: VisionLanguageModel, inputs: BatchFeature, lengths: Sequence[int]) -> Prefix:
     """Prefill the first `lengths[i]` tokens of each rendered prompt i, with all of its image tokens or none.
@@ -167,11 +173,26 @@ class SharedLayer(CacheLayerMixin):
         return shared[self.owners.to(shared.device)]
 
 
+def begin_nowhere(vlm: VisionLanguageModel) -> Prefix:
+    """Make a prefix of no tokens, for prompts that are packed and share none."""
+    nothing = torch.empty(1, 0, 0, 0, device=vlm.device)
+    return Prefix(
+        layers=((nothing, nothing),) * len(vlm.blocks),
+        mask=torch.empty(1, 0, dtype=torch.bool, device=vlm.device),
+        positions=torch.full((1,), vlm.family.first_position, device=vlm.device),
+    )
+
+
 def open_cache(batch: PromptBatch) -> Cache:
     """Make a KV cache for a batch: one that starts with its prefix, or an empty one."""
     if batch.prefix is None or batch.owners is None:
         return DynamicCache()
-    return Cache(layers=[SharedLayer(keys, values, batch.owners) for keys, values in batch.prefix.layers])
+    return continue_cache(batch.prefix, batch.owners)
+
+
+def continue_cache(prefix: Prefix, owners: Tensor) -> Cache:
+    """Make a KV cache whose row i begins with prefix `owners[i]`."""
+    return Cache(layers=[SharedLayer(keys, values, owners) for keys, values in prefix.layers])
 
 
 def read_rest(vlm: VisionLanguageModel, batch: PromptBatch, cache: Cache) -> Tensor:

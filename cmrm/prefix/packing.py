@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heapreplace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature, Cache
 
 from cmrm.models.modules import find_backbone
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prefix.cache import Prefix, PromptBatch, open_cache
+from cmrm.prefix.cache import Prefix, PromptBatch
 
 Masks = Tensor | dict[str, Tensor]
 
@@ -55,8 +57,13 @@ def _finish(config: Any, visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
-# Tokens in a row: with more, most of the attention scores are between different prompts, and masked out.
-ROW_TOKENS = 512
+# Tokens in a row: with more, most of the attention scores are between different prompts, and masked out; with fewer,
+# the prefix is copied for more rows.
+ROW_TOKENS = 256
+
+
+# Share of padding in a batch from which on it is packed.
+LEAST_PADDING = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +71,32 @@ class Packed:
     """Prompts packed into rows: `ids` int64 [rows, tokens], and for each token its prompt and its index in the prompt.
 
     `owners` int64 [rows, tokens] numbers the prompts, −1 for padding; `places` counts each prompt's tokens from 0.
-    `last` is int64 [prompts, 2]: the row and the column of each prompt's last token.
+    `last` is int64 [prompts, 2]: the row and the column of each prompt's last token. `ends`, int64 [rows, ends], lists
+    these columns for each row, and 0 where a row has fewer; `numbers`, int64 [prompts, 2], is a prompt's place there.
     """
 
     ids: Tensor
     owners: Tensor
     places: Tensor
     last: Tensor
+    ends: Tensor
+    numbers: Tensor
+
+
+def is_text(inputs: BatchFeature) -> bool:
+    """Whether rendered prompts show no media: nothing but tensors of tokens."""
+    shape = inputs["attention_mask"].shape
+    return all(torch.is_tensor(value) and value.shape == shape for value in inputs.values())
+
+
+def is_padded_text(inputs: BatchFeature) -> bool:
+    """Whether rendered prompts are text, at its usual positions, of so different lengths that packing them pays."""
+    mask = inputs["attention_mask"]
+    return (
+        is_text(inputs)
+        and "position_ids" not in inputs
+        and int(mask.sum()) <= (1 - LEAST_PADDING) * mask.numel()
+    )
 
 
 def pack(vlm: VisionLanguageModel, batch: PromptBatch) -> Packed:
@@ -90,39 +116,44 @@ def pack(vlm: VisionLanguageModel, batch: PromptBatch) -> Packed:
         flat = torch.full((count * width,), empty, dtype=torch.long, device=ids.device)
         return flat.index_put((target,), values).reshape(count, width)
 
-    ends = starts[1] + mask.sum(dim=1) - 1
+    last = starts[1] + mask.sum(dim=1) - 1
+    ends: list[list[int]] = [[] for _ in range(count)]
+    numbers = []
+    for row, column in zip(rows, last.tolist(), strict=True):
+        numbers.append([row, len(ends[row])])
+        ends[row].append(column)
+    most = max(map(len, ends))
     # Built on the host, where the batch still is, and copied without a device synchronization.
-    ids, owners, places, last = (
+    ids, owners, places, last, padded, numbered = (
         made.to(vlm.device, non_blocking=True)
         for made in (
             spread(ids[mask], 0),
             spread(prompts, -1),
             spread(places, 0),
-            torch.stack([starts[0], ends], dim=1),
+            torch.stack([starts[0], last], dim=1),
+            torch.tensor([[*row, *[0] * (most - len(row))] for row in ends]),
+            torch.tensor(numbers),
         )
     )
-    return Packed(ids=ids, owners=owners, places=places, last=last)
+    return Packed(ids=ids, owners=owners, places=places, last=last, ends=padded, numbers=numbered)
 
 
-def read_packed(vlm: VisionLanguageModel, batch: PromptBatch, packed: Packed) -> None:
-    """Run the backbone on packed prompts that continue the batch's only prefix; hooks read their states."""
-    prefix = batch.prefix
-    if prefix is None or prefix.mask.shape[0] != 1:
-        raise ValueError("these prompts do not continue one prefix; read them unpacked")
-    shared = prefix.mask.sum()
-    rows = PromptBatch(inputs=batch.inputs, prefix=prefix, owners=packed.ids.new_zeros(len(packed.ids)))
+def read_packed(
+    vlm: VisionLanguageModel, packed: Packed, *, prefix: Prefix, masks: Masks, cache: Cache
+) -> None:
+    """Run the backbone on packed prompts that continue the prefix of a cache; hooks read their states."""
     find_backbone(vlm)(
         input_ids=packed.ids,
-        attention_mask=_mask(vlm, prefix, packed, shared),
+        attention_mask=masks,
         position_ids=prefix.positions[:, None] + packed.places,
-        past_key_values=open_cache(rows),
+        past_key_values=cache,
         use_cache=True,
     )
 
 
-def _mask(vlm: VisionLanguageModel, prefix: Prefix, packed: Packed, shared: Tensor) -> Masks:
+def mask_packed(vlm: VisionLanguageModel, packed: Packed, *, prefix: Prefix) -> Masks:
     """Let each token attend to the prefix and to earlier tokens of its own prompt; padding attends to itself."""
-    owners, places = packed.owners, packed.places
+    owners, places, shared = packed.owners, packed.places, prefix.mask.sum()
     columns = torch.arange(owners.shape[1], device=owners.device)
     own = (owners[:, :, None] == owners[:, None, :]) & (columns[:, None] >= columns)
     before = prefix.mask[:, None].expand(*owners.shape, -1)
@@ -137,13 +168,12 @@ def _mask(vlm: VisionLanguageModel, prefix: Prefix, packed: Packed, shared: Tens
 
 
 def _place(lengths: list[int]) -> tuple[list[int], list[int]]:
-    """Assign each prompt, in order, a row and a first column; a full row starts a new one."""
-    rows, columns = [], []
-    row, column = 0, 0
-    for length in lengths:
-        if column and column + length > ROW_TOKENS:
-            row, column = row + 1, 0
-        rows.append(row)
-        columns.append(column)
-        column += length
+    """Assign each prompt a row and a first column, so that rows of about `ROW_TOKENS` are equally long."""
+    count = -(-sum(lengths) // max(ROW_TOKENS, *lengths))
+    rows, columns = [0] * len(lengths), [0] * len(lengths)
+    filled = [(0, row) for row in range(count)]
+    for prompt in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        # The longest that is left goes to the shortest row.
+        columns[prompt], rows[prompt] = filled[0]
+        heapreplace(filled, (columns[prompt] + lengths[prompt], rows[prompt]))
     return rows, columns

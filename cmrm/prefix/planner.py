@@ -21,6 +21,7 @@ from cmrm.prefix.image_prompts import (
     list_ids,
     render_with_tokenizer_spy,
 )
+from cmrm.prefix.packing import is_padded_text
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.media import digest_medium
 
@@ -28,8 +29,11 @@ from cmrm.prompts.media import digest_medium
 MASKED = ("sdpa", "eager")
 # Layer types whose KV cache has an entry for each token, which a mask can select.
 KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-# Least saving that is worth an additional pass: tokens, and the share of a batch's tokens or rows.
-LEAST_TOKENS, LEAST_SHARE = 32, 0.2
+# Least saving that is worth an additional pass: tokens, and the share of a batch's tokens. Later batches need no such
+# pass, so that a few tokens of a short text pay as well.
+LEAST_TOKENS, LEAST_SHARE = 32, 0.1
+# Least share of the rows that have a prefix of another one, for prompts to be grouped at all.
+LEAST_ROWS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ def count_shared(rows: Sequence[list[int]], *, least: int = 1) -> int:
 def may_pay(groups: Sequence[PrefixGroup]) -> bool:
     """Whether prefix sharing within groups would be worthwhile if all prompts of a group were equal."""
     rows = sum(len(group.rows) for group in groups)
-    return rows - len(groups) >= LEAST_SHARE * rows
+    return rows - len(groups) >= LEAST_ROWS * rows
 
 
 def is_worthwhile(saved: int, rows: Sequence[list[int]], *, images: int) -> bool:
@@ -168,6 +172,12 @@ class Prefixes:
             return laid_out
         inputs = render_on_host(self._vlm, prompts) if whole is None else whole
         return PromptBatch(inputs=send(self._vlm, inputs))
+
+    def may_pack(self, batch: PromptBatch) -> bool:
+        """Whether prompts that share no prefix are text that this model can read in packed rows, to save padding."""
+        if batch.prefix is not None or explain_unshared(self._vlm, images=0) is not None:
+            return False
+        return is_padded_text(batch.inputs)
 
     def forget(self) -> None:
         """Evict all cached prefixes."""

@@ -12,16 +12,23 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from cmrm.models.block_output import block_output
 from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
-from cmrm.prefix.cache import PromptBatch, open_cache, read_rest
-from cmrm.prefix.packing import pack, read_packed
+from cmrm.prefix.cache import Prefix, PromptBatch, begin_nowhere, continue_cache, open_cache, read_rest
+from cmrm.prefix.last_block import (
+    LastBlock,
+    Queries,
+    can_stop_at,
+    find_ends,
+    find_ends_of_packed,
+    find_ends_of_rests,
+)
+from cmrm.prefix.packing import is_text, mask_packed, pack, read_packed
 from cmrm.prefix.planner import Prefixes, lay_out
 from cmrm.prompts.conditions import Prompt
 
-# Dimensions of a block's output in parallel streams.
-STREAMED = 4
 Reading = Literal["unsteered", "before_intervention", "after_intervention"]
 # Chooses or combines states of a block's output [rows, tokens, hidden]; of its result the first axis is rows.
 Pick = Callable[[Tensor], Tensor]
@@ -92,23 +99,6 @@ def _pick_at(positions: Tensor, hidden: Tensor) -> Tensor:
     return hidden[rows, columns]
 
 
-def block_output(output: Any) -> Tensor:
-    """Get the hidden states [rows, tokens, width] from a block's output, which may be a tuple.
-
-    Of parallel streams, [streams, rows, tokens, hidden] (Gemma 3n), the state is all of them side by side.
-    """
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden.movedim(0, -2).flatten(-2) if hidden.dim() == STREAMED else hidden
-
-
-def replace_states(output: Any, states: Tensor) -> Any:
-    """Make a block's output with other states [rows, tokens, width], in the shape of its own."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    if hidden.dim() == STREAMED:
-        states = states.unflatten(-1, (len(hidden), hidden.shape[-1])).movedim(-2, 0)
-    return (states, *output[1:]) if isinstance(output, tuple) else states
-
-
 @contextmanager
 def capture_states(
     vlm: VisionLanguageModel, *, blocks: Sequence[int], positions: Tensor | Pick
@@ -151,28 +141,100 @@ def embed(
 ) -> Tensor:
     """Extract hidden states of a batch at each block's output, last prompt token: float32 [prompts, blocks, hidden].
 
-    One forward pass without logits; the tensor stays on the model's device. With `prefixes`, a shared prefix is
-    prefilled once if that saves work, and cached there for the next batch. `rendered` are the prompts as
-    `cmrm.prefix.renderer` rendered them in the background, if it did.
+    One forward pass without logits, which leaves out what none of these states needs; the tensor stays on the model's
+    device. With `prefixes`, a shared prefix is prefilled once if that saves work, and cached there for the next batch,
+    and texts of different lengths are packed. `rendered` are the prompts as `cmrm.prefix.renderer` rendered them in the
+    background, if it did.
     """
     if len(prompts) > 1 and not vlm.family.batches:
         return torch.cat([embed(vlm, [prompt], blocks=blocks) for prompt in prompts])
-    return read_batch(vlm, lay_out(vlm, prompts, prefixes, rendered=rendered), blocks=blocks)
+    batch = lay_out(vlm, prompts, prefixes, rendered=rendered)
+    if prefixes is not None and prefixes.may_pack(batch):
+        batch = replace(batch, prefix=begin_nowhere(vlm))
+    return read_batch(vlm, batch, blocks=blocks)
 
 
 def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence[int]) -> Tensor:
     """Extract the hidden states of a laid-out batch, as `embed` does."""
-    if batch.prefix is None:
-        return read_prompt(vlm, batch.inputs, blocks=blocks)
-    if len(batch.prefix.mask) == 1:
-        packed = pack(vlm, batch)
+    prefix = batch.prefix
+    if prefix is None:
+        return _read_whole(vlm, send(vlm, batch.inputs), blocks=blocks)
+    if len(prefix.mask) == 1:
+        return _read_packed(vlm, batch, prefix=prefix, blocks=blocks)
+    return _read_rests(vlm, replace(batch, inputs=send(vlm, batch.inputs)), prefix=prefix, blocks=blocks)
+
+
+def _read_whole(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int]) -> Tensor:
+    if not can_stop_at(vlm, max(blocks), images=0 if is_text(inputs) else 1):
+        return read_prompt(vlm, inputs, blocks=blocks)
+    top, base = LastBlock(vlm, max(blocks)), vlm.model.base_model
+
+    def run() -> None:
+        base(
+            **inputs,
+            **count_positions(vlm, inputs),
+            **fewest_logits(base),
+            past_key_values=top.cache,
+            use_cache=True,
+        )
+
+    last = last_prompt_positions(inputs["attention_mask"])
+    return _read_twice(vlm, top, run, partial(find_ends, vlm, inputs), blocks=blocks, last=last)
+
+
+def _read_packed(
+    vlm: VisionLanguageModel, batch: PromptBatch, *, prefix: Prefix, blocks: Sequence[int]
+) -> Tensor:
+    packed = pack(vlm, batch)
+    masks, owners = mask_packed(vlm, packed, prefix=prefix), packed.ids.new_zeros(len(packed.ids))
+    run = partial(read_packed, vlm, packed, prefix=prefix, masks=masks)
+    if can_stop_at(vlm, max(blocks), images=0):
+        top = LastBlock(vlm, max(blocks), prefix=prefix, owners=owners)
+        ends = partial(find_ends_of_packed, packed, prefix=prefix, masks=masks)
+        states = _read_twice(vlm, top, partial(run, cache=top.cache), ends, blocks=blocks, last=packed.last)
+    else:
         with capture_states(vlm, blocks=blocks, positions=packed.last) as captured:
-            read_packed(vlm, batch, packed)
-        return captured.stack(blocks).float()
-    batch = replace(batch, inputs=send(vlm, batch.inputs))
+            run(cache=continue_cache(prefix, owners))
+        states = captured.stack(blocks).float()
+    if batch.rows > 1:
+        # A score of NaN stays so under a mask: what goes wrong in one prompt is seen in all of its row.
+        for row in (~states.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist():
+            states[row] = _read_packed(vlm, batch.of_row(row), prefix=prefix, blocks=blocks)[0]
+    return states
+
+
+def _read_rests(
+    vlm: VisionLanguageModel, batch: PromptBatch, *, prefix: Prefix, blocks: Sequence[int]
+) -> Tensor:
     last = last_prompt_positions(batch.inputs["attention_mask"])
-    with capture_states(vlm, blocks=blocks, positions=last) as captured:
-        read_rest(vlm, batch, open_cache(batch))
+    if not can_stop_at(vlm, max(blocks), images=0):
+        with capture_states(vlm, blocks=blocks, positions=last) as captured:
+            read_rest(vlm, batch, open_cache(batch))
+        return captured.stack(blocks).float()
+    owners = batch.owners
+    assert owners is not None  # a batch with a prefix has owners
+    top = LastBlock(vlm, max(blocks), prefix=prefix, owners=owners)
+    ends = partial(find_ends_of_rests, vlm, batch, prefix=prefix, owners=owners)
+    return _read_twice(vlm, top, partial(read_rest, vlm, batch, top.cache), ends, blocks=blocks, last=last)
+
+
+def _read_twice(
+    vlm: VisionLanguageModel,
+    top: LastBlock,
+    run: Callable[[], object],
+    find_queries: Callable[[], Queries],
+    *,
+    blocks: Sequence[int],
+    last: Tensor,
+) -> Tensor:
+    """Extract states by two passes: `run`, up to the keys and values of the last block, and that block's rest."""
+    with capture_states(vlm, blocks=blocks, positions=last) as captured, top.stopping():
+        run()
+    if top.has_stopped:
+        queries = find_queries()
+        with capture_states(vlm, blocks=[top.number], positions=queries.index) as again:
+            top.read(queries)
+        captured.states |= again.states
     return captured.stack(blocks).float()
 
 

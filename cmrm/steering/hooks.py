@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from cmrm.models.block_output import block_output, replace_states
 from cmrm.models.hook_handles import hooked
 from cmrm.models.image_tokens import is_medium
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import Prompt
-from cmrm.steering.capture import SteeringHook, block_output, read_prompt, replace_states
+from cmrm.steering.capture import SteeringHook, read_prompt
 from cmrm.steering.intervention import Intervention, Steering, compute_shift, list_parts
 from cmrm.steering.projection import Projection
 from cmrm.steering.proof import SteeringProof, measure_move

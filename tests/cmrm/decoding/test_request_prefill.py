@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from cmrm.decoding.api import answer
-from cmrm.decoding.block_skipping import skip_blocks
 from cmrm.decoding.hf_generate import generate_apart
 from cmrm.decoding.request_prefill import RequestPrefill
 from cmrm.decoding.requests import DecodeRequest
 from cmrm.decoding.scheduler import split_request
 from cmrm.models.vlm import VisionLanguageModel, render
+from cmrm.prefix.block_skipping import skip_blocks
 from cmrm.prefix.image_features import ImageFeatures
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt

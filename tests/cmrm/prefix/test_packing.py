@@ -13,7 +13,7 @@ from transformers import BatchFeature
 import cmrm.prefix.packing
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.cache import PromptBatch
-from cmrm.prefix.packing import ROW_TOKENS, pack, read_packed
+from cmrm.prefix.packing import ROW_TOKENS, pack
 from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import noise_image
@@ -25,7 +25,7 @@ BLOCKS = range(4)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
-        st.lists(st.integers(5, 300), min_size=1, max_size=ROW_TOKENS + 9), min_size=1, max_size=12
+        st.lists(st.integers(5, 300), min_size=1, max_size=2 * ROW_TOKENS), min_size=1, max_size=12
     ),
     side=st.sampled_from(["left", "right"]),
 )
@@ -48,7 +48,11 @@ def test_every_token_of_every_prompt_is_packed_once(
         assert len(set(mine.nonzero()[:, 0].tolist())) == 1
         assert mine.nonzero()[-1].tolist() == packed.last[number].tolist()
     assert int((packed.owners >= 0).sum()) == sum(map(len, rows))
-    assert packed.ids.shape[1] <= max(ROW_TOKENS, longest)
+    ends = [packed.ends[row, place].item() for row, place in packed.numbers.tolist()]
+    assert torch.stack([packed.last[:, 0], torch.tensor(ends)], dim=1).tolist() == packed.last.tolist()
+    # As long as the longest prompt in any case, and no fuller than even rows are, but for one prompt.
+    assert packed.ids.shape[1] <= max(ROW_TOKENS, longest) + longest
+    assert packed.ids.numel() <= sum(map(len, rows)) + len(packed.ids) * longest
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 10_000])
@@ -61,7 +65,7 @@ def test_states_do_not_depend_on_how_prompts_are_packed(
     batch = Prefixes(vlm).lay_out(prompts)
     assert batch.prefix is not None
     rows = len(pack(vlm, batch).ids)
-    assert rows == {1: len(prompts), 10_000: 1}.get(tokens, rows)
+    assert rows > 1 if tokens == 1 else rows == 1 or tokens < 10_000
     with torch.inference_mode():
         found = read_batch(vlm, batch, blocks=BLOCKS)
     apart = embed(vlm, prompts, blocks=BLOCKS)
@@ -69,15 +73,6 @@ def test_states_do_not_depend_on_how_prompts_are_packed(
     # last place of the largest state. A prompt that saw another one's tokens would be off by whole numbers.
     rounding = 16 * torch.finfo(torch.float32).eps * float(apart.abs().max())
     torch.testing.assert_close(found, apart, atol=rounding, rtol=1e-5)
-
-
-def test_prompts_without_a_prefix_are_refused(vlm: VisionLanguageModel) -> None:
-    inputs = BatchFeature(
-        {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
-    )
-    batch = PromptBatch(inputs=inputs)
-    with pytest.raises(ValueError, match="do not continue one prefix"):
-        read_packed(vlm, batch, pack(vlm, batch))
 
 
 def ask(shown: str) -> Sequence[Prompt]:

@@ -211,7 +211,8 @@ def test_alpha_delta_is_subtracted_in_single_precision_and_rounded_once(
 ) -> None:
     vlm = load_model(resolve_model(str(llava_folder)), dtype=dtype, device="cpu")
     kind = vlm.model.dtype
-    plain = embed(vlm, text_prompts, blocks=[1])[:, 0]
+    # In a pass over all blocks and tokens, like the steered one: other passes round otherwise.
+    plain = read_prompt(vlm, render(vlm, text_prompts), blocks=[1])[:, 0]
     delta = plain[:, None].roll(1, dims=2) / 3
     own = Intervention(delta=delta, alpha=alpha, blocks=(1,))
     expected = (plain - torch.tensor(alpha) * delta[:, 0]).to(kind).float()

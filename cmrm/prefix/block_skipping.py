@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from cmrm.models.block_output import block_output
 from cmrm.models.family_lookup import is_of_table
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.steering.capture import block_output
 
 
 def can_skip_blocks(vlm: VisionLanguageModel) -> bool:
@@ -52,19 +53,21 @@ def skip_blocks(vlm: VisionLanguageModel, outputs: Mapping[int, Tensor | None]) 
     """
     with ExitStack() as stack:
         for block, output in outputs.items():
-            stack.enter_context(_replace(vlm.blocks[block], output))
+            stack.enter_context(replace_forward(vlm.blocks[block], partial(_give, output)))
         yield
 
 
-@contextmanager
-def _replace(block: nn.Module, output: Tensor | None) -> Iterator[None]:
-    def give(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        # A copy: a model may change what a block returns in place.
-        return hidden_states if output is None else output.clone()
+def _give(output: Tensor | None, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    # A copy: a model may change what a block returns in place.
+    return hidden_states if output is None else output.clone()
 
+
+@contextmanager
+def replace_forward(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a block run another function while the body runs; its hooks act on what that returns."""
     # Set on the instance; accelerate keeps the forward of an offloaded block there, too.
     own = vars(block).get("forward")
-    vars(block)["forward"] = give
+    vars(block)["forward"] = forward
     try:
         yield
     finally:
