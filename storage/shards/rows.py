@@ -14,7 +14,7 @@ from storage.errors import StoreError
 from storage.records.manifest import Manifest
 from storage.store import Store
 from storage.tables.arrow import kind_of
-from storage.tables.parquet import open_parquet, read_parquet
+from storage.tables.parquet import iterate_groups, open_parquet, read_parquet
 
 
 def need_manifest(store: Store, stage: str, key: str) -> Manifest:
@@ -69,9 +69,12 @@ def _complete(table: pa.Table, name: str) -> pa.Table:
 def iterate_all(
     store: Store, manifests: Iterable[Manifest], kind: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Iterate over the rows of one kind of many manifests, or these columns; one manifest's are in memory."""
+    """Iterate over the rows of one kind of many manifests, or these columns; one row group is in memory at a time."""
     for manifest in manifests:
-        yield from read_rows(store, manifest, kind, columns).to_pylist()
+        for path in find_files(store, manifest, kind):
+            for group in iterate_groups(path, columns):
+                table = _complete(group, kind)
+                yield from _to_rows(table if columns is None else table.select(list(columns)))
 
 
 def count_values(store: Store, manifest: Manifest, kind: str, column: str) -> Counter[Any]:
@@ -97,10 +100,14 @@ def iterate_rows_where(
         places = [place for place, one in enumerate(values) if one == value][max(0, start - passed) :]
         passed += values.count(value)
         if places:
-            # In small batches: as Python values, rows take many times the memory that they take in Arrow.
             rows = _complete(file.read_row_group(group), kind).slice(places[0])
-            for batch in rows.to_batches(max_chunksize=1024):
-                yield from (row for row in batch.to_pylist() if row[column] == value)
+            yield from (row for row in _to_rows(rows) if row[column] == value)
+
+
+def _to_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    # In small batches: as Python values, rows take many times the memory that they take in Arrow.
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()
 
 
 def _row_groups(store: Store, manifest: Manifest, kind: str) -> Iterator[tuple[pq.ParquetFile, int]]:

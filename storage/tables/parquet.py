@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.records.hashing import SCHEMA_VERSION
-from storage.tables.arrow import conform, kind_of
+from storage.tables.arrow import conform, from_rows, kind_of
 from storage.tables.hashing_sink import HashingSink
 from storage.tables.nanoseconds import replace_nanoseconds
 from storage.tables.row_groups import ROW_GROUP, count_rows_of_group, split_into_groups
@@ -22,6 +23,8 @@ from storage.tables.vector_file import VectorFile
 
 _VERSION = b"cmrm.schema_version"
 _KIND = b"cmrm.kind"
+# As Python values, rows take many times the memory that they take in a file.
+_ROWS_AT_ONCE = 4096
 
 
 class TableWriter:
@@ -102,6 +105,18 @@ def write_parquet(table: pa.Table, kind: str, place: Path | IO[bytes]) -> None:
         writer.write(table)
 
 
+def write_rows(rows: Iterable[Mapping[str, Any]], kind: str, place: Path | IO[bytes]) -> int:
+    """Write rows as one Parquet file as they come, and count them; some thousand are in memory at a time.
+
+    Raises StoreError as `from_rows` does.
+    """
+    waiting = iter(rows)
+    with TableWriter(kind, place) as writer:
+        while chunk := list(islice(waiting, _ROWS_AT_ONCE)):
+            writer.write(from_rows(chunk, kind))
+    return writer.rows
+
+
 def read_parquet(source: bytes | Path) -> pa.Table:
     """Read one Parquet file of a store, checking every page.
 
@@ -123,6 +138,22 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     file = pq.ParquetFile(path, page_checksum_verification=True)
     _check_version(file.schema_arrow.metadata or {}, str(path))
     return file
+
+
+def iterate_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Read one Parquet file of a store row group by row group, these columns as far as it has them.
+
+    Raises StoreError as `read_parquet` does.
+    """
+    try:
+        with open_parquet(path) as file:
+            names = None if columns is None else [one for one in columns if one in file.schema_arrow.names]
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=names).replace_schema_metadata(None)
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error
 
 
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
@@ -17,7 +18,7 @@ from storage.records.hashing import digest
 from storage.records.manifest import Manifest
 from storage.store import Store
 from storage.tables.arrow import from_rows, table_path
-from storage.tables.parquet import to_parquet
+from storage.tables.parquet import to_parquet, write_rows
 from tasks.core.commit import Rows, commit_files
 from tasks.core.progress import report_rows
 from tasks.core.stage import Job, make_stage
@@ -81,61 +82,63 @@ def plan_ingest(
 
 
 def _ingest(job: IngestJob, store: Store) -> Manifest:
-    samples: list[Sample] = []
-    rejected: list[Rejected] = []
-    matches = _read_matches(store, None if job.pairs is None else store.find(StageName.PAIR, job.pairs))
-    for row in screen(job.source.read(matches), images=job.source.images):
-        (rejected if isinstance(row, Rejected) else samples).append(row)  # type: ignore[arg-type] # told apart here
-        report_rows(1)
-    digests: dict[str, str | None] = {}
-    images = None if job.source.images is None else ImageFolder(job.source.images)
-    stored = [
-        {
-            "dataset": sample.dataset,
-            "sample_id": sample.id,
-            "split": "anchor" if job.sides.is_anchor_sample(sample) else "target",
-            "harmful": sample.harmful,
-            "question": sample.question,
-            "image": sample.image,
-            "caption": sample.caption,
-            "category": sample.category,
-            "reference": sample.reference,
-            "split_by": SplitRow.of(sample).text,
-            "context": sample.context,
-            "removed": sample.removed,
-            "twin": sample.twin,
-            "text_digest": digest({"question": sample.question, "caption": sample.caption}),
-            "image_digest": digest_image(sample, images, digests),
-            "media": _describe_media(sample, images, digests),
-        }
-        for sample in samples
-    ]
-    quarantined = [
-        {
-            "stage": StageName.INGEST,
-            "dataset": row.dataset,
-            "sample_id": row.id,
-            "line": row.line,
-            "reason": row.reason,
-            "raw": row.raw,
-        }
-        for row in rejected
-    ]
+    quarantined: list[dict[str, Any]] = []
+    samples = io.BytesIO()
+    written = write_rows(_screen(job, store, quarantined), "samples", samples)
     # Rows have no ids before screening, and may share one; so they are counted.
     return commit_files(
         job,
         store,
         {
-            table_path("samples", job.key): to_parquet(from_rows(stored, "samples"), "samples"),
+            table_path("samples", job.key): samples.getvalue(),
             table_path("quarantine", job.key): to_parquet(from_rows(quarantined, "quarantine"), "quarantine"),
         },
         rows=Rows(
             asked=repeat("row", job.rows),
-            written=repeat("row", len(stored)),
+            written=repeat("row", written),
             quarantined=repeat("row", len(quarantined)),
         ),
         provenance={"path": job.source.url or str(job.source.path), "format": job.source.format},
     )
+
+
+def _screen(job: IngestJob, store: Store, quarantined: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of samples as they are read, and add those of bad rows to `quarantined`."""
+    matches = _read_matches(store, None if job.pairs is None else store.find(StageName.PAIR, job.pairs))
+    digests: dict[str, str | None] = {}
+    images = None if job.source.images is None else ImageFolder(job.source.images)
+    for row in screen(job.source.read(matches), images=job.source.images):
+        report_rows(1)
+        if isinstance(row, Rejected):
+            quarantined.append(
+                {
+                    "stage": StageName.INGEST,
+                    "dataset": row.dataset,
+                    "sample_id": row.id,
+                    "line": row.line,
+                    "reason": row.reason,
+                    "raw": row.raw,
+                }
+            )
+            continue
+        yield {
+            "dataset": row.dataset,
+            "sample_id": row.id,
+            "split": "anchor" if job.sides.is_anchor_sample(row) else "target",
+            "harmful": row.harmful,
+            "question": row.question,
+            "image": row.image,
+            "caption": row.caption,
+            "category": row.category,
+            "reference": row.reference,
+            "split_by": SplitRow.of(row).text,
+            "context": row.context,
+            "removed": row.removed,
+            "twin": row.twin,
+            "text_digest": digest({"question": row.question, "caption": row.caption}),
+            "image_digest": digest_image(row, images, digests),
+            "media": _describe_media(row, images, digests),
+        }
 
 
 def _describe_media(

@@ -66,7 +66,7 @@ class Column:
     dataset: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SampleInfo:
     """The fields of a sample that decide how its verdicts count; `split_by` is the text that decides its split.
 
@@ -85,7 +85,8 @@ class SampleInfo:
 class Outcomes:
     """One number per sample for each arm and column: 0 or 1, or a score; NaN where nothing was judged.
 
-    Memory is four bytes per sample, arm and column. Not frozen, since verdicts are added shard by shard.
+    Memory is four bytes per sample, arm and column, besides some hundred per sample. Not frozen, since verdicts are
+    added shard by shard.
     """
 
     samples: Sequence[SampleInfo]
@@ -93,12 +94,15 @@ class Outcomes:
     arms: dict[Arm, None] = field(default_factory=dict)
     parse_errors: Counter[Arm] = field(default_factory=Counter)
     references: dict[tuple[Arm, Column], Values] = field(default_factory=dict)
-    _places: dict[tuple[str, str], int] = field(init=False)
+    # By data set and sample.
+    _places: dict[str, dict[str, int]] = field(init=False)
     # Judges in order, of all data sets and of each, including those without a verdict yet.
     _judged: dict[tuple[str, str], None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._places = {(one.dataset, one.sample_id): place for place, one in enumerate(self.samples)}
+        self._places = {}
+        for place, one in enumerate(self.samples):
+            self._places.setdefault(one.dataset, {})[one.sample_id] = place
 
     def add(self, verdicts: Iterable[Mapping[str, Any]]) -> None:
         """Count rows of `judgements`.
@@ -111,7 +115,7 @@ class Outcomes:
             for dataset in ("", verdict["dataset"]):
                 self._judged[dataset, verdict["judge"]] = None
             self.parse_errors[arm] += verdict["verdict"] == "parse_error"
-            place = self._places[verdict["dataset"], verdict["sample_id"]]
+            place = self._places[verdict["dataset"]][verdict["sample_id"]]
             for column, value in count_verdict(verdict, harmful=self.samples[place].harmful):
                 self._of(self.values, arm, column)[place] = value
                 if column.kind == "score" and verdict.get("reference_score") is not None:

@@ -255,13 +255,15 @@ def _name_files(
 
 def read_outcomes(store: Store, made: Made) -> Outcomes:
     """Read samples and verdicts of some manifests, by stage."""
+    # One text for all samples that have it.
+    known: dict[str | None, str] = {}
     samples = [
         SampleInfo(
-            dataset=row["dataset"],
+            dataset=known.setdefault(row["dataset"], row["dataset"]),
             sample_id=row["sample_id"],
             harmful=row["harmful"],
             split_by=row["split_by"] or row["question"],
-            category=row["category"],
+            category=known.setdefault(row["category"], row["category"]),
             twin=row["twin"],
         )
         for row in iterate_all(

@@ -10,7 +10,7 @@ import pytest
 from storage.errors import StoreError
 from storage.shards.hidden_states import hidden_states_table, read_hidden_states
 from storage.tables.arrow import from_rows, table_path
-from storage.tables.parquet import read_parquet, to_parquet, write_parquet
+from storage.tables.parquet import iterate_groups, read_parquet, to_parquet, write_parquet, write_rows
 from storage.tables.schemas import KINDS
 
 ODD_TEXTS = [
@@ -250,3 +250,36 @@ def test_paths_of_tables_hold_their_partitions_escaped():
         table_path("hidden_states", KEY, model="m")
     with pytest.raises(StoreError, match="is no key"):
         table_path("samples", "../x")
+
+
+def test_rows_are_written_as_they_come_and_read_by_row_group(tmp_path):
+    place = tmp_path / "samples.parquet"
+    alive = most = 0
+
+    class Counted(dict):
+        def __init__(self, number):
+            nonlocal alive, most
+            super().__init__(sample(sample_id=f"s{number:05}"))
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    assert write_rows(map(Counted, range(10_000)), "samples", place) == 10_000
+    assert most < 9000
+    groups = list(iterate_groups(place, ["sample_id", "no such column"]))
+    assert [group.column_names for group in groups] == [["sample_id"]] * len(groups)
+    assert len(groups) > 1
+    found = pa.concat_tables(groups)["sample_id"].to_pylist()
+    assert (
+        found
+        == [f"s{number:05}" for number in range(10_000)]
+        == pq.read_table(place)["sample_id"].to_pylist()
+    )
+    data = bytearray(place.read_bytes())
+    data[len(data) // 2] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(StoreError, match="remove it and run again"):
+        list(iterate_groups(place))
