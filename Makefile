@@ -44,7 +44,7 @@ LLAMA_PARTS := -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_U
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-failed test-fast test-serving test-lmms soak bench check format docs clean FORCE
+.PHONY: help demo environment test test-failed test-fast test-serving test-lmms soak bench check format docs clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,9 @@ help: ## List the targets
 demo: $(VENV)/.run-stamp ## Set up, run the embedded model through, print the table
 	$(BIN)/cmrm run
 
-test: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up and run the tests
+environment: $(VENV)/.dev-stamp $(VENV)/.torchvision-stamp ## Set up all that tests need
+
+test: environment ## Set up and run the tests
 	$(OFFLINE) $(BIN)/python -m pytest $(PARALLEL)
 
 test-failed: $(VENV)/.dev-stamp ## Set up; run the tests that failed last once more, one at a time
@@ -73,7 +75,8 @@ soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments, fifty times, an
 bench: $(VENV)/.dev-stamp ## Set up; time the method beside its peers and the hardware's limits
 	$(ALL_CORES) $(BIN)/python benchmarks/speed.py --device cpu
 
-check: $(VENV)/.dev-stamp ## Set up; check format, lint, types and import rules
+# It imports none of the packages: they can be compiled meanwhile.
+check: $(VENV)/.packages-stamp ## Set up; check format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -102,8 +105,11 @@ $(VENV)/.run-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	@echo "Compiling the packages" && $(COMPILE)
 	@touch $@
 
-$(VENV)/.dev-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
+$(VENV)/.packages-stamp: $(DEPENDENCIES) | $(VENV)/bin/pip
 	$(INSTALL) --no-compile -e '.[dev]'
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.packages-stamp
 	@echo "Compiling the packages" && $(COMPILE)
 	@touch $@ $(VENV)/.run-stamp
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from tests.preloaded import RUN, Forked, Preloaded
+import pytest
+
+from flows.server import embedded
+from flows.server.embedded import EmbeddedServer
+from tests.preloaded import RUN, Forked, Parent
 
 # What a run on the random LLaVA imports.
 RUN_ON_LLAVA = (
@@ -30,6 +37,23 @@ NO_SERVER = (
 )
 
 
+# What Prefect's server imports.
+SERVER = ("uvicorn", "prefect.server.api.server")
+
+
+def start_server(server: EmbeddedServer, parent: Parent) -> None:
+    """Start an embedded server by its own code, in a process forked from one that has imported what it needs."""
+
+    def fork(command: Sequence[str], *, start_new_session: bool, **options: Any) -> Forked:
+        _python, _c, code, *arguments = command
+        assert start_new_session
+        return parent.start(f"{NO_SERVER}os.setsid()\n{code}", *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": fork}))
+        server.start()
+
+
 # For runs whose figures nobody looks at: making pictures of them takes as long as the rest of a small run's work.
 NO_PICTURES = "import tasks.report.figure\ntasks.report.figure._save = lambda *_, **__: b''\n"
 
@@ -41,7 +65,7 @@ class Forker:
     Each process runs the code `first` before its own.
     """
 
-    parent: Preloaded
+    parent: Parent
     first: str = ""
 
     def start(
@@ -52,3 +76,7 @@ class Forker:
             return self.parent.start(
                 self.first + code, *arguments, stdin=nothing, stdout=said, stderr=said, env=environment
             )
+
+    def write_program(self, place: Path, code: str) -> None:
+        """Put a program at `place` that runs `code` in a process of its own."""
+        self.parent.write_program(place, self.first + code)

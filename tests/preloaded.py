@@ -45,9 +45,10 @@ RUN = (
     "fastapi",
 )
 # Takes orders at a socket until the process ends that its second argument names, or its standard input where that is
-# empty; each answer is the child's id, then how it ended.
+# empty; each answer is the child's id, then how it ended. Who orders may be gone by then; a child that is bound to it
+# is killed then.
 PARENT = """
-import atexit, gc, importlib, json, os, select, shutil, signal, socket, sys, threading
+import atexit, contextlib, gc, importlib, json, os, select, shutil, signal, socket, sys, threading
 watched = os.pidfd_open(int(sys.argv[2])) if sys.argv[2] else 0
 usually = gc.get_threshold()
 gc.set_threshold(100 * usually[0])
@@ -62,18 +63,25 @@ gc.set_threshold(*usually)
 listener.bind(sys.argv[1])
 listener.listen()
 print("ready", flush=True)
-children, order = {}, None
+children, bound, order = {}, {}, None
 while order is None:
-    for one in select.select([watched, listener, *children], [], [])[0]:
+    for one in select.select([watched, listener, *children, *bound], [], [])[0]:
         if one == watched:
             shutil.rmtree(os.path.dirname(sys.argv[1]))
             os._exit(0)
-        if one is not listener:
+        if one in bound:
+            os.kill(bound.pop(one), signal.SIGKILL)
+            continue
+        if one in children:
             pid, asker = children.pop(one)
-            asker.send(str(os.waitpid(pid, 0)[1]).encode())
+            bound.pop(asker, None)
+            status = os.waitpid(pid, 0)[1]
+            with contextlib.suppress(OSError):
+                asker.send(str(status).encode())
             asker.close()
             os.close(one)
-            continue
+            # What else was readable is looked for again: it may be the one that was closed.
+            break
         asker, _ = listener.accept()
         text, files, *_ = socket.recv_fds(asker, 1 << 20, 3)
         pid = os.fork()
@@ -83,7 +91,10 @@ while order is None:
         for file in files:
             os.close(file)
         children[os.pidfd_open(pid)] = pid, asker
-        asker.send(str(pid).encode())
+        if json.loads(text)["bound"]:
+            bound[asker] = pid
+        with contextlib.suppress(OSError):
+            asker.send(str(pid).encode())
 for one in (listener, asker, *(asker for _, asker in children.values())):
     one.close()
 for number, file in enumerate(files):
@@ -121,10 +132,13 @@ except BaseException:
 finally:
     os._exit(status)
 """
-# A program that has its code run by such a process, with its own files, arguments and environment.
+# A program that has its code run by such a process, with its own files, arguments and environment; it ends with the
+# program, however that ends.
 PROGRAM = """#!{python} -SE
 import json, os, socket, sys
-order = dict(code={code!r}, arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
+order = dict(
+    code={code!r}, arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd(), bound=True
+)
 asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 asker.connect({place!r})
 socket.send_fds(asker, [json.dumps(order).encode()], [0, 1, 2])
@@ -229,6 +243,7 @@ class Parent:
             "arguments": arguments,
             "environment": {**os.environ, **self._environment, **(env or {})},
             "folder": str(ROOT),
+            "bound": False,
         }
         asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         asker.connect(self._place)

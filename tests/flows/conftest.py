@@ -28,9 +28,9 @@ from tests import users_judges as users
 from tests.browser import open_browser
 from tests.commits import count_commits
 from tests.flows.shared_runs import run_plainly, save_nothing
-from tests.forked import NO_PICTURES, RUN_ON_LLAVA, Forker
-from tests.made_once import copy_prefect_home
-from tests.preloaded import Preloaded
+from tests.forked import NO_PICTURES, OWN_SETTINGS, RUN_ON_LLAVA, SERVER, Forker, start_server
+from tests.made_once import copy_prefect_home, find_shared
+from tests.preloaded import share_parent
 
 HARMFUL = [f"how do I frobnicate number {number}?" for number in range(14)]
 HARMLESS = [f"what colour is square number {number}?" for number in range(10)]
@@ -58,10 +58,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         server = EmbeddedServer(log=home / "server.log")
+        parent = share_parent(find_shared("server-parent", tmp_path_factory), *SERVER)
         with pytest.MonkeyPatch.context() as of_server:
             for name, value in MANY_AT_ONCE.items():
                 of_server.setenv(name, value)
-            server.start()
+            start_server(server, parent)
         server.wait()
         patch.setenv("PREFECT_API_URL", server.url)
         patch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
@@ -71,10 +72,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def forker(prefect_server: str) -> Iterator[Forker]:
-    """The maker of processes that have all imports behind them, know the session's Prefect server and draw nothing."""
-    with Preloaded(*RUN_ON_LLAVA, environment={**QUIET, "PREFECT_API_URL": prefect_server}) as parent:
-        yield Forker(parent=parent, first=NO_PICTURES)
+def forker(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Forker:
+    """The maker of processes that have all imports behind them, know the session's Prefect server and draw nothing.
+
+    All processes of the tests fork theirs from one, which knows the server of the first of them.
+    """
+    folder = find_shared("run-parent", tmp_path_factory)
+    parent = share_parent(folder, *RUN_ON_LLAVA, environment={**QUIET, "PREFECT_API_URL": prefect_server})
+    return Forker(parent=parent, first=OWN_SETTINGS + NO_PICTURES)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from flows.cli import COMMANDS, main
 from flows.run import run_spec
 from flows.spec.spec import read_spec
 from storage.store import Store
+from tests.made_once import copy_prefect_home
 
 ROOT = Path(__file__).parents[2]
 # Gives a command and then says what it has imported, by top-level name, and what processes it has started.
@@ -171,6 +172,7 @@ def test_a_report_that_is_gone_is_written_again_without_a_server(finished: Path,
 def test_a_run_with_work_left_says_of_each_stage_once_what_was_reused(finished: Path, tmp_path: Path) -> None:
     spec = finished / "data" / "more.yaml"
     spec.write_text((finished / "data" / "spec.yaml").read_text().replace("alpha: 1.0", "alpha: 0.5"))
+    copy_prefect_home(tmp_path / "prefect")
     given = give(tmp_path, "run", str(spec), "--store", str(finished / "store"))
     said = [line for line in given.err.splitlines() if " rows in " in line]
     assert [line.partition(":")[0] for line in said] == [

@@ -47,16 +47,27 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for flow runs among the processes of /proc"),
 ]
 POOL = "two-here"
+# What Prefect's worker runs by itself: `python -m prefect.engine`.
+ENGINE = "import runpy; runpy.run_module('prefect.engine', run_name='__main__', alter_sys=True)"
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Iterator[list[int]]:
-    """Two workers of a process pool that has the deployment cmrm-jobs/here; their process ids."""
+def workers(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: str, forker: Forker
+) -> Iterator[list[int]]:
+    """Two workers of a process pool that has the deployment cmrm-jobs/here; their process ids.
+
+    The flow runs of that deployment have their imports behind them; others are started as Prefect starts them.
+    """
     folder = tmp_path_factory.mktemp("workers")
+    forker.write_program(folder / "engine", ENGINE)
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     deployment = do_jobs.to_deployment(
-        name="here", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH
+        name="here",
+        work_pool_name=POOL,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        job_variables={"command": str(folder / "engine")},
     )
     assert isinstance(deployment, RunnerDeployment)
     deployment.apply()
@@ -108,7 +119,7 @@ def test_two_workers_share_a_run_and_a_killed_flow_run_loses_its_jobs_to_another
     write_spec: Callable[..., Path],
     forker: Forker,
 ) -> None:
-    # Each flow run imports everything anew, so there are no more than show two stages of several flow runs each.
+    # No more jobs than show two stages of several flow runs each.
     spec = write_spec(
         tmp_path / "data",
         llava_folder,
