@@ -78,7 +78,7 @@ class OwnLoop(LlamaModel):
         use_cache: Any = None,
         **more: Any,
     ) -> Any:
-        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.begin(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
         if position_ids is None:
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = torch.arange(seen, seen + hidden.shape[1])[None]
@@ -102,6 +102,10 @@ class OwnLoop(LlamaModel):
             )
             hidden = self.go_on(number, made)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
+
+    def begin(self, embedded: Tensor) -> Tensor:
+        """What the first block reads."""
+        return embedded
 
     def go_on(self, _number: int, made: Any) -> Tensor:
         """What the next block reads of what one made."""
@@ -134,6 +138,35 @@ class SumBetween(OwnLoop):
 
     def go_on(self, _number: int, made: Any) -> Tensor:
         return made + 0.5 * made.roll(1, dims=-1)
+
+
+class TwoStreams(OwnLoop):
+    """Two residual streams side by side, of which each block reads the sum and writes to both."""
+
+    def begin(self, embedded: Tensor) -> Tensor:
+        return torch.cat([embedded, embedded], dim=-1)
+
+
+class TwoStreamBlock(LlamaDecoderLayer):
+    """A block of `TwoStreams`."""
+
+    def forward(self, hidden: Tensor, *given: Any, **more: Any) -> Any:
+        one, other = hidden.chunk(2, dim=-1)
+        moved = super().forward(one + other, *given, **more) - one - other
+        return torch.cat([one + moved, other - 0.5 * moved], dim=-1)
+
+
+class SummingNorm(nn.Module):
+    """The norm behind the blocks of `TwoStreams`, of their sum."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        one, other = hidden.chunk(2, dim=-1)
+        made: Tensor = self.norm(one + other)
+        return made
 
 
 class LateImage(LlavaModel):
@@ -187,6 +220,10 @@ def invent(model: LlavaForConditionalGeneration, kind: type[LlamaModel]) -> None
     if kind is TupleBlocks:
         for block in language.layers:
             block.__class__ = TupleBlock
+    if kind is TwoStreams:
+        language.norm = SummingNorm(language.norm)
+        for block in language.layers:
+            block.__class__ = TwoStreamBlock
     if kind is AdaptersBetween:
         language.adapters = nn.ModuleList(nn.Linear(width, width) for _ in language.layers)
     if kind is AddingLate:

@@ -18,6 +18,7 @@ from cmrm.decoding.nonfinite import LogitsWatch
 from cmrm.decoding.stop_tokens import make_generation_config, make_rules
 from cmrm.models.head import find_head
 from cmrm.models.hook_handles import hooked
+from cmrm.models.modules import find_output_layer
 from cmrm.models.vlm import VisionLanguageModel
 from cmrm.prefix.cache import PromptBatch, prefill
 from cmrm.prefix.planner import Prefixes, lay_out
@@ -71,7 +72,7 @@ def read_first_answer(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks:
     """
     config = make_generation_config(vlm, 2)
     # A number of no token: an answer that ends with its first token would not be fed it.
-    config.eos_token_id = vlm.model.get_output_embeddings().out_features
+    config.eos_token_id = find_output_layer(vlm.model).out_features
     watch = LogitsWatch()
     with _capture_second_pass(vlm, blocks, rows=len(inputs["input_ids"])) as second:
         find_generate(vlm)(**inputs, generation_config=config, logits_processor=LogitsProcessorList([watch]))

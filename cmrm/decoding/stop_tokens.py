@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from cmrm.models.modules import find_output_layer
 from cmrm.models.vlm import VisionLanguageModel
 
 
@@ -69,5 +70,5 @@ def has_long_words(vlm: VisionLanguageModel) -> bool:
 
 def _to_tensor(vlm: VisionLanguageModel, tokens: set[int]) -> Tensor:
     # Ids outside the vocabulary are ignored, as in `generate`; on a GPU they would raise a device-side assert.
-    known = range(vlm.model.get_output_embeddings().out_features)
+    known = range(find_output_layer(vlm.model).out_features)
     return torch.tensor(sorted(tokens.intersection(known)), dtype=torch.long, device=vlm.device)

@@ -14,27 +14,30 @@ from cmrm.models.prompt_states import choose_tolerance, compare_states
 from cmrm.models.vlm import VisionLanguageModel
 
 
-def find_block_path(outline: VisionLanguageModel, shown: Trace, alone: Trace) -> str:
-    """Find the one list of modules that each pass on the residual stream of every token of the prompt."""
-    width = outline.hidden_size
+def find_block_path(outline: VisionLanguageModel, shown: Trace, alone: Trace) -> tuple[str, int]:
+    """Find the one list of modules that each pass on the residual stream of every token, and of how many streams.
+
+    Several streams lie side by side in the last dimension.
+    """
     lists = {
         path: module
         for path, module in outline.decoder.named_modules()
         if isinstance(module, nn.ModuleList) and path and len(module)
     }
     reasons = {}
-    fit: list[str] = []
+    fit: dict[str, int] = {}
     for path, module in lists.items():
         # What lies in a block, such as its experts, is part of that block.
         if any(path.startswith(f"{outer}.") for outer in fit):
             continue
-        reason = _explain_unfit(path, len(module), width, shown, alone)
+        streams = _count_streams(path, outline.hidden_size, shown)
+        reason = _explain_unfit(path, len(module), streams * outline.hidden_size, shown, alone)
         if reason is None:
-            fit.append(path)
+            fit[path] = streams
         else:
             reasons[path] = reason
     if len(fit) == 1:
-        return fit[0]
+        return next(iter(fit.items()))
     if fit:
         raise UnderivableError(
             "decoder blocks",
@@ -48,6 +51,14 @@ def find_block_path(outline: VisionLanguageModel, shown: Trace, alone: Trace) ->
         "decoder blocks",
         f"no list of {type(outline.decoder).__name__} passes on the states of all tokens ({told})",
     )
+
+
+def _count_streams(path: str, hidden: int, trace: Trace) -> int:
+    """Count the streams, side by side, that the first module of a list gives; 1 if it gives something else."""
+    made = next((one.made for one in trace.calls if one.path == path), None)
+    if made is None or made.dim() != 3 or made.shape[-1] % hidden:
+        return 1
+    return int(made.shape[-1]) // hidden
 
 
 def _explain_unfit(path: str, length: int, width: int, shown: Trace, alone: Trace) -> str | None:

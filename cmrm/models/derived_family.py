@@ -16,6 +16,7 @@ import torch
 from cmrm.errors import UserError
 from cmrm.models.derived_batches import IMAGE_SIZE, QUESTIONS, takes_mixed_batches, takes_tiles_together
 from cmrm.models.derived_blocks import find_block_path, find_shown_token, name_image_only, name_image_token
+from cmrm.models.derived_logits import find_logit_fields
 from cmrm.models.derived_positions import find_positions, heeds_gaps
 from cmrm.models.families import EXAMPLE_ROW, PAGE, Family
 from cmrm.models.generation_trace import UnderivableError, trace_generation
@@ -70,7 +71,7 @@ def _derive(outline: VisionLanguageModel) -> Family:
     question = QUESTIONS[0]
     shown, other = (trace_generation(outline, Prompt(text=question, image=image)) for image in images)
     alone = trace_generation(outline, Prompt(text=question))
-    path = find_block_path(outline, shown, alone)
+    path, streams = find_block_path(outline, shown, alone)
     blocks = tuple(outline.decoder.get_submodule(path).children())
     skipped = frozenset(range(len(blocks))) - {one.number for one in alone.calls if one.path == path}
     token, embedded = find_shown_token(outline, path, shown, other, alone)
@@ -85,11 +86,13 @@ def _derive(outline: VisionLanguageModel) -> Family:
             blocks=path,
             image_token=name_image_token(outline.model.config, token),
             image_only_blocks=name_image_only(outline, skipped),
+            streams=None if streams == 1 else str(streams),
             shares="all" if embedded else "text",
         ),
     )
     prompts = [Prompt(text=question, image=images[0]), Prompt(text=question)]
     vlm = replace(vlm, family=find_positions(vlm, prompts, [shown, alone], path))
+    vlm = replace(vlm, family=find_logit_fields(vlm, prompts[1]))
     vlm = replace(vlm, family=replace(vlm.family, tiles_together=takes_tiles_together(vlm)))
     return replace(
         vlm.family,

@@ -43,10 +43,12 @@ class Family:
     `template`: a chat template for processors that are published without one; a processor's own takes precedence.
     `text_only_form`: for processors that refuse text alone, how they format a rendered prompt: a format string over
     `bos` and `prompt`. Such prompts are tokenized directly.
-    `streams`: the path in `config.json` to the number of parallel residual streams, for blocks that give
-    [streams, rows, tokens, hidden]; the state is all of them side by side.
-    `logit_bound`: the path in `config.json` to the bound b of models that answer from b · tanh(logits / b); null there
-    is none.
+    `streams`: the path in `config.json` to the number of parallel residual streams, or that number, for blocks that
+    give [streams, rows, tokens, hidden] or [rows, tokens, streams · hidden]; the state is all of them side by side.
+    `logit_factor`, `logit_divisor`: the paths in `config.json` to what the head's logits are multiplied with or divided
+    by.
+    `logit_bound`: the path in `config.json` to the bound b of models that answer from b · tanh(logits / b), logits
+    being scaled already; null there is none.
     `tiles_together`: whether the processor takes images that it cuts into different numbers of tiles in one batch.
     `image_size`: the side of meaningless images, in pixels, where a spec names none: one at which the processor pads
     nothing, so that a blank is one colour where the vision tower sees it (the doctor checks it).
@@ -69,6 +71,8 @@ class Family:
     template: str | None = None
     text_only_form: str | None = None
     streams: str | None = None
+    logit_factor: str | None = None
+    logit_divisor: str | None = None
     logit_bound: str | None = None
     tiles_together: bool = True
     image_size: int = IMAGE_SIZE

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from cmrm.errors import UserError
 from cmrm.models.families import Family
@@ -86,17 +87,34 @@ def count_streams(config: Any, family: Family) -> int:
     """Count the parallel residual streams that a block gives, 1 for most families."""
     if family.streams is None:
         return 1
+    if family.streams.isdecimal():
+        return int(family.streams)
     return int(_follow(config, family.streams, int, field="streams", where=family.model_type))
 
 
-def find_logit_bound(config: Any, family: Family) -> float | None:
-    """Find the bound of the model's logits, None where its config has none."""
-    if family.logit_bound is None:
+def find_number(config: Any, path: str | None) -> float | None:
+    """Find the number to which a path in a config leads, None where there is none."""
+    if path is None:
         return None
     found = config
-    for name in family.logit_bound.split("."):
+    for name in path.split("."):
         found = getattr(found, name, None)
     return None if found is None else float(found)
+
+
+def find_output_layer(model: Any) -> Any:
+    """Find the layer that makes logits of hidden states: the model's, or that of the language model inside.
+
+    Raises `UserError` where neither tells one by `get_output_embeddings()`.
+    """
+    owners = [model, *(one for one in model.children() if isinstance(one, PreTrainedModel))]
+    found = next((layer for one in owners if (layer := one.get_output_embeddings()) is not None), None)
+    if found is not None:
+        return found
+    raise UserError(
+        f"model.id: {type(model).__name__} names no layer that makes logits (get_output_embeddings), so its answers "
+        "cannot be decoded here. Give a model of another type."
+    )
 
 
 def _follow(config: Any, path: str, kind: type, *, field: str, where: str) -> Any:
@@ -143,6 +161,20 @@ def find_config_path(config: Any, value: list[int]) -> str | None:
                 yield from walk(one, f"{prefix}{key}.")
 
     return min(walk(config.to_dict(), ""), default=None)
+
+
+def list_numbers(config: Any) -> dict[str, float]:
+    """List the numbers in a config and its sections by path, those of a field that names logits first."""
+
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+        for key, one in section.items():
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                yield f"{prefix}{key}", float(one)
+            elif isinstance(one, Mapping):
+                yield from walk(one, f"{prefix}{key}.")
+
+    found = dict(walk(config.to_dict(), ""))
+    return {path: found[path] for path in sorted(found, key=lambda path: ("logit" not in path, path))}
 
 
 def _get(config: Any, path: str) -> Any:

@@ -12,6 +12,7 @@ from cmrm.errors import UserError
 from cmrm.models.chat_template import LIST
 from cmrm.models.folder_json import read_settings
 from cmrm.models.folder_note import FolderNote
+from cmrm.models.modules import find_output_layer
 
 GENERATION = "generation_config.json"
 ROLES = ("user", "assistant", "user")
@@ -80,7 +81,7 @@ def note_stop_tokens(model: Any, processor: Any, template: str) -> Iterator[Fold
             f"no token stops an answer: add eos_token_id to {GENERATION}, or every answer has full length."
         )
         return
-    rows = int(model.get_output_embeddings().out_features)
+    rows = int(find_output_layer(model).out_features)
     if never := [end for end in ends if not 0 <= end < rows]:
         yield _warn(
             f"{GENERATION} has eos_token_id {never[0]}, which the model cannot write: it has {rows} tokens."
@@ -117,7 +118,7 @@ def note_text_padding(tokenizer: Any, folder: Path) -> Iterator[FolderNote]:
 
 def note_vocabulary(model: Any, tokenizer: Any) -> Iterator[FolderNote]:
     """Tell rows of the embedding that stand for no token: greedy decoding may choose them, as in plain transformers."""
-    rows, tokens = int(model.get_output_embeddings().out_features), len(tokenizer)
+    rows, tokens = int(find_output_layer(model).out_features), len(tokenizer)
     if rows > tokens:
         yield FolderNote(
             about="tokenizer", text=f"{tokens} tokens; the model has {rows}, of which the last are padding"

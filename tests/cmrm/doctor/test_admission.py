@@ -39,6 +39,7 @@ from tests.invented_types import (
     SumBetween,
     TarsierText,
     TupleBlocks,
+    TwoStreams,
     invent,
     put_in_experts,
     register_tarsier,
@@ -166,6 +167,21 @@ def test_blocks_that_return_tuples_and_lists_of_experts_within_blocks_are_read(
     own = admit(derive(vlm), where="tiny")
     assert own.admission is not None
     assert (own.admission.way, own.family.blocks) == (SHARED, "layers")
+
+
+def test_two_residual_streams_side_by_side_are_one_state(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = vlm.hidden_size
+    tried = [
+        one for one in CHECKS if one.name in {"states", "shared prefixes", "exactness", "reference, all"}
+    ]
+    monkeypatch.setattr(cmrm.doctor.admission, "CHECKS", tried)
+    admitted = admit_invented(vlm, TwoStreams)
+    assert admitted.family.streams == "2"
+    assert admitted.hidden_size == 2 * hidden
+    assert admitted.admission is not None
+    assert (admitted.admission.way, admitted.admission.reason) == (SHARED, "")
 
 
 def test_an_image_that_enters_behind_the_first_block_is_read_with_each_prompt(
