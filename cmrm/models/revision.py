@@ -15,6 +15,7 @@ from cmrm.errors import UserError
 from cmrm.models.family_lookup import find_family, get_family
 from cmrm.models.folder_json import need_whole_settings
 from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
+from cmrm.models.refused_types import explain_refused_type
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
 from cmrm.models.vision_types import is_image_text_type, takes_images
 from cmrm.models.weight_files import need_safetensors
@@ -61,8 +62,8 @@ def resolve_model(
 
     A local folder is identified by the checksum of its files; a hub id is resolved to its commit and downloaded if it
     is not cached. With a `family` of the user's own, nothing is asked about its type.
-    Raises `UserError` if its weights are not safetensors, it is no VLM, or neither a table nor transformers nor its own
-    code has its type; and as `pin` does.
+    Raises `UserError` if its weights are not safetensors, it is no VLM, its type is one of `REFUSED_TYPES`, or neither
+    a table nor transformers nor its own code has its type; and as `pin` does.
     """
     found, folder = pin(
         model_id, revision=revision, patterns=choose_patterns(trust_remote_code=trust_remote_code)
@@ -75,12 +76,21 @@ def resolve_model(
         folder=folder,
         trust_remote_code=trust_remote_code,
     )
+    if family is None:
+        _refuse_type(identity)
     _check_files(identity, config)
     if family is None:
         _check_type(identity, config)
     if trust_remote_code:
         refuse_code_from_elsewhere(folder, where=model_id)
     return identity
+
+
+def _refuse_type(identity: ModelIdentity) -> None:
+    reason = explain_refused_type(identity.model_type, where=identity.id)
+    # A row that a package registers goes before the table of refused types.
+    if reason is not None and find_family(identity.model_type) is None:
+        raise UserError(reason)
 
 
 def _check_files(identity: ModelIdentity, config: Mapping[str, Any]) -> None:

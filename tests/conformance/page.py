@@ -1,4 +1,7 @@
-"""docs/model-types.md, written from what the conformance suite found: `python -m tests.conformance.page`."""
+"""docs/model-types.md, written from what the conformance suite found, and the refused types of docs/models.md.
+
+`python -m tests.conformance.page` writes both.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,35 @@ from typing import Any
 
 from cmrm.doctor import CHECKS
 from cmrm.models.family_table import FAMILIES
+from cmrm.models.refused_types import REFUSED_TYPES, RefusedType
 from tests.conformance.builders import NEED_TORCHVISION
 from tests.conformance.examining import Examined, examine_all
+from tests.conformance.unlisted.seen import SEEN, Seen
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "model-types.md"
 PARTS = ("checks", "traits")
+# In docs/models.md, what is written by this program.
+GUIDE = ROOT / "docs" / "models.md"
+BEGIN = "<!-- types that are refused by name: written by python -m tests.conformance.page -->"
+END = "<!-- end of the types that are refused by name -->"
+UNLISTED = """
+## Types that are examined when they are loaded
+
+Of a model of another type that transformers maps to image-text-to-text, a row is
+[derived](models.md#a-type-that-is-not-in-the-table). As tiny models of random weights behind their real processor
+classes, the types were seen (`python -m tests.conformance.unlisted`) to pass all checks, in the way that is named, or
+to fail one:
+
+| model type ({count}) | seen |
+| --- | --- |"""
+REFUSED = """
+## Types that are refused
+
+By name, before any weights are read. A row of your own (`model.family`) goes before this table.
+
+| model type ({count}) | why | instead |
+| --- | --- | --- |"""
 # How a check begins to say that it does not concern a model.
 NOT_APPLIED = ("not used with this model", "prefix sharing is off", "one image alone")
 INTRODUCTION = """\
@@ -50,10 +76,33 @@ def write_page(
         f"| model type ({len(rows)}) | input | checks | shared | exports | needs |",
         "| --- | --- | --- | --- | --- | --- |",
         *rows,
+        UNLISTED.format(count=len(SEEN)),
+        *(f"| `{name}` | {_tell(one)} |" for name, one in SEEN.items()),
+        REFUSED.format(count=len(REFUSED_TYPES)),
+        *(f"| `{name}` | {one.reason} | {one.instead} |" for name, one in REFUSED_TYPES.items()),
         "\n## The checks\n",
         *demands,
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_guide(text: str) -> str:
+    """The page on models, `text`, with the types that are refused for one reason in one line each."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    reasons: dict[RefusedType, list[str]] = {}
+    for name, one in REFUSED_TYPES.items():
+        reasons.setdefault(one, []).append(f"`{name}`")
+    lines = [
+        f"* {', '.join(names)}: {one.reason}. {one.instead}."
+        for one, names in sorted(reasons.items(), key=lambda item: item[1])
+    ]
+    return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}"
+
+
+def _tell(one: Seen) -> str:
+    what = one.way or f"fails the check “{one.fails}”"
+    return f"{what}: {one.remark}" if one.remark else what
 
 
 def read_versions() -> str:
@@ -107,6 +156,7 @@ def main() -> None:
         families = examine_all(Path(folder), PARTS)
     page = write_page(*(Examined(part, families) for part in PARTS))
     PAGE.write_text(page, encoding="utf-8")
+    GUIDE.write_text(write_guide(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

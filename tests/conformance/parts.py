@@ -75,7 +75,7 @@ def save(
                 wide = weight.ndim == 4 and weight[0].numel() > 1024
                 weight.normal_(0, 0.25 / 16 if wide else 0.25, generator=generator)
         # An answer that holds the image's token would be taken for a prompt with more images than it has.
-        output = model.get_output_embeddings().weight
+        output = (model.get_output_embeddings() or model.language_model.get_output_embeddings()).weight
         # So would one that holds a mark of Ovis2, whose embedding is another beside an image.
         marks = (*getattr(model.config, "visual_indicator_token_ids", ()), *unsaid)
         output[[token for token in (model.config.image_token_id, *marks) if token < len(output)]] = 0

@@ -11,7 +11,7 @@ from cmrm.doctor import CHECKS
 from cmrm.models.family_table import FAMILIES
 from tests.conformance.builders import BUILDERS
 from tests.conformance.examining import Examined
-from tests.conformance.page import PAGE, summarize_checks, write_page
+from tests.conformance.page import GUIDE, PAGE, summarize_checks, write_guide, write_page
 
 EXAMINED = ("checks", "derived", "traits", "odd", "corners")
 # Their processors choose a size of the image's own shape.
@@ -119,6 +119,12 @@ def test_the_page_of_model_types_says_what_was_found(
     assert PAGE.read_text(encoding="utf-8") == write_page(checked, examine("traits")), (
         "write it anew: python -m tests.conformance.page"
     )
+
+
+def test_the_page_on_models_says_which_types_are_refused() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    assert text.count("* `vision-encoder-decoder`") + text.count(", `vision-encoder-decoder`") == 1
+    assert text == write_guide(text), "write it anew: python -m tests.conformance.page"
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
