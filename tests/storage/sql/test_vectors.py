@@ -17,9 +17,10 @@ from cmrm.statistics.geometry import pca as find_components
 from storage.errors import StoreError
 from storage.records.hashing import stage_key
 from storage.shards.hidden_states import hidden_states_table
+from storage.sql import vectors as module
 from storage.sql.database import connect
 from storage.sql.macros import MACROS
-from storage.sql.vectors import pca
+from storage.sql.vectors import centroid, fit, pca
 from storage.store import Store
 from storage.tables.arrow import table_path
 from storage.tables.parquet import to_parquet
@@ -328,3 +329,52 @@ def test_cursors_and_double_precision_work_too(sql):
     found = pca(cursor, "FROM doubles", components=4)
     coordinates = np.stack([found.rows[f"pc{i + 1}"] for i in range(4)], axis=1)
     np.testing.assert_allclose(coordinates @ found.components + found.mean, vectors, rtol=1e-12)
+
+
+def test_a_centroid_in_python_is_numpys_mean_batch_by_batch(sql):
+    states = np.random.default_rng(3).standard_normal((9000, 5)).astype(np.float32) + 100
+    sql.register("many", pa.table({"n": range(9000), "vector": list(states)}))
+    mean = states.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(centroid(sql, "FROM many"), mean, rtol=1e-12)
+    some = "SELECT CASE WHEN n % 3 = 0 THEN vector END AS v FROM many"
+    np.testing.assert_allclose(
+        centroid(sql, some, vector="v"), states[::3].mean(axis=0, dtype=np.float64), rtol=1e-12
+    )
+    for query, reason in (
+        ("SELECT n FROM many", "no column 'vector', only n"),
+        ("FROM many WHERE false", "no vector"),
+        ("", "the query is empty"),
+        ("SELECT n AS vector FROM many", "not a list"),
+        ("SELECT unnest([[1, 2], [1]]::FLOAT[][]) AS vector", "1, 2 numbers"),
+        (
+            "FROM (SELECT vector FROM many UNION ALL SELECT [1, 2]::FLOAT[]) ORDER BY len(vector)",
+            "2, 5 numbers",
+        ),
+    ):
+        with pytest.raises(StoreError, match=reason):
+            centroid(sql, query)
+
+
+@pytest.mark.parametrize(("offset", "massive"), [(0, 1), (10_000, 1), (3, 1500)])
+def test_principal_components_of_the_covariance_are_those_of_a_full_decomposition(
+    offset, massive, monkeypatch
+):
+    monkeypatch.setattr(module, "_LARGE", 0)
+    random = np.random.default_rng(4)
+    states = random.standard_normal((5000, 30)) * np.linspace(1, 5, 30) + offset
+    states[:, 7] *= massive
+    states = states.astype(np.float32)
+    directions, explained = decompose(states, 4)
+    mean, found, shares = fit(states, 4)
+    np.testing.assert_allclose(mean, states.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found, directions, atol=1e-8)
+    np.testing.assert_allclose(shares, explained, rtol=1e-8)
+
+
+def test_a_variance_too_small_for_squares_is_found_by_the_full_decomposition(monkeypatch):
+    monkeypatch.setattr(module, "_LARGE", 0)
+    states = np.random.default_rng(5).standard_normal((400, 3)) * [1e6, 1, 1e-3]
+    directions, explained = decompose(states, 3)
+    _, found, shares = fit(states, 3)
+    np.testing.assert_allclose(found, directions, atol=1e-8)
+    np.testing.assert_allclose(shares, explained, rtol=1e-6)
