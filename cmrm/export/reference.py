@@ -17,6 +17,7 @@ from cmrm.errors import UserError
 from cmrm.export.canary import Canary, CanaryPrompt, Expected, are_told_apart
 from cmrm.export.request import ExportRequest
 from cmrm.models.block_output import block_output
+from cmrm.models.families import Attention
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, render, render_on_host, send
 from cmrm.prompts.conditions import Prompt
@@ -53,11 +54,12 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Probes of the source model, and the canary; `dtype` is that of the loaded weights."""
+    """Probes of the source model, and the canary; `dtype` is that of the loaded weights, `attention` its attention."""
 
     probes: tuple[Probe, ...]
     canary: Canary
     dtype: torch.dtype
+    attention: Attention = "sdpa"
 
 
 def make_reference(
@@ -95,7 +97,12 @@ def make_reference(
         prompts=chosen,
         repetition_penalty=_read_penalty(request.model.folder),
     )
-    return Reference(probes=make_probes(vlm, acting, candidates), canary=canary, dtype=vlm.model.dtype)
+    return Reference(
+        probes=make_probes(vlm, acting, candidates),
+        canary=canary,
+        dtype=vlm.model.dtype,
+        attention=vlm.model.config.get_text_config()._attn_implementation,
+    )
 
 
 def _read_penalty(folder: Path) -> float | None:

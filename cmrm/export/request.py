@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cmrm.errors import UserError
-from cmrm.models.family_table import FAMILIES
+from cmrm.models.families import Family
+from cmrm.models.family_lookup import find_family
 from cmrm.models.revision import ModelIdentity
 from cmrm.steering.intervention import Intervention, Stack, Steering, check_strength, compose, list_parts
 from cmrm.steering.settings import Scope
@@ -86,7 +87,8 @@ class ExportRequest:
     """An export: the resolved model with its `config.json`, the shift, its origin, and the dtype to be served.
 
     `dtype` is `auto` for that of the model's files. `blocks` is the number of decoder blocks. `label` is what people
-    call the model, None for its folder's name or id; `device` is where models run meanwhile.
+    call the model, None for its folder's name or id; `device` is where models run meanwhile. `family` is the row that
+    the model is read with: the one that was given for it, or once it is loaded that of the table or the derived one.
     Raises `UserError` for a type whose state is several streams.
     """
 
@@ -98,14 +100,20 @@ class ExportRequest:
     blocks: int
     label: str | None = None
     device: str = "auto"
+    family: Family | None = None
 
     def __post_init__(self) -> None:
-        row = FAMILIES.get(self.model.model_type)
+        row = self.row
         if row is not None and row.streams is not None:
             raise UserError(
                 f"the state of {self.model.model_type} models is several streams side by side, and no file that "
                 "servers read holds a vector for each: answer with cmrm run or from Python (docs/python.md)."
             )
+
+    @property
+    def row(self) -> Family | None:
+        """The row that is known of the model before it is loaded; None for a type whose row is derived."""
+        return self.family or find_family(self.model.model_type)
 
     @property
     def name(self) -> str:

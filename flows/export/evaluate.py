@@ -115,13 +115,15 @@ def run_exported(source: ExportSource, folder: Path, spec: Spec, *, place: RunPl
     """Run a spec's data on an exported folder; the run's id."""
     placed = place_organism(spec)
     loaded = ModelSpec.model_validate({"id": str(folder.resolve()), "name": folder.name})
-    device = _find_model(placed, source)
+    own = _find_model(placed, source)
     return place.run(
         placed.model_copy(
             update={
                 **PLAIN,
                 "conditions": _find_conditions(source, spec),
-                "model": loaded.model_copy(update={"device": device.device, "system": device.system}),
+                "model": loaded.model_copy(
+                    update={"device": own.device, "system": own.system, "family": own.family}
+                ),
                 "models": [],
                 "interventions": [],
             }

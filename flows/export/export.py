@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from cmrm.doctor.admission import load_admitted
+from cmrm.errors import UserError
 from cmrm.export import FORMATS
 from cmrm.export.candidates import list_candidates, read_candidates
 from cmrm.export.format import ExportFormat, Written
 from cmrm.export.reference import Reference, make_reference
 from cmrm.export.writer import Exported, refuse_inside, replace_card, write_export
-from cmrm.models.loading import load_model
 from cmrm.models.pinning import check_unchanged
 from cmrm.new_folder import refuse_used
 from flows.export.card import write_card
@@ -94,9 +95,9 @@ def export(
         for line in list_rates(sweep):
             say(f"  {line}")
         source = change_strength(source, asked, need_strength(sweep), store=store)
+    say(f"Running {source.request.name} under hooks, and choosing the canary's prompts.")
+    source, reference = _run_source(source, chosen, prompts=prompts)
     request = source.request
-    say(f"Running {request.name} under hooks, and choosing the canary's prompts.")
-    reference = _run_source(source, chosen, prompts=prompts)
     say(f"Writing {to} to {output}, and reading it again.")
 
     def describe(written: Written, proofs: Sequence[str]) -> str:
@@ -125,12 +126,29 @@ def export(
     return Made(source=source, chosen=chosen, exported=exported, evaluation=evaluation, sweep=sweep)
 
 
-def _run_source(source: ExportSource, chosen: ExportFormat, *, prompts: Path | None) -> Reference:
-    """Load the source model, run it under hooks, and let it go."""
+def _run_source(
+    source: ExportSource, chosen: ExportFormat, *, prompts: Path | None
+) -> tuple[ExportSource, Reference]:
+    """Load the source model, run it under hooks, and let it go; the source has the row that it was read with.
+
+    Raises `UserError` for a type without a row whose derived one fails a check, or that has other blocks than its
+    config says.
+    """
     request = source.request
     candidates = list_candidates(request.model.folder) if prompts is None else read_candidates(prompts)
-    vlm = load_model(request.model, dtype=cast("Dtype", request.dtype), device=request.device)
-    return make_reference(
+    vlm = load_admitted(
+        request.model,
+        family=request.family,
+        dtype=cast("Dtype", request.dtype),
+        device=request.device,
+    )
+    if len(vlm.blocks) != request.blocks:
+        raise UserError(
+            f"export: the config of {request.name} tells of {request.blocks} decoder blocks, and the model has "
+            f"{len(vlm.blocks)}, so which one a number means is not known; serve it by cmrm itself (docs/python.md)."
+        )
+    request = replace(request, family=vlm.family)
+    reference = make_reference(
         vlm,
         request,
         [
@@ -141,3 +159,4 @@ def _run_source(source: ExportSource, chosen: ExportFormat, *, prompts: Path | N
         format=chosen.kind,
         acts_at=chosen.acts_at,
     )
+    return replace(source, request=request), reference

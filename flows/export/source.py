@@ -15,7 +15,7 @@ from cmrm.steering.intervention import Intervention
 from cmrm.steering.shift import load_shift
 from storage.store import Store
 from tasks.export.arms import BlockChoice, RunArm, describe_origin, find_arm, make_shift, number_blocks
-from tasks.export.models import count_blocks, refuse_other_model
+from tasks.export.models import count_blocks, read_row, refuse_other_model
 
 SHIFT_ENDING = ".safetensors"
 WORDS = frozenset(("upper_half", "middle", "last", "all"))
@@ -66,7 +66,8 @@ def read_source(given: str, asked: Asked, *, store: str) -> ExportSource:
         blocks=blocks,
         dtype=asked.dtype,
     )
-    request = replace(request, label=arm.model.get("label"), device=asked.device)
+    row = read_row(arm.model, arm.identity.model_type)
+    request = replace(request, label=arm.model.get("label"), device=asked.device, family=row)
     return ExportSource(request=request, arm=arm, blocks=chosen)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmrm.errors import UserError
+from cmrm.models.families import Family
 from cmrm.models.model_classes import find_classes
 from cmrm.models.pinning import COMMIT
 from cmrm.models.revision import ModelIdentity, resolve_model
@@ -19,7 +20,6 @@ NOT_CARRIED = {
     "and measure Δ on that",
     "quantization": "quantized weights; measure Δ on the model that they were made from",
     "trust_remote_code": "code of its own",
-    "family": "a row of model types of its own",
 }
 
 
@@ -33,7 +33,9 @@ def resolve_recorded(model: Mapping[str, Any], *, folder: str | None = None) -> 
             raise UserError(f"export: the run's model {model['name']} has {what}.")
     revision = str(model["revision"])
     identity = resolve_model(
-        folder or str(model["id"]), revision=revision if COMMIT.fullmatch(revision) else "main"
+        folder or str(model["id"]),
+        revision=revision if COMMIT.fullmatch(revision) else "main",
+        family=_list_row(model),
     )
     if identity.fingerprint != model["fingerprint"]:
         raise UserError(
@@ -41,6 +43,20 @@ def resolve_recorded(model: Mapping[str, Any], *, folder: str | None = None) -> 
             "they have changed, or are another model's. Run the spec again."
         )
     return identity
+
+
+def read_row(model: Mapping[str, Any], model_type: str) -> Family | None:
+    """Read the row that the spec or a package gave for a run's model; None where a table has it, or it was derived."""
+    row = _list_row(model)
+    if row is None:
+        return None
+    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in row.items()}
+    return Family(**fields | {"model_type": model_type})
+
+
+def _list_row(model: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    row = model.get("family")
+    return None if not row or "derived" in row else row
 
 
 def refuse_other_model(made_from: Mapping[str, str], identity: ModelIdentity, *, where: str) -> None:

@@ -36,7 +36,7 @@ from cmrm.steering.settings import Scope
 from cmrm.untrusted.printable import first_line
 
 # A decoder block's last projection; vision towers name theirs otherwise, or lie elsewhere.
-_DOWN = re.compile(r"^(?P<stem>(?:.*\.)?layers)\.(?P<block>\d+)\.mlp\.down_proj\.weight$")
+_DOWN = re.compile(r"^(?P<stem>(?:.*\.)?(?P<list>[^.]+))\.(?P<block>\d+)\.mlp\.down_proj\.weight$")
 FIELD = "--to checkpoint"
 
 
@@ -58,7 +58,9 @@ class CheckpointFormat(ExportFormat):
             )
         _plan(request)
         files = list_weight_files(request.model.folder, where=repr(request.model.id))
-        _find_blocks(files, request)
+        # Where the blocks of other types are, their loaded model tells.
+        if request.row is not None:
+            _find_blocks(files, request)
         list_carried(request.model.folder, taken={*files, INDEX, CONFIG}, field=FIELD)
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
@@ -87,7 +89,7 @@ class CheckpointFormat(ExportFormat):
         )
 
     def prove(self, request: ExportRequest, folder: Path, reference: Reference) -> tuple[str, ...]:
-        vlm = load_again(folder, request, dtype=reference.dtype)
+        vlm = load_again(folder, request, dtype=reference.dtype, attention=reference.attention)
         return compare_with_hooks(vlm, request, reference)
 
 
@@ -113,9 +115,10 @@ def _plan(request: ExportRequest) -> BiasPlan:
 def _find_blocks(files: Mapping[str, WeightFile], request: ExportRequest) -> dict[int, _Weight]:
     """Find each block's `down_proj.weight`; raises `UserError` unless all blocks have one of the state's width."""
     stems: dict[str, dict[int, _Weight]] = {}
+    blocks_of = None if request.row is None else request.row.blocks.rpartition(".")[2]
     for file, one in files.items():
         for name in one.tensors:
-            if found := _DOWN.match(name):
+            if (found := _DOWN.match(name)) and blocks_of in {found["list"], None}:
                 weight = _Weight(name=name, file=file, stem=found["stem"])
                 stems.setdefault(found["stem"], {})[int(found["block"])] = weight
     whole = [

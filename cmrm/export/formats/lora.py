@@ -19,7 +19,7 @@ from cmrm.export.proof import compare_with_hooks
 from cmrm.export.reference import Reference
 from cmrm.export.request import ExportRequest
 from cmrm.models.adapters import WEIGHTS, AdapterIdentity
-from cmrm.models.family_lookup import get_family
+from cmrm.models.families import Family
 from cmrm.models.loading import load_model
 from cmrm.models.model_classes import find_classes
 from cmrm.models.modules import find_blocks
@@ -47,12 +47,15 @@ class LoraFormat(ExportFormat):
 
     def check(self, request: ExportRequest) -> None:
         need_package("peft", extra="adapters", field="--to peft")
-        _find_projections(request)
+        # Where the blocks of other types are, their loaded model tells.
+        if request.row is not None:
+            _find_projections(request, request.row)
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
         from peft import LoraConfig
 
-        found = _find_projections(request)
+        assert request.row is not None  # it was loaded
+        found = _find_projections(request, request.row)
         tensors = {}
         for block, added in zip(request.shift.blocks, request.shift.added, strict=True):
             module = found[block]
@@ -91,7 +94,12 @@ class LoraFormat(ExportFormat):
             # That it cannot be merged, which the notes say.
             warnings.filterwarnings("ignore", message=".*lora_bias")
             vlm = load_model(
-                request.model, dtype=cast("Dtype", dtype), device=request.device, adapter=adapter
+                request.model,
+                dtype=cast("Dtype", dtype),
+                device=request.device,
+                adapter=adapter,
+                attn_implementation=reference.attention,
+                family=request.family,
             )
         return compare_with_hooks(vlm, request, reference)
 
@@ -104,7 +112,7 @@ class _Projection:
     inputs: int
 
 
-def _find_projections(request: ExportRequest) -> dict[int, _Projection]:
+def _find_projections(request: ExportRequest, row: Family) -> dict[int, _Projection]:
     """Find the last projection of each steered block; raises `UserError` for a backbone that changes its output."""
     where, blocks = repr(request.model.id), request.shift.blocks
     classes = find_classes(request.model)
@@ -116,7 +124,7 @@ def _find_projections(request: ExportRequest) -> dict[int, _Projection]:
     kind = str(config.get_text_config().model_type)
     if kind in RESCALING:
         raise _refuse(where, kind, RESCALING[kind])
-    found = find_blocks(model.get_decoder(), get_family(config.model_type, where=where).blocks, where=where)
+    found = find_blocks(model.get_decoder(), row.blocks, where=where)
     names = {id(module): name for name, module in model.named_modules()}
     projections = {}
     for block in blocks:

@@ -64,7 +64,9 @@ class OnnxFormat(ExportFormat):
         list_carried(request.model.folder, taken=LEFT_OUT, field=FIELD)
 
     def write(self, request: ExportRequest, folder: Path) -> Written:
-        vlm = load_model(request.model, dtype="float32", device="cpu", attn_implementation="eager")
+        vlm = load_model(
+            request.model, dtype="float32", device="cpu", attn_implementation="eager", family=request.family
+        )
         write_graph(vlm, request.shift, folder / FILE)
         config = {**vlm.model.config.get_text_config().to_dict(), "dtype": "float32"}
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -101,7 +101,7 @@ def test_it_is_proved_on_the_device_that_was_asked_for(backbone_folder, tmp_path
     request = replace(make_request(backbone_folder("llama")), device="cuda:9")
     monkeypatch.setattr("cmrm.models.devices.torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="cuda"):
-        LORA.prove(request, tmp_path, SimpleNamespace(dtype=torch.float32))
+        LORA.prove(request, tmp_path, SimpleNamespace(dtype=torch.float32, attention="sdpa"))
 
 
 @pytest.mark.parametrize(

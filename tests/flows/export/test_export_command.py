@@ -10,13 +10,18 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import cmrm.doctor.admission
+from cmrm.doctor.examination import Check
+from cmrm.doctor.fixture import CheckFailedError
 from flows.cli import main
 from flows.export.card import read_licence
 from flows.export.source import Asked, read_source
 from storage.store import Store
 from tests.endpoint_server import Endpoint, complete
+from tests.invented_types import register_tarsier, save_tarsier
 
 
 def status(*arguments) -> int:
@@ -416,6 +421,59 @@ def test_a_file_of_delta_is_exported_for_a_model_elsewhere(
         (name,) = (one for one in found if one.endswith(f"layers.{block}.mlp.down_proj.bias"))
         torch.testing.assert_close(found[name], -60 * (measured["delta"][place] - before))
     assert "Its Δ is from a file, without answers under it" in (tmp_path / "file" / "README.md").read_text()
+
+
+@pytest.fixture
+def tarsier(finished, llava_folder, questions, tmp_path, monkeypatch):
+    """A command: the run's Δ for its model as a type that no table lists, with the blocks in another place."""
+    register_tarsier(monkeypatch)
+    monkeypatch.setenv("CMRM_CACHE", str(tmp_path / "cache"))
+    path, measured = find_delta(finished / "store")
+    with safe_open(path, "pt") as opened:
+        said = {name: value for name, value in opened.metadata().items() if name != "fingerprint"}
+    delta = tmp_path / "delta.safetensors"
+    save_file(measured, delta, metadata=said)
+    model = save_tarsier(llava_folder, tmp_path / "tarsier")
+    return (
+        "export",
+        delta,
+        "--model",
+        model,
+        "--alpha",
+        60,
+        "--canary-prompts",
+        questions,
+        "--device",
+        "cpu",
+    )
+
+
+def test_a_type_that_no_table_lists_is_exported_under_the_row_that_is_derived(tarsier, tmp_path, monkeypatch):
+    # Whether the row is right, the tests of the examination ask.
+    monkeypatch.setattr(cmrm.doctor.admission, "CHECKS", [])
+    kept = {"checkpoint": "model.safetensors", "peft": "adapter_model.safetensors"}
+    for kind, file in kept.items():
+        assert status(*tarsier, "--blocks", "last", "--to", kind, "-o", tmp_path / kind) == 0
+        tensors = load_file(tmp_path / kind / file)
+        ((name, added),) = (
+            (name, one)
+            for name, one in tensors.items()
+            if name.endswith(".bias") and "down_proj" in name and one.any()
+        )
+        assert ".tree.branches.3.mlp.down_proj." in name
+        torch.testing.assert_close(added, -60 * load_file(tmp_path / "delta.safetensors")["delta"][-1])
+
+
+def test_a_type_that_no_table_lists_is_exported_only_if_its_row_passes_the_checks(
+    tarsier, tmp_path, monkeypatch, capsys
+):
+    def fail(_fixture):
+        raise CheckFailedError("it is 7")
+
+    monkeypatch.setattr(cmrm.doctor.admission, "CHECKS", [Check(name="seven", run=fail)])
+    assert status(*tarsier, "--to", "checkpoint", "-o", tmp_path / "out") == 2
+    assert "fails the check “seven”: it is 7" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
