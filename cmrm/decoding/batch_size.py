@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cmrm.models.memory import measure_free_bytes
 from cmrm.models.vlm import VisionLanguageModel
@@ -61,6 +62,14 @@ def measure_budget(vlm: VisionLanguageModel) -> Budget:
 def count_cache_bytes(vlm: VisionLanguageModel) -> int:
     """Bytes of one token in the KV cache, over all blocks."""
     config = vlm.model.config.get_text_config()
+    # Blocks may have heads of different widths, and then the config as a whole names none.
+    each = getattr(config, "per_layer_config", None) or [config] * len(vlm.blocks)
+    numbers = sum(_count_block(each[block]) for block in range(len(vlm.blocks)))
+    return numbers * int(vlm.model.dtype.itemsize)
+
+
+def _count_block(config: Any) -> int:
+    """Numbers of one token in the KV cache of a block."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * len(vlm.blocks) * heads * width * vlm.model.dtype.itemsize)
+    return int(2 * heads * width)

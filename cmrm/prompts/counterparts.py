@@ -13,6 +13,10 @@ from cmrm.prompts.media import Audio, LoadedMedium, Video
 
 # The root mean square of noise in place of a sound, 20 dB below full scale: about as loud as speech is recorded.
 NOISE_RMS = 0.1
+NO_CONTRAST = (
+    "images.noise_contrast: is fitted to images of images.size, and noise in place of several images, of video or of "
+    "sound has the size of each of them"
+)
 
 
 def make_counterparts(shown: Sequence[LoadedMedium], recipe: MeaninglessImage) -> tuple[LoadedMedium, ...]:
@@ -25,10 +29,7 @@ def make_counterparts(shown: Sequence[LoadedMedium], recipe: MeaninglessImage) -
     Raises `UserError` for a colour that is not known, and for noise of a stated contrast, which is fitted at one size.
     """
     if recipe.contrast is not None:
-        raise UserError(
-            "images.noise_contrast: is fitted to images of images.size, and noise in place of several images, of video "
-            "or of sound has the size of each of them; leave it out."
-        )
+        raise UserError(f"{NO_CONTRAST}; leave it out.")
     return tuple(_make_one(medium, recipe, number) for number, medium in enumerate(shown))
 
 

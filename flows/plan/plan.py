@@ -24,6 +24,7 @@ from cmrm.models.text_models import choose_prompts, resolve_text_model
 from cmrm.steering.settings import IMAGE_POSITIONS
 from cmrm.untrusted.printable import show
 from flows.plan.captions import refuse_no_images
+from flows.plan.counterparts import refuse_contrast
 from flows.plan.imported import refuse_model_names, survey_imported
 from flows.plan.judge import JudgePlan, resolve_judges
 from flows.plan.model import ModelPlan
@@ -98,7 +99,7 @@ class Plan:
     def refuse_nothing_to_do(self, samples: Samples) -> None:
         """Raise `UserError` if no row is usable, no anchor was drawn for a dataset-level Δ, or no target is left.
 
-        So it is if captions are asked for and there is no image.
+        So it is if captions are asked for and there is no image, and for noise of a stated contrast in place of media.
         """
         counts: Counter[str] = Counter()
         for name, manifest in samples.items():
@@ -116,6 +117,7 @@ class Plan:
         if not counts["target"]:
             raise UserError("anchors.from: every sample is an anchor, and none is left; give smaller shares.")
         refuse_no_images(self.spec, samples, self.store)
+        refuse_contrast(self.spec, samples, self.store)
 
     def survey_imported(self, samples: Samples) -> list[SurveyedAnswers]:
         """Find the sample of each answer that another system gave; raises `UserError` before any model is loaded."""

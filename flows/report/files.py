@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.report.answers_data import make_page_data
 from flows.report.answers_page import read_answers
+from flows.report.counterparts import describe_counterparts
 from flows.report.distances import measure_distances
 from flows.report.file_names import FIGURES, MARKDOWN, PAGE, TABLES
 from flows.report.sections import make_document
@@ -43,10 +44,14 @@ def write_report_files(
     the store fails or a file is missing.
     """
     folder = report_folder(run_id)
-    document = make_document(summary, run_id=run_id, store_name=store_name, keys=keys)
+    used = report.content["used"]
+    ingested = [need_manifest(store, StageName.INGEST, key) for key in used[StageName.INGEST]]
+    counterparts = describe_counterparts(store, ingested) if summary.stimuli else []
+    document = make_document(
+        summary, run_id=run_id, store_name=store_name, keys=keys, counterparts=counterparts
+    )
     # In the order of the spec: a manifest's content is stored with its keys sorted.
     interventions = dict.fromkeys(row.arm.intervention for row in summary.table.rows)
-    used = report.content["used"]
     answers = read_answers(store, used, interventions=[*interventions])
     pictures = {}
     written = []
@@ -71,6 +76,7 @@ def write_report_files(
             (need_manifest(store, StageName.GENERATE, key) for key in used.get(StageName.GENERATE, ())),
             summary.stimuli,
         ),
+        counterparts=counterparts,
         states=describe_maps(
             store,
             read_maps(store, report),

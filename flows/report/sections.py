@@ -52,8 +52,13 @@ FIRST = ("rates", "changes")
 PACKAGES = ("cmrm", "torch", "transformers", "prefect", "duckdb")
 
 
-def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Sequence[str]) -> Document:
-    """Build the report document from a summary; empty sections are left out."""
+def make_document(
+    summary: Summary, *, run_id: str, store_name: str, keys: Sequence[str], counterparts: Sequence[str] = ()
+) -> Document:
+    """Build the report document from a summary; empty sections are left out.
+
+    `counterparts` say what was shown in place of several images, video and sound, if samples have such.
+    """
     table = summary.table
     curves = summary.curves
     pictures = [Picture(name=one.name, caption=one.caption) for one in summary.figures]
@@ -150,7 +155,11 @@ def make_document(summary: Summary, *, run_id: str, store_name: str, keys: Seque
             ],
         ),
         ("shifts", "Shifts", [make_shift_table(summary.shifts)]),
-        ("stimuli", "Meaningless images", [make_stimulus_table(summary.stimuli)]),
+        (
+            "stimuli",
+            "Meaningless images",
+            [make_stimulus_table(summary.stimuli), *_make_sentences(counterparts)],
+        ),
         ("provenance", "Provenance", _trace(summary, run_id=run_id, store_name=store_name, keys=keys)),
     ]
     sections = [

@@ -189,7 +189,20 @@ class Spec(SpecFields):
     def controls(self) -> dict[str, Control]:
         """The fields that ask for a control, or for parts of Δ, which need it."""
         found: dict[str, Control] = {}
-        fields: list[tuple[str, Iterable[str]]] = [
+        for field_name, names in self._list_shown():
+            named = set(names)
+            if asked := [one for one in CONTROLS if one in named]:
+                found[field_name] = asked[0]
+        return found | ({"parts": "gap"} if self.taken_apart() else {})
+
+    def shows_noise(self) -> bool:
+        """Whether anything is measured or answered with a noise image."""
+        shown = {name for _, names in self._list_shown() for name in names}
+        return any(name.startswith("noise") for name in (*shown, *self.taken_apart()))
+
+    def _list_shown(self) -> list[tuple[str, Iterable[str]]]:
+        """List the fields that name conditions or meaningless images, and what each names."""
+        return [
             ("conditions", self.conditions),
             ("directions", self.directions),
             ("target_states", self.target_states),
@@ -206,11 +219,6 @@ class Spec(SpecFields):
                 ),
             ),
         ]
-        for field_name, names in fields:
-            named = set(names)
-            if asked := [one for one in CONTROLS if one in named]:
-                found[field_name] = asked[0]
-        return found | ({"parts": "gap"} if self.taken_apart() else {})
 
     def labelled_conditions(self) -> list[Condition]:
         """List the conditions under which anchors are told apart by label, for defences or the report, each once."""

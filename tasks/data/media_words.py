@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from storage.records.manifest import Manifest
+from storage.shards.rows import read_rows
+from storage.store import Store
 
 # Rows of the column `media` of `samples`.
 MediaRows = Sequence[Mapping[str, Any]]
@@ -30,3 +34,10 @@ def find_picture(media: MediaRows | None) -> Mapping[str, Any] | None:
     """Find the image, or else the video, that stands for all of a sample's media in a picture; None for sound alone."""
     kinds = ("image", "video")
     return next((one for kind in kinds for one in media or () if one["kind"] == kind), None)
+
+
+def count_with_media(store: Store, ingested: Iterable[Manifest]) -> tuple[int, int]:
+    """Count the samples that have several images, video or sound, and all; raises `StoreError` if a file is missing."""
+    columns = [read_rows(store, manifest, "samples", ["media"])["media"] for manifest in ingested]
+    total = sum(map(len, columns))
+    return total - sum(column.null_count for column in columns), total

@@ -25,6 +25,7 @@ from tasks.generate.prepare import ArmUse, PendingSample, QuarantinedSample, Req
 from tasks.generate.steps import settle_steps
 from tasks.shards.answers import REASONING
 from tasks.shards.batch_size import choose_rows
+from tasks.shards.batches import is_alone, split_apart
 from tasks.shards.derived_rows import record_row
 from tasks.shards.isolation import Isolation, run_past_failures
 from tasks.shards.precision import DTYPE, describe_dtype
@@ -177,7 +178,7 @@ class _ShardDecoder:
         """Decode the missing answers, `rows` samples at once; finished ones are written in the background."""
         size = min(max(1, rows // REQUESTS), MOST_IN_REQUEST)
         missing = self.list_missing()
-        self._answer([missing[start : start + size] for start in range(0, len(missing), size)], rows)
+        self._answer(list(split_apart(missing, size, _is_alone)), rows)
         self._expect_all()
 
     def answer_whole(self, rows: int) -> None:
@@ -191,8 +192,7 @@ class _ShardDecoder:
                 if stored.sample.id not in self._failed
             ]
             if any(one.stored.sample.id in missing for one in batch):
-                starts = range(0, len(batch), MOST_IN_REQUEST)
-                self._answer([batch[first : first + MOST_IN_REQUEST] for first in starts], rows)
+                self._answer(list(split_apart(batch, MOST_IN_REQUEST, _is_alone)), rows)
         self._expect_all()
 
     def _answer(self, batches: Sequence[Sequence[PendingSample]], rows: int) -> None:
@@ -293,3 +293,7 @@ class _ShardDecoder:
 
 
 generate_answers = make_joining_stage(StageName.GENERATE, generate, join=group_jobs, place="devices")
+
+
+def _is_alone(pending: PendingSample) -> bool:
+    return is_alone(pending.stored)

@@ -63,13 +63,15 @@ def write_html(
     stimuli: Sequence[StimulusPicture],
     total: int,
     command: str,
+    counterparts: Sequence[str] = (),
     states: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the page.
 
     `figures` are SVG by name; `answers` are those of some of `total` samples, and `command` queries all of them;
-    `stimuli` are the run's meaningless images, and `states` its maps as `describe_maps` makes them. Everything but the
-    templates is escaped, and the Content-Security-Policy admits no other style or script.
+    `stimuli` are the run's meaningless images, `counterparts` say what stood in for other media, and `states` are its
+    maps as `describe_maps` makes them. Everything but the templates is escaped, and the Content-Security-Policy admits
+    no other style or script.
     """
     return render_page(
         "report.html.jinja",
@@ -87,6 +89,7 @@ def write_html(
         shown=answers.shown,
         mapped=states is not None,
         stimuli=stimuli,
+        counterparts=counterparts,
         total=total,
         command=command,
         long_table=LONG_TABLE,
