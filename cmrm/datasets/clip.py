@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cmrm.errors import UserError
 from cmrm.models.pinning import digest_folder, download_model
 from cmrm.models.revision import ModelIdentity, read_config
+from cmrm.models.tokenizer_file import name_broken_tokenizer
 from cmrm.models.weight_files import need_safetensors
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def load_clip(identity: ModelIdentity, *, device: str = "auto") -> Clip:
             device=chosen,
             where=f"clip.id: {identity.id!r}",
         )
-        tokenizer = AutoTokenizer.from_pretrained(identity.folder, **trust())
+        with name_broken_tokenizer(identity.folder):
+            tokenizer = AutoTokenizer.from_pretrained(identity.folder, **trust())
         image_processor = CLIPImageProcessorPil.from_pretrained(identity.folder, local_files_only=True)
         model = model.to(chosen).eval()
     except UserError:

@@ -24,6 +24,7 @@ from cmrm.models.image_backend import AUTO, pin_image_backend, use_image_backend
 from cmrm.models.model_classes import Classes
 from cmrm.models.pinning import digest_folder, download_model
 from cmrm.models.revision import read_config
+from cmrm.models.tokenizer_file import name_broken_tokenizer
 from cmrm.models.weight_files import need_safetensors
 from cmrm.models.weights import LOAD_ERRORS, load_config, load_weights, trust
 
@@ -81,7 +82,8 @@ def load_checkpoint(
             model = _attach(model, _find_folder(*adapter), adapter[0])
         model = model.to(chosen).eval()
         own_weights(model)
-        reader, blind = _load_reader(folder, sees=sees)
+        with name_broken_tokenizer(folder):
+            reader, blind = _load_reader(folder, sees=sees)
         if not blind:
             backend = pin_image_backend(folder, asked=image_backend, where=model_id, field=FIELD)
             use_image_backend(reader, folder, backend=backend, where=model_id, field=FIELD)

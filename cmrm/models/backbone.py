@@ -40,6 +40,7 @@ from cmrm.models.oom import is_out_of_memory
 from cmrm.models.quantization import Quantization, compute_in_own_dtype
 from cmrm.models.revision import ModelIdentity
 from cmrm.models.text_models import FIELD, Template
+from cmrm.models.tokenizer_file import name_broken_tokenizer
 from cmrm.models.vlm import NO_TOKEN, VisionLanguageModel, keep_token_rules, render
 from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, trust
 from cmrm.prompts.conditions import Prompt
@@ -156,7 +157,8 @@ def load_text_backbone(
         refuse_disk(model, where=identity.id)
         if device_map is None and quantization is None:
             model = model.to(chosen)
-        tokenizer = AutoTokenizer.from_pretrained(identity.folder, **trust())
+        with name_broken_tokenizer(identity.folder):
+            tokenizer = AutoTokenizer.from_pretrained(identity.folder, **trust())
     except UserError:
         raise
     except (*LOAD_ERRORS, MemoryError) as error:
@@ -196,7 +198,8 @@ def _show_as(prompts: ModelIdentity, family: Family) -> Shown:
     trusted = prompts.trust_remote_code
     expected = LOAD_ERRORS + CODE_ERRORS if trusted else LOAD_ERRORS
     try:
-        processor = AutoProcessor.from_pretrained(prompts.folder, **trust(trust_remote_code=trusted))
+        with name_broken_tokenizer(prompts.folder):
+            processor = AutoProcessor.from_pretrained(prompts.folder, **trust(trust_remote_code=trusted))
         config = load_config(prompts.folder, find_classes(prompts), attention=None, trust_remote_code=trusted)
     except expected as error:
         raise explain_failure(error, prompts, "sdpa") from error

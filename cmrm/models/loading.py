@@ -32,6 +32,7 @@ from cmrm.models.oom import is_out_of_memory
 from cmrm.models.quantization import Quantization, compute_in_own_dtype, count_saved_bytes, make_config
 from cmrm.models.remote_code import describe_trust
 from cmrm.models.revision import ModelIdentity
+from cmrm.models.tokenizer_file import name_broken_tokenizer
 from cmrm.models.vlm import VisionLanguageModel, prepare_model
 from cmrm.models.weight_files import explain_broken_weights
 from cmrm.models.weights import LOAD_ERRORS, load_config, load_telling_unread, read_dtype, trust
@@ -98,9 +99,10 @@ def load_model(
                 config, classes, chosen, device_map=device_map, quantization=quantization, dtype=dtype
             ),
         )
-        processor = AutoProcessor.from_pretrained(
-            identity.folder, **trust(trust_remote_code=identity.trust_remote_code)
-        )
+        with name_broken_tokenizer(identity.folder):
+            processor = AutoProcessor.from_pretrained(
+                identity.folder, **trust(trust_remote_code=identity.trust_remote_code)
+            )
         use_image_backend(
             processor,
             identity.folder,

@@ -46,7 +46,7 @@ def check_token_ids(model: Any, processor: Any, *, image_token_id: int, where: s
             "another pad_token in its tokenizer_config.json."
         )
     for end in _list_ends(model.generation_config.eos_token_id):
-        if not isinstance(end, int):
+        if not isinstance(end, int) or isinstance(end, bool):
             raise UserError(
                 f"model.id: {GENERATION} of {where!r} has eos_token_id {end!r}, which is no token id. Give the id, or "
                 "a list of ids."

@@ -9,6 +9,7 @@ import pytest
 
 from cmrm.errors import UserError
 from cmrm.models.folder_json import SETTINGS
+from cmrm.models.loading import load_model
 from cmrm.models.revision import resolve_model
 from cmrm.models.text_models import resolve_text_model
 
@@ -39,3 +40,23 @@ def test_settings_of_a_backbone_are_held_to_the_same_rule(tmp_path: Path) -> Non
         UserError, match=r"^model\.backbone\.id: .* has a generation_config\.json that cannot"
     ):
         resolve_text_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", ['{"model": null}', '{"version": "1.0"}', '["a"]', "null", '{"model": {', ""]
+)
+def test_a_tokenizer_that_no_library_reads_is_named(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"^model\.id: .* cannot be loaded: its tokenizer\.json cannot be read \(.+\)"
+    ):
+        load_model(resolve_model(str(folder)), device="cpu")
+
+
+@pytest.mark.parametrize("end", ["true", "[true]", "[2, false]"])
+def test_a_stop_token_that_is_true_or_false_is_no_token(folder: Path, end: str) -> None:
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {end}}}')
+    with pytest.raises(
+        UserError, match=r"generation_config\.json of .* has eos_token_id (True|False), which is no token id"
+    ):
+        load_model(resolve_model(str(folder)), device="cpu")
