@@ -16,7 +16,7 @@ from cmrm.doctor.outcomes import Outcome, name_outcome, read_outcome, write_outc
 from cmrm.errors import UserError
 from cmrm.models import loading
 from cmrm.models.adapters import AdapterIdentity
-from cmrm.models.attention import UnsupportedAttentionError
+from cmrm.models.attention import AUTO, load_by_attention
 from cmrm.models.derived_batches import IMAGE_SIZE, draw_two_sizes
 from cmrm.models.derived_family import derive_model, explain_refusal
 from cmrm.models.families import Admission, Family, describe_way, list_settings
@@ -32,7 +32,6 @@ from cmrm.untrusted.printable import first_line
 
 log = logging.getLogger("cmrm.models")
 
-AUTO = "auto"
 # At which size a blank is one colour, a run measures by itself: images of other sizes are shown by then.
 LEFT_OUT = "stimulus"
 # Those on which a faster way may fail come first.
@@ -175,9 +174,6 @@ def _find_failures(vlm: VisionLanguageModel) -> Iterator[_Failure]:
 
 
 def _load(identity: ModelIdentity, attention: str, **options: Any) -> VisionLanguageModel:
-    if attention != AUTO:
-        return loading.load_model(identity, attn_implementation=attention, **options)  # type: ignore[arg-type] # checked there
-    try:
-        return loading.load_model(identity, attn_implementation="sdpa", **options)
-    except UnsupportedAttentionError:
-        return loading.load_model(identity, attn_implementation="eager", **options)
+    return load_by_attention(
+        attention, lambda one: loading.load_model(identity, attn_implementation=one, **options)
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -13,6 +13,9 @@ from cmrm.errors import UserError
 from cmrm.models.families import Attention
 
 FIELD = "model.attn_implementation"
+# Sdpa, or eager for models that have no other.
+AUTO = "auto"
+Loaded = TypeVar("Loaded")
 # Implementations outside torch: their package, and where to get it.
 PACKAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -37,6 +40,16 @@ def need_attention(implementation: Attention) -> None:
             f"{FIELD}: {implementation!r} needs the package {package}, which is not installed ({source}) and runs on "
             "GPUs alone. Install it, or use sdpa."
         )
+
+
+def load_by_attention(implementation: str, load: Callable[[Attention], Loaded]) -> Loaded:
+    """Load a model by an implementation; `auto` is sdpa, or eager where the model does not support that."""
+    if implementation != AUTO:
+        return load(cast("Attention", implementation))
+    try:
+        return load("sdpa")
+    except UnsupportedAttentionError:
+        return load("eager")
 
 
 def refuse_other_dtypes(implementation: Attention, model: Any) -> None:

@@ -17,7 +17,8 @@ from typing import TypeVar
 from cmrm.errors import ModelChangedError, ModelUnavailableError, UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-READ_FILES = ("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt")
+WEIGHTS = "*.safetensors"
+READ_FILES = ("*.json", WEIGHTS, "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt")
 # Only under trust_remote_code: a model's modules, also in subfolders, and the files from which such code reads its
 # vocabulary and settings.
 CODE_FILES = ("**/*.py", "*.bpe", "*.spm", "*.tiktoken", "*.vocab", "*.yaml", "*.yml")

@@ -14,7 +14,7 @@ from typing import Any
 from cmrm.errors import UserError
 from cmrm.models.family_lookup import find_family, get_family
 from cmrm.models.folder_json import need_whole_settings
-from cmrm.models.pinning import CODE_FILES, READ_FILES, Pinned, find_pin, pin
+from cmrm.models.pinning import CODE_FILES, READ_FILES, WEIGHTS, Pinned, digest_folder, find_pin, pin
 from cmrm.models.refused_types import explain_refused_type
 from cmrm.models.remote_code import describe_trust, names_code, refuse_code_from_elsewhere
 from cmrm.models.vision_types import is_image_text_type, takes_images
@@ -37,6 +37,11 @@ class ModelIdentity(Pinned):
     @property
     def patterns(self) -> tuple[str, ...]:
         return choose_patterns(trust_remote_code=self.trust_remote_code)
+
+    def digest_settings(self) -> str:
+        """Compute the SHA-256 checksum of its files but the weights; raises as `digest_folder` does."""
+        patterns = [one for one in self.patterns if one != WEIGHTS]
+        return digest_folder(self.folder, patterns=patterns, field=self.field)
 
 
 def choose_patterns(*, trust_remote_code: bool) -> tuple[str, ...]:

@@ -264,19 +264,26 @@ def resolve_beside(section: ModelSpec, model: ModelUse) -> list[ModelUse]:
         asked = None if section.reasoning == "auto" else section.reasoning
         marks = find_reasoning_marks(identity.folder, asked=asked)
     own = backbone.name or identity.own_name.rpartition("/")[2]
+    # Of the model's row its prompts depend on, and nothing else of the model's weights or code.
+    shown_as_model = template == "model"
     use = ModelUse(
         identity=identity,
         label=own if own.endswith(MARK) else f"{own} {MARK}",
         dtype=backbone.dtype or model.dtype,
         device=backbone.device or model.device,
-        attn_implementation=model.attn_implementation,
+        attn_implementation=backbone.attn_implementation or model.attn_implementation,
         system=model.system,
         image_backend=model.image_backend,
         device_map=model.device_map if backbone.device is None else None,
         quantization=model.quantization,
-        family=model.family,
-        derivation=model.derivation,
+        family=model.family if shown_as_model else None,
+        derivation=model.derivation if shown_as_model else None,
         reasoning=marks,
-        backbone=BackboneUse(of=model.name, prompts=model.identity, template=template),
+        backbone=BackboneUse(
+            of=model.name,
+            prompts=model.identity,
+            template=template,
+            settings=model.identity.digest_settings(),
+        ),
     )
     return [use]

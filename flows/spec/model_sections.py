@@ -78,6 +78,7 @@ class BackboneSpec(Section):
     revision: str = "main"
     dtype: Dtype | None = None
     device: str | None = None
+    attn_implementation: Literal["auto", Attention] | None = None
     template: TemplateChoice = "auto"
 
 

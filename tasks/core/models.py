@@ -32,15 +32,17 @@ class BackboneUse:
     """What makes a text-only model the backbone reference of a vision-language model.
 
     `of` names that model, whose prompts are `prompts`; under `template` "own" it is asked by its own chat template.
+    `settings` is the digest of that model's files but its weights, which no text prompt depends on.
     """
 
     of: str
     prompts: ModelIdentity
     template: Template
+    settings: str
 
     def content(self) -> dict[str, Any]:
         """The key content that determines which tokens it is shown."""
-        shown = {"prompts": self.prompts.fingerprint} if self.template == "model" else {}
+        shown = {"settings": self.settings} if self.template == "model" else {}
         return {"template": self.template, **shown}
 
 
@@ -238,12 +240,12 @@ def _load(
     """Load a model from the places of its files on this machine."""
     # Imports torch and transformers with the first model: a run that reuses everything needs neither.
     from cmrm.doctor.admission import load_admitted
+    from cmrm.models.attention import load_by_attention
     from cmrm.models.backbone import load_text_backbone
 
     options: dict[str, Any] = {
         "dtype": use.dtype,
         "device": choose_device(use.device),
-        "attn_implementation": use.attn_implementation,
         "device_map": use.device_map,
         "quantization": use.quantization,
         "family": use.family,
@@ -255,9 +257,11 @@ def _load(
             backbone_weights=use.backbone_weights,
             adapter=adapter,
             image_backend=use.image_backend,
+            attn_implementation=use.attn_implementation,
             **options,
         )
     if use.derivation is not None:
         # A derived row says nothing of how prompts are made.
         options["family"] = Family(model_type=prompts.model_type, blocks="", image_token="")
-    return load_text_backbone(identity, prompts=prompts, template=use.backbone.template, **options)
+    load = partial(load_text_backbone, identity, prompts=prompts, template=use.backbone.template, **options)
+    return load_by_attention(use.attn_implementation, lambda one: load(attn_implementation=one))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cmrm.errors import UserError
 from flows.commands.doctor_checks import find_models
-from flows.plan.plan import make_plan
+from flows.plan.plan import make_plan, resolve_beside, resolve_use
 from flows.run import Result
 from flows.spec.spec import check_spec, read_spec
 from flows.watch.history import find_past_runs
@@ -186,12 +188,40 @@ def test_the_same_spec_reuses_all_of_it_and_another_template_is_another_key(ran:
     plan = make_plan(read_spec(ran.spec), store=store)
     (backbone,) = plan.backbones.values()
     assert backbone.backbone is not None
-    assert backbone.content()["backbone"] == {
-        "template": "model",
-        "prompts": plan.models[0].identity.fingerprint,
-    }
+    assert backbone.content()["backbone"].keys() == {"template", "settings"}
     assert "backbone" not in plan.models[0].content()
     assert "backbone" not in plan.models[0].describe()
+
+
+def test_its_keys_hold_what_its_prompts_depend_on_and_not_the_models_weights(
+    ran: Ran, llava_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(llava_folder, tmp_path / "model"))
+    fields = yaml.safe_load(ran.spec.read_text())
+    fields["model"] |= {"id": str(model), "attn_implementation": "eager"}
+    text = Path(shutil.copytree(fields["model"]["backbone"]["id"], tmp_path / "text"))
+    (text / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    fields["model"]["backbone"] |= {"id": str(text), "attn_implementation": "sdpa"}
+
+    def read_content(template: str) -> dict[str, Any]:
+        fields["model"]["backbone"]["template"] = template
+        (section,) = check_spec(fields, where="spec").all_models()
+        use = resolve_use(section)
+        (backbone,) = resolve_beside(section, use)
+        assert (use.attn_implementation, backbone.attn_implementation) == ("eager", "sdpa")
+        return {**backbone.content(), "of": use.fingerprint}
+
+    first = {one: read_content(one) for one in ("model", "own")}
+    file = model / "model.safetensors"
+    weights = {name: one + 1 for name, one in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    second = {one: read_content(one) for one in ("model", "own")}
+    for one in ("model", "own"):
+        assert second[one].pop("of") != first[one].pop("of")
+        assert second[one] == first[one]
+    (model / "chat_template.jinja").write_text((model / "chat_template.jinja").read_text() + "\n")
+    assert read_content("model")["backbone"] != first["model"]["backbone"]
+    assert read_content("own")["backbone"] == first["own"]["backbone"]
 
 
 def test_its_jobs_reach_workers_with_their_keys_and_are_done_again_where_a_result_is_lost(ran: Ran) -> None:
