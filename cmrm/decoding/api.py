@@ -39,12 +39,11 @@ def answer(
 
     All arms of a prompt are branches of one cache slot and share its prefill; only arms that change states before the
     last prompt token, and arms with prompts of their own, have slots of their own, and share a part of the prefill
-    (`RequestPrefill`). At most `rows` prompts
-    are decoded at once, and as many again in arms of their own (a request of more prompts raises `ValueError`); the
-    next request is taken as soon as slots are free, and None among them says that there is none yet: what is under way
-    is decoded further before the next is asked for. Answers do not depend on how prompts are split into requests. A
-    model that cannot do this (`why_apart`) decodes its arms one after the other, and raises `UserError` for arms that
-    mix logits.
+    (`RequestPrefill`). At most `rows` prompts are decoded at once, and as many again for each arm with slots of its
+    own (a request of more prompts raises `ValueError`); the next request is taken as soon as slots are free, and None
+    among them says that there is none yet: what is under way is decoded further before the next is asked for. Answers
+    do not depend on how prompts are split into requests. A model that cannot do this (`why_apart`) decodes its arms one
+    after the other, and raises `UserError` for arms that mix logits.
     """
     reason = why_apart(vlm)
     if reason is None:
@@ -101,17 +100,18 @@ def _answer_together(
 
 
 class _Decoders:
-    """Two trees of `rows` slots each: for parts with several arms, and for parts with one.
+    """Two trees: `rows` slots for parts with several arms, and as many for each arm that is decoded by itself.
 
-    In one tree the rows of a part with one arm would be fed as many branches as the others have. The second tree has at
-    least two slots, of which only two prompts that mix their logits take more than `rows`: they are decoded side by
-    side. `most` is the largest part that it can be given.
+    In one tree the rows of a part with one arm would be fed as many branches as the others have. The second tree holds
+    all such arms of a request side by side, since a pass reads the weights once for all of its rows. It has at least
+    two slots, of which only two prompts that mix their logits take more than `rows`: they are decoded side by side.
+    `most` is the largest part that it can be given.
     """
 
     def __init__(
         self, vlm: VisionLanguageModel, *, rows: int, rules: DecodingRules, prefixes: Prefixes | None
     ) -> None:
-        self._vlm, self._prefixes = vlm, prefixes
+        self._vlm, self._prefixes, self._rules = vlm, prefixes, rules
         self.most = max(rows, 2)
         self._several = TreeDecoder(vlm, rows=max(rows, 1), rules=rules)
         self._single = TreeDecoder(vlm, rows=self.most, rules=rules)
@@ -132,8 +132,15 @@ class _Decoders:
     def take(self, parts: Sequence[RequestPart], request: DecodeRequest) -> None:
         """Take parts of a request, and admit those for which there are slots."""
         shared = RequestPrefill(self._vlm, self._prefixes, request=request, parts=parts)
+        self._widen(len({arm for part in parts if len(part.arms) == 1 for arm in part.arms}))
         self._waiting.extend((part, shared) for part in parts)
         self._admit_waiting()
+
+    def _widen(self, arms: int) -> None:
+        """Make the second tree, if nothing is decoded in it, large enough for so many arms."""
+        slots = self._spare + arms * (self.most - self._spare)
+        if slots > self._single.slots and not self._single.busy:
+            self._single = TreeDecoder(self._vlm, rows=slots, rules=self._rules)
 
     def _admit_waiting(self) -> None:
         waiting, self._waiting = self._waiting, deque()

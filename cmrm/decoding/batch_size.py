@@ -36,13 +36,14 @@ class Budget:
     ) -> int:
         """Number of cache slots for prompts of `tokens` tokens with `branches` of `new_tokens` each, at least 1.
 
-        `alone` more arms have a slot of their own, of which as many are in use as of the others. What they share of a
+        `alone` more arms have slots of their own, as many each as the others have together. What they share of a
         prefill is held until they have all begun, for one of `requests` at a time.
         """
         columns = tokens + branches * new_tokens if branches else 0
-        if alone:
-            columns += tokens + new_tokens + (tokens // requests if alone + branches > 1 else 0)
-        return max(1, min(self.cache_tokens // columns, MOST_BRANCHES // (branches + (1 if alone else 0))))
+        columns += alone * (tokens + new_tokens)
+        if alone and alone + branches > 1:
+            columns += tokens // requests
+        return max(1, min(self.cache_tokens // columns, MOST_BRANCHES // (branches + alone)))
 
     def count_spread(self, tokens: int) -> int:
         """Number of copies of a prefix of `tokens` tokens in one pass, held for one block at a time, at least 1."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-# Slots grow by at least this many columns and by an eighth of their length: few copies, little unused memory.
+# Slots have at least so many columns more than are asked for, and an eighth more: few copies, little unused memory.
 STEP = 64
 
 
@@ -58,7 +58,7 @@ class KVSlots(Cache):
     def reserve(self, columns: int) -> None:
         """Grow all slots, allocated now or later, to at least `columns` columns."""
         if columns > self.columns:
-            self.columns = max(columns, self.columns + max(STEP, self.columns // 8))
+            self.columns = columns + max(STEP, columns // 8)
             for layer in self._layers:
                 layer.lengthen()
 

@@ -42,6 +42,11 @@ class TreeDecoder:
         self._behind = 1 if vlm.device.type == "cuda" else 0
 
     @property
+    def slots(self) -> int:
+        """How many prompts can be decoded at once."""
+        return self._most
+
+    @property
     def free_slots(self) -> int:
         """How many more prompts can be admitted."""
         return self._most - len(self._rows)

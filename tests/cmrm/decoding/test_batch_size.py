@@ -38,6 +38,24 @@ def test_a_batch_is_within_the_budget_or_of_one_prompt(
     assert rows == 1 or rows * branches <= cmrm.decoding.batch_size.MOST_BRANCHES
 
 
+@given(
+    cache_tokens=Counts,
+    tokens=Counts,
+    branches=st.integers(0, 50),
+    alone=st.integers(1, 50),
+    new=Counts,
+    requests=st.integers(1, 4),
+)
+def test_every_arm_with_slots_of_its_own_is_within_the_budget(
+    *, cache_tokens: int, tokens: int, branches: int, alone: int, new: int, requests: int
+) -> None:
+    budget = Budget(pass_tokens=1, cache_tokens=cache_tokens)
+    rows = budget.count_rows(tokens, branches=branches, new_tokens=new, alone=alone, requests=requests)
+    slots = [tokens + branches * new] * (branches > 0) + [tokens + new] * alone
+    assert rows == 1 or rows * sum(slots) <= cache_tokens
+    assert rows == 1 or rows * (branches + alone) <= cmrm.decoding.batch_size.MOST_BRANCHES
+
+
 def test_half_the_free_memory_is_half_the_slots(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,22 +123,44 @@ def test_a_later_request_may_be_the_first_that_mixes(talker: VisionLanguageModel
     assert second.answers[2] == mix_naively(talker, OWN[1:2], PLAIN[1:2], STRENGTH)[0]
 
 
-def test_one_slot_holds_one_prompt_at_a_time_but_for_a_pair_that_mixes(
-    talker: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fed: list[int] = []
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many slots each pass of branches feeds, up to the last of them."""
+    passes: list[int] = []
     original = BranchState.forward
 
     def forward(self: BranchState, part: slice, *, width: int) -> torch.Tensor:
-        fed.append(part.stop)
+        passes.append(part.stop)
         return original(self, part, width=width)
 
     monkeypatch.setattr(BranchState, "forward", forward)
-    own = {1: OWN[:1], 2: OWN[1:2]}
-    ask(talker, DecodeRequest(prompts=PLAIN[:1], arms=[None, None, None], own_prompts=own), rows=1)
+    return passes
+
+
+def test_each_arm_holds_one_prompt_a_slot_at_a_time_but_for_a_pair_that_mixes(
+    talker: VisionLanguageModel, fed: list[int]
+) -> None:
+    prompts = [DecodeRequest(prompts=[one], arms=[None]) for one in PLAIN[:3]]
+    ask(talker, *prompts, rows=1)
     assert set(fed) == {1}
+    fed.clear()
     ask(talker, mix(slice(0, 1)), rows=1)
-    assert set(fed) == {1, 2}
+    assert max(fed) == 4, "two arms are beside the pair"
+
+
+def test_arms_with_prompts_of_their_own_are_decoded_side_by_side(
+    talker: VisionLanguageModel, fed: list[int]
+) -> None:
+    own = {1: OWN[:2], 2: OWN[2:4], 3: OWN[:2]}
+    request = DecodeRequest(prompts=PLAIN[:2], arms=[None] * 4, own_prompts=own)
+    expected = [answer_alone(talker, prompts) for prompts in (PLAIN[:2], *own.values())]
+    fed.clear()
+    done = ask(talker, request, rows=2)
+    assert [[one.answers[arm] for one in done] for arm in range(4)] == expected
+    longest = max(answer.tokens for arm in expected for answer in arm)
+    # A pass a token, after one for each arm that feeds the last token of its prompts.
+    assert len(fed) == len(expected) + longest - 1
+    assert max(fed) == 8
 
 
 def test_strength_zero_gives_the_answers_of_the_prompt_with_the_principle(
