@@ -73,7 +73,7 @@ soak: $(VENV)/.dev-stamp ## Set up; kill runs at random moments, fifty times, an
 	$(OFFLINE) $(BIN)/python -m tests.soak
 
 bench: $(VENV)/.dev-stamp ## Set up; time the method beside its peers and the hardware's limits
-	$(ALL_CORES) $(BIN)/python benchmarks/speed.py --device cpu
+	$(ALL_CORES) $(BIN)/python benchmarks/speed.py --device cpu --minutes 10
 
 # It imports none of the packages: they can be compiled meanwhile.
 check: $(VENV)/.packages-stamp ## Set up; check format, lint, types and import rules

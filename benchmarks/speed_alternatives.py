@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import speed_cmrm_calls as ours
@@ -16,6 +17,7 @@ from speed_bench import Bench
 from speed_prompts import ask_pictures, ask_text, make_questions
 from speed_table import Figure, Row, make_rows
 from speed_timing import Variant, take_turns, tell, time_once
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
@@ -25,6 +27,18 @@ PATIENCE = 150
 ON_TEXT = "transformers generate, questions alone"
 CONTINUOUS = "transformers generate_batch, questions alone"
 EAGER = "eager attention"
+# SDPA left to one of its kernels; plain generation leaves the choice to PyTorch.
+KERNELS: Mapping[str, Mapping[str, SDPBackend]] = MappingProxyType(
+    {
+        "cpu": {"SDPA, flash": SDPBackend.FLASH_ATTENTION, "SDPA, math": SDPBackend.MATH},
+        "cuda": {
+            "SDPA, flash": SDPBackend.FLASH_ATTENTION,
+            "SDPA, memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+            "SDPA, cuDNN": SDPBackend.CUDNN_ATTENTION,
+            "SDPA, math": SDPBackend.MATH,
+        },
+    }
+)
 STATIC = "static cache"
 COMPILED = "static cache, torch.compile"
 
@@ -38,6 +52,10 @@ def measure_tried(bench: Bench) -> Figure:
     plain = partial(peers.answer_plainly, vlm, new_tokens=amounts.new_tokens, size=len(prompts))
     arms: Mapping[str, Callable[[], ours.Said]] = {
         EAGER: partial(_answer_eagerly, vlm, partial(plain, prompts)),
+        **{
+            name: partial(_answer_by_kernel, kernel, partial(plain, prompts))
+            for name, kernel in KERNELS[bench.device.type].items()
+        },
         STATIC: partial(plain, prompts, cache_implementation="static", disable_compile=True),
         COMPILED: partial(plain, prompts, cache_implementation="static", compile_config=_compile_anywhere()),
         CONTINUOUS: partial(_answer_continuously, vlm, text, new_tokens=amounts.new_tokens),
@@ -46,7 +64,7 @@ def measure_tried(bench: Bench) -> Figure:
     base = {PLAIN: partial(plain, prompts), ON_TEXT: partial(plain, text)}
     variants = [Variant(name=name, run=run) for name, run in base.items()]
     variants += [Variant(name=name, run=arms[name]) for name in first]
-    timings = take_turns(variants, turns=bench.turns, device=bench.device)
+    timings = take_turns(variants, turns=bench.turns, device=bench.device, until=bench.until)
     pairs = {name: ON_TEXT if name == CONTINUOUS else PLAIN for name in first}
     rows = make_rows(
         timings, base=PLAIN, limit=None, results=tell_same(compare_with_references(timings, pairs))
@@ -55,6 +73,8 @@ def measure_tried(bench: Bench) -> Figure:
     notes = [
         f"{name}: the first call took {seconds:.0f} s." for name, seconds in first.items() if seconds > 10
     ]
+    if COMPILED in first and bench.device.type == "cuda":
+        notes.append(f"{COMPILED}: transformers compiles for CUDA graphs (reduce-overhead).")
     if CONTINUOUS in first:
         ratio = timings[CONTINUOUS].median / timings[ON_TEXT].median
         notes.append(
@@ -106,6 +126,11 @@ def _answer_eagerly(vlm: VisionLanguageModel, run: Callable[[], ours.Said]) -> o
         return run()
     finally:
         vlm.model.set_attn_implementation(usual)
+
+
+def _answer_by_kernel(kernel: SDPBackend, run: Callable[[], ours.Said]) -> ours.Said:
+    with sdpa_kernel(kernel):
+        return run()
 
 
 def _compile_anywhere() -> Any:

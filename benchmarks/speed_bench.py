@@ -26,6 +26,7 @@ class Amounts:
     new_tokens: int
     swept: int
     swept_tokens: int
+    armed: int
     mixed: int
     mixed_tokens: int
     one_in: int
@@ -38,18 +39,18 @@ class Amounts:
 AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
     {
         "cpu": Amounts(
-            anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, mixed=24,
-            mixed_tokens=96, one_in=32, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
+            anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, armed=16,
+            mixed=24, mixed_tokens=96, one_in=32, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
         ),
         "cuda": Amounts(
-            anchors=256, peer_pairs=32, pictures=64, batch=32, new_tokens=128, swept=32, swept_tokens=128,
-            mixed=128, mixed_tokens=192, one_in=64, stored=640, shard=128, sizes=(8, 16, 32),
-            own_sizes=(64, 128, 256),
+            anchors=256, peer_pairs=16, pictures=32, batch=32, new_tokens=64, swept=16, swept_tokens=48, armed=16,
+            mixed=64, mixed_tokens=128, one_in=64, stored=320, shard=128, sizes=(8, 16, 32),
+            own_sizes=(64, 256),
         ),
         # A smoke test.
         "tiny": Amounts(
-            anchors=8, peer_pairs=4, pictures=2, batch=2, new_tokens=6, swept=2, swept_tokens=4, mixed=4,
-            mixed_tokens=16, one_in=8, stored=10, shard=4, sizes=(2,), own_sizes=(4,),
+            anchors=8, peer_pairs=4, pictures=2, batch=2, new_tokens=6, swept=2, swept_tokens=4, armed=2,
+            mixed=4, mixed_tokens=16, one_in=8, stored=10, shard=4, sizes=(2,), own_sizes=(4,),
         ),
     }
 )  # fmt: skip
@@ -57,7 +58,7 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A model under test."""
+    """A model under test; no turn of a figure but the first begins after `until`, on the monotonic clock."""
 
     name: str
     shape: Shape
@@ -65,6 +66,7 @@ class Bench:
     amounts: Amounts
     limits: Limits
     turns: int
+    until: float = float("inf")
 
     @property
     def device(self) -> torch.device:

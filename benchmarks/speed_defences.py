@@ -59,6 +59,7 @@ def measure_defences(bench: Bench) -> Figure:
         ],
         turns=bench.turns,
         device=bench.device,
+        until=bench.until,
     )
     same = compare_with_references(timings, {ALL: ALONE})
     return Figure(

@@ -74,11 +74,15 @@ class Watch:
         return [after[0] - before[1] for before, after in zip(self.spans, self.spans[1:], strict=False)]
 
 
+def list_absent() -> list[str]:
+    """What a run needs and this machine lacks."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
 def measure_idle(bench: Bench) -> Figure:
     """Run a spec on this model in this process and watch its parts."""
     tell("a real run")
-    absent = [name for name in NEEDED if find_spec(name) is None]
-    if absent:
+    if absent := list_absent():
         row = Row(name="cmrm run", seconds=None, result=f"{absent[0]} is not installed")
         return Figure(title=TITLE, about="", rows=[row], goals=[_make_goal("", "not measured")])
     watch = Watch(device=bench.device)

@@ -53,6 +53,7 @@ def measure_dataset_level(bench: Bench) -> Figure:
         ],
         turns=bench.turns,
         device=bench.device,
+        until=bench.until,
     )
     same = compare_with_references(timings, {OURS_PLAIN: PLAIN, ONE_BATCH: NAIVE, OURS: NAIVE})
     return Figure(
@@ -113,6 +114,7 @@ def measure_sample_level(bench: Bench) -> Figure:
         ],
         turns=bench.turns,
         device=bench.device,
+        until=bench.until,
     )  # fmt: skip
     same = compare_with_references(timings, {first: naive, later: naive})
     return Figure(

@@ -6,9 +6,11 @@ import numpy as np
 from PIL import Image
 
 from cmrm.prompts.conditions import Prompt
-from cmrm.prompts.meaningless_images import blank_image
+from cmrm.prompts.meaningless_images import blank_image, noise_image
 
 SEED = 7
+# The first number of the questions that captions are made of.
+CAPTIONS = 20_000
 FEWEST_WORDS, MOST_WORDS = 7, 19
 WORDS = (
     "what which who where when why how is are was does did can could would should the a an this that these those in "
@@ -47,6 +49,20 @@ def ask_blank(questions: list[str], *, side: int) -> list[Prompt]:
     """The questions on one white image, as `cmrm.prompts.conditions.show` gives them: an object for each, all alike."""
     return [
         Prompt(text=question, image=blank_image(size=side, color=(255, 255, 255))) for question in questions
+    ]
+
+
+def ask_noise(questions: list[str], *, side: int) -> list[Prompt]:
+    """The questions on one image of noise."""
+    image = noise_image(size=side, seed=0)
+    return [Prompt(text=question, image=image) for question in questions]
+
+
+def ask_captions(questions: list[str]) -> list[Prompt]:
+    """Each question under a caption of its own, of two questions' words."""
+    return [
+        Prompt(text=" ".join(make_questions(2, start=CAPTIONS + 2 * number)) + f"\n{question}")
+        for number, question in enumerate(questions)
     ]
 
 

@@ -38,6 +38,15 @@ class Shape:
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
     {
+        # A smoke test of the script, which measures nothing.
+        "llava-tiny": Shape(
+            kind="llava", hidden=64, wide=128, blocks=4, heads=4, key_heads=4, words=2048,
+            tower_hidden=32, tower_wide=64, tower_blocks=2, tower_heads=2, side=112,
+        ),
+        "qwen-tiny": Shape(
+            kind="qwen", hidden=64, wide=128, blocks=4, heads=4, key_heads=2, words=2048,
+            tower_hidden=32, tower_wide=64, tower_blocks=2, tower_heads=2, side=112,
+        ),
         "llava-small": Shape(
             kind="llava", hidden=512, wide=1376, blocks=8, heads=8, key_heads=8, words=4096,
             tower_hidden=128, tower_wide=512, tower_blocks=6, tower_heads=4,

@@ -51,7 +51,7 @@ def measure_delta(bench: Bench) -> Figure:
         variants.insert(2, Variant(name=NNSIGHT, run=run, times=times))
     else:
         unknown.append(Row(name=NNSIGHT, seconds=None, result="not installed"))
-    timings = take_turns(variants, turns=bench.turns, device=device)
+    timings = take_turns(variants, turns=bench.turns, device=device, until=bench.until)
     wanted = timings[ALONE].result[:-1]
     apart = {name: compare_states(timing.result[:-1], wanted) for name, timing in timings.items()}
     right = apart[OURS] <= max(TOLERANCE, 2 * apart[BATCHED])
@@ -108,6 +108,7 @@ def measure_pictures(bench: Bench) -> Figure:
         ],
         turns=bench.turns,
         device=device,
+        until=bench.until,
     )
     wanted = timings[ALONE].result[:, :-1]
     apart = {name: compare_states(timing.result[:, :-1], wanted) for name, timing in timings.items()}

@@ -41,7 +41,7 @@ def measure_sweep(bench: Bench) -> Figure:
     plain = partial(peers.answer_plainly, vlm, prompts, new_tokens=length)
     own = partial(ours.answer_arms, vlm, prompts, arms, new_tokens=length)
     sizes = [size for size in amounts.sizes if size <= len(prompts)]
-    plain(size=1)
+    peers.answer_plainly(vlm, prompts[:1], new_tokens=length, size=1)
     size, said = choose_size(lambda size: plain(size=size), sizes, what=PLAIN, device=device)
     rows, own_said = choose_size(
         lambda rows: own(rows=rows, request_size=rows),
@@ -73,6 +73,7 @@ def measure_sweep(bench: Bench) -> Figure:
         ],
         turns=bench.turns,
         device=device,
+        until=bench.until,
     )
     same = compare_with_references(timings, {OURS: naive})
     return Figure(
@@ -124,6 +125,7 @@ def measure_mixed(bench: Bench) -> Figure:
             ],
             turns=bench.turns,
             device=device,
+            until=bench.until,
         )
     finally:
         end_answers(vlm, one_in=0)

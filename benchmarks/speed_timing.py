@@ -43,11 +43,19 @@ class Timing:
         return (max(self.seconds) - min(self.seconds)) / 2 / self.median
 
 
-def take_turns(variants: Sequence[Variant], *, turns: int, device: torch.device) -> Mapping[str, Timing]:
-    """Run every variant once untimed, then all of them `turns` times, another one first each time."""
+def take_turns(
+    variants: Sequence[Variant], *, turns: int, device: torch.device, until: float
+) -> Mapping[str, Timing]:
+    """Run every variant once untimed, then all of them `turns` times, another one first each time.
+
+    No turn but the first begins after `until`, a reading of the monotonic clock.
+    """
     results = {variant.name: (variant.warm_up or variant.run)() for variant in variants}
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for turn in range(turns):
+        if turn and time.monotonic() > until:
+            tell(f"the time is up after {turn} of {turns} turns")
+            break
         first = turn % len(variants)
         for variant in (*variants[first:], *variants[:first]):
             seconds[variant.name].append(time_once(variant.run, device) * variant.times)
@@ -74,14 +82,26 @@ def choose_size(
         results[size] = run(size)
 
     for size in sizes:
-        try:
-            seconds[size] = time_once(partial(keep, size), device)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        if not _fits(lambda size=size: seconds.update({size: time_once(partial(keep, size), device)})):
             break
+    if not seconds:
+        raise torch.OutOfMemoryError(f"{what}: no batch size fits into memory")
     best = min(seconds, key=lambda size: seconds[size])
     tell(f"{what}: best size {best} of " + ", ".join(f"{size}: {one:.2f} s" for size, one in seconds.items()))
     return best, partial(results.get, best)
+
+
+def _fits(run: Callable[[], Any]) -> bool:
+    """Whether memory suffices for a call; what it held is freed."""
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        pass
+    else:
+        return True
+    # Outside of the handler: its traceback holds the tensors of the call.
+    torch.cuda.empty_cache()
+    return False
 
 
 def finish(device: torch.device) -> None:
