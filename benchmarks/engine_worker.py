@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Before each line that is meant for the caller: engines print to stdout, too.
 MARK = "@answers "
-TASK, VECTORS = "task.json", "vectors.safetensors"
+MODEL, TASK, VECTORS = "model", "task.json", "vectors.safetensors"
 Answers = list[list[int]] | list[str]
 Answer = Callable[[bool], Answers]
 
@@ -67,7 +67,7 @@ def open_nnsight(folder: Path, task: dict[str, Any], added: Tensor) -> tuple[str
     from transformers import AutoTokenizer
 
     model, inputs = _load(folder, task)
-    traced = nnsight.LanguageModel(model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    traced = nnsight.LanguageModel(model, tokenizer=AutoTokenizer.from_pretrained(folder / MODEL))
     count = task["new_tokens"]
     # Of one length, so that the loop over the steps comes to its end.
     amount = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
@@ -92,7 +92,7 @@ def open_vllm(folder: Path, task: dict[str, Any], added: Tensor) -> tuple[str, A
 
     longest = max(map(len, task["prompts"])) + task["new_tokens"]
     model = vllm.LLM(
-        str(folder), dtype="float32", enforce_eager=True, max_model_len=longest, enable_prefix_caching=False,
+        str(folder / MODEL), dtype="float32", enforce_eager=True, max_model_len=longest, enable_prefix_caching=False,
         skip_tokenizer_init=True,
     )  # fmt: skip
     prompts = [{"prompt_token_ids": row} for row in task["prompts"]]
@@ -141,7 +141,7 @@ def _load(folder: Path, task: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     """The model by transformers, and the prompts as one left-padded batch."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / MODEL, dtype=torch.float32).eval()
     longest = max(map(len, task["prompts"]))
     rows = [[0] * (longest - len(row)) + row for row in task["prompts"]]
     masks = [[0] * (longest - len(row)) + [1] * len(row) for row in task["prompts"]]

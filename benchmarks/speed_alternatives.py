@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -148,8 +149,11 @@ def _fit_cache(rows: Sequence[Sequence[int]], new_tokens: int) -> Any:
 
     page = 32
     pages = sum(-(-(len(row) + new_tokens) // page) for row in rows)
+    # transformers called it `block_size` before.
+    names = {one.name for one in fields(ContinuousBatchingConfig)}
+    size = {"page_size" if "page_size" in names else "block_size": page}
     return ContinuousBatchingConfig(
-        page_size=page, num_blocks=pages + len(rows), max_batch_tokens=sum(map(len, rows))
+        **size, num_blocks=pages + len(rows), max_batch_tokens=sum(map(len, rows))
     )
 
 

@@ -24,7 +24,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine_worker import MARK, TASK, VECTORS  # noqa: E402
+from engine_worker import MARK, MODEL, TASK, VECTORS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from speed import describe_machine  # noqa: E402
 from speed_answer_checks import tell_same  # noqa: E402
@@ -126,7 +126,8 @@ def write_task(folder: Path, options: argparse.Namespace) -> Any:
     Returns the tokenizer.
     """
     vlm = build(SHAPES[options.shape], device="cpu", dtype=torch.float32)
-    save_text_model(vlm, folder)
+    # In a folder of its own: vLLM loads every file of weights that lies there.
+    save_text_model(vlm, folder / MODEL)
     inputs = render(vlm, ask_text(make_questions(options.prompts)))
     ids = [
         row[mask.bool()].tolist()
