@@ -89,7 +89,9 @@ def build_dots3_note(folder: Path) -> Path:
         Dots3NoteConfig(
             text_config={
                 **FULL_HEADS, **token_ids(tokenizer), **COMPRESSED, **ROUTED, **INDEX,
-                "shared_experts_intermediate_size": 32,
+                "shared_experts_intermediate_size": 32, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4,
+                "swa_head_dim": 12, "sliding_window": 12,
+                **{f"swa_{name}": size for name, size in COMPRESSED.items()},
             },
             vision_config={
                 **TOWER, "patch_size": PATCH, "moe_intermediate_size": 32, "num_local_experts": 4,
