@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import StoreError
+from storage.tables.arrow import list_vectors
 from storage.tables.parquet import open_parquet
 from storage.tables.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
+from storage.tables.vector_file import read_row_groups
 
 # The position at which Δ is measured: the last prompt token.
 LAST: Literal["last"] = "last"
-# Arrow counts the numbers in a list column by 32-bit offsets.
-_LONGEST = 2**31 - 1
 
 
 class HiddenStates(NamedTuple):
@@ -69,7 +69,7 @@ def hidden_states_table(
         pa.repeat(position, rows),
         pa.repeat(intervention, rows),
         pa.repeat(pa.scalar(alpha, pa.float64()), rows),
-        _lists(np.ascontiguousarray(vectors).reshape(rows, width), kind),
+        list_vectors(np.ascontiguousarray(vectors).reshape(rows, width), kind),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -115,7 +115,7 @@ def read_block(paths: Sequence[Path], block: int, *, position: str = LAST) -> Hi
     for path in paths:
         with _opened(path) as file:
             if groups := _find_groups(file, position).get(block):
-                tables.append(file.read_row_groups(groups))
+                tables.append(read_row_groups(path, file, groups))
     return read_hidden_states(pa.concat_tables(tables)) if tables else _NOTHING
 
 
@@ -189,17 +189,6 @@ def _check(sample_ids: Sequence[str], blocks: Sequence[int], vectors: np.ndarray
         raise StoreError(f"vectors are {vectors.dtype}: convert them to float16 or float32")
     if len(set(sample_ids)) != len(sample_ids) or len(set(blocks)) != len(blocks):
         raise StoreError("a sample id or a block occurs twice: give each once")
-
-
-def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.ChunkedArray:
-    width = max(1, rows.shape[1])
-    most = _LONGEST // width
-    arrays = []
-    for start in range(0, len(rows), most):
-        piece = rows[start : start + most]
-        offsets = np.arange(len(piece) + 1, dtype=np.int32) * np.int32(rows.shape[1])
-        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(piece.reshape(-1)), type=kind))
-    return pa.chunked_array(arrays, kind)
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

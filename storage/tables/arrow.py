@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from storage.errors import StoreError
@@ -13,6 +14,8 @@ from storage.tables.schemas import KINDS, SINGLE_VECTOR, Kind, is_vector
 
 # What Arrow raises for values of the wrong type.
 FAULTS = (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError)
+# Arrow counts the numbers in a list column by 32-bit offsets.
+_LONGEST = 2**31 - 1
 
 
 def kind_of(name: str) -> Kind:
@@ -49,6 +52,18 @@ def conform(table: pa.Table, kind: str) -> pa.Table:
         [_conformed(table, field, kind) for field in schema],
         schema=pa.schema([_as_stored(table, field) for field in schema]),
     )
+
+
+def list_vectors(vectors: np.ndarray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Make a column of vectors, contiguous [rows, width], whose memory it shares."""
+    width = vectors.shape[1]
+    most = _LONGEST // max(1, width)
+    arrays = []
+    for start in range(0, len(vectors), most):
+        piece = vectors[start : start + most]
+        offsets = np.arange(len(piece) + 1, dtype=np.int32) * np.int32(width)
+        arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(piece.reshape(-1)), type=kind))
+    return pa.chunked_array(arrays, kind)
 
 
 def table_path(kind: str, key: str, **partitions: str) -> str:

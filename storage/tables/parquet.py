@@ -60,8 +60,7 @@ class TableWriter:
         if self._writer is None:
             self._writer = _open(self._place, narrow, self._name, self._kind)
         if isinstance(self._writer, VectorFile):
-            for group in split_into_groups(narrow):
-                self._writer.write_row_group(group.others, group.vectors)
+            self._writer.write_row_groups(split_into_groups(narrow))
         else:
             self._writer.write_table(narrow, row_group_size=ROW_GROUP)
         self.rows += narrow.num_rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,10 +19,10 @@ ROW_GROUP_BYTES = 1 << 20
 
 
 class RowGroup(NamedTuple):
-    """The rows of a row group: their other columns, and their vectors [rows, width]."""
+    """The rows of a row group: their other columns, and what copies their vectors [rows, width] together."""
 
     others: pa.Table
-    vectors: np.ndarray
+    gather: Callable[[], np.ndarray]
 
 
 def split_into_groups(table: pa.Table) -> Iterator[RowGroup]:
@@ -43,7 +44,7 @@ def split_into_groups(table: pa.Table) -> Iterator[RowGroup]:
     for start, stop in pairwise([*starts, len(others)]):
         for first in range(start, stop, most):
             last = min(first + most, stop)
-            yield RowGroup(others.slice(first, last - first), source.gather(order[first:last]))
+            yield RowGroup(others.slice(first, last - first), partial(source.gather, order[first:last]))
 
 
 def count_rows_of_group(column: pa.ChunkedArray) -> int:

@@ -36,6 +36,11 @@ def read_struct(data: bytes, each: Each = MappingProxyType({})) -> Struct:
     return _read_fields(data, 0, each)[0]
 
 
+def read_first_struct(data: bytes) -> tuple[Struct, int]:
+    """Read the struct with which the data begins, as `read_struct` does; return it and its size in bytes."""
+    return _read_fields(data, 0)
+
+
 def write_struct(fields: Struct) -> bytes:
     """Write a struct, its fields in the order of the mapping, which must be ascending."""
     out = bytearray()

@@ -1,24 +1,30 @@
-"""A Parquet file with a column of vectors: Arrow writes its other columns, and here the vectors and the footer."""
+"""Parquet files with a column of vectors: Arrow writes and reads the other columns, and here are the vectors."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.tables.arrow import list_vectors
 from storage.tables.hashing_sink import Buffer, HashingSink
+from storage.tables.row_groups import RowGroup
 from storage.tables.thrift import I64, Struct, read_struct, write_struct
-from storage.tables.vector_pages import VectorChunk, encode_vectors
+from storage.tables.vector_pages import VectorChunk, decode_vectors, encode_vectors
 
 # The footer's length and the magic number, which end a Parquet file.
 _MAGIC = b"PAR1"
 _TAIL = 4 + len(_MAGIC)
 # Fields that hold offsets in the file: of ColumnMetaData's pages and Bloom filter, and of RowGroup.
 _PAGES, _FILTERS, _ROW_GROUP = (9, 10, 11), (14,), (5,)
+# Threads that compress: one is slower than the disk, and more would take cores from a model that runs on them.
+_ENCODERS = 2
 
 
 class VectorFile:
@@ -35,16 +41,21 @@ class VectorFile:
             self._sink, schema.remove(len(schema) - 1), store_schema=False, **options
         )
         self._chunks: list[VectorChunk] = []
+        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="cmrm-encoder")
 
-    def write_row_group(self, others: pa.Table, vectors: np.ndarray) -> None:
-        """Write a row group: the other columns, and vectors [rows, width], which must not change afterwards."""
-        self._writer.write_table(others, row_group_size=len(others))
-        chunk = encode_vectors(vectors, self._column)
-        self._chunks.append(chunk)
-        self._sink.put(chunk.buffers)
+    def write_row_groups(self, groups: Iterable[RowGroup]) -> None:
+        """Write row groups in their order; threads encode the vectors of the next ones meanwhile."""
+        ahead: deque[tuple[pa.Table, Future[VectorChunk]]] = deque()
+        for group in groups:
+            ahead.append((group.others, self._encoders.submit(self._encode, group)))
+            if len(ahead) > _ENCODERS:
+                self._write(*ahead.popleft())
+        while ahead:
+            self._write(*ahead.popleft())
 
     def close(self) -> None:
         """Write the footer."""
+        self._encoders.shutdown()
         self._sink.hold()
         self._writer.close()
         rest = self._sink.release()
@@ -56,7 +67,17 @@ class VectorFile:
 
     def abandon(self) -> None:
         """Leave the file without a footer."""
+        self._encoders.shutdown(cancel_futures=True)
         self._writer.is_open = False
+
+    def _encode(self, group: RowGroup) -> VectorChunk:
+        return encode_vectors(group.gather(), self._column)
+
+    def _write(self, others: pa.Table, encoded: Future[VectorChunk]) -> None:
+        self._writer.write_table(others, row_group_size=len(others))
+        chunk = encoded.result()
+        self._chunks.append(chunk)
+        self._sink.put(chunk.buffers)
 
     def _complete(self, footer: bytes) -> bytes:
         """Add the vectors to Arrow's footer (FileMetaData of parquet.thrift) of the other columns."""
@@ -81,6 +102,29 @@ class VectorFile:
         others = read_struct(footer, {4: complete})
         # Schema, key-value metadata and column orders are those of a file of all columns without rows.
         return write_struct({**_describe(self._schema), 3: others[3], 4: others[4]})
+
+
+def read_row_groups(path: Path, file: pq.ParquetFile, groups: Sequence[int]) -> pa.Table:
+    """Read row groups of the file at a path, checking its pages; vectors without Arrow if a `VectorFile` wrote them.
+
+    Raises Arrow's own errors.
+    """
+    *others, column = file.schema_arrow
+    pieces = []
+    with path.open("rb") as stream:
+        for group in groups:
+            about = file.metadata.row_group(group)
+            chunk = about.column(about.num_columns - 1)
+            stream.seek(chunk.data_page_offset)
+            data = stream.read(chunk.total_compressed_size)
+            shape = (about.num_rows, chunk.num_values // max(1, about.num_rows))
+            vectors = decode_vectors(data, shape, half=column.type.value_type == pa.float16())
+            if vectors is None:
+                # Another release wrote the file, or it is damaged: Arrow reads it, or says where.
+                return file.read_row_groups(groups)
+            pieces += list_vectors(vectors, column.type).chunks
+    table = file.read_row_groups(groups, columns=[field.name for field in others])
+    return table.append_column(column, pa.chunked_array(pieces, column.type))
 
 
 def _shift(fields: Struct, offsets: Sequence[int], distance: int) -> None:

@@ -16,7 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from storage.tables.hashing_sink import Buffer
-from storage.tables.thrift import BINARY, I32, I64, LIST, STRUCT, Items, Struct, write_struct, write_varint
+from storage.tables.thrift import (
+    BINARY,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    Items,
+    Struct,
+    read_first_struct,
+    write_struct,
+    write_varint,
+)
 
 # For float32, whose numbers of a model in bfloat16 have two low bytes of zeros (docs/decisions/storage.md).
 VECTOR_CODEC, VECTOR_LEVEL = "zstd", 1
@@ -80,6 +91,31 @@ def encode_vectors(vectors: np.ndarray, column: str) -> VectorChunk:
     )
 
 
+def decode_vectors(data: bytes, shape: tuple[int, int], *, half: bool) -> np.ndarray | None:
+    """Decode a column chunk of vectors [rows, width], float16 or else float32, and verify its checksum.
+
+    None for a chunk that is not, to the bit of its header and levels, what `encode_vectors` makes of such an array.
+    """
+    levels = _encode_levels(*shape)
+    entries = shape[0] * shape[1]
+    encoding, size = (_PLAIN, 2) if half else (_BYTE_STREAM_SPLIT, 4)
+    plain = len(levels) + size * entries
+    try:
+        start = read_first_struct(data)[1]
+    except (IndexError, ValueError):
+        return None
+    body = memoryview(data)[start:]
+    # The header holds the checksum of the body.
+    if data[:start] != _write_header(entries, encoding, plain, len(body), (body,)):
+        return None
+    if not half:
+        body = memoryview(pa.Codec(VECTOR_CODEC).decompress(body, plain, asbytes=True))
+    if body[: len(levels)] != levels:
+        return None
+    numbers = np.frombuffer(body, np.float16 if half else np.uint8, offset=len(levels))
+    return (numbers if half else _join_bytes(numbers)).reshape(shape)
+
+
 def _split_bytes(levels: bytes, vectors: np.ndarray) -> np.ndarray:
     """The levels, and then the first bytes of all numbers, their second ones, and so on."""
     split = np.empty(len(levels) + vectors.nbytes, np.uint8)
@@ -88,6 +124,17 @@ def _split_bytes(levels: bytes, vectors: np.ndarray) -> np.ndarray:
     for place, plane in enumerate(split[len(levels) :].reshape(4, -1)):
         np.right_shift(numbers, np.uint32(8 * place), out=plane, casting="unsafe")
     return split
+
+
+def _join_bytes(split: np.ndarray) -> np.ndarray:
+    planes = split.reshape(4, -1)
+    numbers = planes[3].astype(np.uint32)
+    for plane in planes[2::-1]:
+        numbers <<= np.uint32(8)
+        # Those of a model in bfloat16 have two low bytes of zeros.
+        if plane.any():
+            numbers |= plane
+    return numbers.view(np.float32)
 
 
 @lru_cache(maxsize=8)

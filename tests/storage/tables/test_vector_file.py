@@ -116,6 +116,49 @@ def test_a_flipped_bit_in_any_page_of_vectors_is_noticed(tmp_path, numbers):
             read_parquet(bytes(damaged))
 
 
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("shape", [(150, 2, WIDTH), (3, 2, 5), (1, 1, 1)])
+def test_a_block_is_read_to_the_bit_without_arrow(tmp_path, monkeypatch, numbers, shape):
+    vectors = make_vectors(numbers, shape)
+    place = write(tmp_path, vectors)
+    read = pq.ParquetFile.read_row_groups
+    asked = []
+
+    def note(self, groups, columns=None, **options):
+        asked.append(columns)
+        return read(self, groups, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", note)
+    for block in range(shape[1]):
+        states = read_block([place], block)
+        chosen = states.choose(sorted(name_samples(shape[0])))[:, 0]
+        assert chosen.dtype == vectors.dtype
+        assert np.array_equal(chosen.view(f"u{chosen.itemsize}"), expect(vectors, block))
+    assert len(asked) == shape[1]
+    assert all(columns is not None and "vector" not in columns for columns in asked)
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_damage_anywhere_in_the_vectors_of_a_block_is_noticed_when_it_is_read(tmp_path, numbers):
+    place = write(tmp_path, make_vectors(numbers, (20, 1, 64)))
+    whole = place.read_bytes()
+    column = pq.ParquetFile(place).metadata.row_group(0).column(6)
+    sound = read_block([place], 0).vectors.tobytes()
+    start, size = column.data_page_offset, column.total_compressed_size
+    for offset in (*range(start, start + 40), *range(start + 40, start + size, 101), start + size - 1):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1
+        place.write_bytes(damaged)
+        # A bit of the header may say nothing of the numbers, such as that of a level's encoding.
+        try:
+            assert read_block([place], 0).vectors.tobytes() == sound
+        except StoreError:
+            continue
+        assert offset < start + 40
+    place.write_bytes(whole)
+    assert read_block([place], 0).vectors.tobytes() == sound
+
+
 def test_bloom_filters_lie_where_the_footer_says(tmp_path):
     place = write(tmp_path, make_vectors("float16", (150, 2, WIDTH)))
     probe = "SELECT bool_and(bloom_filter_excludes) FROM parquet_bloom_probe($place, 'sample_id', $sample)"
