@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from storage.tables.parquet import open_parquet
 from storage.tables.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
 from storage.tables.vector_file import read_row_groups
 
+# Footers that are kept, some hundred kilobytes each.
+_MOST_FOOTERS = 64
 # The position at which Δ is measured: the last prompt token.
 LAST: Literal["last"] = "last"
 
@@ -101,8 +104,8 @@ def list_blocks(paths: Sequence[Path], *, position: str = LAST) -> list[int]:
     """List the blocks of stored hidden states at a position, ascending; raises StoreError for a damaged file."""
     found: set[int] = set()
     for path in paths:
-        with _opened(path) as file:
-            found.update(_find_groups(file, position))
+        with _opened(path) as (_, groups):
+            found.update(block for at, block in groups if at == position)
     return sorted(found)
 
 
@@ -113,9 +116,9 @@ def read_block(paths: Sequence[Path], block: int, *, position: str = LAST) -> Hi
     """
     tables = []
     for path in paths:
-        with _opened(path) as file:
-            if groups := _find_groups(file, position).get(block):
-                tables.append(read_row_groups(path, file, groups))
+        with _opened(path) as (file, groups):
+            if chosen := groups.get((position, block)):
+                tables.append(read_row_groups(path, file, chosen))
     return read_hidden_states(pa.concat_tables(tables)) if tables else _NOTHING
 
 
@@ -129,9 +132,9 @@ def list_samples(paths: Sequence[Path], *, position: str = LAST) -> list[str]:
     """List the samples with hidden states at a position, file by file; raises StoreError for a damaged file."""
     found: list[str] = []
     for path in paths:
-        with _opened(path) as file:
-            if groups := _find_groups(file, position):
-                table = file.read_row_groups(groups[min(groups)], columns=["sample_id"])
+        with _opened(path) as (file, groups):
+            if at := [place for place in groups if place[0] == position]:
+                table = file.read_row_groups(groups[min(at)], columns=["sample_id"])
                 found.extend(table["sample_id"].to_pylist())
     return found
 
@@ -159,22 +162,33 @@ def read_samples(
     return vectors
 
 
-def _find_groups(file: pq.ParquetFile, position: str) -> dict[int, list[int]]:
-    """The row groups of each block at a position: no row group mixes blocks or positions."""
-    groups: dict[int, list[int]] = {}
-    block, place = (file.schema_arrow.get_field_index(name) for name in ("block", "position"))
-    for group in range(file.num_row_groups):
-        columns = file.metadata.row_group(group)
-        if columns.column(place).statistics.min == position:
-            groups.setdefault(columns.column(block).statistics.min, []).append(group)
-    return groups
+class _Footer(NamedTuple):
+    """The footer of a file, with its row groups by position and block: no row group mixes them."""
+
+    metadata: pq.FileMetaData
+    groups: Mapping[tuple[str, int], list[int]]
+
+
+@lru_cache(maxsize=_MOST_FOOTERS)
+def _read_footer(path: Path, _stamp: tuple[int, ...]) -> _Footer:
+    """Read a file's footer, once until the file is replaced, which its stamp shows: all blocks are read in turn."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    with open_parquet(path) as file:
+        block, position = (file.schema_arrow.get_field_index(name) for name in ("block", "position"))
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            place = (group.column(position).statistics.min, group.column(block).statistics.min)
+            groups.setdefault(place, []).append(number)
+        return _Footer(file.metadata, groups)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, Mapping[tuple[str, int], list[int]]]]:
     try:
-        with open_parquet(path) as file:
-            yield file
+        found = path.stat()
+        footer = _read_footer(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        with pq.ParquetFile(path, metadata=footer.metadata, page_checksum_verification=True) as file:
+            yield file, footer.groups
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error
 
