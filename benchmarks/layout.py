@@ -18,11 +18,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-import storage.tables.parquet
+import storage.tables.row_groups
 from storage.shards.hidden_states import hidden_states_table
-from storage.tables.parquet import TableWriter
+from storage.tables.arrow import list_vectors
+from storage.tables.parquet import write_parquet
 
 FILES, SAMPLES, BLOCKS, WIDTH = 4, 1024, 32, 4096
 REPEATS = 7
@@ -43,14 +45,15 @@ def main() -> None:
         "one sample ms",
     )
     print(" | ".join(heading))
+    for numbers in ("float16", "bfloat16 in float32", "float32"):
+        print_line(numbers, MEBIBYTE, None)
     for size in (MEBIBYTE // 4, MEBIBYTE, 4 * MEBIBYTE, 64 * MEBIBYTE):
         print_line("float16", size, {})
-    print_line("float16", MEBIBYTE, {"bloom_filter_options": {}})
+    print_line("float16", MEBIBYTE, {"bloom": False})
     for numbers in ("bfloat16 in float32", "float32"):
-        plain = {"compression": "none", "compression_level": None, "use_byte_stream_split": False}
-        print_line(numbers, MEBIBYTE, plain)
+        print_line(numbers, MEBIBYTE, {})
         for codec, level in (("lz4", None), ("snappy", None), ("zstd", 1)):
-            print_line(numbers, MEBIBYTE, {"compression": codec, "compression_level": level})
+            print_line(numbers, MEBIBYTE, {"codec": codec, "level": level, "split": True})
 
 
 def make_vectors(numbers: str, seed: int) -> np.ndarray:
@@ -61,8 +64,8 @@ def make_vectors(numbers: str, seed: int) -> np.ndarray:
     return drawn if numbers == "float32" else (drawn.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
-def print_line(numbers: str, size: int, options: Mapping[str, Any]) -> None:
-    """Measure the store's layout with other row groups or Parquet options."""
+def print_line(numbers: str, size: int, options: Mapping[str, Any] | None) -> None:
+    """Measure a layout that Arrow writes with these options; None is the store's own, by its own writer."""
     folder = Path(tempfile.mkdtemp(prefix="cmrm-layout-"))
     try:
         seconds = write(folder, numbers, size, options)
@@ -70,8 +73,8 @@ def print_line(numbers: str, size: int, options: Mapping[str, Any]) -> None:
         cells = (
             numbers,
             f"{size // 1024} KiB",
-            "no" if "bloom_filter_options" in options else "yes",
-            options.get("compression", "as written"),
+            "yes" if options is None or options.get("bloom", True) else "no",
+            "the store's" if options is None else options.get("codec", "plain"),
             f"{seconds:.2f}",
             f"{on_disk:.0f}",
             *read(folder),
@@ -81,12 +84,10 @@ def print_line(numbers: str, size: int, options: Mapping[str, Any]) -> None:
         shutil.rmtree(folder)
 
 
-def write(folder: Path, numbers: str, size: int, options: Mapping[str, Any]) -> float:
+def write(folder: Path, numbers: str, size: int, options: Mapping[str, Any] | None) -> float:
     """Write the files; returns the seconds without generating the numbers."""
     seconds = 0.0
-    own, group = pq.ParquetWriter, storage.tables.parquet.ROW_GROUP_BYTES
-    storage.tables.parquet.ROW_GROUP_BYTES = size
-    storage.tables.parquet.pq.ParquetWriter = lambda *args, **given: own(*args, **{**given, **options})  # type: ignore[misc]
+    own, storage.tables.row_groups.ROW_GROUP_BYTES = storage.tables.row_groups.ROW_GROUP_BYTES, size
     try:
         for number in range(FILES):
             table = hidden_states_table(
@@ -98,12 +99,37 @@ def write(folder: Path, numbers: str, size: int, options: Mapping[str, Any]) -> 
                 vectors=make_vectors(numbers, number),
             )
             began = time.perf_counter()
-            with TableWriter("hidden_states", folder / f"{number}.parquet") as writer:
-                writer.write(table)
+            if options is None:
+                write_parquet(table, "hidden_states", folder / f"{number}.parquet")
+            else:
+                write_with_arrow(folder / f"{number}.parquet", table, options)
             seconds += time.perf_counter() - began
     finally:
-        storage.tables.parquet.pq.ParquetWriter, storage.tables.parquet.ROW_GROUP_BYTES = own, group
+        storage.tables.row_groups.ROW_GROUP_BYTES = own
     return seconds
+
+
+def write_with_arrow(place: Path, table: pa.Table, options: Mapping[str, Any]) -> None:
+    """Write the same row groups by Arrow's own writer, which takes vectors number by number."""
+    narrow = table.drop_columns(["model", "condition"])
+    field = narrow.schema.field("vector")
+    others = [column for column in narrow.column_names if column != "vector"]
+    given = {
+        "compression": {**dict.fromkeys(others, "none"), "vector.list.element": options.get("codec", "none")},
+        "use_byte_stream_split": ["vector.list.element"] if options.get("split") else False,
+        "use_dictionary": ["dataset", "position", "intervention"],
+        "write_statistics": others,
+        "write_page_checksum": True,
+    }
+    if options.get("level"):
+        given["compression_level"] = {"vector.list.element": options["level"]}
+    if options.get("bloom", True):
+        rows = storage.tables.row_groups.count_rows_of_group(narrow["vector"])
+        given["bloom_filter_options"] = {"sample_id": {"ndv": rows, "fpp": 0.01}}
+    with pq.ParquetWriter(place, narrow.schema, **given) as writer:
+        for group in storage.tables.row_groups.split_into_groups(narrow):
+            vectors = list_vectors(group.gather(), field.type)
+            writer.write_table(group.others.append_column(field, vectors), row_group_size=len(group.others))
 
 
 def read(folder: Path) -> tuple[str, str, str]:
