@@ -22,6 +22,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from flows.cli import main
 from storage.sql.database import connect
 from tests.flows.shared_runs import run_plainly
+from tests.text_models import save_text_model, take_language_model
 
 SIZES = ((40, 24), (30, 50))
 ROWS = 6
@@ -53,6 +54,9 @@ def run(llava_folder: Path, tmp_path_factory, write_short_spec: Callable[..., Pa
     fields = yaml.safe_load(spec.read_text())
     pairs = {"format": "jsonl", "path": "pairs.jsonl", "images": "pairs", "harmful": True}
     fields |= {"datasets": {"pairs": pairs}, "anchors": {"from": {"pairs": 0.5}}}
+    fields |= {"conditions": [*fields["conditions"], "caption"], "captions": {"max_new_tokens": 4}}
+    text = save_text_model(folder / "text", take_language_model(llava_folder, moved=0.05), llava_folder)
+    fields["model"]["backbone"] = {"id": str(text), "name": "text"}
     spec.write_text(yaml.safe_dump(fields))
     run_plainly(spec, folder / "store")
     return folder
@@ -62,7 +66,7 @@ def read_states(folder: Path, condition: str) -> dict[tuple[str, int], np.ndarra
     with connect(folder / "store") as sql:
         rows = sql.execute(
             "SELECT sample_id, block, vector FROM hidden_states JOIN samples USING (dataset, sample_id) "
-            "WHERE condition = ? AND split = 'anchor'",
+            "WHERE condition = ? AND split = 'anchor' AND model NOT LIKE 'text%'",
             [condition],
         ).fetchall()
     return {(sample, block): np.asarray(vector, dtype=np.float64) for sample, block, vector in rows}
@@ -108,19 +112,57 @@ def test_every_arm_has_an_answer_on_both_images_and_a_verdict(run):
     with connect(run / "store") as sql:
         answers = sql.execute(
             "SELECT r.condition, r.intervention, count(*), min(r.prompt_tokens), max(r.prompt_tokens) "
-            "FROM responses r GROUP BY ALL ORDER BY ALL"
+            "FROM responses r WHERE model NOT LIKE 'text%' GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-        judged = sql.execute("SELECT count(*) FROM judgements WHERE judge = 'refusal'").fetchone()
+        judged = sql.execute(
+            "SELECT count(*) FROM judgements WHERE judge = 'refusal' AND model NOT LIKE 'text%'"
+        ).fetchone()
         media = sql.execute("SELECT DISTINCT len(media), media[1].kind, image FROM samples").fetchall()
         lost = sql.execute("SELECT count(*) FROM quarantine").fetchone()
     arms = {(condition, intervention) for condition, intervention, *_ in answers}
-    assert arms == {("query", ""), ("blank", ""), *(("image", name) for name in ("", "CMRM", "CMRM own"))}
+    assert arms == {
+        ("query", ""),
+        ("caption", ""),
+        ("blank", ""),
+        *(("image", name) for name in ("", "CMRM", "CMRM own")),
+    }
     assert {count for _, _, count, _, _ in answers} == {ROWS - ROWS // 2}
     tokens = {condition: (low, high) for condition, _, _, low, high in answers}
     assert tokens["blank"] == tokens["image"] > tokens["query"]
     assert judged == (len(arms) * (ROWS - ROWS // 2),)
     assert media == [(2, "image", None)]
     assert lost == (0,)
+
+
+def test_a_caption_is_the_models_own_words_on_both_images(run, llava_folder):
+    model = LlavaForConditionalGeneration.from_pretrained(llava_folder).eval()
+    processor = AutoProcessor.from_pretrained(llava_folder)
+    with connect(run / "store") as sql:
+        captions = sql.execute("SELECT sample_id, prompt, caption FROM captions").fetchall()
+    assert len(captions) == ROWS - ROWS // 2
+    for sample, asked, caption in captions:
+        images = [Image.open(run / "data" / "pairs" / f"{sample}-{side}.png") for side in range(2)]
+        turns = [
+            {
+                "role": "user",
+                "content": [*({"type": "image"} for _ in images), {"type": "text", "text": asked}],
+            }
+        ]
+        prompt = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        inputs = processor(text=prompt, images=images, return_tensors="pt", add_special_tokens=False)
+        made = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert caption == processor.tokenizer.decode(made, skip_special_tokens=True).strip()
+
+
+def test_the_backbone_answers_as_text_what_the_model_was_asked_with_two_images(run):
+    with connect(run / "store") as sql:
+        rows = sql.execute(
+            "SELECT model LIKE 'text%', condition, sample_id, prompt_tokens FROM responses "
+            "WHERE condition IN ('query', 'caption')"
+        ).fetchall()
+    sides = {side: {tuple(row) for own, *row in rows if own is side} for side in (True, False)}
+    assert sides[True] == sides[False]
+    assert len(sides[True]) == 2 * (ROWS - ROWS // 2)
 
 
 def test_the_report_shows_the_first_image_of_each_sample_and_says_how_many_there_are(run):
@@ -146,7 +188,7 @@ def test_inspect_logs_have_both_images_and_leave_out_what_stood_in_for_them(run,
             found.setdefault((sample.metadata["condition"], sample.metadata["shown_image"]), []).append(
                 (sample.id, parts)
             )
-    assert set(found) == {("query", "none"), ("blank", "left out"), ("image", "own")}
+    assert set(found) == {("query", "none"), ("caption", "none"), ("blank", "left out"), ("image", "own")}
     for name, parts in found["image", "own"]:
         files = [run / "data" / "pairs" / f"{name}-{side}.png" for side in range(2)]
         assert [base64.b64decode(one.partition(",")[2]) for one in parts] == [
