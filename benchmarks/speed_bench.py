@@ -40,7 +40,7 @@ AMOUNTS: Mapping[str, Amounts] = MappingProxyType(
     {
         "cpu": Amounts(
             anchors=256, peer_pairs=16, pictures=8, batch=8, new_tokens=32, swept=8, swept_tokens=24, armed=16,
-            mixed=24, mixed_tokens=96, one_in=32, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64),
+            mixed=24, mixed_tokens=96, one_in=32, stored=40, shard=16, sizes=(2, 4, 8), own_sizes=(16, 64, 128),
         ),
         "cuda": Amounts(
             anchors=256, peer_pairs=16, pictures=32, batch=32, new_tokens=64, swept=16, swept_tokens=48, armed=16,

@@ -91,6 +91,17 @@ class Work:
         attended = tokens * seen + tokens * (tokens + 1) / 2
         return 2 * self.block_weights * tokens + 4 * self.shape.blocks * self.shape.hidden * attended
 
+    def states(self, tokens: int, *, seen: int = 0) -> float:
+        """Operations that the state at the last of so many tokens needs at least, at every block.
+
+        All blocks but the last on all tokens; of the last, their keys and values, and the rest for one token.
+        """
+        one = self.shape
+        below = self.prompt(tokens, seen=seen) * (one.blocks - 1) / one.blocks
+        keys = 2 * one.hidden * one.key_heads * one.head
+        rest = self.block_weights / one.blocks - keys
+        return below + 2 * keys * tokens + 2 * rest + 4 * one.hidden * (seen + tokens)
+
     def image(self) -> float:
         """Operations of the tower on one picture; attention over all patches is counted, windows are not."""
         one = self.shape
