@@ -35,8 +35,8 @@ NO_SERVER = (
     "    os.environ.pop(name, None)\n"
     f"{OWN_SETTINGS}"
 )
-
-
+# For runs whose figures nobody looks at: making pictures of them takes as long as the rest of a small run's work.
+NO_PICTURES = "import tasks.report.figure\ntasks.report.figure._save = lambda *_, **__: b''\n"
 # What Prefect's server imports.
 SERVER = ("uvicorn", "prefect.server.api.server")
 
@@ -52,10 +52,6 @@ def start_server(server: EmbeddedServer, parent: Parent) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": fork}))
         server.start()
-
-
-# For runs whose figures nobody looks at: making pictures of them takes as long as the rest of a small run's work.
-NO_PICTURES = "import tasks.report.figure\ntasks.report.figure._save = lambda *_, **__: b''\n"
 
 
 @dataclass(frozen=True, kw_only=True)
