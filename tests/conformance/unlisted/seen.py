@@ -50,7 +50,11 @@ SEEN: Mapping[str, Seen] = MappingProxyType(
         "minicpmv4_6": Seen(way=PLAIN, remark=NO_ENTRIES),
         "minicpmv4_7": Seen(way=PLAIN, remark=NO_ENTRIES),
         "minimax_m3_vl": Seen(way=SHARED),
-        "mistral_large4": Seen(way=PLAIN, remark=NO_ENTRIES),
+        "mistral_large4": Seen(
+            way=PLAIN,
+            remark=f"{NO_ENTRIES}; with prompts of more tokens than index_topk, from which it chooses, it fails “batch, left "
+            "padding” and “reference, every_step”",
+        ),
         "molmo2": Seen(way=SHARED),
         "muse_glimmer": Seen(way=SHARED),
         "muse_spark": Seen(
@@ -61,6 +65,6 @@ SEEN: Mapping[str, Seen] = MappingProxyType(
         "qwen2_5_omni_thinker": Seen(way=SHARED),
         "qwen3_omni_moe_thinker": Seen(way=SHARED),
         "qwen4_exp": Seen(way=PLAIN, remark=NO_ENTRIES),
-        "unlimited_ocr": Seen(way=SHARED),
+        "unlimited_ocr": Seen(way=PLAIN, remark=NO_ENTRIES),
     }
 )
