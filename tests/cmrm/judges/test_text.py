@@ -10,8 +10,8 @@ from cmrm.judges.text import contains_words, split_words
 
 PIECES = (
     "a two twenty-one phone someone's none can't don't it ' s don ' t ' x' . ! ... \n \n\n \t ' 3 3.5 1,000 -5 +4 "
-    ".5 B12 3rd 5/6 two-thirds hundred minus (one), _two_ one's no any TWO Straße naïve sıx İx \u00a0 \x1c x_y #3 3- --4 "
-    "half"
+    ".5 B12 3rd 5/6 two-thirds hundred minus (one), _two_ one's no any TWO Straße naïve sıx İx \u00a0 \x1c x_y #3 "
+    "3- --4 half"
 ).split(" ")
 
 
