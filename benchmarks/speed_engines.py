@@ -93,11 +93,15 @@ def main() -> None:
             worker = stack.enter_context(start(engine, folder, threads=options.threads))
             try:
                 versions = worker.read()
+                for arm in ("plain", "steered"):
+                    worker.run(arm)
             except RuntimeError as error:
                 failed.append(Row(name=engine.name, seconds=None, result=f"not run: {error}"))
                 continue
             print(f"* {engine.name}: {versions.strip()}", flush=True)
             workers[engine.name] = worker
+        if BASE not in workers:
+            sys.exit(f"{BASE} did not start, and all ratios are over its answers")
         print(f"\n{show_figure(measure(workers, options, tokenizer, failed))}")
 
 
