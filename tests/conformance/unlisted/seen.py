@@ -52,8 +52,8 @@ SEEN: Mapping[str, Seen] = MappingProxyType(
         "minimax_m3_vl": Seen(way=SHARED),
         "mistral_large4": Seen(
             way=PLAIN,
-            remark=f"{NO_ENTRIES}; with prompts of more tokens than index_topk, from which it chooses, it fails “batch, "
-            "left padding” and “reference, every_step”",
+            remark=f"{NO_ENTRIES}; with prompts of more tokens than index_topk, from which it chooses, it fails "
+            "“batch, left padding” and “reference, every_step”",
         ),
         "molmo2": Seen(way=SHARED),
         "muse_glimmer": Seen(way=SHARED),
