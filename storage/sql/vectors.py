@@ -18,6 +18,8 @@ _ROWS_AT_ONCE = 2048
 # From so many numbers on, principal components are those of the covariance where vectors are at least twice as many as
 # their numbers, and the least variance asked for is more than this share of the largest: squares have half the digits.
 _LARGE, _SMALLEST_SHARE = 1 << 24, 1e-8
+# Sums of squares of larger numbers may exceed double precision; float32 has none.
+_LARGEST = 1e140
 _FITTED = "STRUCT(mean DOUBLE[], components DOUBLE[][], explained DOUBLE[])"
 
 
@@ -94,7 +96,8 @@ def fit(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
     """Find mean [d], components [k, d] and explained variance ratio [k] of vectors [n, d], all float64.
 
     By a full SVD, or by the eigenvectors of the covariance where that is many times faster and as exact. Signs are as
-    in `pca`. Raises StoreError for fewer than two vectors, too many components, or values not finite.
+    in `pca`. Raises StoreError for fewer than two vectors, too many components, or values not finite or whose
+    squares are not.
     """
     count, width = vectors.shape
     if count < 2:
@@ -108,6 +111,10 @@ def fit(vectors: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, n
         raise StoreError(
             "some vectors hold NaN or infinity: leave them out by WHERE isfinite(norm(vector)), "
             "or read states in a wider dtype"
+        )
+    if vectors.dtype == np.float64 and max(vectors.max(), -vectors.min()) > _LARGEST:
+        raise StoreError(
+            f"some vectors hold numbers beyond {_LARGEST:g}, whose squares are infinite: scale them down"
         )
     if vectors.size >= _LARGE and count >= 2 * width and (found := _fit_covariance(vectors, components)):
         return found

@@ -380,3 +380,11 @@ def test_a_variance_too_small_for_squares_is_found_by_the_full_decomposition(mon
     _, found, shares = fit(states, 3)
     np.testing.assert_allclose(found, directions, atol=1e-6)
     np.testing.assert_allclose(shares, explained, rtol=1e-5)
+
+
+@pytest.mark.parametrize("least", [0, 1 << 24])
+def test_numbers_whose_squares_are_infinite_are_refused(monkeypatch, least):
+    monkeypatch.setattr(module, "_LARGE", least)
+    states = np.random.default_rng(6).standard_normal((300, 5)) * 2.0**600
+    with pytest.raises(StoreError, match="scale them down"):
+        fit(states, 2)
