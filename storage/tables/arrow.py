@@ -25,8 +25,8 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
-def from_rows(rows: Sequence[Mapping[str, Any]], kind: str) -> pa.Table:
-    """Build a table from mappings; missing columns are null if they are nullable.
+def from_rows(rows: Sequence[Mapping[str, Any]], kind: str, *, first: int = 0) -> pa.Table:
+    """Build a table from mappings, which messages number from `first`; missing columns are null if nullable.
 
     Raises StoreError, naming the column and the row, for unknown columns, values of the wrong type, numbers that are
     not finite in the column's precision, and nulls inside vectors.
@@ -35,9 +35,9 @@ def from_rows(rows: Sequence[Mapping[str, Any]], kind: str) -> pa.Table:
     for place, row in enumerate(rows):
         if unknown := row.keys() - set(schema.names):
             raise StoreError(
-                f"{_name_row(rows, place, kind)} has unknown columns {sorted(unknown)}: drop or rename them"
+                f"{_name_row(rows, place, kind, first)} has unknown columns {sorted(unknown)}: drop or rename them"
             )
-    return pa.Table.from_arrays([_array(field, rows, kind) for field in schema], schema=schema)
+    return pa.Table.from_arrays([_array(field, rows, kind, first) for field in schema], schema=schema)
 
 
 def conform(table: pa.Table, kind: str) -> pa.Table:
@@ -78,33 +78,35 @@ def table_path(kind: str, key: str, **partitions: str) -> str:
     return "/".join([kind, *folders, f"{check_key(key)}.parquet"])
 
 
-def _array(field: pa.Field, rows: Sequence[Mapping[str, Any]], kind: str) -> pa.Array:
+def _array(field: pa.Field, rows: Sequence[Mapping[str, Any]], kind: str, first: int) -> pa.Array:
     values = [row.get(field.name) for row in rows]
     missing = [place for place, value in enumerate(values) if value is None]
     if missing and not field.nullable:
-        raise StoreError(f"{_name_row(rows, missing[0], kind)} has no {field.name}: every row needs one")
+        raise StoreError(
+            f"{_name_row(rows, missing[0], kind, first)} has no {field.name}: every row needs one"
+        )
     try:
         array = pa.array(values, field.type)
     except FAULTS as error:
         place = next((i for i, value in enumerate(values) if not _fits(value, field.type)), 0)
         raise StoreError(
-            f"{_name_row(rows, place, kind)} has {field.name} = {_show(values[place])}, which is no {field.type}: "
-            f"{error}"
+            f"{_name_row(rows, place, kind, first)} has {field.name} = {_show(values[place])}, which is no "
+            f"{field.type}: {error}"
         ) from error
     if not _is_sound(array):
         place = next(i for i, value in enumerate(values) if not _is_sound(pa.array([value], field.type)))
         wrong = "holds a null or a number that is not" if pa.types.is_list(field.type) else "is not"
         raise StoreError(
-            f"{_name_row(rows, place, kind)} has {field.name} = {_show(values[place])}, which {wrong} finite in "
+            f"{_name_row(rows, place, kind, first)} has {field.name} = {_show(values[place])}, which {wrong} finite in "
             f"{field.type}: leave out what was not measured"
         )
     return array
 
 
-def _name_row(rows: Sequence[Mapping[str, Any]], place: int, kind: str) -> str:
-    """Name a row by its index, and by its sample if it has one."""
+def _name_row(rows: Sequence[Mapping[str, Any]], place: int, kind: str, first: int) -> str:
+    """Name a row by its index, counted from `first`, and by its sample if it has one."""
     sample = rows[place].get("sample_id")
-    return f"row {place} of {kind}{'' if sample is None else f' (sample {ascii(sample)[:80]})'}"
+    return f"row {first + place} of {kind}{'' if sample is None else f' (sample {ascii(sample)[:80]})'}"
 
 
 def _show(value: Any) -> str:

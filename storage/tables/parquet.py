@@ -42,6 +42,7 @@ class TableWriter:
         self._place: IO[bytes] | HashingSink = place.open("wb") if isinstance(place, Path) else place
         self._writer: pq.ParquetWriter | VectorFile | None = None
         self._partitions: dict[str, Any] = {}
+        self._types: list[pa.DataType] = []
         self.rows = 0
 
     def __enter__(self) -> Self:
@@ -50,15 +51,24 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
 
     def write(self, chunk: pa.Table) -> None:
-        """Write some rows; raises StoreError as `conform` does, or for rows of several partitions."""
+        """Write some rows; raises StoreError as `conform` does, for other partitions or another type of vectors."""
         whole = conform(chunk, self._name)
         self._check_partitions(whole)
         narrow = whole.drop_columns(list(self._kind.partitions))
         if self._writer is None:
             self._writer = _open(self._place, narrow, self._name, self._kind)
+            self._types = narrow.schema.types
+        elif narrow.schema.types != self._types:
+            raise StoreError(
+                f"one file of {self._name} holds {self._types[-1]}, and these rows have {narrow.schema.types[-1]}: "
+                "convert them to one type of number, or write a file for each"
+            )
         if isinstance(self._writer, VectorFile):
             self._writer.write_row_groups(split_into_groups(narrow))
         else:
@@ -80,6 +90,8 @@ class TableWriter:
             self._writer.abandon()
         elif self._writer is not None:
             self._writer.is_open = False
+        if self._owned:
+            self._place.close()
 
     def _check_partitions(self, whole: pa.Table) -> None:
         for name in self._kind.partitions if whole.num_rows else ():
@@ -112,7 +124,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], kind: str, place: Path | IO[by
     waiting = iter(rows)
     with TableWriter(kind, place) as writer:
         while chunk := list(islice(waiting, _ROWS_AT_ONCE)):
-            writer.write(from_rows(chunk, kind))
+            writer.write(from_rows(chunk, kind, first=writer.rows))
     return writer.rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -283,3 +285,10 @@ def test_rows_are_written_as_they_come_and_read_by_row_group(tmp_path):
     place.write_bytes(data)
     with pytest.raises(StoreError, match="remove it and run again"):
         list(iterate_groups(place))
+
+
+def test_a_row_that_cannot_be_written_is_named_by_its_number_among_all():
+    rows = [{"stage": "s", "dataset": "d", "line": number, "reason": "r"} for number in range(5000)]
+    rows[4500]["line"] = "x"
+    with pytest.raises(StoreError, match="row 4500 of quarantine"):
+        write_rows(rows, "quarantine", io.BytesIO())

@@ -227,6 +227,27 @@ def test_vectors_of_several_widths_in_one_file_are_refused():
         to_parquet(pa.table({**columns, "vector": vectors}), "image_vectors")
 
 
+@pytest.mark.parametrize("first", ["float16", "float32"])
+def test_vectors_of_two_types_in_one_file_are_refused(first):
+    tables = {numbers: make_table(make_vectors(numbers, (3, 2, 8))) for numbers in ("float16", "float32")}
+    writer = TableWriter("hidden_states", io.BytesIO())
+    writer.write(tables.pop(first))
+    with pytest.raises(StoreError, match="convert them to one type"):
+        writer.write(*tables.values())
+    writer.abandon()
+
+
+def test_a_file_whose_vectors_could_not_be_encoded_is_none_and_the_fault_is_told(tmp_path, monkeypatch):
+    def run_out_of_memory(*_):
+        raise MemoryError("vectors")
+
+    monkeypatch.setattr("storage.tables.vector_file.encode_vectors", run_out_of_memory)
+    with pytest.raises(MemoryError, match="vectors"):
+        write(tmp_path, make_vectors("float32", (3, 2, 8)))
+    with pytest.raises(StoreError, match="cannot read"):
+        read_parquet(tmp_path / "states.parquet")
+
+
 def test_thrift_writes_what_it_has_read():
     file = io.BytesIO()
     table = pa.table(
