@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as all_modules
 from transformers import BatchFeature, Cache
 
 from cmrm.models.devices import list_placement_hooks
@@ -216,8 +217,9 @@ def can_stop_at(vlm: VisionLanguageModel, block: int, *, images: int) -> bool:
     """Whether `LastBlock` gives this block's states of prompts with so many images.
 
     It needs what shared prefixes need (a KV cache with an entry for each token, 4-D masks, media that lie in the
-    prompt), blocks that can be skipped, and nobody else's hooks in the decoder, which would see other tokens: those of
-    `steer`, or of a caller. Weights that accelerate loads for each call would stay loaded in a block that stops early.
+    prompt), blocks that can be skipped, and nobody else's hooks on the decoder or on all modules, nor functions in
+    place of a block's own, which would see other tokens: those of `steer`, or of a caller. Weights that accelerate
+    loads for each call would stay loaded in a block that stops early.
     """
     if explain_unshared(vlm, images=images) is not None or not can_skip_blocks(vlm):
         return False
@@ -225,9 +227,17 @@ def can_stop_at(vlm: VisionLanguageModel, block: int, *, images: int) -> bool:
         return False
     if any(getattr(hook, "offload", False) for hook in list_placement_hooks(vlm.blocks[block])):
         return False
-    return not any(
-        True
+    # accelerate puts its own in a block's place, and keeps the block's under another name.
+    if any("forward" in vars(one) and not hasattr(one, "_hf_hook") for one in vlm.blocks):
+        return False
+    hooks = [all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks]
+    hooks += (
+        hooks
         for module in vlm.decoder.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if not str(getattr(hook, "__module__", "")).startswith(HARMLESS)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
     )
+    return all(_is_harmless(hook) for registered in hooks for hook in registered.values())
+
+
+def _is_harmless(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(HARMLESS)

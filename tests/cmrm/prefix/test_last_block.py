@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prefix.planner import Prefixes
@@ -120,6 +121,36 @@ def test_a_hook_of_a_caller_sees_all_tokens(vlm: VisionLanguageModel) -> None:
         handle.remove()
     assert seen == [inputs["input_ids"].shape[1]]
     torch.testing.assert_close(found, without, atol=1e-4, rtol=1e-4)
+
+
+def center(hidden: Tensor) -> Tensor:
+    """What needs all tokens of a prompt."""
+    return hidden - hidden.mean(dim=1, keepdim=True)
+
+
+def test_a_hook_on_all_modules_sees_all_tokens(vlm: VisionLanguageModel) -> None:
+    prompts, last = BATCHES["own images"][:1], vlm.blocks[3]
+    handle = register_module_forward_hook(
+        lambda module, _a, output: center(output) if module is last else None
+    )
+    try:
+        found, plain = embed(vlm, prompts, blocks=[3]), read_plainly(vlm, prompts, [3])
+    finally:
+        handle.remove()
+    torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_function_in_place_of_a_block_sees_all_tokens(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, run = BATCHES["own images"][:1], vlm.blocks[3].forward
+
+    def own(hidden_states: Tensor, **options: object) -> Tensor:
+        return center(run(hidden_states, **options))
+
+    monkeypatch.setitem(vars(vlm.blocks[3]), "forward", own)
+    found, plain = embed(vlm, prompts, blocks=[3]), read_plainly(vlm, prompts, [3])
+    torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_blocks_are_as_they_were_when_a_pass_fails(
