@@ -1,4 +1,4 @@
-"""Time asking a store and judging, each against NumPy or alone: `python benchmarks/ask.py`, below five minutes.
+"""Time asking a store and judging, each against NumPy or alone: `python benchmarks/ask.py`.
 
 * A look-up of one sample's states among a million rows, a centroid and two principal components of 20,000 x 4,096.
 * The rule judges on answers of some 60 words, 30 % of them refusals.
