@@ -44,13 +44,15 @@ class FileServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                owner.enter(1)
-                try:
-                    with suppress(OSError):
-                        owner.answer(self)
-                finally:
-                    owner.enter(-1)
-                    self.close_connection = True
+                self.close_connection = True
+                with suppress(OSError):
+                    owner.enter(1)
+                    try:
+                        rest = owner.answer(self)
+                    finally:
+                        # Before the last bytes: whoever has them may ask for the next page at once.
+                        owner.enter(-1)
+                    self.wfile.write(rest)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -75,7 +77,8 @@ class FileServer:
             self._at_once += change
             self.most_at_once = max(self.most_at_once, self._at_once)
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def answer(self, handler: BaseHTTPRequestHandler) -> bytes:
+        """Answer all but the last bytes, which are returned."""
         path = handler.path.partition("?")[0]
         with self._lock:
             number = self.asked[path]
@@ -89,7 +92,7 @@ class FileServer:
             # Hang up without a word, by a reset.
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             handler.connection.close()
-            return
+            return b""
         body = page.body if status == 200 else b""
         handler.send_response(status)
         for name, text in page.headers.items():
@@ -101,14 +104,14 @@ class FileServer:
             for byte in body:
                 handler.wfile.write(bytes((byte,)))
                 time.sleep(page.drip)
-            return
+            return b""
         half = len(body) // 2
         handler.wfile.write(body[:half])
         handler.wfile.flush()
         page.before_end()
-        handler.wfile.write(body[half:])
         while page.endless:
             handler.wfile.write(bytes(1 << 16))
+        return body[half:]
 
     def stop(self) -> None:
         self._server.shutdown()
