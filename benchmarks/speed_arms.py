@@ -55,8 +55,8 @@ class _Arms:
         )
         blocks = self.bench.steered
         return [
-            Intervention(delta=self.delta, alpha=DATASET_ALPHA, blocks=blocks),
-            Intervention(delta=own, alpha=SAMPLE_ALPHA, blocks=blocks),
+            ours.subtract(self.delta, alpha=DATASET_ALPHA, blocks=blocks),
+            ours.subtract(own, alpha=SAMPLE_ALPHA, blocks=blocks),
         ]
 
 

@@ -20,6 +20,11 @@ Arm = Intervention | None
 Said = list[list[tuple[str, int]]]
 
 
+def subtract(delta: Tensor, *, alpha: float, blocks: tuple[int, ...]) -> Intervention:
+    """Subtract αΔ at each block by itself, as the peers' hooks do."""
+    return Intervention(delta=delta, alpha=alpha, blocks=blocks, composition="direct")
+
+
 def cut(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
     """Batches of at most `size`."""
     for start in range(0, len(prompts), size):

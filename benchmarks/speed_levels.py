@@ -23,7 +23,6 @@ from speed_table import Figure, at_most, make_rows
 from speed_timing import Variant, take_turns, tell
 
 from cmrm.prefix.planner import Prefixes
-from cmrm.steering.intervention import Intervention
 
 ONE_BATCH = "cmrm generate, steered"
 
@@ -35,7 +34,7 @@ def measure_dataset_level(bench: Bench) -> Figure:
     prompts = ask_pictures(make_questions(amounts.batch), side=bench.shape.side)
     size, length = len(prompts), amounts.new_tokens
     delta = find_delta(bench)
-    arm = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
+    arm = ours.subtract(delta, alpha=1.0, blocks=bench.steered)
     steered = {"delta": delta, "alpha": 1.0, "blocks": bench.steered}
     one_pass = {"new_tokens": length, "rows": size, "request_size": size}
     timings = take_turns(
@@ -91,7 +90,7 @@ def measure_sample_level(bench: Bench) -> Figure:
     def answer_by_own_shift(prefixes: Prefixes | None = None) -> ours.Said:
         prefixes = prefixes or Prefixes(vlm)
         delta = ours.sample_shift(vlm, blank, text, blocks=bench.steered, prefixes=prefixes)
-        arm = Intervention(delta=delta, alpha=1.0, blocks=bench.steered)
+        arm = ours.subtract(delta, alpha=1.0, blocks=bench.steered)
         return ours.answer_arms(
             vlm, prompts, [arm], new_tokens=length, rows=size, request_size=size, prefixes=prefixes
         )

@@ -25,8 +25,6 @@ from speed_prompts import ask_pictures, make_questions
 from speed_table import Figure, at_least, at_most, make_rows
 from speed_timing import Variant, choose_size, take_turns, tell
 
-from cmrm.steering.intervention import Intervention
-
 ALPHAS = tuple(number / 10 for number in range(11))
 
 
@@ -37,7 +35,7 @@ def measure_sweep(bench: Bench) -> Figure:
     prompts = ask_pictures(make_questions(amounts.swept), side=bench.shape.side)
     length = amounts.swept_tokens
     delta = find_delta(bench)
-    arms = [Intervention(delta=delta, alpha=alpha, blocks=bench.steered) for alpha in ALPHAS]
+    arms = [ours.subtract(delta, alpha=alpha, blocks=bench.steered) for alpha in ALPHAS]
     plain = partial(peers.answer_plainly, vlm, prompts, new_tokens=length)
     own = partial(ours.answer_arms, vlm, prompts, arms, new_tokens=length)
     sizes = [size for size in amounts.sizes if size <= len(prompts)]
