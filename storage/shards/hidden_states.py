@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import StoreError
 from storage.tables.arrow import list_vectors
-from storage.tables.parquet import open_parquet
+from storage.tables.parquet import blaming_file, open_parquet
 from storage.tables.schemas import HALF_VECTOR, KINDS, SINGLE_VECTOR
 from storage.tables.vector_file import read_row_groups
 
@@ -184,13 +184,11 @@ def _read_footer(path: Path, _stamp: tuple[int, ...]) -> _Footer:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, Mapping[tuple[str, int], list[int]]]]:
-    try:
+    with blaming_file(path):
         found = path.stat()
         footer = _read_footer(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-        with pq.ParquetFile(path, metadata=footer.metadata, page_checksum_verification=True) as file:
+        with open_parquet(path, footer=footer.metadata) as file:
             yield file, footer.groups
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error
 
 
 def _check(sample_ids: Sequence[str], blocks: Sequence[int], vectors: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import duckdb
@@ -45,12 +45,7 @@ def pca(
     A component's sign is arbitrary; here its entry of largest magnitude is positive. Raises StoreError if there is
     no such column, for fewer than two vectors, several widths, values not finite, or too many components.
     """
-    relation = connection.sql(query)
-    if relation is None:
-        raise StoreError("the query is empty: write one that selects vectors")
-    table = relation.to_arrow_table()
-    if vector not in table.column_names:
-        raise _no_column(table.column_names, vector)
+    table = _select(connection, query, vector).to_arrow_table()
     column = table[vector]
     values = _stack(column, vector)
     mean, directions, explained = fit(values, components)
@@ -71,13 +66,8 @@ def centroid(connection: duckdb.DuckDBPyConnection, query: str, *, vector: str =
     Nulls are passed over; memory is some thousand vectors. Raises StoreError if there is no such column or no vector,
     and for several widths.
     """
-    relation = connection.sql(query)
-    if relation is None:
-        raise StoreError("the query is empty: write one that selects vectors")
-    if vector not in relation.columns:
-        raise _no_column(relation.columns, vector)
     total, count = np.zeros(0), 0
-    for batch in relation.to_arrow_reader(_ROWS_AT_ONCE):
+    for batch in _select(connection, query, vector).to_arrow_reader(_ROWS_AT_ONCE):
         values = _stack(pa.chunked_array([batch.column(vector)]), vector)
         if not len(values):
             continue
@@ -174,8 +164,14 @@ def _fit_groups(groups: pa.ChunkedArray, components: pa.ChunkedArray) -> pa.Arra
     return pa.array(rows, kind)
 
 
-def _no_column(names: Sequence[str], vector: str) -> StoreError:
-    return StoreError(f"the query has no column {vector!r}, only {', '.join(names)}: select it")
+def _select(connection: duckdb.DuckDBPyConnection, query: str, vector: str) -> duckdb.DuckDBPyRelation:
+    """Prepare a query that has a column `vector`; raises StoreError for any other."""
+    relation = connection.sql(query)
+    if relation is None:
+        raise StoreError("the query is empty: write one that selects vectors")
+    if vector not in relation.columns:
+        raise StoreError(f"the query has no column {vector!r}, only {', '.join(relation.columns)}: select it")
+    return relation
 
 
 def _scalars(column: pa.ChunkedArray) -> Iterator[pa.ListScalar]:

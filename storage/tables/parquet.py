@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -133,10 +134,15 @@ def read_parquet(source: bytes | Path) -> pa.Table:
 
     Raises StoreError if it is damaged, or has another schema version.
     """
+    with blaming_file(source), open_parquet(source) as file:
+        return file.read().replace_schema_metadata(None)
+
+
+@contextmanager
+def blaming_file(source: bytes | Path) -> Iterator[None]:
+    """Raise StoreError, which names the file and says what to do, for Arrow's errors and the disk's in the body."""
     try:
-        with pq.ParquetFile(_source(source), page_checksum_verification=True) as file:
-            _check_version(file.schema_arrow.metadata or {}, _named(source))
-            return file.read().replace_schema_metadata(None)
+        yield
     except MemoryError:
         # Arrow's MemoryError is an ArrowException too, and no fault of the file.
         raise
@@ -144,10 +150,13 @@ def read_parquet(source: bytes | Path) -> pa.Table:
         raise StoreError(f"cannot read {_named(source)}: {error}; remove it and run again") from error
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open one Parquet file of a store to read some row groups, as `read_parquet` does; close it afterwards."""
-    file = pq.ParquetFile(path, page_checksum_verification=True)
-    _check_version(file.schema_arrow.metadata or {}, str(path))
+def open_parquet(source: bytes | Path, *, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open one Parquet file of a store to read some row groups, as `read_parquet` does; close it afterwards.
+
+    `footer` is the file's own, if it is known.
+    """
+    file = pq.ParquetFile(_source(source), metadata=footer, page_checksum_verification=True)
+    _check_version(file.schema_arrow.metadata or {}, _named(source))
     return file
 
 
@@ -156,15 +165,10 @@ def iterate_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator
 
     Raises StoreError as `read_parquet` does.
     """
-    try:
-        with open_parquet(path) as file:
-            names = None if columns is None else [one for one in columns if one in file.schema_arrow.names]
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=names).replace_schema_metadata(None)
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"cannot read {path}: {error}; remove it and run again") from error
+    with blaming_file(path), open_parquet(path) as file:
+        names = None if columns is None else [one for one in columns if one in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=names).replace_schema_metadata(None)
 
 
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
