@@ -14,6 +14,7 @@ from transformers import BatchFeature
 
 from cmrm.doctor.noise_media import draw_media
 from cmrm.models.families import MediaForm
+from cmrm.models.prompt_states import COARSEST, choose_tolerance
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import noise_image
@@ -27,9 +28,6 @@ LONGER = "Here is a question. Take all the time that you need."
 # Checks run at a sample of blocks, so that a hundred blocks take no longer than ten.
 MOST_BLOCKS = 4
 STEPS = 5
-# Allowed error between two computations of the same states, relative to their norm. Rounding accumulates over
-# dozens of blocks; a real fault (another token, another row, no steering) gives an error of about 1.
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 Made = TypeVar("Made")
 
@@ -109,10 +107,9 @@ class ModelFixture:
     @property
     def tolerance(self) -> float:
         """Allowed error relative to the norm."""
-        coarsest = max(TOLERANCES.values())
         # Quantized weights are multiplied in a half precision, whatever the dtype of the rest.
         quantized = getattr(self.vlm.model, "is_quantized", False)
-        return coarsest if quantized else TOLERANCES.get(self.vlm.model.dtype, coarsest)
+        return COARSEST if quantized else choose_tolerance(self.vlm.model.dtype)
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:

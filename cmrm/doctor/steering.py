@@ -32,13 +32,7 @@ def check_exactness(fixture: ModelFixture) -> str:
     errors = []
     for block in fixture.blocks:
         own = Intervention(delta=fixture.shift[:, [block]], alpha=1.0, blocks=(block,))
-        states = embed_steered(
-            fixture.vlm,
-            fixture.pictured,
-            blocks=(block,),
-            intervention=own,
-            rendered=fixture.render(fixture.pictured),
-        )
+        states = _embed_steered(fixture, own)
         text = fixture.text_states[:, [block]]
         errors.append(fixture.agree(states, text, what=f"block {block}, α = 1, against the text prompt"))
     far = float((fixture.pictured_states - fixture.text_states).norm() / fixture.text_states.norm())
@@ -84,13 +78,7 @@ def check_every_row(fixture: ModelFixture) -> str:
     delta = fixture.draw_shift((block,)).expand(len(fixture.pictured), 1, -1)
     alpha = torch.linspace(0, 1, len(fixture.pictured))
     own = Intervention(delta=delta, alpha=alpha, blocks=(block,))
-    moved = embed_steered(
-        fixture.vlm,
-        fixture.pictured,
-        blocks=(block,),
-        intervention=own,
-        rendered=fixture.render(fixture.pictured),
-    )
+    moved = _embed_steered(fixture, own)
     states = embed(fixture.vlm, fixture.pictured, blocks=(block,), rendered=fixture.render(fixture.pictured))
     expected = states - alpha.to(states.device)[:, None, None] * delta.to(states.device)
     error = fixture.agree(moved, expected, what="rows with different α")
@@ -171,6 +159,17 @@ def check_steered_batch(fixture: ModelFixture) -> str:
         mine = Steps(logits=together.logits[[row]], tokens=together.tokens[[row]])
         errors.append(agree_in_steps(fixture, mine, alone, what=f"question {row + 1} in a batch"))
     return f"a batch of {len(errors)} equals {len(errors)} alone (error {max(errors):.1g})"
+
+
+def _embed_steered(fixture: ModelFixture, own: Intervention) -> Tensor:
+    """Read the image prompts' states at the blocks at which an intervention acts, after it."""
+    return embed_steered(
+        fixture.vlm,
+        fixture.pictured,
+        blocks=own.blocks,
+        intervention=own,
+        rendered=fixture.render(fixture.pictured),
+    )
 
 
 def _check_reference(fixture: ModelFixture, scope: Scope, composition: Composition = "direct") -> str:

@@ -35,7 +35,12 @@ from cmrm.models.folder_note import FolderNote
 from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.loading import CODE_ERRORS, Dtype, explain_failure, place_weights, tell
 from cmrm.models.model_classes import Classes, find_classes
-from cmrm.models.modules import find_image_token, find_medium_tokens, list_special_tokens
+from cmrm.models.modules import (
+    find_image_token,
+    find_medium_tokens,
+    list_module_lists,
+    list_special_tokens,
+)
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.quantization import Quantization, compute_in_own_dtype
 from cmrm.models.revision import ModelIdentity
@@ -261,17 +266,13 @@ def _prepare(
 def _find_path(model: Any, decoder: nn.Module, *, where: str) -> str:
     """Find the path from a decoder to its list of blocks: the only list of as many modules as its config says."""
     count = model.config.get_text_config().num_hidden_layers
-    found = [
-        name
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
+    found = [path for path, module in list_module_lists(decoder).items() if len(module) == count]
     if not found:
         raise UserError(
             f"{FIELD}.id: {where!r} ({type(decoder).__name__}) has no list of {count} decoder blocks, so its states "
             "cannot be read; give a decoder-only language model."
         )
-    return min(found, key=lambda name: name.count("."))
+    return min(found, key=lambda path: path.count("."))
 
 
 def _list_unknown(shown: Any, own: Any, rows: int) -> frozenset[str]:

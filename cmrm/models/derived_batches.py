@@ -58,7 +58,8 @@ def takes_mixed_batches(vlm: VisionLanguageModel, image: Any) -> bool:
     except Exception:  # noqa: BLE001 # whatever is refused, batches of one kind are tried by the checks
         return False
     return all(
-        row in one and bool((compare_states(states[[number]], one[row]) <= choose_tolerance(states)).all())
+        row in one
+        and bool((compare_states(states[[number]], one[row]) <= choose_tolerance(states.dtype)).all())
         for row, states in together.items()
         for number, one in enumerate(alone)
     )
@@ -67,6 +68,6 @@ def takes_mixed_batches(vlm: VisionLanguageModel, image: Any) -> bool:
 def _equal(states: Mapping[int, Tensor], number: int, alone: Mapping[int, Tensor]) -> bool:
     """Whether a row of a batch has at every block the states of a prompt that was read alone."""
     return states.keys() == alone.keys() and all(
-        float(compare_states(made[number], alone[block][0])) <= choose_tolerance(made)
+        float(compare_states(made[number], alone[block][0])) <= choose_tolerance(made.dtype)
         for block, made in states.items()
     )

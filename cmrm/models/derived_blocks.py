@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
-
 from cmrm.models.generation_trace import Call, Trace, UnderivableError
-from cmrm.models.modules import find_config_path, find_image_fields
+from cmrm.models.modules import find_config_path, find_image_fields, list_module_lists
 from cmrm.models.prompt_states import choose_tolerance, compare_states
 from cmrm.models.vlm import VisionLanguageModel
 
@@ -19,14 +17,9 @@ def find_block_path(outline: VisionLanguageModel, shown: Trace, alone: Trace) ->
 
     Several streams lie side by side in the last dimension.
     """
-    lists = {
-        path: module
-        for path, module in outline.decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and path and len(module)
-    }
     reasons = {}
     fit: dict[str, int] = {}
-    for path, module in lists.items():
+    for path, module in list_module_lists(outline.decoder).items():
         # What lies in a block, such as its experts, is part of that block.
         if any(path.startswith(f"{outer}.") for outer in fit):
             continue
@@ -89,7 +82,7 @@ def _find_break(calls: Sequence[Call], trace: Trace) -> str | None:
         assert after.given is not None
         error = compare_states(after.given[0], before.made[0].to(after.given.device))
         # Image features may be added between blocks (deepstack); the last token is text.
-        changed = (error > choose_tolerance(before.made)).nonzero().flatten().tolist()
+        changed = (error > choose_tolerance(before.made.dtype)).nonzero().flatten().tolist()
         if len(trace.ids) - 1 in changed or len(changed) == len(trace.ids):
             return (
                 f"what module {after.number} reads is not what module {before.number} gives (relative error "

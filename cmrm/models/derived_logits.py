@@ -32,7 +32,7 @@ def find_logit_fields(vlm: VisionLanguageModel, prompt: Prompt) -> Family:
     if made.shape != own.shape:
         return vlm.family
     # A bound far above small logits changes them by less than the tolerance, so the nearest is taken, not the first.
-    least, nearest = choose_tolerance(made), dict[str, Any]()
+    least, nearest = choose_tolerance(made.dtype), dict[str, Any]()
     for fields, numbers in _propose(list_numbers(vlm.model.config), made, own):
         error = float(compare_states(scale_logits(own, **numbers), made))
         if error < least:

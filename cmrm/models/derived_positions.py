@@ -43,7 +43,7 @@ def find_positions(
             error = max(
                 error, *(float(compare_states(found[number], one).max()) for number, one in states.items())
             )
-        if error <= choose_tolerance(next(iter(expected[0].values()))):
+        if error <= choose_tolerance(next(iter(expected[0].values())).dtype):
             return family
         errors[f"{positions} from {first}"] = f"{error:.2g}"
     told = ", ".join(f"{name}: {error}" for name, error in errors.items())
@@ -92,7 +92,7 @@ def heeds_gaps(vlm: VisionLanguageModel, prompts: Sequence[Prompt]) -> bool:
     except Exception:  # noqa: BLE001 # it takes no positions, so there can be no gap
         return False
     last = max(near)
-    return float(compare_states(far[last], near[last]).max()) > choose_tolerance(near[last])
+    return float(compare_states(far[last], near[last]).max()) > choose_tolerance(near[last].dtype)
 
 
 def _with(inputs: BatchFeature, **more: Tensor) -> BatchFeature:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmrm.errors import UserError
 from cmrm.models.hook_handles import hooked
+from cmrm.models.modules import list_module_lists
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
 
@@ -67,14 +68,9 @@ def trace_generation(outline: VisionLanguageModel, prompt: Prompt) -> Trace:
     def note_positions(_module: nn.Module, _args: Any, kwargs: Mapping[str, Any]) -> None:
         trace.positions = kwargs.get("position_ids")
 
-    lists = [
-        (path, module)
-        for path, module in outline.decoder.named_modules()
-        if isinstance(module, nn.ModuleList) and path
-    ]
     watching = (
         child.register_forward_hook(note(path, number), with_kwargs=True)
-        for path, module in lists
+        for path, module in list_module_lists(outline.decoder).items()
         for number, child in enumerate(module)
     )
     heard = (one.register_forward_pre_hook(note_positions, with_kwargs=True) for one in (outline.decoder,))

@@ -102,6 +102,15 @@ def find_number(config: Any, path: str | None) -> float | None:
     return None if found is None else float(found)
 
 
+def list_module_lists(decoder: nn.Module) -> dict[str, nn.ModuleList]:
+    """List the lists of modules inside a decoder by path, which may be its blocks."""
+    return {
+        path: module
+        for path, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and path and len(module)
+    }
+
+
 def find_output_layer(model: Any) -> Any:
     """Find the layer that makes logits of hidden states: the model's, or that of the language model inside.
 
