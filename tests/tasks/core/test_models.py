@@ -21,27 +21,15 @@ from cmrm.models.adapters import resolve_adapter
 from cmrm.models.families import Derivation, Family
 from cmrm.models.gguf_weights import resolve_gguf
 from cmrm.models.quantization import Quantization
-from cmrm.models.revision import resolve_model
 from tasks.core.models import DEVICE_VARIABLE, ModelUse, choose_device, forget_models, load_model_once
 from tests.lora import make_lora
+from tests.model_uses import use_folder
 
 
 @pytest.fixture
 def folder(llava_folder: Path, tmp_path: Path) -> Iterator[Path]:
     yield Path(shutil.copytree(llava_folder, tmp_path / "model"))
     forget_models()
-
-
-def use(folder: Path) -> ModelUse:
-    return ModelUse(
-        identity=resolve_model(str(folder)),
-        label=None,
-        dtype="float32",
-        device="cpu",
-        attn_implementation="sdpa",
-        system=None,
-        image_backend=f"pillow {version('pillow')}",
-    )
 
 
 def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
@@ -55,18 +43,18 @@ def test_a_folder_that_changes_while_it_is_loaded_is_refused_and_not_kept(
         template.write_text(template.read_text() + "{# another #}")
         return loaded
 
-    chosen = use(folder)
+    chosen = use_folder(folder)
     with monkeypatch.context() as patch:
         patch.setattr(cmrm.models.loading, "load_model", load_and_lose)
         with pytest.raises(ModelChangedError, match="changed while they were being used"):
             load_model_once(chosen)
     with pytest.raises(ModelChangedError):
         load_model_once(chosen)
-    assert load_model_once(use(folder)) is load_model_once(use(folder))
+    assert load_model_once(use_folder(folder)) is load_model_once(use_folder(folder))
 
 
 def test_loaded_weights_do_not_change_with_their_file(folder: Path) -> None:
-    loaded = load_model_once(use(folder))
+    loaded = load_model_once(use_folder(folder))
     before = [parameter.clone() for parameter in loaded.model.parameters()]
     with (folder / "model.safetensors").open("r+b") as file:
         size = file.seek(0, 2)
@@ -79,7 +67,7 @@ def test_loaded_weights_do_not_change_with_their_file(folder: Path) -> None:
 def test_a_model_keeps_its_name_when_the_link_to_its_folder_is_turned(folder: Path, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(folder)
-    chosen = use(link)
+    chosen = use_folder(link)
     assert chosen.name.startswith("model@")
     link.unlink()
     link.symlink_to(tmp_path)
@@ -88,14 +76,14 @@ def test_a_model_keeps_its_name_when_the_link_to_its_folder_is_turned(folder: Pa
 
 
 def test_a_folder_that_another_machine_has_is_said_to_be_missing_here(folder: Path) -> None:
-    chosen = use(folder)
+    chosen = use_folder(folder)
     shutil.rmtree(folder)
     with pytest.raises(ModelUnavailableError, match="not on this machine"):
         load_model_once(chosen)
 
 
 def test_what_is_usual_is_in_no_key_and_all_of_it_travels(folder: Path, tmp_path: Path) -> None:
-    plain = use(folder)
+    plain = use_folder(folder)
     assert plain.content() == {
         "model": plain.identity.fingerprint,
         "name": plain.name,
@@ -124,7 +112,7 @@ def test_what_is_usual_is_in_no_key_and_all_of_it_travels(folder: Path, tmp_path
 def test_what_determines_a_derived_row_is_in_the_key_and_another_transformers_refuses(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = use(folder)
+    plain = use_folder(folder)
     own = replace(plain, derivation=Derivation(rules=1, transformers="5.0"))
     assert {**plain.content(), "family": {"derived": {"rules": 1, "transformers": "5.0"}}} == own.content()
     assert own.content() != replace(own, derivation=Derivation(rules=1, transformers="5.1")).content()
@@ -136,7 +124,7 @@ def test_what_determines_a_derived_row_is_in_the_key_and_another_transformers_re
 
 def test_an_adapter_is_part_of_name_and_fingerprint_and_is_loaded_whole(folder: Path, tmp_path: Path) -> None:
     lora = make_lora(folder, tmp_path / "lora")
-    plain = use(folder)
+    plain = use_folder(folder)
     adapted = replace(plain, adapter=resolve_adapter(str(lora)))
     assert adapted.name.startswith("model+lora@")
     assert adapted.name.startswith("model+lora@" + plain.name.removeprefix("model@") + "+")
@@ -157,7 +145,7 @@ def test_weights_of_the_backbone_are_part_of_name_and_fingerprint(folder: Path, 
     files = [tmp_path / "first.gguf", tmp_path / "second.gguf"]
     for file in files:
         file.write_bytes(file.name.encode())
-    plain = use(folder)
+    plain = use_folder(folder)
     first, second = (replace(plain, backbone_weights=resolve_gguf(str(file))) for file in files)
     assert first.name.startswith("model+first@" + plain.name.removeprefix("model@") + "+")
     assert len({one.fingerprint for one in (plain, first, second)}) == 3

@@ -9,25 +9,16 @@ import pytest
 
 from cmrm.errors import UserError
 from cmrm.models.families import Derivation, Family
-from cmrm.models.revision import resolve_model
 from tasks.core.models import ModelUse
 from tasks.export.models import read_row, resolve_recorded
+from tests.model_uses import use_folder
 
 ROW = Family(model_type="llava", blocks="layers", image_token="image_token_id", media=("images", "video"))
 
 
 def use_llava(folder: Path) -> ModelUse:
     """A run's use of a model whose row its spec gives."""
-    return ModelUse(
-        identity=resolve_model(str(folder)),
-        label=None,
-        dtype="float32",
-        device="cpu",
-        attn_implementation="sdpa",
-        system=None,
-        image_backend=None,
-        family=ROW,
-    )
+    return replace(use_folder(folder), family=ROW)
 
 
 def test_the_row_of_a_run_is_the_one_that_its_spec_or_a_package_gave(llava_folder: Path) -> None:
