@@ -27,8 +27,10 @@ MILLION = "SELECT range AS n, 'row ' || range AS word FROM range(1_000_000)"
 MANY = MILLION.replace("1_000_000", "100_000")
 # Would run for hours.
 ENDLESS = "SELECT sum(a.range * b.range % 7) FROM range(10_000_000) a, range(10_000_000) b"
-# Ten thousand rows at once, and the next one after hours.
-SLOW = f"SELECT range AS n FROM range(10_000) UNION ALL ({ENDLESS})"
+# Rows of more bytes than DuckDB computes ahead (`streaming_buffer_size`), and the next one after hours. It is one
+# pipeline: of the two sides of a UNION ALL, threads may compute the endless one first, and then no row comes.
+SLOW = f"""SELECT {", ".join(["(a.range % 7)::HUGEINT"] * 16)} FROM range(10_000_000) a, range(10_000_000) b
+WHERE a.range + b.range < 150"""
 # A number, a time, words, nothing, a vector, bytes, and a column of few words.
 KINDS = """SELECT 1.5 AS number, TIMESTAMP '2020-01-02 03:04:05' AS at, '=1+1' AS "=formula", NULL AS nothing,
 [1, 2]::FLOAT[] AS vector, 'ab'::BLOB AS bytes, -5 AS below, '@SUM(A1)'::ENUM('@SUM(A1)', 'b') AS few, '-' AS dash"""
