@@ -21,6 +21,7 @@ _ATTEMPTS = 5
 # The folder of recovered files at a disk's root, readable by root alone.
 _FOUND = "lost+found"
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_FINISHED = re.compile(r"[^.].*", re.DOTALL)
 
 
 class DiskFiles:
@@ -45,9 +46,9 @@ class DiskFiles:
     def path(self, name: str) -> Path:
         """The path of a file on the disk; raises StoreError if a symlink leads out of the folder."""
         place = self.root / check_file(name)
-        real = place.resolve()
+        real = os.path.realpath(place)
         # If no symlink was followed, there is none in the root's own path either.
-        if not real.is_relative_to(self.root if real == place else self.root.resolve()):
+        if real != str(place) and not Path(real).is_relative_to(self.root.resolve()):
             raise StoreError(
                 f"{place} leads out of the store {self.root}: replace the link by the files themselves"
             )
@@ -160,8 +161,13 @@ class DiskFiles:
                 return None
 
     def sizes(self, folder: str) -> dict[str, int]:
-        sizes = {path: self.size(path) for path in self.under(folder)}
-        return {path: size for path, size in sizes.items() if size is not None}
+        top = self.path(folder) if folder else self.root
+        sizes: dict[str, int | None] = {}
+        with explained("list", str(top)):
+            for path, entry in self._walk(top):
+                # A link may lead out of the folder; all else is where the listing found it.
+                sizes[path] = self.size(path) if entry.is_symlink() else _measure(entry)
+        return {path: size for path, size in sorted(sizes.items()) if size is not None}
 
     def stamp(self, path: str) -> Hashable | None:
         place = self._locate(path)
@@ -182,21 +188,12 @@ class DiskFiles:
 
     def unfinished(self) -> list[str]:
         with explained("list", str(self.root)):
-            return sorted(
-                (Path(place) / name).relative_to(self.root).as_posix()
-                for place, names in _walk(self.root)
-                for name in names
-                if _UNFINISHED.fullmatch(name)
-            )
+            return sorted(path for path, _ in self._walk(self.root, names=_UNFINISHED))
 
     def under(self, folder: str) -> list[str]:
         top = self.path(folder) if folder else self.root
-        found: list[str] = []
         with explained("list", str(top)):
-            for place, names in _walk(top):
-                here = Path(place).relative_to(self.root)
-                found += [(here / name).as_posix() for name in names if not name.startswith(".")]
-        return sorted(found)
+            return sorted(path for path, _ in self._walk(top))
 
     def remove(self, path: str) -> None:
         place = self._locate(path)
@@ -208,6 +205,20 @@ class DiskFiles:
         # Another process may be writing here: then the folder is not empty, and stays.
         with contextlib.suppress(OSError):
             place.rmdir()
+
+    def _walk(self, top: Path, names: re.Pattern[str] = _FINISHED) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Iterate over the files of such names in a folder and those below it, with their paths; links are files."""
+        folders = [top]
+        while folders:
+            place = folders.pop()
+            here = place.relative_to(self.root).as_posix() + "/" if place != self.root else ""
+            with contextlib.suppress(FileNotFoundError), os.scandir(place) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        if names.fullmatch(entry.name) and not _is_folder(entry):
+                            yield here + entry.name, entry
+                    elif _FINISHED.fullmatch(entry.name) and entry.name != _FOUND:
+                        folders.append(place / entry.name)
 
     def _locate(self, path: str) -> Path:
         """The path of a file, which may be unfinished."""
@@ -262,11 +273,19 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Iterate over the folders in which a store may have files, with the file names in each."""
-    for place, folders, names in os.walk(top, onerror=_raise_unless_gone):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != _FOUND]
-        yield place, names
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads to a folder."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # what it leads to cannot be looked at
+
+
+def _measure(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None
 
 
 def _make(folder: Path) -> None:
@@ -283,8 +302,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -168,6 +168,27 @@ def test_a_link_out_of_the_store_is_refused(store, tmp_path):
     place(store, path).symlink_to(secret)
     with pytest.raises(StoreError, match="leads out of the store"):
         store.read(path)
+    with pytest.raises(StoreError, match="leads out of the store"):
+        store.files.sizes("figures")
+
+
+def test_sizes_are_those_of_files_and_of_what_links_within_the_store_lead_to(store, tmp_path):
+    path = committed(store).path("figures")
+    whole = place(store, path)
+    folder = whole.parent
+    (folder / "link.png").symlink_to(whole)
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / ".unfinished").write_bytes(b"x")
+    for name in ("lost+found", ".trash", "below"):
+        (folder / name).mkdir()
+        (folder / name / "file.png").write_bytes(b"xyz")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file.png").write_bytes(b"x")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    bytes_ = whole.stat().st_size
+    found = {path: bytes_, "figures/link.png": bytes_, "figures/below/file.png": 3}
+    assert store.files.sizes("figures") == found
+    assert store.files.under("figures") == sorted([*found, "figures/gone.png"])
 
 
 @pytest.mark.parametrize(
