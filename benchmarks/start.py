@@ -62,13 +62,17 @@ def main() -> int:
             )
         print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}; in turns, medians\n")
         print_head()
-        missed = 0
+        missed: list[Case] = []
         for case in cases:
             if options.only in case.name:
                 figure = measure(case, turns=min(options.turns, case.most_turns))
                 print_figure(figure)
-                missed += figure.ratio > case.goal
-    return missed
+                missed += [case] if figure.ratio > case.goal else []
+    if missed:
+        print("\nWhere the time goes of what missed its goal (docs/decisions/runs.md has the profiles):")
+    for case in missed:
+        print(f"* {case.name}: {case.bound}")
+    return len(missed)
 
 
 def measure(case: Case, *, turns: int) -> Figure:
