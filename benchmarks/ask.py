@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,24 @@ def measure_look_up(folder: Path, rows: int) -> None:
     wanted = iter(np.random.default_rng(0).integers(0, samples, 10_000).tolist())
     with connect(folder / "many") as sql:
 
-        def ask() -> None:
+        def ask(source: str) -> None:
             number = next(wanted)
-            query = "SELECT block, vector FROM hidden_states WHERE sample_id = ? ORDER BY block"
+            query = f"SELECT block, vector FROM {source} ORDER BY block"  # noqa: S608 - one of two below
             found = sql.execute(query, [name(number)]).fetchnumpy()
             assert np.array_equal(np.stack(list(found["vector"])), array[number].astype(np.float32))
 
-        turns = {"NumPy, place known": lambda: array[next(wanted)].astype(np.float32), "cmrm": ask}
+        by_index = partial(ask, "states_of_sample(?)")
+        wall, processor = time.perf_counter(), time.process_time()
+        by_index()
+        print(
+            f"\nthe first look-up by the index, which makes it: {1000 * (time.perf_counter() - wall):.1f} ms, "
+            f"{1000 * (time.process_time() - processor):.1f} of the processor"
+        )
+        turns = {
+            "NumPy, place known": lambda: array[next(wanted)].astype(np.float32),
+            "the macro states_of_sample": by_index,
+            "the view hidden_states": partial(ask, "hidden_states WHERE sample_id = ?"),
+        }
         show(f"one sample's states among {samples * blocks:,} rows of {width}", turns, rounds=21)
 
 

@@ -26,6 +26,7 @@ from storage.sql.comparisons import compared_reports, comparison_rows
 from storage.sql.kept_databases import keep_database, restore_database
 from storage.sql.macros import create_macros
 from storage.sql.readonly_fs import PROTOCOL, CommittedFiles
+from storage.sql.sample_lookup import SampleLookup
 from storage.sql.shifts import shift_rows
 from storage.sql.vectors import register
 from storage.sql.views import LOADED, comments, file_view, row_view, text
@@ -68,15 +69,17 @@ def connect(
     manifests = list(_present(store, keys))
     committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
     contents = _gather(store, manifests)
+    lookup = SampleLookup(store.files, [file for entry in manifests for file in entry.files])
     with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
         database = Path(folder) / "store.duckdb"
         if not restore_database(contents.key, database):
-            _build(database, contents, committed)
+            _build(database, contents, committed, lookup)
             keep_database(contents.key, database)
         # A read-only database rejects every change; its folder is then deleted, as SQL could write into it.
         connection = duckdb.connect(database, read_only=True)
     connection.register_filesystem(committed)
     register(connection)
+    lookup.register(connection)
     if memory is not None:
         connection.execute(f"SET memory_limit = {text(memory)}")
     connection.execute(_CONFINEMENT.format(protocol=PROTOCOL, spill=text(_make_spill(connection))))
@@ -155,12 +158,13 @@ def _gather(store: Store, manifests: Sequence[Manifest]) -> _Contents:
     )
 
 
-def _build(database: Path, contents: _Contents, committed: CommittedFiles) -> None:
+def _build(database: Path, contents: _Contents, committed: CommittedFiles, lookup: SampleLookup) -> None:
     for name, lines in contents.lines.items():
         (database.parent / f"{name}.jsonl").write_text(lines, encoding="ascii")
     with duckdb.connect(database) as builder:
         builder.register_filesystem(committed)
         register(builder)
+        lookup.register(builder)
         # In one transaction: otherwise each of some hundred statements would be one, and written to the disk.
         builder.begin()
         for statement in contents.statements(database.parent):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A Python function, since SQL has no eigenvalues; `storage.sql.vectors` registers it.
+# Python functions: SQL has no eigenvalues, and looks for a sample in all files. `storage.sql.vectors` and
+# `storage.sql.sample_lookup` register them.
 FIT = "fit_principal_components"
+FIND = "find_states_of_sample"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,11 @@ MACROS = (
         call="distance_to_centroid(of_condition := 'query')",
         comment="table: each state's distance to the centroid of a condition's unsteered states, same model and block",
         body=_DISTANCE_TO_CENTROID,
+    ),
+    Macro(
+        call="states_of_sample(sample)",
+        comment="table: the rows of hidden_states of the sample with this id, found by an index; many times faster",
+        body=f"TABLE SELECT unnest({FIND}(sample), max_depth := 2)",
     ),
     Macro(
         call="pca(vector, components := 2)",

@@ -78,15 +78,24 @@ class OpenStore:
         return self._select("judgements", order=order, judge=judge)
 
     def hidden_states(
-        self, *, block: int | None = None, condition: str | None = None, position: str | None = "last"
+        self,
+        *,
+        block: int | None = None,
+        condition: str | None = None,
+        position: str | None = "last",
+        sample_id: str | None = None,
     ) -> Rows:
         """States at the last prompt token: `vector` is float32 [hidden], one row a sample, condition and block.
 
         Where a run kept states at other positions, `position` names one; None gives all, a row for each. Name the
-        block of a large store: all blocks of all samples are held in memory.
+        block or the sample of a large store: all blocks of all samples are held in memory. A sample that is named is
+        found by an index, which the first such call makes.
         """
         order = f"model, block, position, condition, intervention, alpha, {ORDER}"
-        return self._select("hidden_states", order=order, block=block, condition=condition, position=position)
+        view = "hidden_states" if sample_id is None else "states_of_sample($sample_id)"
+        return self._select(
+            view, order=order, block=block, condition=condition, position=position, sample_id=sample_id
+        )
 
     def shifts(self) -> Rows:
         """Δ, image minus text, to be subtracted: `vector` is float32 [hidden], one row a shift and block."""

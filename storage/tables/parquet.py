@@ -139,7 +139,7 @@ def read_parquet(source: bytes | Path) -> pa.Table:
 
 
 @contextmanager
-def blaming_file(source: bytes | Path) -> Iterator[None]:
+def blaming_file(source: bytes | Path | str) -> Iterator[None]:
     """Raise StoreError, which names the file and says what to do, for Arrow's errors and the disk's in the body."""
     try:
         yield
@@ -229,5 +229,5 @@ def _source(source: bytes | Path) -> Any:
     return pa.BufferReader(source) if isinstance(source, bytes) else str(source)
 
 
-def _named(source: bytes | Path) -> str:
+def _named(source: bytes | Path | str) -> str:
     return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +17,13 @@ from storage.tables.arrow import list_vectors
 from storage.tables.hashing_sink import Buffer, HashingSink
 from storage.tables.row_groups import RowGroup
 from storage.tables.thrift import I64, Struct, read_struct, write_struct
-from storage.tables.vector_pages import VectorChunk, decode_vectors, encode_vectors
+from storage.tables.vector_pages import (
+    VectorChunk,
+    count_bytes_before,
+    decode_vectors,
+    encode_vectors,
+    find_numbers,
+)
 
 # The footer's length and the magic number, which end a Parquet file.
 _MAGIC = b"PAR1"
@@ -125,6 +132,35 @@ def read_row_groups(path: Path, file: pq.ParquetFile, groups: Sequence[int]) -> 
             pieces += list_vectors(vectors, column.type).chunks
     table = file.read_row_groups(groups, columns=[field.name for field in others])
     return table.append_column(column, pa.chunked_array(pieces, column.type))
+
+
+def read_vectors(stream: IO[bytes], file: pq.ParquetFile, group: int, rows: np.ndarray) -> np.ndarray:
+    """Read the vectors of some rows of a row group, int64 [n], from the file and its stream: float16 or float32 [n, d].
+
+    Of float16 vectors that a `VectorFile` wrote only these rows are read, and no checksum is verified; of others the
+    whole row group. Raises Arrow's own errors.
+    """
+    column = file.schema_arrow[-1]
+    half = column.type.value_type == pa.float16()
+    about = file.metadata.row_group(group)
+    chunk = about.column(about.num_columns - 1)
+    shape = (about.num_rows, chunk.num_values // max(1, about.num_rows))
+    stream.seek(chunk.data_page_offset)
+    if not half:
+        found = decode_vectors(stream.read(chunk.total_compressed_size), shape, half=False)
+    elif (start := find_numbers(stream.read(count_bytes_before(*shape)), shape)) is None:
+        found = None
+    else:
+        size = 2 * shape[1]
+        vectors = np.empty((len(rows), shape[1]), np.float16)
+        for place, row in enumerate(rows.tolist()):
+            stream.seek(chunk.data_page_offset + start + row * size)
+            vectors[place] = np.frombuffer(stream.read(size), np.float16)
+        return vectors
+    if found is None:
+        values = file.read_row_group(group, columns=[column.name])[column.name].combine_chunks()
+        found = values.flatten().to_numpy(zero_copy_only=False).reshape(shape)
+    return found[rows]
 
 
 def _shift(fields: Struct, offsets: Sequence[int], distance: int) -> None:

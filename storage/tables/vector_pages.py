@@ -37,6 +37,8 @@ _DATA_PAGE = 0
 _FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
 _PLAIN, _RLE, _BYTE_STREAM_SPLIT = 0, 3, 9
 _UNCOMPRESSED, _ZSTD = 0, 6
+# In bytes: eleven fields, whose integers have at most five bytes.
+_LONGEST_HEADER = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,31 @@ def decode_vectors(data: bytes, shape: tuple[int, int], *, half: bool) -> np.nda
     return (numbers if half else _join_bytes(numbers)).reshape(shape)
 
 
+def count_bytes_before(rows: int, width: int) -> int:
+    """Count the bytes from which `find_numbers` tells where the numbers of vectors [rows, width] begin, or more."""
+    return _LONGEST_HEADER + len(_encode_levels(rows, width))
+
+
+def find_numbers(data: bytes, shape: tuple[int, int]) -> int | None:
+    """Find where the first number of float16 vectors [rows, width] is in a column chunk, from its first bytes.
+
+    None for a chunk whose header and levels are not, to the bit, what `encode_vectors` makes of such an array. The
+    checksum in the header is not verified: that would take the whole chunk.
+    """
+    levels = _encode_levels(*shape)
+    try:
+        header, start = read_first_struct(data)
+        checksum = header[4][1]
+    except (IndexError, KeyError, ValueError):
+        return None
+    entries = shape[0] * shape[1]
+    plain = len(levels) + 2 * entries
+    if data[:start] != _make_header(entries, _PLAIN, plain, plain, checksum):
+        return None
+    end = start + len(levels)
+    return end if data[start:end] == levels else None
+
+
 def _split_bytes(levels: bytes, vectors: np.ndarray) -> np.ndarray:
     """The levels, and then the first bytes of all numbers, their second ones, and so on."""
     split = np.empty(len(levels) + vectors.nbytes, np.uint8)
@@ -161,6 +188,13 @@ def _write_header(entries: int, encoding: int, plain: int, stored: int, body: tu
     checksum = 0
     for piece in body:
         checksum = zlib.crc32(piece, checksum)
+    # Thrift has no unsigned integers.
+    return _make_header(
+        entries, encoding, plain, stored, checksum - (1 << 32) if checksum >> 31 else checksum
+    )
+
+
+def _make_header(entries: int, encoding: int, plain: int, stored: int, checksum: int) -> bytes:
     page = {
         1: (I32, entries),
         2: (I32, encoding),
@@ -172,8 +206,7 @@ def _write_header(entries: int, encoding: int, plain: int, stored: int, body: tu
             1: (I32, _DATA_PAGE),
             2: (I32, plain),
             3: (I32, stored),
-            # Thrift has no unsigned integers.
-            4: (I32, checksum - (1 << 32) if checksum >> 31 else checksum),
+            4: (I32, checksum),
             5: (STRUCT, page),
         }
     )
