@@ -17,7 +17,8 @@ from cmrm.decoding.stop_tokens import DecodingRules, has_long_words, make_rules
 from cmrm.decoding.tree_decoder import TreeDecoder
 from cmrm.errors import UserError
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prefix.planner import Prefixes, explain_unshared
+from cmrm.prefix.planner import Prefixes
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.intervention import Steering
 from cmrm.steering.proof import SteeringProof, combine_proofs, share_proof

@@ -26,7 +26,7 @@ from cmrm.models.pinning import check_unchanged
 from cmrm.models.revision import ModelIdentity
 from cmrm.models.vision_types import is_registered
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prefix.planner import explain_unshared
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.steering.capture import embed
 from cmrm.untrusted.printable import first_line
 

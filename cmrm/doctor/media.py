@@ -15,7 +15,8 @@ from cmrm.models.image_tokens import find_image_tokens
 from cmrm.models.media import NAMES, explain_unprinted, list_kinds
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.vlm import render
-from cmrm.prefix.planner import Prefixes, explain_unshared
+from cmrm.prefix.planner import Prefixes
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.counterparts import make_counterparts
 from cmrm.prompts.meaningless_images import MeaninglessImage

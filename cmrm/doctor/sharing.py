@@ -10,7 +10,8 @@ from PIL import Image
 from cmrm.doctor.fixture import QUESTIONS, CheckFailedError, ModelFixture
 from cmrm.models.vlm import render
 from cmrm.prefix.image_prompts import continue_rendering, list_ids, render_with_tokenizer_spy
-from cmrm.prefix.planner import Prefix, Prefixes, explain_unshared
+from cmrm.prefix.planner import Prefix, Prefixes
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import WHITE, blank_image, noise_image
 from cmrm.steering.capture import embed, read_batch

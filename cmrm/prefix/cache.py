@@ -15,6 +15,7 @@ from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.modules import find_backbone
 from cmrm.models.multimodal_positions import shows_media
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
+from cmrm.prefix.early_stop import keeping_keys_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +62,21 @@ class PromptBatch:
         return replace(self, inputs=inputs, owners=owners)
 
 
+def is_text(inputs: BatchFeature) -> bool:
+    """Whether rendered prompts show no media: nothing but tensors of tokens."""
+    shape = inputs["attention_mask"].shape
+    return all(torch.is_tensor(value) and value.shape == shape for value in inputs.values())
+
+
 def read_prefixes(vlm: VisionLanguageModel, inputs: BatchFeature, lengths: Sequence[int]) -> Prefix:
     """Prefill the first `lengths[i]` tokens of each rendered prompt i, with all of its image tokens or none.
 
     Call it in inference mode and outside of `steer`.
     """
     begun = send(vlm, cut_prompts(inputs, lengths, pad=vlm.processor.tokenizer.pad_token_id))
-    base = vlm.model.base_model
     # Created without the config, so that sliding-window layers keep all tokens and the prefix can be cropped.
     cache = DynamicCache()
-    base(**begun, **count_positions(vlm, begun), **fewest_logits(base), past_key_values=cache, use_cache=True)
+    _read_whole(vlm, begun, cache)
     mask = begun["attention_mask"].bool()
     return Prefix(layers=_take_layers(cache, mask), mask=mask, positions=next_positions(vlm, begun))
 
@@ -313,11 +319,22 @@ _Prefilled = tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]
 
 
 def _prefill_whole(vlm: VisionLanguageModel, batch: PromptBatch) -> _Prefilled:
-    inputs, base, cache = batch.inputs, vlm.model.base_model, open_cache(batch)
-    base(
-        **inputs, **count_positions(vlm, inputs), **fewest_logits(base), past_key_values=cache, use_cache=True
-    )
+    inputs, cache = batch.inputs, open_cache(batch)
+    _read_whole(vlm, inputs, cache)
     return full_layers(cache), inputs["attention_mask"].bool(), next_positions(vlm, inputs)
+
+
+def _read_whole(vlm: VisionLanguageModel, inputs: BatchFeature, cache: Cache) -> None:
+    """Fill an empty cache with rendered prompts."""
+    base = vlm.model.base_model
+    with keeping_keys_alone(vlm, cache, images=0 if is_text(inputs) else 1):
+        base(
+            **inputs,
+            **count_positions(vlm, inputs),
+            **fewest_logits(base),
+            past_key_values=cache,
+            use_cache=True,
+        )
 
 
 def _continue_prefix(vlm: VisionLanguageModel, batch: PromptBatch, prefix: Prefix) -> _Prefilled:
@@ -325,7 +342,8 @@ def _continue_prefix(vlm: VisionLanguageModel, batch: PromptBatch, prefix: Prefi
     assert owners is not None  # a batch with a prefix has owners
     if mask.shape[1]:
         cache = open_cache(batch)
-        read_rest(vlm, batch, cache)
+        with keeping_keys_alone(vlm, cache, images=0):
+            read_rest(vlm, batch, cache)
         layers = full_layers(cache)
     else:
         layers = [

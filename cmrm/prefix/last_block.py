@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as all_modules
 from transformers import BatchFeature, Cache
 
-from cmrm.models.devices import list_placement_hooks
 from cmrm.models.modules import find_backbone
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions
-from cmrm.prefix.block_skipping import can_skip_blocks, replace_forward, skip_blocks
+from cmrm.prefix.block_skipping import replace_forward, skip_blocks
 from cmrm.prefix.cache import Prefix, PromptBatch, SharedLayer, next_positions
+from cmrm.prefix.early_stop import KeysTakenError
 from cmrm.prefix.packing import Masks, Packed, make_masks
-from cmrm.prefix.planner import explain_unshared
-
-# transformers leaves hooks on blocks that return other outputs when they are asked to, and change nothing.
-HARMLESS = "transformers."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +32,6 @@ class Queries:
     columns: Tensor
     masks: Masks
     index: Tensor
-
-
-class _KeysTakenError(Exception):
-    """Ends a block's run once its keys and values are kept. It never leaves the block."""
 
 
 class _PassingLayer(SharedLayer):
@@ -72,7 +63,7 @@ class _KeptLayer(_PassingLayer):
         """Keep all and end the block's run; in the second pass, whose tokens are among them, return what is kept."""
         if self.taken is None:
             self.taken = super().update(key_states, value_states)
-            raise _KeysTakenError
+            raise KeysTakenError
         return self.taken
 
 
@@ -138,7 +129,7 @@ class LastBlock:
     def _stop(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
         try:
             return self._run(hidden_states, *arguments, **options)
-        except _KeysTakenError:
+        except KeysTakenError:
             self._hidden = hidden_states
             return hidden_states
 
@@ -211,33 +202,3 @@ def _make_queries(
         ),
         index=torch.stack([rows, torch.zeros_like(rows)], dim=1),
     )
-
-
-def can_stop_at(vlm: VisionLanguageModel, block: int, *, images: int) -> bool:
-    """Whether `LastBlock` gives this block's states of prompts with so many images.
-
-    It needs what shared prefixes need (a KV cache with an entry for each token, 4-D masks, media that lie in the
-    prompt), blocks that can be skipped, and nobody else's hooks on the decoder or on all modules, nor functions in
-    place of a block's own, which would see other tokens: those of `steer`, or of a caller. Weights that accelerate
-    loads for each call would stay loaded in a block that stops early.
-    """
-    if explain_unshared(vlm, images=images) is not None or not can_skip_blocks(vlm):
-        return False
-    if block in vlm.image_only_blocks:
-        return False
-    if any(getattr(hook, "offload", False) for hook in list_placement_hooks(vlm.blocks[block])):
-        return False
-    # accelerate puts its own in a block's place, and keeps the block's under another name.
-    if any("forward" in vars(one) and not hasattr(one, "_hf_hook") for one in vlm.blocks):
-        return False
-    hooks = [all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks]
-    hooks += (
-        hooks
-        for module in vlm.decoder.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-    )
-    return all(_is_harmless(hook) for registered in hooks for hook in registered.values())
-
-
-def _is_harmless(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith(HARMLESS)

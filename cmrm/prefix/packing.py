@@ -12,7 +12,7 @@ from transformers import BatchFeature, Cache
 
 from cmrm.models.modules import find_backbone
 from cmrm.models.vlm import VisionLanguageModel
-from cmrm.prefix.cache import Prefix, PromptBatch
+from cmrm.prefix.cache import Prefix, PromptBatch, is_text
 
 Masks = Tensor | dict[str, Tensor]
 
@@ -81,12 +81,6 @@ class Packed:
     last: Tensor
     ends: Tensor
     numbers: Tensor
-
-
-def is_text(inputs: BatchFeature) -> bool:
-    """Whether rendered prompts show no media: nothing but tensors of tokens."""
-    shape = inputs["attention_mask"].shape
-    return all(torch.is_tensor(value) and value.shape == shape for value in inputs.values())
 
 
 def is_padded_text(inputs: BatchFeature) -> bool:

@@ -15,7 +15,8 @@ from cmrm.models.position_limit import count_positions_of, find_position_limit
 from cmrm.models.rendering import UnshowableError, explain_unshowable
 from cmrm.models.vlm import VisionLanguageModel, find_special_token, render_on_host, send
 from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
-from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
+from cmrm.prefix.planner import PrefixGroup, group_rows, may_pay
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.prompts.conditions import Prompt
 
 # Characters of a library's error message in a quarantine row.

@@ -16,16 +16,24 @@ from cmrm.models.block_output import block_output
 from cmrm.models.forward_arguments import count_positions, fewest_logits
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
-from cmrm.prefix.cache import Prefix, PromptBatch, begin_nowhere, continue_cache, open_cache, read_rest
+from cmrm.prefix.cache import (
+    Prefix,
+    PromptBatch,
+    begin_nowhere,
+    continue_cache,
+    is_text,
+    open_cache,
+    read_rest,
+)
+from cmrm.prefix.early_stop import can_stop_at
 from cmrm.prefix.last_block import (
     LastBlock,
     Queries,
-    can_stop_at,
     find_ends,
     find_ends_of_packed,
     find_ends_of_rests,
 )
-from cmrm.prefix.packing import is_text, mask_packed, pack, read_packed
+from cmrm.prefix.packing import mask_packed, pack, read_packed
 from cmrm.prefix.planner import Prefixes, lay_out
 from cmrm.prompts.conditions import Prompt
 

@@ -14,7 +14,8 @@ from cmrm.models.image_tokens import explain_no_image_tokens, find_image_tokens
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render, send
 from cmrm.prefix.cache import cut_prompts
 from cmrm.prefix.image_prompts import ImageRendering, continue_rendering, render_with_tokenizer_spy
-from cmrm.prefix.planner import PrefixGroup, explain_unshared, group_rows, may_pay
+from cmrm.prefix.planner import PrefixGroup, group_rows, may_pay
+from cmrm.prefix.sharing import explain_unshared
 from cmrm.prompts.conditions import Prompt
 from cmrm.steering.capture import Pick, read_prompt
 from cmrm.steering.settings import IMAGE_POSITIONS, Position

@@ -19,7 +19,7 @@ def find_traits(vlm: Any) -> dict[str, Any]:
 
     `bias_adds`: whether the last block gives what its `mlp.down_proj` does, as `add_bias` finds.
     """
-    from cmrm.prefix.planner import explain_unshared
+    from cmrm.prefix.sharing import explain_unshared
 
     shared = [
         word for images, word in enumerate(("text", "image")) if not explain_unshared(vlm, images=images)

@@ -19,7 +19,7 @@ from cmrm.export.request import ExportRequest
 from cmrm.export.text_graph import write_graph
 from cmrm.models.loading import load_model
 from cmrm.models.optional_packages import need_package
-from cmrm.prefix.planner import KINDS
+from cmrm.prefix.sharing import KINDS
 from cmrm.steering.settings import Scope
 
 FIELD = "--to onnx"

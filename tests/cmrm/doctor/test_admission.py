@@ -14,7 +14,7 @@ from transformers import LlavaProcessor
 from transformers.models.llama.modeling_llama import LlamaModel
 
 import cmrm.doctor.admission
-import cmrm.prefix.planner
+import cmrm.prefix.sharing
 from cmrm.decoding.api import generate
 from cmrm.doctor import CHECKS
 from cmrm.doctor.admission import admit, describe_admission, load_admitted
@@ -328,7 +328,7 @@ def test_a_class_that_the_process_registered_is_examined_each_time(
 def test_a_row_does_not_say_that_prefixes_are_shared_where_they_never_are(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cmrm.prefix.planner, "MASKED", ("eager",))
+    monkeypatch.setattr(cmrm.prefix.sharing, "MASKED", ("eager",))
     admission = admit(derive(vlm), where="tiny").admission
     assert admission is not None
     assert admission.way == PLAIN

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from cmrm.prefix.planner import Prefixes
 from cmrm.prompts.conditions import Prompt
 from cmrm.prompts.meaningless_images import noise_image
 from cmrm.steering.capture import embed
+from tests.counted_tokens import counted
 
 START = "in one short sentence, and without any further word, tell me: "
 ENDS = ("what is it?", "is it red, or blue, or neither of them?", "why", "who?", "and now?")
@@ -53,24 +53,6 @@ def read_plainly(vlm: VisionLanguageModel, prompts: Sequence[Prompt], blocks: Se
         for handle in handles:
             handle.remove()
     return torch.stack(states).reshape(len(prompts), len(blocks), -1)
-
-
-@contextmanager
-def counted(vlm: VisionLanguageModel, block: int) -> Iterator[list[int]]:
-    """Tokens that the feed-forward of a block is given in each call, counted without a hook."""
-    counts: list[int] = []
-    module = vlm.blocks[block].mlp
-    run: Callable[[Tensor], Tensor] = module.forward
-
-    def count(hidden: Tensor) -> Tensor:
-        counts.append(hidden.shape[0] * hidden.shape[1])
-        return run(hidden)
-
-    module.forward = count
-    try:
-        yield counts
-    finally:
-        del module.forward
 
 
 @pytest.mark.parametrize("blocks", [[0], [1, 2], [0, 1, 2, 3]])
