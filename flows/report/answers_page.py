@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any
+from heapq import nsmallest
+from typing import Any, NamedTuple
 
 from cmrm.datasets.splits import draw
 from cmrm.prompts.reasoning import ReasoningMarks, SplitAnswer, split_trace
 from storage.records.manifest import Manifest
-from storage.shards.rows import need_manifest, read_rows
+from storage.shards.rows import iterate_all, need_manifest
 from storage.store import Store
 from tasks.core.stage_name import ANSWERS, StageName
 from tasks.report.outcomes import Arm, find_arm
@@ -104,10 +105,10 @@ class Answers:
 
     def draw(self, most: int) -> Answers:
         """Draw at most so many of the samples, as `read_answers` does: those of fewer are among those of more."""
-        datasets: dict[str, list[AnsweredSample]] = {}
+        datasets: dict[str, list[_Place]] = {}
         for asked in self.samples:
-            datasets.setdefault(asked.sample["dataset"], []).append(asked)
-        kept = {asked.key for asked in _draw([*datasets.values()], most=most)}
+            datasets.setdefault(asked.sample["dataset"], []).append(_Place(asked.place, asked.key))
+        kept = _draw([_Asked.of(places, most=most) for places in datasets.values()], most=most)
         return replace(self, samples=[asked for asked in self.samples if asked.key in kept])
 
 
@@ -125,21 +126,22 @@ def read_answers(
     """
     responses = [made for stage in ANSWERS for made in _find(store, stage, used.get(stage, ()))]
     arms = sort_arms(dict.fromkeys(find_arm(made.content) for made in responses), interventions)
-    answered = {_sample_key(row) for row in _rows(store, responses, "responses", ("dataset", "sample_id"))}
+    keys = iterate_all(store, responses, "responses", ("dataset", "sample_id"))
+    answered = {_sample_key(row) for row in keys}
     asked = _choose(store, used[StageName.INGEST], answered, most=limit_samples(len(arms)), first=first)
     arm_numbers = {arm: number for number, arm in enumerate(arms)}
     answers: dict[tuple[SampleKey, int], Answered] = {}
     judged = [*_find(store, StageName.JUDGE, used[StageName.JUDGE])]
     marks = find_judged_marks(judged)
     for made in responses:
-        for row in _rows(store, [made], "responses", (*ARM, "dataset", "sample_id", "answer")):
+        for row in iterate_all(store, [made], "responses", (*ARM, "dataset", "sample_id", "answer")):
             if _sample_key(row) not in asked:
                 continue
             arm = arm_numbers[_arm_of(row)]
             one = _cut(arm, row["answer"], marks.get(made.key))
             answers[_sample_key(row), arm] = one
             asked[_sample_key(row)].answers.append(one)
-    for row in _rows(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
+    for row in iterate_all(store, judged, "judgements", (*ARM, "dataset", "sample_id", *SAID)):
         found = answers.get((_sample_key(row), arm_numbers[_arm_of(row)]))
         if found is not None and row["verdict"] != "not_applicable":
             raw = row["raw"] and _shorten(row["raw"], MOST_RAW)
@@ -184,27 +186,64 @@ def _choose(
     most: int,
     first: AbstractSet[SampleKey],
 ) -> dict[SampleKey, AnsweredSample]:
-    """Choose the samples to show, in the order of their files."""
+    """Choose the samples to show, in the order of their files; of the others some thousand are in memory at a time."""
+    manifests = [*_find(store, StageName.INGEST, keys)]
     datasets = [
-        [
-            AnsweredSample(sample=_describe(row), place=_place(row, first))
-            for row in _rows(store, [manifest], "samples", SAMPLE)
-            if _sample_key(row) in answered
-        ]
-        for manifest in _find(store, StageName.INGEST, keys)
+        _Asked.of(
+            (
+                _Place(_place(row, first), _sample_key(row))
+                for row in iterate_all(store, [manifest], "samples", ("dataset", "sample_id", "question"))
+                if _sample_key(row) in answered
+            ),
+            most=most,
+        )
+        for manifest in manifests
     ]
-    return {asked.key: asked for asked in _draw(datasets, most=most)}
+    chosen = _draw(datasets, most=most)
+    return {
+        _sample_key(row): AnsweredSample(sample=_describe(row), place=_place(row, first))
+        for row in iterate_all(store, manifests, "samples", SAMPLE)
+        if _sample_key(row) in chosen
+    }
 
 
-def _draw(datasets: Sequence[Sequence[AnsweredSample]], *, most: int) -> list[AnsweredSample]:
-    """Draw at most so many of the data sets' samples, evenly, by the question's text; in their order."""
+class _Place(NamedTuple):
+    """How early a sample is drawn, from 0 to 1, and its key, which decides between equal places."""
+
+    place: float
+    key: SampleKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The number of a data set's samples, and the places of those that may be drawn, in this order."""
+
+    count: int
+    earliest: Sequence[_Place]
+
+    @classmethod
+    def of(cls, places: Iterable[_Place], *, most: int) -> _Asked:
+        total = 0
+
+        def counted() -> Iterator[_Place]:
+            nonlocal total
+            for total, place in enumerate(places, start=1):  # noqa: B007 - read below
+                yield place
+
+        earliest = nsmallest(most, counted())
+        return cls(count=total, earliest=earliest)
+
+
+def _draw(datasets: Sequence[_Asked], *, most: int) -> set[SampleKey]:
+    """Draw at most so many of the data sets' samples, evenly, by the question's text."""
     chosen: set[SampleKey] = set()
     # Small data sets leave the rest of their share to larger ones.
-    for left, own in zip(range(len(datasets), 0, -1), sorted(datasets, key=len), strict=True):
+    for left, own in zip(
+        range(len(datasets), 0, -1), sorted(datasets, key=lambda one: one.count), strict=True
+    ):
         share = (most - len(chosen)) // left
-        drawn = sorted(own, key=lambda asked: (asked.place, asked.sample["sample_id"]))[:share]
-        chosen.update(asked.key for asked in drawn)
-    return [asked for own in datasets for asked in own if asked.key in chosen]
+        chosen.update(one.key for one in own.earliest[:share])
+    return chosen
 
 
 def _place(row: Row, first: AbstractSet[SampleKey]) -> float:
@@ -239,11 +278,6 @@ def _has_changed(asked: AnsweredSample, arms: Sequence[Arm]) -> bool:
 def _find(store: Store, stage: StageName, keys: Iterable[str]) -> Iterator[Manifest]:
     for key in keys:
         yield need_manifest(store, stage, key)
-
-
-def _rows(store: Store, manifests: Iterable[Manifest], folder: str, columns: Sequence[str]) -> Iterator[Row]:
-    for manifest in manifests:
-        yield from read_rows(store, manifest, folder, columns).to_pylist()
 
 
 def _arm_of(row: Row) -> Arm:
