@@ -1,4 +1,4 @@
-"""Cost and speed-up of distributing a run over workers: `python benchmarks/scale.py [--samples N] [--shards N]`.
+"""Cost and speed-up of distributing a run over workers, and its memory: `python benchmarks/scale.py [--only memory]`.
 
 Four questions, each answered on this machine in one go:
 * How long does orchestration take for a shard that has nothing to do, by number of shards and by workers?
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from flows.server.client import quiet_prefect
 ROOT = Path(__file__).parents[1]
 GOAL_MS = 50
 GOAL_CACHED = 2
+# Samples of the smaller runs whose memory is measured, one shard and four, and the goal for the largest run over the first.
+FEW, GOAL_MEMORY = (1_000, 4_000), 1.1
 QUIET = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "CMRM_CACHE": "", "PREFECT_HOME": ""}
 START = """
 import time
@@ -46,9 +49,10 @@ print(time.perf_counter() - since)
 def main() -> None:
     """Run all four and print their tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--samples", type=int, default=10_000, help="of the largest data set")
+    parser.add_argument("--samples", type=int, default=100_000, help="of the largest data set")
     parser.add_argument("--shards", type=int, default=200, help="of the run that is reused")
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster of this machine too")
+    parser.add_argument("--only", choices=["empty", "shards", "memory", "reuse"], help="this question alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cmrm-scale-") as temporary:
         folder = Path(temporary)
@@ -59,10 +63,15 @@ def main() -> None:
         quiet_prefect()
         workers = ["1", *(str(count) for count in powers(os.cpu_count() or 1)), *["ray:auto"][: options.ray]]
         print(f"{os.cpu_count()} processors; Prefect's server embedded; every figure of this one run\n")
-        show_empty_shards(folder, workers)
-        show_shards_and_workers(folder, workers)
-        show_memory(folder, options.samples)
-        show_reuse(folder, options.shards)
+        questions = {
+            "empty": partial(show_empty_shards, folder, workers),
+            "shards": partial(show_shards_and_workers, folder, workers),
+            "memory": partial(show_memory, folder, options.samples),
+            "reuse": partial(show_reuse, folder, options.shards),
+        }
+        for name, show in questions.items():
+            if options.only in (None, name):
+                show()
 
 
 def powers(count: int) -> Iterator[int]:
@@ -107,15 +116,36 @@ def show_shards_and_workers(folder: Path, workers: Sequence[str]) -> None:
 
 
 def show_memory(folder: Path, samples: int) -> None:
-    """Peak memory of a run in one process, for two sizes of the data set."""
-    print("One process, shards of 1,024: the most memory of the run")
-    print(row("samples", ["MB", "seconds", "answers/s"]))
-    for count in (samples // 4, samples):
-        spec = write_spec(folder, samples=count, shard_size=1024, conditions=["image"])
+    """Peak memory of a whole run in one process by the size of the data set: ingest, answers, verdicts, report.
+
+    A run of several shards prepares one beside the one that is answered, which one of a single shard does not.
+    """
+    print(
+        f"One process, shards of 1,024, answers of one token: the most memory of the run (goal ≤ {GOAL_MEMORY})"
+    )
+    print(row("samples", ["MB", "ratio", "seconds", "answers/s"]))
+    peaks = []
+    for count in (*FEW, samples):
+        spec = write_spec(
+            folder,
+            samples=count,
+            shard_size=1024,
+            conditions=["query"],
+            interventions=[],
+            anchors={"from": {}},
+            generation={"max_new_tokens": 1},
+        )
         seconds, memory = run(spec, folder / f"memory-{count}")
-        print(row(f"{count:,}", [f"{memory / 1e6:.0f}", f"{seconds:.0f}", f"{2 * count / seconds:.0f}"]))
+        peaks.append(memory)
+        cells = [
+            f"{memory / 1e6:.0f}",
+            f"{memory / peaks[0]:.3f}",
+            f"{seconds:.0f}",
+            f"{count / seconds:.0f}",
+        ]
+        print(row(f"{count:,}", cells), flush=True)
         shutil.rmtree(folder / f"memory-{count}")
-    print()
+    print(f"  {(peaks[-1] - peaks[-2]) / (samples - FEW[-1]):.0f} bytes a sample from {FEW[-1]:,} on\n")
 
 
 def show_reuse(folder: Path, shards: int) -> None:

@@ -46,7 +46,10 @@ def test_states_of_a_block_come_in_the_order_of_the_samples(opened):
     assert set(rows.table["block"].to_pylist()) == {4}
     np.testing.assert_array_equal(np.stack(rows.to_pandas()["vector"]), VECTORS[:, 1].astype(np.float32))
     assert len(opened.hidden_states(block=4)) == 12
-    assert opened.hidden_states(block=4, sample_id="s3").to_pandas()["condition"].tolist() == ["image", "query"]
+    assert opened.hidden_states(block=4, sample_id="s3").to_pandas()["condition"].tolist() == [
+        "image",
+        "query",
+    ]
     assert len(opened.hidden_states(block=5)) == 0
     assert repr(opened.shifts()).startswith("<3 rows of key, model, block")
 
