@@ -30,7 +30,7 @@ from flows.server.client import quiet_prefect
 ROOT = Path(__file__).parents[1]
 GOAL_MS = 50
 GOAL_CACHED = 2
-# Samples of the smaller runs whose memory is measured, one shard and four, and the goal for the largest run over the first.
+# Samples of the smaller runs whose memory is measured, one shard and four, and the goal for the largest over the first.
 FEW, GOAL_MEMORY = (1_000, 4_000), 1.1
 QUIET = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "CMRM_CACHE": "", "PREFECT_HOME": ""}
 START = """
