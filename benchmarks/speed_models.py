@@ -63,6 +63,8 @@ def build(shape: Shape, *, device: str, dtype: torch.dtype) -> VisionLanguageMod
     make: Callable[..., tuple[Any, Any]] = {"llava": _make_llava, "qwen": _make_qwen}[shape.kind]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
+    # What `draw_weights` leaves as it is made: CLIP's class embedding. Answers, and their lengths, hang on it.
+    torch.manual_seed(0)
     try:
         with torch.device(device):
             model, processor = make(shape)
