@@ -14,7 +14,7 @@ import pytest
 
 from storage.records.hashing import stage_key
 from storage.shards.hidden_states import hidden_states_table
-from storage.sql import sample_lookup
+from storage.sql import sample_index
 from storage.sql.database import connect
 from storage.store import Store
 from storage.tables.arrow import table_path
@@ -105,14 +105,14 @@ def test_an_empty_store_has_the_columns_and_no_rows(store: Store) -> None:
 
 
 def test_ids_of_one_hash_are_told_apart(mixed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_lookup, "hash", lambda _: 5, raising=False)
+    monkeypatch.setattr(sample_index, "hash", lambda _: 5, raising=False)
     assert look_up(mixed, "s3") == scan(mixed, "s3")
 
 
 def test_samples_are_found_while_other_files_are_forgotten(
     mixed: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_lookup, "_MOST_FILES", 1)
+    monkeypatch.setattr(sample_index, "_MOST_FILES", 1)
     with connect(mixed.url) as sql:
         for sample in (*IDS, *IDS):
             found = sql.execute("SELECT * FROM states_of_sample(?) ORDER BY ALL", [sample]).fetchall()
