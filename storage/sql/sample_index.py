@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from storage.backends.base import Files
 from storage.records.manifest import StoredFile
 from storage.sql.sample_lookup import COLUMNS
+from storage.sql.shared_reader import SharedReader
 from storage.tables.parquet import blaming_file
 from storage.tables.schemas import KINDS, SINGLE_VECTOR
 from storage.tables.vector_file import read_vectors
@@ -94,8 +95,12 @@ class SampleIndex:
     @contextmanager
     def _opened(
         self, path: str, footer: pq.FileMetaData | None = None
-    ) -> Iterator[tuple[pq.ParquetFile, IO[bytes]]]:
-        with blaming_file(f"{self._files.url}/{path}"), self._files.open(path) as stream:
+    ) -> Iterator[tuple[pq.ParquetFile, SharedReader]]:
+        # A store's stream may give fewer bytes than it is asked for; this reads on.
+        with (
+            blaming_file(f"{self._files.url}/{path}"),
+            closing(SharedReader(self._files.open(path))) as stream,
+        ):
             yield pq.ParquetFile(stream, metadata=footer), stream
 
     def _read(self, path: str, sample_id: str) -> pa.StructArray:

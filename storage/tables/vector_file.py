@@ -134,7 +134,9 @@ def read_row_groups(path: Path, file: pq.ParquetFile, groups: Sequence[int]) -> 
     return table.append_column(column, pa.chunked_array(pieces, column.type))
 
 
-def read_vectors(stream: IO[bytes], file: pq.ParquetFile, group: int, rows: np.ndarray) -> np.ndarray:
+def read_vectors(
+    stream: IO[bytes] | io.RawIOBase, file: pq.ParquetFile, group: int, rows: np.ndarray
+) -> np.ndarray:
     """Read the vectors of some rows of a row group, int64 [n], from the file and its stream: float16 or float32 [n, d].
 
     Of float16 vectors that a `VectorFile` wrote only these rows are read, and no checksum is verified; of others the
@@ -155,7 +157,10 @@ def read_vectors(stream: IO[bytes], file: pq.ParquetFile, group: int, rows: np.n
         vectors = np.empty((len(rows), shape[1]), np.float16)
         for place, row in enumerate(rows.tolist()):
             stream.seek(chunk.data_page_offset + start + row * size)
-            vectors[place] = np.frombuffer(stream.read(size), np.float16)
+            data = stream.read(size)
+            if len(data) != size:
+                raise OSError(f"it ends before the vector of row {row} of row group {group}")
+            vectors[place] = np.frombuffer(data, np.float16)
         return vectors
     if found is None:
         values = file.read_row_group(group, columns=[column.name])[column.name].combine_chunks()

@@ -165,3 +165,12 @@ def test_a_damaged_file_is_named(mixed: Store) -> None:
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(duckdb.Error, match=r"cannot read .*condition=query.*remove it and run again"):
         look_up(mixed, "s0")
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_named(mixed: Store) -> None:
+    (path,) = Path(mixed.url, "hidden_states").rglob("*condition=image/*.parquet")
+    with connect(mixed.url) as sql:
+        sql.execute("SELECT * FROM states_of_sample('s1')").fetchall()
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
+        with pytest.raises(duckdb.Error, match=r"cannot read .*condition=image"):
+            sql.execute("SELECT * FROM states_of_sample('s1')").fetchall()
