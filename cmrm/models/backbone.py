@@ -32,7 +32,7 @@ from cmrm.models.families import Attention, Family
 from cmrm.models.family_lookup import get_family
 from cmrm.models.folder_examination import examine_folder
 from cmrm.models.folder_note import FolderNote
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.loading import CODE_ERRORS, Dtype, explain_failure, place_weights, tell
 from cmrm.models.model_classes import Classes, find_classes
 from cmrm.models.modules import (
@@ -315,9 +315,8 @@ def _check_prompt(backbone: VisionLanguageModel, own: Any, *, where: str) -> Non
                 f"{FIELD}.template: the model's prompts hold {token!r}, token {number}, which is {what} to {where!r}. "
                 "Set template: own, which asks it by its own chat template."
             )
-    base = backbone.model.base_model
     try:
-        base(**inputs, **count_positions(backbone, inputs), **fewest_logits(base), use_cache=False)
+        run_without_head(backbone, inputs)
     except Exception as error:
         if is_out_of_memory(error):
             return  # an OOM is handled where the run needs the memory

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cmrm.errors import UserError
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.oom import is_out_of_memory
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
@@ -28,8 +28,7 @@ def check_folder(vlm: VisionLanguageModel, *, where: str) -> None:
     for image in (noise_image(size=IMAGE_SIZE, seed=0), None):
         try:
             inputs = render(vlm, [Prompt(text="?", image=image)])
-            base = vlm.model.base_model
-            base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
+            run_without_head(vlm, inputs)
         except UserError:
             raise
         except Exception as error:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.models.block_output import block_output
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, render
 from cmrm.prompts.conditions import Prompt
@@ -38,9 +38,8 @@ def read_inputs(vlm: VisionLanguageModel, inputs: BatchFeature) -> dict[int, Ten
 
         return act
 
-    base = vlm.model.base_model
     with hooked(block.register_forward_hook(note(number)) for number, block in enumerate(vlm.blocks)):
-        base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
+        run_without_head(vlm, inputs)
     return found
 
 

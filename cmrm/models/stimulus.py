@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.pixel_values import QUESTION, read_pixel_values
 from cmrm.models.vlm import VisionLanguageModel, render
 from cmrm.prompts.conditions import Prompt
@@ -128,9 +128,8 @@ def _embed(vlm: VisionLanguageModel, inputs: BatchFeature) -> Tensor | None:
         # A decoder that embeds tokens and images itself (Chameleon).
         vlm.blocks[0].register_forward_pre_hook(stop_at_block, with_kwargs=True),
     ]
-    base = vlm.model.base_model
     try:
-        base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
+        run_without_head(vlm, inputs)
     except _ReachedError:
         pass
     finally:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BatchFeature, DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.modules import find_backbone
 from cmrm.models.multimodal_positions import shows_media
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
@@ -325,16 +325,9 @@ def _prefill_whole(vlm: VisionLanguageModel, batch: PromptBatch) -> _Prefilled:
 
 
 def _read_whole(vlm: VisionLanguageModel, inputs: BatchFeature, cache: Cache) -> None:
-    """Fill an empty cache with rendered prompts."""
-    base = vlm.model.base_model
+    """Fill an empty cache with the keys and values of rendered prompts, and no more."""
     with keeping_keys_alone(vlm, cache, images=0 if is_text(inputs) else 1):
-        base(
-            **inputs,
-            **count_positions(vlm, inputs),
-            **fewest_logits(base),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        run_without_head(vlm, inputs, cache=cache)
 
 
 def _continue_prefix(vlm: VisionLanguageModel, batch: PromptBatch, prefix: Prefix) -> _Prefilled:

@@ -59,9 +59,9 @@ def _stop(run: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> A
 
 
 def can_stop_at(vlm: VisionLanguageModel, block: int, *, images: int) -> bool:
-    """Whether `LastBlock` gives this block's states of prompts with so many images.
+    """Whether a block's run can be ended at its keys and values, in a pass over prompts with so many images.
 
-    It needs what shared prefixes need (a KV cache with an entry for each token, 4-D masks, media that lie in the
+    That needs what shared prefixes need (a KV cache with an entry for each token, 4-D masks, media that lie in the
     prompt), blocks that can be skipped, and nobody else's hooks on the decoder or on all modules, nor functions in
     place of a block's own, which would see other tokens: those of `steer`, or of a caller. Weights that accelerate
     loads for each call would stay loaded in a block that stops early.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature
 
 from cmrm.models.block_output import block_output
-from cmrm.models.forward_arguments import count_positions, fewest_logits
+from cmrm.models.forward_arguments import run_without_head
 from cmrm.models.hook_handles import hooked
 from cmrm.models.vlm import VisionLanguageModel, last_prompt_positions, send
 from cmrm.prefix.cache import (
@@ -175,17 +175,8 @@ def read_batch(vlm: VisionLanguageModel, batch: PromptBatch, *, blocks: Sequence
 def _read_whole(vlm: VisionLanguageModel, inputs: BatchFeature, *, blocks: Sequence[int]) -> Tensor:
     if not can_stop_at(vlm, max(blocks), images=0 if is_text(inputs) else 1):
         return read_prompt(vlm, inputs, blocks=blocks)
-    top, base = LastBlock(vlm, max(blocks)), vlm.model.base_model
-
-    def run() -> None:
-        base(
-            **inputs,
-            **count_positions(vlm, inputs),
-            **fewest_logits(base),
-            past_key_values=top.cache,
-            use_cache=True,
-        )
-
+    top = LastBlock(vlm, max(blocks))
+    run = partial(run_without_head, vlm, inputs, cache=top.cache)
     last = last_prompt_positions(inputs["attention_mask"])
     return _read_twice(vlm, top, run, partial(find_ends, vlm, inputs), blocks=blocks, last=last)
 
@@ -255,7 +246,5 @@ def read_prompt(
     """
     positions = last_prompt_positions(inputs["attention_mask"]) if pick is None else pick
     with capture_states(vlm, blocks=blocks, positions=positions) as captured:
-        # The base model has no language-model head: logits over the vocabulary would be discarded.
-        base = vlm.model.base_model
-        base(**inputs, **count_positions(vlm, inputs), **fewest_logits(base), use_cache=False)
+        run_without_head(vlm, inputs)
     return captured.stack(blocks).float()
