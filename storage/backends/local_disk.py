@@ -161,7 +161,7 @@ class DiskFiles:
                 return None
 
     def sizes(self, folder: str) -> dict[str, int]:
-        top = self.path(folder) if folder else self.root
+        top = self._folder(folder)
         sizes: dict[str, int | None] = {}
         with explained("list", str(top)):
             for path, entry in self._walk(top):
@@ -191,7 +191,7 @@ class DiskFiles:
             return sorted(path for path, _ in self._walk(self.root, names=_UNFINISHED))
 
     def under(self, folder: str) -> list[str]:
-        top = self.path(folder) if folder else self.root
+        top = self._folder(folder)
         with explained("list", str(top)):
             return sorted(path for path, _ in self._walk(top))
 
@@ -226,6 +226,10 @@ class DiskFiles:
         if not _UNFINISHED.fullmatch(name):
             return self.path(path)
         return (self.path(folder) if separator else self.root) / name
+
+    def _folder(self, name: str) -> Path:
+        """The path of a folder on the disk, the root for ''."""
+        return self.path(name) if name else self.root
 
     def _write_unfinished(self, folder: Path, source: bytes | Path) -> Path:
         unfinished, stream = self._begin(folder)

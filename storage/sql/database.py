@@ -69,7 +69,7 @@ def connect(
     manifests = list(_present(store, keys))
     committed = CommittedFiles(store.files, {file.path: file for entry in manifests for file in entry.files})
     contents = _gather(store, manifests)
-    lookup = SampleLookup(store.files, [file for entry in manifests for file in entry.files])
+    lookup = SampleLookup(store.files, contents.paths["hidden_states"])
     with tempfile.TemporaryDirectory(prefix="cmrm-sql-") as folder:
         database = Path(folder) / "store.duckdb"
         if not restore_database(contents.key, database):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -19,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.backends.base import Files
-from storage.records.manifest import StoredFile
 from storage.sql.sample_lookup import COLUMNS
 from storage.sql.shared_reader import SharedReader
 from storage.tables.parquet import blaming_file
@@ -40,36 +38,31 @@ class _Rows(NamedTuple):
     starts: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Indexed:
-    """A file and the samples in it, as the sorted hashes of their ids, int64 [samples]."""
-
-    path: str
-    samples: np.ndarray
-
-
 class SampleIndex:
-    """Finds the states of a sample in the committed files of a store; safe to use from several threads."""
+    """Finds the states of a sample in these files of a store; safe to use from several threads.
 
-    def __init__(self, files: Files, committed: Sequence[StoredFile]) -> None:
+    Reads the ids of all files when it is made. Raises StoreError for a file that cannot be read.
+    """
+
+    def __init__(self, files: Files, paths: Sequence[str]) -> None:
         self._files = files
-        self._paths = [file.path for file in committed if file.path.startswith("hidden_states/")]
         self._lock = Lock()
-        self._index: list[_Indexed] | None = None
         self._last: OrderedDict[str, _Rows] = OrderedDict()
+        # By file, the sorted hashes of its samples' ids, int64 [samples].
+        self._samples = {path: np.unique(self._locate(path).samples) for path in paths}
 
     def find(self, sample_id: str) -> pa.StructArray:
         """Find all states of a sample, with the columns and the values of the view `hidden_states`.
 
         Raises StoreError for a file that cannot be read.
         """
+        wanted = hash(sample_id)
         with self._lock:
-            if self._index is None:
-                self._index = [
-                    _Indexed(path=path, samples=np.unique(self._locate(path).samples)) for path in self._paths
-                ]
-            wanted = hash(sample_id)
-            found = [self._read(one.path, sample_id) for one in self._index if _holds(one.samples, wanted)]
+            found = [
+                self._read(path, sample_id)
+                for path, samples in self._samples.items()
+                if _holds(samples, wanted)
+            ]
         return pa.concat_arrays([pa.nulls(0, _ROW), *found])
 
     def answer(self, samples: pa.ChunkedArray) -> pa.ListArray:

@@ -12,8 +12,8 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from storage.backends.base import Files
-from storage.records.manifest import StoredFile
 from storage.sql.macros import FIND
+from storage.sql.views import sql_type
 from storage.tables.schemas import KINDS, SINGLE_VECTOR
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ COLUMNS: Mapping[str, pa.DataType] = MappingProxyType(
 
 
 class SampleLookup:
-    """Finds the states of a sample in the committed files of a store; safe to use from several threads."""
+    """Finds the states of a sample in these files of a store; safe to use from several threads."""
 
-    def __init__(self, files: Files, committed: Sequence[StoredFile]) -> None:
-        self._files, self._committed = files, committed
+    def __init__(self, files: Files, paths: Sequence[str]) -> None:
+        self._files, self._paths = files, paths
         self._index: SampleIndex | None = None
         self._lock = Lock()
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Register the function behind the macro states_of_sample on a connection."""
-        row = ", ".join(f'"{name}" {_name_type(kind)}' for name, kind in COLUMNS.items())
+        row = ", ".join(f'"{name}" {sql_type(kind)}' for name, kind in COLUMNS.items())
         connection.create_function(
             FIND, self._answer, ["VARCHAR"], f"STRUCT({row})[]", type=PythonUDFType.ARROW
         )
@@ -50,11 +50,5 @@ class SampleLookup:
                 # Imported late: it takes as long as a small query, and most look no sample up.
                 from storage.sql.sample_index import SampleIndex
 
-                self._index = SampleIndex(self._files, self._committed)
+                self._index = SampleIndex(self._files, self._paths)
         return self._index.answer(samples)
-
-
-def _name_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return "FLOAT[]"
-    return {"string": "VARCHAR", "int32": "INTEGER", "double": "DOUBLE"}[str(kind)]

@@ -90,11 +90,11 @@ _SQL_TYPES = MappingProxyType(
 def file_view(kind: str, paths: Sequence[str]) -> str:
     """Make the SQL view of one kind of table over committed files; without files, an empty view of the same types."""
     schema = KINDS[kind].schema
-    nothing = ", ".join(f'CAST(NULL AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema)
+    nothing = ", ".join(f'CAST(NULL AS {sql_type(field.type)}) AS "{field.name}"' for field in schema)
     if not paths:
         return f"CREATE VIEW {kind} AS SELECT CAST(NULL AS VARCHAR) AS key, {nothing} WHERE false"
     columns = ", ".join(
-        f'TRY_CAST("{field.name}" AS {_sql_type(field.type)}) AS "{field.name}"' for field in schema
+        f'TRY_CAST("{field.name}" AS {sql_type(field.type)}) AS "{field.name}"' for field in schema
     )
     files = ", ".join(text(f"{PROTOCOL}://{path}") for path in paths)
     # The key is computed from the file name, so that a filter on it prunes files.
@@ -111,7 +111,7 @@ def file_view(kind: str, paths: Sequence[str]) -> str:
 def row_view(name: str, schema: pa.Schema, lines: Path) -> str:
     """Make the SQL table and view of rows in a JSON lines file."""
     columns = ", ".join(
-        f'TRY_CAST("{field.name}" AS {_SQL_TYPES.get((name, field.name)) or _sql_type(field.type)}) AS "{field.name}"'
+        f'TRY_CAST("{field.name}" AS {_SQL_TYPES.get((name, field.name)) or sql_type(field.type)}) AS "{field.name}"'
         for field in schema
     )
     read = ", ".join(f'"{field.name}": {text(_read_type(field.type))}' for field in schema)
@@ -142,16 +142,17 @@ def text(value: str) -> str:
 
 def _read_type(kind: pa.DataType) -> str:
     """The type to read a column from JSON with, where NaN is text."""
-    return "VARCHAR[]" if is_vector(kind) else _sql_type(kind)
+    return "VARCHAR[]" if is_vector(kind) else sql_type(kind)
 
 
-def _sql_type(kind: pa.DataType) -> str:
+def sql_type(kind: pa.DataType) -> str:
+    """Name the SQL type of an Arrow type; floats of any width are FLOAT."""
     if pa.types.is_map(kind):
-        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
+        return f"MAP({sql_type(kind.key_type)}, {sql_type(kind.item_type)})"
     if pa.types.is_list(kind):
-        return f"{_sql_type(kind.value_type)}[]"
+        return f"{sql_type(kind.value_type)}[]"
     if pa.types.is_struct(kind):
-        inside = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind)
+        inside = ", ".join(f'"{field.name}" {sql_type(field.type)}' for field in kind)
         return f"STRUCT({inside})"
     names = {
         "string": "VARCHAR",

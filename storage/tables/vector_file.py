@@ -120,11 +120,9 @@ def read_row_groups(path: Path, file: pq.ParquetFile, groups: Sequence[int]) -> 
     pieces = []
     with path.open("rb") as stream:
         for group in groups:
-            about = file.metadata.row_group(group)
-            chunk = about.column(about.num_columns - 1)
+            chunk, shape = _find_vectors(file, group)
             stream.seek(chunk.data_page_offset)
             data = stream.read(chunk.total_compressed_size)
-            shape = (about.num_rows, chunk.num_values // max(1, about.num_rows))
             vectors = decode_vectors(data, shape, half=column.type.value_type == pa.float16())
             if vectors is None:
                 # Another release wrote the file, or it is damaged: Arrow reads it, or says where.
@@ -144,9 +142,7 @@ def read_vectors(
     """
     column = file.schema_arrow[-1]
     half = column.type.value_type == pa.float16()
-    about = file.metadata.row_group(group)
-    chunk = about.column(about.num_columns - 1)
-    shape = (about.num_rows, chunk.num_values // max(1, about.num_rows))
+    chunk, shape = _find_vectors(file, group)
     stream.seek(chunk.data_page_offset)
     if not half:
         found = decode_vectors(stream.read(chunk.total_compressed_size), shape, half=False)
@@ -166,6 +162,13 @@ def read_vectors(
         values = file.read_row_group(group, columns=[column.name])[column.name].combine_chunks()
         found = values.flatten().to_numpy(zero_copy_only=False).reshape(shape)
     return found[rows]
+
+
+def _find_vectors(file: pq.ParquetFile, group: int) -> tuple[pq.ColumnChunkMetaData, tuple[int, int]]:
+    """Find the column chunk of a row group's vectors, the last one, and their shape [rows, width]."""
+    about = file.metadata.row_group(group)
+    chunk = about.column(about.num_columns - 1)
+    return chunk, (about.num_rows, chunk.num_values // max(1, about.num_rows))
 
 
 def _shift(fields: Struct, offsets: Sequence[int], distance: int) -> None:
