@@ -67,7 +67,8 @@ def main() -> int:
             if options.only in case.name:
                 figure = measure(case, turns=min(options.turns, case.most_turns))
                 print_figure(figure)
-                missed += [case] if figure.ratio > case.goal else []
+                if figure.ratio > case.goal:
+                    missed.append(case)
     if missed:
         print("\nWhere the time goes of what missed its goal (docs/decisions/runs.md has the profiles):")
     for case in missed:
