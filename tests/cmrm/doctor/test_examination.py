@@ -129,13 +129,13 @@ def answering_without_the_image(vlm: VisionLanguageModel, patch: pytest.MonkeyPa
 
 
 def text_read_at_other_positions(vlm: VisionLanguageModel, patch: pytest.MonkeyPatch) -> VisionLanguageModel:
-    original = cmrm.steering.capture.count_positions
+    original = cmrm.models.forward_arguments.count_positions
 
     def count(vlm: VisionLanguageModel, inputs: Any) -> dict[str, Any]:
         scale = 1 if "pixel_values" in inputs else 2
         return {name: scale * positions for name, positions in original(vlm, inputs).items()}
 
-    patch.setattr(cmrm.steering.capture, "count_positions", count)
+    patch.setattr(cmrm.models.forward_arguments, "count_positions", count)
     return vlm
 
 
