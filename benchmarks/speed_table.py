@@ -96,6 +96,14 @@ def at_least(name: str, figure: float, goal: float, *, right: bool) -> Goal:
 
 def show_figure(figure: Figure) -> str:
     """A figure's title, table and notes."""
+    parts = [f"### {figure.title}", "", figure.about, "", table(as_cells(figure), right=range(1, 5))]
+    if figure.notes:
+        parts += ["", *(f"* {note}" for note in figure.notes)]
+    return "\n".join(parts)
+
+
+def as_cells(figure: Figure) -> list[list[str]]:
+    """The cells of a figure's table, its head first."""
     cells = [["variant", "seconds", "±", "ratio", "of the limit", "result"]]
     for row in figure.rows:
         if row.seconds is None:
@@ -111,17 +119,21 @@ def show_figure(figure: Figure) -> str:
                 row.result,
             ]
         )
-    parts = [f"### {figure.title}", "", figure.about, "", table(cells, right=range(1, 5))]
-    if figure.notes:
-        parts += ["", *(f"* {note}" for note in figure.notes)]
-    return "\n".join(parts)
+    return cells
 
 
 def show_goals(figures: Sequence[Figure]) -> str:
     """All goals, each with what was reached."""
-    cells = [["figure", "goal", "reached", "met"]]
-    cells += [[goal.name, goal.goal, goal.figure, goal.reached] for one in figures for goal in one.goals]
-    return table(cells, right=(1, 2))
+    return table(goal_cells(figures), right=(1, 2))
+
+
+def goal_cells(figures: Sequence[Figure]) -> list[list[str]]:
+    """The cells of the table of goals, its head first."""
+    head = ["figure", "goal", "reached", "met"]
+    return [
+        head,
+        *([goal.name, goal.goal, goal.figure, goal.reached] for one in figures for goal in one.goals),
+    ]
 
 
 def table(cells: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
