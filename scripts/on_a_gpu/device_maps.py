@@ -15,8 +15,11 @@ from cmrm.models.vlm import VisionLanguageModel
 from cmrm.steering.capture import embed
 from on_a_gpu import naive
 from on_a_gpu.checks import Evidence, NotPossibleError
-from on_a_gpu.exactness import ALIKE, Steered
+from on_a_gpu.exactness import Steered
 from on_a_gpu.subject import Subject
+
+# In half precision rounding may change a word where the two cards are not of one kind.
+ALIKE = 0.9
 
 
 def check_device_maps(subject: Subject) -> Evidence:

@@ -6,6 +6,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -72,7 +73,9 @@ def finish(device: torch.device) -> None:
 def free(device: torch.device) -> None:
     """Return to the GPU what torch keeps of it for later; a CPU's allocator does so itself."""
     if device.type == "cuda":
-        release_memory()
+        # A GPU that an earlier error has made unusable says so in the next check.
+        with suppress(RuntimeError):
+            release_memory()
 
 
 def reset_peak(device: torch.device) -> None:

@@ -90,15 +90,43 @@ def answer(
     return texts
 
 
+@torch.no_grad()
+def measure_gap(
+    vlm: VisionLanguageModel,
+    prompt: Prompt,
+    tokens: Sequence[int],
+    *,
+    subtract: Mapping[int, Tensor] = NOTHING,
+) -> float:
+    """How far the logit of a token of an answer is below the best at most, in standard deviations of its step's logits.
+
+    One pass over the prompt and the answer, with the vectors subtracted from the prompt's last token on.
+    """
+    inputs = make_inputs(vlm, [prompt])
+    length = inputs["input_ids"].shape[1]
+    added = torch.tensor([list(tokens)], device=inputs["input_ids"].device)
+    for name, more in {
+        "input_ids": added,
+        "attention_mask": torch.ones_like(added),
+        "mm_token_type_ids": torch.zeros_like(added),
+    }.items():
+        if name in inputs:
+            inputs[name] = torch.cat([inputs[name], more], dim=1)
+    with _hook(vlm, subtract, {}, first=length - 1):
+        logits = vlm.model(**inputs).logits[0, length - 1 : -1].float()
+    gaps = logits.amax(dim=-1) - logits.gather(1, added[0, :, None].to(logits.device))[:, 0]
+    return float((gaps / logits.std(dim=-1)).nan_to_num(nan=float("inf")).max())
+
+
 @contextmanager
 def _hook(
-    vlm: VisionLanguageModel, subtract: Mapping[int, Tensor], kept: dict[int, Tensor]
+    vlm: VisionLanguageModel, subtract: Mapping[int, Tensor], kept: dict[int, Tensor], *, first: int = -1
 ) -> Iterator[None]:
     def make(block: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> Any:
             states = output[0] if isinstance(output, tuple) else output
             if block in subtract:
-                states[:, -1] -= subtract[block].to(states.device, states.dtype)
+                states[:, first:] -= subtract[block].to(states.device, states.dtype)
             kept.setdefault(block, states[:, -1].clone())
             return output
 

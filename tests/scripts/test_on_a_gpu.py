@@ -205,8 +205,27 @@ def test_exactness_fails_where_cmrm_subtracts_another_shift_than_the_hook(load, 
         return right(type(steered)(delta=2 * steered.delta, blocks=steered.blocks))
 
     monkeypatch.setattr(exactness.Steered, "intervention", property(double))
-    (wrong,) = [one for one in exactness.check_exactness(subject).wrong if "apart" in one]
-    assert wrong.startswith("cmrm, steered at blocks 2, 3: ")
+    apart, *words = exactness.check_exactness(subject).wrong
+    assert apart.startswith("cmrm, steered at blocks 2, 3: ")
+    assert {one.partition(":")[0] for one in words} == {
+        "cmrm, steered, both arms in one pass",
+        "cmrm, steered, by transformers' generate",
+    }
+
+
+def test_a_word_that_is_not_the_best_one_is_measured_from_it_under_the_hook(load, subject):
+    naive, vlm = load("on_a_gpu.naive"), subject.vlm
+    prompt, vector = subject.pictured[0], torch.linspace(-1, 1, vlm.hidden_size)
+    inputs = naive.make_inputs(vlm, [prompt])
+    with torch.no_grad():
+        tokens = vlm.model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        logits = vlm.model(input_ids=tokens, pixel_values=inputs["pixel_values"]).logits[0, -3:-1]
+    answer = tokens[0, -3:].tolist()
+    assert naive.measure_gap(vlm, prompt, answer) == 0
+    second = logits[1].topk(2).indices[1].item()
+    wanted = (logits[1].max() - logits[1][second]) / logits[1].std()
+    assert naive.measure_gap(vlm, prompt, [*answer[:2], second]) == pytest.approx(wanted.item(), rel=1e-3)
+    assert naive.measure_gap(vlm, prompt, answer, subtract={1: 3 * vector}) > 0.1
 
 
 def test_weights_are_counted_from_a_header_alone_and_a_tied_one_once(load, subject, tmp_path):
