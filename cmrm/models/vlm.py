@@ -206,8 +206,9 @@ def last_prompt_positions(attention_mask: Tensor) -> Tensor:
 def keep_token_rules(own: GenerationConfig) -> GenerationConfig:
     """Keep the stop tokens and the suppressed tokens of a model's own generation config, and drop the rest.
 
-    `generate` would apply the rest by default: a repetition penalty that counts the prompt and its padding, or a time
-    limit, under which answers are not greedy and depend on the batch or the machine.
+    `generate` would apply the rest by default: a repetition penalty that counts the prompt (and its padding, in
+    transformers before 5.23), or a time limit, under which answers are not greedy and depend on the batch or the
+    machine.
     """
     return GenerationConfig(
         bos_token_id=own.bos_token_id,
