@@ -92,7 +92,7 @@ docs: $(VENV)/.docs-stamp ## Set up and build the site of the documents in build
 
 clean: ## Remove the environment and the caches; a store is never touched
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
-	find cmrm storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cmrm storage tasks flows scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The pip of older Pythons needs twice the time to find packages. Where no newer one can be had, it installs them all the same.
 $(VENV)/bin/pip:

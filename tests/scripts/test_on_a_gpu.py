@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -260,6 +261,23 @@ def test_batches_are_halved_until_they_fit_and_answers_that_change_are_a_failure
         lambda _: type(right)(delta=right.delta, alpha=next(strengths), blocks=right.blocks),
     )
     assert "answers are those of the same batches uncapped" in halving.check_halving(subject).wrong[0]
+
+
+def test_the_cap_on_a_gpu_lies_between_half_of_the_batch_and_all_of_it_and_is_lifted_after(load, monkeypatch):
+    halving, device = load("on_a_gpu.halving"), torch.device("cuda", 0)
+    # 100 GB, of which weights take 14 and torch holds 15; the whole batch took 10 more.
+    gb = 10**9
+    card = SimpleNamespace(total_memory=100 * gb)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 14 * gb)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 15 * gb)
+    set_to = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: set_to.append(given))
+    cap, how = halving.choose_cap(SimpleNamespace(device=device), rows=16, peak=24 * gb)
+    with cap():
+        assert set_to == [(pytest.approx(0.22), device)]
+    assert set_to[1:] == [(1.0, device)]
+    assert how == "a cap of 20.49 GiB on torch's allocator"
 
 
 def test_a_cap_that_lets_all_through_is_a_failure(load, subject, monkeypatch):
