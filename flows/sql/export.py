@@ -185,7 +185,13 @@ def _write_row_groups(batches: Batches, schema: pa.Schema, stream: IO[bytes]) ->
 
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
-    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    # The smallest and largest number of a column leave NaN out, and DuckDB would filter NaN by them.
+    exact = [
+        field.name
+        for field in schema
+        if not (pa.types.is_floating(field.type) or pa.types.is_nested(field.type))
+    ]
+    with pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=exact) as writer:
         for batch in batches:
             waiting.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -159,6 +160,21 @@ def test_markdown_lets_no_text_break_the_table_or_become_html(ask):
         assert harm not in html
     assert text.splitlines()[1].startswith("| ---: | --- |")
     assert "NULL" in text
+
+
+def test_a_parquet_file_gives_the_rows_with_nan_that_its_query_gave(ask, tmp_path):
+    place = tmp_path / "numbers.parquet"
+    query = (
+        "SELECT x, {'y': x} AS s, [x] AS many, n FROM (VALUES ('nan'::DOUBLE, 1), (2, 2), (-3, 3)) t(x, n)"
+    )
+    ask(query, "-o", str(place))
+    for number in ("x", "s.y", "many[1]"):
+        count = f"SELECT count(*) FROM {{}} WHERE {{}} isnan({number})"
+        for word in ("", "NOT"):
+            expected = duckdb.sql(count.format(f"({query})", word)).fetchall()
+            assert duckdb.sql(count.format(f"'{place}'", word)).fetchall() == expected
+    # Of other columns they are kept, by which a reader leaves row groups out.
+    assert pq.read_metadata(place).row_group(0).column(3).statistics.max == 3
 
 
 def test_parquet_keeps_the_types(ask, tmp_path):
