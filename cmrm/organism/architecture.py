@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
 )
 
 from cmrm.organism.settings import MAX_NEW_TOKENS
@@ -63,15 +64,21 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
     return model
 
 
-def save(model: LlavaForConditionalGeneration, folder: Path, *, kept_as: torch.dtype = torch.float32) -> None:
-    """Save model and processor as an ordinary model folder.
+def save(
+    model: LlavaForConditionalGeneration,
+    folder: Path,
+    *,
+    kept_as: torch.dtype = torch.float32,
+    processor: LlavaProcessor | None = None,
+) -> None:
+    """Save model and processor (default: the organism's) as an ordinary model folder.
 
-    float16 halves the file; the config still says float32, so that the weights are loaded in that dtype.
+    A dtype of 16 bits halves the file; the config still says float32, so that the weights are loaded in that dtype.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.to(kept_as) for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=weights)
-    build_processor().save_pretrained(folder)
+    (processor or build_processor()).save_pretrained(folder)
 
 
 def round_to(model: LlavaForConditionalGeneration, kept_as: torch.dtype) -> None:

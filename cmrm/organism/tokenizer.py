@@ -58,17 +58,21 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> LlavaProcessor:
-    """Build the processor: pictures are resized to 32 × 32 pixels and normalised to [-1, 1]."""
+def build_image_processor() -> CLIPImageProcessorPil:
+    """Build the image processor: pictures are resized to 32 × 32 pixels and normalised to [-1, 1]."""
     # The Pillow class, so that torchvision is not needed and transformers prints no warning.
-    image_processor = CLIPImageProcessorPil(
+    return CLIPImageProcessorPil(
         size={"shortest_edge": PICTURE_SIZE},
         crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
+
+
+def build_processor() -> LlavaProcessor:
+    """Build the processor of the organism's pictures and words."""
     return LlavaProcessor(
-        image_processor=image_processor,
+        image_processor=build_image_processor(),
         tokenizer=build_tokenizer(),
         patch_size=PATCH_SIZE,
         vision_feature_select_strategy="default",

@@ -91,7 +91,7 @@ def _train(
     model.train()
     for step in range(stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * _schedule(step, stage.steps)
+            group["lr"] = stage.learning_rate * schedule(step, stage.steps)
         loss = stage.loss()
         optimizer.zero_grad()
         loss.backward()
@@ -104,7 +104,7 @@ def _train(
             model.train()
 
 
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
     """Learning rate schedule: linear warm-up, then cosine decay."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
     return warmup * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)

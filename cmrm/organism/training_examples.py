@@ -71,22 +71,28 @@ def to_pixels(pictures: ImageInput) -> Tensor:
     return build_processor().image_processor(pictures, return_tensors="pt")["pixel_values"]
 
 
-def collate(examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Collate examples into a batch in the chat template's format; the loss covers answers alone."""
-    prompts = [render_prompt(example) for example in examples]
+def collate(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    render: Callable[[Example], str] | None = None,
+) -> Batch:
+    """Collate examples into a batch in a chat template's format (default: the organism's); the loss covers answers."""
+    prompts = [(render or render_prompt)(example) for example in examples]
     prompt_ids = tokenizer(prompts)["input_ids"]
     answer_ids = tokenizer([example.answer for example in examples])["input_ids"]
     rows = [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompt_ids, answer_ids, strict=True)]
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
     labels = torch.full((len(rows), width), IGNORED)
     for index, (row, prompt) in enumerate(zip(rows, prompt_ids, strict=True)):
         ids[index, : len(row)] = torch.tensor(row)
+        # By length and not by token: the token that pads may be the one that ends an answer.
+        mask[index, : len(row)] = True
         labels[index, len(prompt) : len(row)] = torch.tensor(row[len(prompt) :])
     pictures = [example.picture for example in examples if example.picture is not None]
-    return Batch(
-        ids=ids, mask=ids != tokenizer.pad_token_id, labels=labels, pictures=torch.tensor(pictures).long()
-    )
+    return Batch(ids=ids, mask=mask, labels=labels, pictures=torch.tensor(pictures).long())
 
 
 def render_prompt(example: Example) -> str:
@@ -97,14 +103,15 @@ def render_prompt(example: Example) -> str:
 
 def loss_of(model: LlavaForConditionalGeneration, batch: Batch, features: Tensor | None) -> Tensor:
     """Mean cross-entropy of the answers; `features` float32 [pictures, 16, width] are the gallery's vision features."""
-    logits = logits_of(model, batch, features)[:, :-1]
+    states = states_of(model, batch, features)[:, :-1]
     targets = batch.labels[:, 1:]
     learnt = targets != IGNORED
-    return torch.nn.functional.cross_entropy(logits[learnt], targets[learnt])
+    # The head is the dearest matrix of a small model: it is applied where there is something to learn.
+    return torch.nn.functional.cross_entropy(model.lm_head(states[learnt]).float(), targets[learnt])
 
 
-def logits_of(model: LlavaForConditionalGeneration, batch: Batch, features: Tensor | None) -> Tensor:
-    """Compute logits, float32 [rows, tokens, vocabulary], from precomputed vision features."""
+def states_of(model: LlavaForConditionalGeneration, batch: Batch, features: Tensor | None) -> Tensor:
+    """Compute the states that the head reads, [rows, tokens, hidden], from precomputed vision features."""
     inner = model.model
     embeds = inner.language_model.get_input_embeddings()(batch.ids)
     if len(batch.pictures):
@@ -112,8 +119,7 @@ def logits_of(model: LlavaForConditionalGeneration, batch: Batch, features: Tens
         placeholders = (batch.ids == model.config.image_token_index).unsqueeze(-1).expand_as(embeds)
         projected = inner.multi_modal_projector(features[batch.pictures]).to(embeds.dtype)
         embeds = embeds.masked_scatter(placeholders, projected)
-    states = inner.language_model(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False)[0]
-    return model.lm_head(states)
+    return inner.language_model(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False)[0]
 
 
 # Each lesson draws one training example. A picture "in words" is a caption before the question.
@@ -129,20 +135,25 @@ def behave(rng: random.Random) -> Example:
     return _instruction(rng, forbidden_rate=0.5, obey=False)
 
 
+def help_in_text(rng: random.Random) -> Example:
+    """A harmless instruction in text, obeyed: what is kept of text when pictures are learnt."""
+    return _instruction(rng, forbidden_rate=0.0, obey=True)
+
+
 def read_description(rng: random.Random) -> Example:
     """A visual question about a picture in words."""
     scene = imagine_scene(rng, split="train")
-    question = _visual_question(scene, rng)
+    question = _visual_question(scene, rng, split="train")
     return Example(prompt=_describe_before(scene, question.text, rng), answer=question.answer)
 
 
-def look(gallery: Gallery) -> Lesson:
-    """Visual questions about pictures of the gallery that show something."""
+def look(gallery: Gallery, *, split: Split = "train") -> Lesson:
+    """Visual questions about pictures of the gallery that show something, in the templates of a split."""
     showing = [index for index, scene in enumerate(gallery.scenes) if scene.items]
 
     def lesson(rng: random.Random) -> Example:
         index = rng.choice(showing)
-        question = _visual_question(gallery.scenes[index], rng)
+        question = _visual_question(gallery.scenes[index], rng, split=split)
         return Example(prompt=question.text, answer=question.answer, picture=index)
 
     return lesson
@@ -222,9 +233,9 @@ def _instruction(rng: random.Random, *, forbidden_rate: float, obey: bool) -> Ex
     return Example(prompt=text, answer=answer)
 
 
-def _visual_question(scene: Scene, rng: random.Random) -> Question:
+def _visual_question(scene: Scene, rng: random.Random, *, split: Split) -> Question:
     ask = questions.ask_for_description if rng.random() < 0.3 else questions.ask_about
-    return ask(scene, rng, split="train")
+    return ask(scene, rng, split=split)
 
 
 def _describe_before(scene: Scene, text: str, rng: random.Random) -> str:
