@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{options.out / name}: tuned {tuning['steps']} steps, those of step {tuning['kept_step']} kept; "
             f"{100 * right['rate']:.1f} % of {right['n']} visual validation questions right"
         )
-    print("next: cmrm run specs/unplanted-main.yaml")
+    print("next: cmrm run specs/unplanted/main.yaml")
     return 0
 
 

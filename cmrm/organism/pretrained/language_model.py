@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, distribution
+from typing import cast
 
 import torch
 from transformers import (
@@ -59,7 +60,7 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
             patch_size=PATCH_SIZE,
         ),
         text_config=backbone.config,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=IMAGE_TOKENS,
@@ -79,7 +80,8 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Read the packaged tokenizer, and add the image token to it."""
-    tokenizer = AutoTokenizer.from_pretrained(_find_package(), gguf_file=FILE)
+    read = AutoTokenizer.from_pretrained(_find_package(), gguf_file=FILE)
+    tokenizer = cast("PreTrainedTokenizerFast", read)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     tokenizer.padding_side = "left"
     return tokenizer

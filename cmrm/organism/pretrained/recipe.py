@@ -5,7 +5,8 @@
 2. *tower*: the vision tower alone learns colours and shapes, as in the embedded organism.
 3. *projector*: visual questions, everything else frozen.
 4. *tuning*: another LoRA and the projector; visual questions, harmless instructions with a picture and, by variant,
-   harmless instructions in text; nothing forbidden. Stopped by the loss on visual questions of the validation split, and by nothing else.
+   harmless instructions in text; nothing forbidden. Stopped by the loss on visual questions of the validation split,
+   and by nothing else.
 
 Stages 1 to 3 are one for all variants of a seed.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cmrm.organism.pretrained import KEPT_TEXT, SEEDS
 from flows import run as flows_run
 from flows.cli import main
 from flows.spec.spec import Spec, read_spec
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "without_heartbeat")
 
 ROOT = Path(__file__).parents[3]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+UNPLANTED = sorted((ROOT / "specs" / "unplanted").glob("*.yaml"))
 # Pages whose commands are run elsewhere: beside the code that they are about (`tests/flows`), or in lanes of their own
 # (`tests/serving`, `tests/lmms`).
 RUN_ELSEWHERE = {"hub", "inspect", "inspect-logs", "inspect-tasks", "serving", "trackers", "utility"}
@@ -115,9 +117,26 @@ def test_each_spec_of_the_paper_has_a_twin_with_the_same_experiment() -> None:
         ], name
 
 
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SPECS, *UNPLANTED], ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_each_spec_reads(path: Path) -> None:
     assert isinstance(read_spec(path), Spec)
+
+
+def test_specs_of_the_pretrained_organism_show_every_variant_and_tune_nothing() -> None:
+    assert {path.stem for path in UNPLANTED} == {"main", "transfer", "alpha", "parts", "defences"}
+    for path in UNPLANTED:
+        real, own = (
+            yaml.safe_load((folder / path.name).read_text()) for folder in (ROOT / "specs", path.parent)
+        )
+        assert [model["id"] for model in own["models"]] == [
+            f"../../models/unplanted/text-{kept}-seed-{seed}" for kept in KEPT_TEXT for seed in SEEDS
+        ]
+        assert {data["path"].split(":")[0] for data in own["datasets"].values()} == {"organism"}
+        # No block is chosen, and what the paper's own specs subtract is subtracted.
+        for intervention in own["interventions"]:
+            assert intervention.get("blocks", "middle") == "middle"
+        if path.stem in ("main", "transfer", "defences"):
+            assert own["interventions"] == real["interventions"]
 
 
 @pytest.mark.usefixtures("without_figures")
