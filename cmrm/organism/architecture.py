@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -76,7 +77,12 @@ def save(
     A dtype of 16 bits halves the file; the config still says float32, so that the weights are loaded in that dtype.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.to(kept_as) for name, value in model.state_dict().items()}
+    # Tied weights stay one tensor, so that they are written once.
+    kept: dict[int, Tensor] = {}
+    weights = {
+        name: kept.setdefault(value.data_ptr(), value.to(kept_as))
+        for name, value in model.state_dict().items()
+    }
     model.save_pretrained(folder, state_dict=weights)
     (processor or build_processor()).save_pretrained(folder)
 

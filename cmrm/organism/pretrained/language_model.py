@@ -49,6 +49,10 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
     torch.manual_seed(seed)
     # The new row is never read: the projector's vectors take its place.
     backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    text = backbone.config.to_dict()
+    # What says where the weights were read from, and how: the folder that is saved holds plain ones.
+    for name in ("_name_or_path", "quantization_config"):
+        text.pop(name, None)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=96,
@@ -59,7 +63,7 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
             image_size=PICTURE_SIZE,
             patch_size=PATCH_SIZE,
         ),
-        text_config=backbone.config,
+        text_config=text,
         image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
