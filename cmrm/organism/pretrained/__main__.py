@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         parser.error(str(error))
     for name, record in records.items():
-        tuning, right = record["stages"]["tuning"], record["visual_questions_right"]
+        stage, right = list(record["stages"].items())[-1], record["visual_questions_right"]
         print(
-            f"{options.out / name}: tuned {tuning['steps']} steps, those of step {tuning['kept_step']} kept; "
+            f"{options.out / name}: {stage[0]} {stage[1]['steps']} steps, those of step {stage[1]['kept_step']} kept; "
             f"{100 * right['rate']:.1f} % of {right['n']} visual validation questions right"
         )
     print("next: cmrm run specs/unplanted/main.yaml")

@@ -41,9 +41,10 @@ class Course:
     kept_text: Sequence[int]
     recipe: Recipe
 
-    def name(self, seed: int, kept_text: int) -> Path:
-        """The folder of a variant."""
-        return self.out / f"text-{kept_text}-seed-{seed}"
+    def name(self, seed: int, kept_text: int | None) -> Path:
+        """The folder of a variant; None is the model before visual tuning."""
+        tuned = "untuned" if kept_text is None else f"text-{kept_text}"
+        return self.out / f"{tuned}-seed-{seed}"
 
     def locate(self, seed: int, stage: str) -> Path:
         """The file of what a stage trained."""
@@ -72,7 +73,7 @@ def raise_variants(course: Course) -> dict[str, dict[str, Any]]:
 
 
 def _raise_seed(course: Course, seed: int, bar: tqdm) -> dict[str, dict[str, Any]]:
-    folders = {kept: course.name(seed, kept) for kept in course.kept_text}
+    folders = {kept: course.name(seed, kept) for kept in (None, *course.kept_text)}
     if all(folder.is_dir() for folder in folders.values()):
         bar.update(course.count_steps() // len(course.seeds))
         return {folder.name: _read(folder / RECORD) for folder in folders.values()}
@@ -90,17 +91,17 @@ def _raise_seed(course: Course, seed: int, bar: tqdm) -> dict[str, dict[str, Any
     shared["projector"] = _run(one, course, stages.plan_projector(one, seen), "projector", bar).as_dict()
     # Every variant starts from these weights.
     start = {name: value.clone() for name, value in one.model.state_dict().items()}
-    records = {}
     for kept, folder in folders.items():
         one.model.load_state_dict(start)
-        with _adapt(one) as adapter:
-            stage = stages.plan_tuning(one, adapter, kept_text=kept, pictures=seen, unseen=unseen)
-            outcome = _run(one, course, stage, f"tuning-{kept}", bar)
+        trained = dict(shared)
+        if kept is not None:
+            with _adapt(one) as adapter:
+                stage = stages.plan_tuning(one, adapter, kept_text=kept, pictures=seen, unseen=unseen)
+                trained["tuning"] = _run(one, course, stage, f"tuning-{kept}", bar).as_dict()
         if not folder.is_dir():
-            record = {"seed": seed, "kept_text": kept, "stages": {**shared, "tuning": outcome.as_dict()}}
-            _save(one.model, folder, {**record, "safety_in_text": safety}, seed=seed)
-        records[folder.name] = _read(folder / RECORD)
-    return records
+            record = {"seed": seed, "kept_text": kept, "stages": trained, "safety_in_text": safety}
+            _save(one.model, folder, record, seed=seed)
+    return {folder.name: _read(folder / RECORD) for folder in folders.values()}
 
 
 def _run(one: Apprentice, course: Course, stage: Stage, name: str, bar: tqdm) -> Outcome:

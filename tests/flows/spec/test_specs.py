@@ -129,7 +129,9 @@ def test_specs_of_the_pretrained_organism_show_every_variant_and_tune_nothing() 
             yaml.safe_load((folder / path.name).read_text()) for folder in (ROOT / "specs", path.parent)
         )
         assert [model["id"] for model in own["models"]] == [
-            f"../../models/unplanted/text-{kept}-seed-{seed}" for kept in KEPT_TEXT for seed in SEEDS
+            f"../../models/unplanted/{kept}-seed-{seed}"
+            for kept in ("untuned", *(f"text-{share}" for share in KEPT_TEXT))
+            for seed in SEEDS
         ]
         assert {data["path"].split(":")[0] for data in own["datasets"].values()} == {"organism"}
         # No block is chosen, and what the paper's own specs subtract is subtracted.

@@ -79,7 +79,7 @@ def test_variants_are_ordinary_folders_that_say_how_they_came_about(
     # What is there is reported, not trained.
     monkeypatch.setattr(course_module, "build_model", fail)
     records = raise_variants(make_course(raised))
-    assert list(records) == ["text-0-seed-4", "text-25-seed-4"]
+    assert list(records) == ["untuned-seed-4", "text-0-seed-4", "text-25-seed-4"]
     start = AutoModelForImageTextToText.from_pretrained(WEIGHTS).state_dict()
     changed = {}
     for name, record in records.items():
@@ -92,7 +92,7 @@ def test_variants_are_ordinary_folders_that_say_how_they_came_about(
         changed[name] = {key for key in start if not torch.equal(weights[key], start[key].bfloat16().float())}
         # No trace of the adapters is left in the names.
         assert weights.keys() == start.keys()
-        assert record["stages"]["tuning"]["steps"] == 2
+        assert record["stages"]["projector"]["steps"] == 1
         assert record["safety_in_text"]["refused"]["n"] == 12
         assert record == json.loads((folder / "training.json").read_text())
     # What every stage trains has moved, in both alike where the stage is shared.
@@ -100,8 +100,10 @@ def test_variants_are_ordinary_folders_that_say_how_they_came_about(
     for moved in changed.values():
         assert all(any(part in key for key in moved) for part in parts)
         assert not any("lm_head" in key or "embed_tokens" in key for key in moved)
-    one, other = (load_file(raised / name / "model.safetensors") for name in records)
-    assert all(torch.equal(one[key], other[key]) for key in one if "vision_tower" in key)
+    untuned, one, other = (load_file(raised / name / "model.safetensors") for name in records)
+    for model in (one, other):
+        assert all(torch.equal(model[key], untuned[key]) for key in untuned if "vision_tower" in key)
+        assert not all(torch.equal(model[key], untuned[key]) for key in untuned if "language_model" in key)
     assert not all(torch.equal(one[key], other[key]) for key in one if "language_model" in key)
     with pytest.raises(UserError, match="begun with another recipe"):
         raise_variants(make_course(raised, recipe=Recipe()))
