@@ -54,10 +54,12 @@ WITHOUT_COMMANDS = {
     "judges-endpoints",
     "media",
     "model-types",
+    "on-a-gpu",
     "positions",
     "python",
     "speed",
     "text-alone",
+    "unplanted",
 }
 # Commands that look at a model alone.
 WITHOUT_STORE = {"doctor", "verify-serving"}
