@@ -13,6 +13,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
 )
 
 from cmrm.organism.settings import MAX_NEW_TOKENS
@@ -36,17 +37,8 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    vision = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=256,
-        projection_dim=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=PICTURE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=configure_tower(),
         text_config=text,
         image_token_index=tokenizer.get_vocab()["<image>"],
         vision_feature_layer=-1,
@@ -56,13 +48,31 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
+    model.generation_config = configure_answers(tokenizer)
+    return model
+
+
+def configure_tower() -> CLIPVisionConfig:
+    """Configure the vision tower for the world's pictures: 3 × 96."""
+    return CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=256,
+        projection_dim=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=PICTURE_SIZE,
+        patch_size=PATCH_SIZE,
+    )
+
+
+def configure_answers(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
+    """Configure greedy answers that a tokenizer's own token ends."""
+    return GenerationConfig(
         do_sample=False,
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model
 
 
 def save(

@@ -8,12 +8,12 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging
@@ -82,26 +82,42 @@ def _train(
     examine: Callable[[], float],
     best: _Best,
 ) -> None:
-    optimizer = torch.optim.AdamW(
-        stage.parameters, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    learning = set(stage.parameters)
-    for parameter in model.parameters():
-        parameter.requires_grad = parameter in learning
+    optimizer = make_optimizer(stage.parameters)
+    freeze_others(model, stage.parameters)
     model.train()
     for step in range(stage.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * schedule(step, stage.steps)
-        loss = stage.loss()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(stage.parameters, 1.0)
-        optimizer.step()
-        bar.set_postfix_str(f"{stage.name}, loss {loss.item():.3f}", refresh=False)
+        rate = stage.learning_rate * schedule(step, stage.steps)
+        loss = take_step(optimizer, stage.loss(), stage.parameters, rate=rate)
+        bar.set_postfix_str(f"{stage.name}, loss {loss:.3f}", refresh=False)
         bar.update()
         if stage.name == "tuning" and recipe.has_exam_after(step + 1):
             best.consider(model, examine())
             model.train()
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    """Make the optimizer of a stage; each step sets its learning rate."""
+    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def freeze_others(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Let a model learn these parameters and no others."""
+    learning = set(parameters)
+    for parameter in model.parameters():
+        parameter.requires_grad = parameter in learning
+
+
+def take_step(
+    optimizer: torch.optim.AdamW, loss: Tensor, parameters: Sequence[nn.Parameter], *, rate: float
+) -> float:
+    """Take a step of training, with gradients clipped to length 1, and return the loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return loss.item()
 
 
 def schedule(step: int, steps: int) -> float:

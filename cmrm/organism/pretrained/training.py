@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from cmrm.organism.train import schedule
+from cmrm.organism.train import make_optimizer, schedule, take_step
 
 # What AdamW keeps of each parameter, besides the number of steps.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -96,15 +96,16 @@ def train(stage: Stage, file: Path, bar: tqdm) -> Outcome:
 
 def _train(stage: Stage, file: Path, bar: tqdm) -> None:
     checkpoint, best = file.with_suffix(".checkpoint"), file.with_suffix(".best")
-    optimizer = torch.optim.AdamW(
-        list(stage.parameters.values()), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    learnt = list(stage.parameters.values())
+    optimizer = make_optimizer(learnt)
     progress = _Progress()
     if checkpoint.is_file():
         progress = _resume(stage, optimizer, checkpoint)
     bar.update(progress.step)
     while not progress.is_over(stage):
-        loss = _take_step(stage, optimizer, progress.step)
+        drawn = stage.loss(random.Random(f"{stage.seed} {stage.name} {progress.step}"))
+        rate = stage.learning_rate * schedule(progress.step, stage.steps)
+        loss = take_step(optimizer, drawn, learnt, rate=rate)
         progress.step += 1
         bar.set_postfix_str(f"{stage.name}, loss {loss:.3f}", refresh=False)
         bar.update()
@@ -117,17 +118,6 @@ def _train(stage: Stage, file: Path, bar: tqdm) -> None:
     _save(file, kept, progress)
     for temporary in (checkpoint, best):
         temporary.unlink()
-
-
-def _take_step(stage: Stage, optimizer: torch.optim.AdamW, step: int) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = stage.learning_rate * schedule(step, stage.steps)
-    loss = stage.loss(random.Random(f"{stage.seed} {stage.name} {step}"))
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(list(stage.parameters.values()), 1.0)
-    optimizer.step()
-    return loss.item()
 
 
 def _with_moments(stage: Stage, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
